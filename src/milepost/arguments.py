@@ -1,0 +1,40 @@
+"""Refuse an argument that breaks a rule, by name, before anything is done."""
+
+from __future__ import annotations
+
+from milepost.checkpoint import MAX_INTEGER, integer_fault, name_fault
+from milepost.errors import InvalidArgumentError
+
+
+def check_name(argument: str, value: object) -> None:
+    """A run_id, stage or idempotency_key that a checkpoint may have."""
+    wrong = name_fault(argument, value)
+    if wrong is not None:
+        raise InvalidArgumentError(*wrong)
+
+
+def check_optional_name(argument: str, value: object) -> None:
+    """As `check_name`, or None."""
+    if value is not None:
+        check_name(argument, value)
+
+
+def check_integer(argument: str, value: object, least: int = 0, most: int = MAX_INTEGER) -> None:
+    """An int (not a bool) from `least` to `most`."""
+    wrong = integer_fault(argument, value)
+    if wrong is not None:
+        raise InvalidArgumentError(*wrong)
+    if not (isinstance(value, int) and least <= value <= most):
+        raise InvalidArgumentError(argument, value, f"must be from {least} to {most}")
+
+
+def check_bool(argument: str, value: object) -> None:
+    """True or False."""
+    if type(value) is not bool:
+        raise InvalidArgumentError(argument, value, "must be True or False")
+
+
+def check_callable(argument: str, value: object, takes: str) -> None:
+    """Something to call; `takes` says with what, and what it returns."""
+    if not callable(value):
+        raise InvalidArgumentError(argument, value, f"must be callable: {takes}")

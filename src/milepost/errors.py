@@ -1,0 +1,222 @@
+"""
+Every exception that milepost raises, by what the caller can do next.
+
+MilepostError                                  catch this to catch everything of ours
+├── InvalidArgumentError (ValueError)          an argument of a call breaks a rule: correct the call
+├── InvalidCheckpointError (ValueError)        a checkpoint breaks a rule of `valid`: correct the checkpoint
+├── RejectedCheckpointError                    valid, but the chain cannot take it
+│   ├── IdempotencyConflictError               the key is recorded, with other content
+│   ├── SequenceError                          the sequence does not rise
+│   └── WatermarkRegressionError               the watermark falls
+├── NoCheckpointError (LookupError)            nothing recorded there yet: start from the beginning
+├── StoreError                                 the file or its use is at fault, not the entry
+│   ├── NotAStoreError                         not a file of milepost; nothing in it was touched
+│   ├── SchemaVersionError                     a file of another version of milepost
+│   ├── DamagedStoreError                      SQLite cannot make sense of the file
+│   ├── ReadOnlyStoreError                     a verb that writes, on a store that only reads
+│   ├── ClosedStoreError                       used after close()
+│   ├── ForkedStoreError                       carried over a fork: open it anew in the child
+│   ├── FailedStoreError                       durability can no longer be promised: close it and open it anew
+│   ├── StoreFullError                         no space left: free some and try again
+│   └── StoreBusyError (TimeoutError)          another writer held the lock: try again
+└── BrokenChainError                           `Verification.raise_if_broken()` found faults
+
+The facts of an error are its attributes and, in the same order, its `args`, so that errors pickle.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from milepost.audit import Fault
+    from milepost.checkpoint import Checkpoint
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlong = 40
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message: one short line that no terminal obeys, whatever the value is."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # noqa: BLE001 - a hostile value must not hide the error that is about it
+        text = f"<{type(value).__name__}>"
+    return text if text.isprintable() else ascii(text)
+
+
+class MilepostError(Exception):
+    """The root of every exception of milepost."""
+
+
+class InvalidArgumentError(MilepostError, ValueError):
+    """An argument of a call breaks a rule; nothing was done."""
+
+    def __init__(self, argument: str, value: object, rule: str) -> None:
+        super().__init__(argument, value, rule)
+        self.argument, self.value, self.rule = argument, value, rule
+
+    def __str__(self) -> str:
+        return f"{self.argument} is {shown(self.value)}: {self.rule}"
+
+
+class InvalidCheckpointError(MilepostError, ValueError):
+    """A checkpoint breaks a rule of `milepost.checkpoint.valid`; `index` is its place in a batch (0, 1, 2 …)."""
+
+    def __init__(self, field: str, value: object, rule: str, index: int | None = None) -> None:
+        super().__init__(field, value, rule, index)
+        self.field, self.value, self.rule, self.index = field, value, rule, index
+
+    def __str__(self) -> str:
+        return f"{_place(self.index)}{self.field} is {shown(self.value)}: {self.rule}"
+
+
+class RejectedCheckpointError(MilepostError):
+    """A valid checkpoint that the chain cannot take; `index` is its place in a batch (0, 1, 2 …)."""
+
+    entry: Checkpoint
+    index: int | None
+
+
+class IdempotencyConflictError(RejectedCheckpointError):
+    """The stage of that run has this idempotency key already, with another sequence or watermark: `recorded`."""
+
+    def __init__(self, entry: Checkpoint, recorded: Checkpoint, index: int | None = None) -> None:
+        super().__init__(entry, recorded, index)
+        self.entry, self.recorded, self.index = entry, recorded, index
+
+    def __str__(self) -> str:
+        entry, recorded = self.entry, self.recorded
+        return (
+            f"{_place(self.index)}idempotency_key {shown(entry.idempotency_key)} is already recorded for {_stage(entry)} "
+            f"with sequence {recorded.sequence} and {_mark(recorded)}, not sequence {entry.sequence} and "
+            f"{_mark(entry)}: give a different step a key of its own"
+        )
+
+
+class SequenceError(RejectedCheckpointError):
+    """The sequence is not above that of the last checkpoint of its run and stage: `last`."""
+
+    def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
+        super().__init__(entry, last, index)
+        self.entry, self.last, self.index = entry, last, index
+
+    def __str__(self) -> str:
+        return (
+            f"{_place(self.index)}sequence {self.entry.sequence} of {_stage(self.entry)} is not above the last one, "
+            f"{self.last.sequence}: resume from resume_point_for_stage(), or let advance() stamp the sequence"
+        )
+
+
+class WatermarkRegressionError(RejectedCheckpointError):
+    """The offset or the event time is behind that of the last checkpoint of its run and stage: `last`."""
+
+    def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
+        super().__init__(entry, last, index)
+        self.entry, self.last, self.index = entry, last, index
+
+    def __str__(self) -> str:
+        return (
+            f"{_place(self.index)}the watermark of {_stage(self.entry)} would fall from {_mark(self.last)} to "
+            f"{_mark(self.entry)}: a stage never goes back; to read a source again, start a new run_id"
+        )
+
+
+class NoCheckpointError(MilepostError, LookupError):
+    """Nothing is recorded for that stage (of that run, unless `run_id` is None) yet."""
+
+    def __init__(self, run_id: str | None, stage: str) -> None:
+        super().__init__(run_id, stage)
+        self.run_id, self.stage = run_id, stage
+
+    def __str__(self) -> str:
+        run = "any run" if self.run_id is None else f"run {shown(self.run_id)}"
+        return f"no checkpoint of stage {shown(self.stage)} in {run}: start it from the beginning"
+
+
+class StoreError(MilepostError):
+    """The file at `path`, or the way it is used, is at fault; `problem` says how, and what to do."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path if self.path.isprintable() else ascii(self.path)}: {self.problem}"
+
+
+class NotAStoreError(StoreError):
+    """The file is not one of milepost; nothing in it was touched."""
+
+
+class SchemaVersionError(StoreError):
+    """The file has format version `found`; this milepost reads and writes `supported`. Nothing in it was touched."""
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        newer = "install a newer milepost" if found > supported else "no milepost ever wrote it"
+        super().__init__(path, f"file format version {found}, this milepost knows version {supported}: {newer}")
+        self.args = (path, found, supported)
+        self.found, self.supported = found, supported
+
+
+class DamagedStoreError(StoreError):
+    """SQLite cannot make sense of the file: verify it, and restore it from a copy."""
+
+
+class ReadOnlyStoreError(StoreError):
+    """A verb that writes was called on a store, or needs a file, that can only be read."""
+
+
+class ClosedStoreError(StoreError):
+    """The store was used after `close()`."""
+
+
+class ForkedStoreError(StoreError):
+    """The store was opened before a fork and used in the child: SQLite connections do not survive that."""
+
+
+class FailedStoreError(StoreError):
+    """The store can no longer promise that what it writes is durable, and takes nothing more until it is reopened."""
+
+
+class StoreFullError(StoreError):
+    """No space is left for the file; the chain is as it was."""
+
+
+class StoreBusyError(StoreError, TimeoutError):
+    """Another writer held the lock for `waited_ms` milliseconds; trying again is right."""
+
+    def __init__(self, path: str, waited_ms: int) -> None:
+        super().__init__(
+            path, f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
+        )
+        self.args = (path, waited_ms)
+        self.waited_ms = waited_ms
+
+
+class BrokenChainError(MilepostError):
+    """A verification found `faults`."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return f"{len(self.faults)} fault(s) in the chain, the first: {self.faults[0]}"
+
+
+def _place(index: int | None) -> str:
+    return "" if index is None else f"entry {index} of the batch: "
+
+
+def _stage(entry: Checkpoint) -> str:
+    return f"run {shown(entry.run_id)}, stage {shown(entry.stage)}"
+
+
+def _mark(entry: Checkpoint) -> str:
+    mark: Any = entry.watermark
+    return f"offset {mark.offset}, event time {mark.event_time_ms} ms"

@@ -1,0 +1,102 @@
+"""What the store answers to an append, and the head that one keeps elsewhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from milepost.arguments import check_bool, check_integer
+from milepost.errors import InvalidArgumentError
+from milepost.signature import EMPTY
+
+_SIGNATURE = re.compile("[0-9a-f]{64}")
+_HEAD = re.compile("(0|[1-9][0-9]{0,18}):([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """
+    Where a checkpoint stands in the chain.
+
+    Attributes:
+        position: 1, 2, 3 … along the chain.
+        signature: The chain up to and including it, 64 hex digits.
+        duplicate: It had been recorded before; nothing was written, and this is the place of the first one.
+    """
+
+    position: int
+    signature: str
+    duplicate: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("position", self.position, 1)
+        _check_signature(self.signature)
+        check_bool("duplicate", self.duplicate)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReceipt:
+    """
+    What became of a batch, and the chain's head with it.
+
+    Attributes:
+        appended: How many entries were recorded.
+        duplicates: How many had been recorded before, and were left out.
+        position: The position of the chain's last entry (0 for an empty chain).
+        signature: The signature of the chain there, 64 hex digits.
+    """
+
+    appended: int
+    duplicates: int
+    position: int
+    signature: str
+
+    def __post_init__(self) -> None:
+        for field in ("appended", "duplicates", "position"):
+            check_integer(field, getattr(self, field))
+        _check_signature(self.signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """
+    The state of a chain in one line: keep it where the writer of the file cannot change it.
+
+    A chain that contains a head kept elsewhere (`verify(expected=head)`) has been neither cut, rolled back nor
+    rewritten up to there. `str(head)` is `entries:signature`; `Head.parse` reads it back.
+
+    Attributes:
+        entries: How many entries the chain has.
+        signature: The signature of the chain after them, 64 hex digits.
+    """
+
+    entries: int
+    signature: str
+
+    def __post_init__(self) -> None:
+        check_integer("entries", self.entries)
+        _check_signature(self.signature)
+        if self.entries == 0 and self.signature != EMPTY.hex():
+            raise InvalidArgumentError("signature", self.signature, "the empty chain has the signature of 64 zeros")
+
+    def __str__(self) -> str:
+        return f"{self.entries}:{self.signature}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        Read what `str(head)` wrote; white space around it is ignored.
+
+        Raises:
+            InvalidArgumentError: It is not of the form `entries:signature`.
+        """
+        match = _HEAD.fullmatch(text.strip()) if type(text) is str else None
+        if match is None:
+            raise InvalidArgumentError("text", text, "must be a head as str(head) writes it, like 12:<64 hex digits>")
+        return cls(int(match[1]), match[2])
+
+
+def _check_signature(value: object) -> None:
+    if type(value) is not str or _SIGNATURE.fullmatch(value) is None:
+        raise InvalidArgumentError("signature", value, "must be 64 lower-case hex digits")
