@@ -1,0 +1,67 @@
+"""
+milepost: the flight recorder of a single-node data pipeline, an embedded checkpoint store in one SQLite file.
+
+The contract's eleven functions over a chain are in `milepost.checkpoint`.
+"""
+
+from milepost.audit import Fault, Verification
+from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
+from milepost.checkpointed import Checkpointed
+from milepost.errors import (
+    BrokenChainError,
+    ClosedStoreError,
+    DamagedStoreError,
+    FailedStoreError,
+    ForkedStoreError,
+    IdempotencyConflictError,
+    InvalidArgumentError,
+    InvalidCheckpointError,
+    MilepostError,
+    NoCheckpointError,
+    NotAStoreError,
+    ReadOnlyStoreError,
+    RejectedCheckpointError,
+    SchemaVersionError,
+    SequenceError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    WatermarkRegressionError,
+)
+from milepost.receipt import BatchReceipt, Head, Receipt
+from milepost.store import CheckpointStore
+from milepost.summary import RunSummary, StageSummary
+
+__all__ = [
+    "BatchReceipt",
+    "BrokenChainError",
+    "Checkpoint",
+    "CheckpointStore",
+    "Checkpointed",
+    "ClosedStoreError",
+    "DamagedStoreError",
+    "FailedStoreError",
+    "Fault",
+    "ForkedStoreError",
+    "Head",
+    "IdempotencyConflictError",
+    "InvalidArgumentError",
+    "InvalidCheckpointError",
+    "MilepostError",
+    "NoCheckpointError",
+    "NotAStoreError",
+    "ReadOnlyStoreError",
+    "Receipt",
+    "RejectedCheckpointError",
+    "ResumePoint",
+    "RunSummary",
+    "SchemaVersionError",
+    "SequenceError",
+    "StageSummary",
+    "StoreBusyError",
+    "StoreError",
+    "StoreFullError",
+    "Verification",
+    "Watermark",
+    "WatermarkRegressionError",
+]

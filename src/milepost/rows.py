@@ -1,0 +1,471 @@
+"""
+Every question that is asked of SQLite, one function each: types in, rows out, and back.
+
+Each lookup goes through an index of schema.sql; tests/test_query_plans.py holds them to that. No SQL text is ever made
+from data: a statement is put together from constants, at import.
+
+A run or stage that was never recorded has no number, and a comparison with that NULL finds nothing: no case of its own.
+A statement is read to its end before a function returns, so that no read transaction stays open behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+
+from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark
+from milepost.receipt import Head, Receipt
+from milepost.signature import EMPTY
+from milepost.summary import RunSummary, StageSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PAGE: Final = 1000
+"""How many rows a walk reads at a time: enough to hide the cost of a statement, few enough to forget."""
+
+_RUN: Final = "(SELECT run_number FROM run WHERE run_id = :run_id)"
+_STAGE: Final = "(SELECT stage_number FROM stage WHERE stage = :stage)"
+
+_FILTERS: Final = {
+    # (with a run_id, with a stage): the index that serves it, and its condition
+    (False, False): ("", "position > 0"),
+    (True, False): (" INDEXED BY entry_by_run", f"run_number = {_RUN}"),
+    (False, True): (" INDEXED BY entry_by_stage", f"stage_number = {_STAGE}"),
+    # Within one stage of one run the sequence rises along the chain, so its order is the chain's.
+    (True, True): (" INDEXED BY entry_by_sequence", f"run_number = {_RUN} AND stage_number = {_STAGE}"),
+}
+
+_NAMED: Final = (
+    "SELECT (SELECT run_id FROM run WHERE run.run_number = entry.run_number), "
+    "(SELECT stage FROM stage WHERE stage.stage_number = entry.stage_number), "
+    "sequence, offset, event_time_ms, idempotency_key, at_ms"
+)
+_NUMBERED: Final = (
+    "SELECT position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, signature"
+)
+
+
+def _checkpoint(
+    run_id: str | None, stage: str | None, sequence: int, offset: int, event_time_ms: int, key: str, at_ms: int
+) -> Checkpoint:
+    if run_id is None or stage is None:
+        raise apsw.CorruptError(f"the entry with idempotency_key {key!a} has a run or stage without a name")
+    return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
+
+
+# The end of the chain
+
+
+def head(connection: apsw.Connection) -> Head:
+    """How many entries the chain has, and its signature."""
+    position, signature = tip(connection)
+    return Head(position, signature.hex())
+
+
+def tip(connection: apsw.Connection) -> tuple[int, bytes]:
+    """The position and signature (32 bytes) of the last entry; of an empty chain, 0 and zeros."""
+    row = connection.execute("SELECT position, signature FROM entry WHERE position = (SELECT max(position) FROM entry)").get
+    return row or (0, EMPTY)
+
+
+def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
+    """The signature (32 bytes) of the chain up to a position, or None if there is no such entry."""
+    if position == 0:
+        return EMPTY
+    signature: bytes | None = connection.execute("SELECT signature FROM entry WHERE position = ?", (position,)).get
+    return signature
+
+
+def run_head(connection: apsw.Connection, run_id: str) -> Head:
+    """How many entries one run has, and the signature of the chain over them."""
+    entries, signature = connection.execute(_RUN_HEAD, {"run_id": run_id}).get
+    return Head(entries or 0, (signature or EMPTY).hex())
+
+
+_RUN_HEAD: Final = (
+    f"SELECT (SELECT sum(entries) FROM progress WHERE run_number = {_RUN}), (SELECT signature FROM progress "
+    "WHERE (run_number, stage_number) = (SELECT run_number, stage_number FROM entry INDEXED BY entry_by_run "
+    f"WHERE run_number = {_RUN} ORDER BY position DESC LIMIT 1))"
+)
+
+
+def run_signature(connection: apsw.Connection, run_id: str) -> str:
+    """The signature of the chain over one run's own entries, 64 hex digits; a lookup."""
+    signature: bytes | None = connection.execute(_RUN_SIGNATURE, {"run_id": run_id}).get
+    return (signature or EMPTY).hex()
+
+
+_RUN_SIGNATURE: Final = (
+    "SELECT signature FROM progress WHERE (run_number, stage_number) = (SELECT run_number, stage_number "
+    f"FROM entry INDEXED BY entry_by_run WHERE run_number = {_RUN} ORDER BY position DESC LIMIT 1)"
+)
+
+
+# Single checkpoints
+
+
+def latest(
+    connection: apsw.Connection, run_id: str | None, stage: str | None, as_of_ms: int = MAX_INTEGER
+) -> Checkpoint | None:
+    """The last checkpoint, of one run or stage where that is given, whose wall clock is not above `as_of_ms`."""
+    statement = _LATEST[run_id is not None, stage is not None]
+    row = connection.execute(statement, {"run_id": run_id, "stage": stage, "as_of_ms": as_of_ms}).get
+    return row and _checkpoint(*row)
+
+
+_LATEST: Final = {
+    which: f"{_NAMED} FROM entry{index} WHERE {condition} AND at_ms <= :as_of_ms "
+    f"ORDER BY {'sequence' if all(which) else 'position'} DESC LIMIT 1"
+    for which, (index, condition) in _FILTERS.items()
+}
+
+
+def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
+    """The checkpoint with one sequence."""
+    row = connection.execute(_GET, {"run_id": run_id, "stage": stage, "sequence": sequence}).get
+    return row and _checkpoint(*row)
+
+
+_GET: Final = f"{_NAMED} FROM entry WHERE run_number = {_RUN} AND stage_number = {_STAGE} AND sequence = :sequence"
+
+
+def at(connection: apsw.Connection, position: int) -> Checkpoint | None:
+    """The checkpoint at one position of the chain."""
+    row = connection.execute(_AT, (position,)).get
+    return row and _checkpoint(*row)
+
+
+_AT: Final = f"{_NAMED} FROM entry WHERE position = ?"
+
+
+def positions_of_key(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[int]:
+    """Where a key was recorded, in chain order: at most once in each stage of each run."""
+    statement = _POSITIONS_OF_KEY[run_id is not None, stage is not None]
+    found = connection.execute(statement, {"key": idempotency_key, "run_id": run_id, "stage": stage})
+    return sorted(position for (position,) in found)
+
+
+_POSITIONS_OF_KEY: Final = {
+    (with_run, with_stage): "SELECT position FROM entry WHERE idempotency_key = :key"
+    + (f" AND run_number = {_RUN}" if with_run else "")
+    + (f" AND stage_number = {_STAGE}" if with_stage else "")
+    for with_run in (False, True)
+    for with_stage in (False, True)
+}
+
+
+def resume_points(connection: apsw.Connection, run_id: str | None) -> dict[str, ResumePoint]:
+    """The last checkpoint of every stage, of one run where that is given, in the order of the stages' first appearance."""
+    found = connection.execute(_RESUME_POINTS[run_id is not None], {"run_id": run_id})
+    entries = [_checkpoint(*row) for row in found]
+    return {entry.stage: ResumePoint(entry.run_id, entry.stage, entry.sequence, entry.watermark) for entry in entries}
+
+
+_RESUME_POINTS: Final = {
+    False: f"{_NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = (SELECT max(position) FROM entry "
+    "INDEXED BY entry_by_stage WHERE stage_number = every.stage_number) "
+    "WHERE every.stage_number > 0 ORDER BY every.stage_number",
+    True: f"{_NAMED} FROM progress CROSS JOIN entry USING (run_number, stage_number) "
+    f"WHERE progress.run_number = {_RUN} AND sequence = (SELECT max(sequence) FROM entry "
+    "WHERE run_number = progress.run_number AND stage_number = progress.stage_number) ORDER BY progress.stage_number",
+}
+
+
+# Walks along the chain
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Which entries, by run, stage and wall clock (inclusive), and in which direction."""
+
+    run_id: str | None = None
+    stage: str | None = None
+    since_ms: int = 0
+    until_ms: int = MAX_INTEGER
+    newest_first: bool = False
+
+
+def page(connection: apsw.Connection, walk: Walk, after: int, before: int, limit: int) -> list[tuple[Any, ...]]:
+    """The first `limit` entries of a walk at positions above `after` and below `before`, as numbered rows."""
+    which = walk.run_id is not None, walk.stage is not None
+    bounds = after + 1, before - 1
+    if walk.run_id is not None and walk.stage is not None:
+        bounds = _sequences(connection, walk.run_id, walk.stage, after, before)
+    bindings = {
+        "run_id": walk.run_id, "stage": walk.stage, "since_ms": walk.since_ms, "until_ms": walk.until_ms,
+        "least": bounds[0], "most": bounds[1], "limit": limit,
+    }  # fmt: skip
+    return connection.execute(_PAGE[which, walk.newest_first], bindings).fetchall()
+
+
+_PAGE: Final = {
+    (which, newest_first): f"{_NUMBERED} FROM entry{index} WHERE {condition} "
+    f"AND {'sequence' if all(which) else 'position'} BETWEEN :least AND :most AND at_ms BETWEEN :since_ms AND :until_ms "
+    f"ORDER BY {'sequence' if all(which) else 'position'} {'DESC' if newest_first else 'ASC'} LIMIT :limit"
+    for which, (index, condition) in _FILTERS.items()
+    for newest_first in (False, True)
+}
+
+
+def _sequences(connection: apsw.Connection, run_id: str, stage: str, after: int, before: int) -> tuple[int, int]:
+    """The least and the most sequence that a stage of a run has between two positions: found by halving, not by walking."""
+    numbers = connection.execute(_NUMBERS, {"run_id": run_id, "stage": stage}).get
+
+    def position(sequence: int) -> int:
+        return connection.execute(_POSITION_OF_SEQUENCE, (*numbers, sequence)).get or MAX_INTEGER
+
+    least, most = connection.execute(_SEQUENCES, numbers).get
+    nothing = 1, 0
+    if least is None:
+        return nothing
+    every = range(MAX_INTEGER)
+    if after > 0:
+        least = bisect_right(every, after, least, most, key=position)
+    if position(most) >= before:
+        most = bisect_right(every, before - 1, least, most, key=position) - 1
+    return (least, most) if position(least) > after else nothing
+
+
+_NUMBERS: Final = f"SELECT {_RUN}, {_STAGE}"
+_SEQUENCES: Final = (
+    "SELECT (SELECT min(sequence) FROM entry WHERE run_number = ?1 AND stage_number = ?2), "
+    "(SELECT max(sequence) FROM entry WHERE run_number = ?1 AND stage_number = ?2)"
+)
+_POSITION_OF_SEQUENCE: Final = (
+    "SELECT position FROM entry WHERE run_number = ? AND stage_number = ? AND sequence >= ? ORDER BY sequence LIMIT 1"
+)
+
+
+def checkpoints(connection: apsw.Connection, numbered: Iterable[tuple[Any, ...]]) -> list[Checkpoint]:
+    """The checkpoints of numbered rows."""
+    runs = _Names(connection, "SELECT run_id FROM run WHERE run_number = ?")
+    stages = _Names(connection, "SELECT stage FROM stage WHERE stage_number = ?")
+    return [
+        Checkpoint(runs[run], stages[stage], sequence, Watermark(offset, event_time_ms), key, at_ms)
+        for _, run, stage, sequence, offset, event_time_ms, key, at_ms, _ in numbered
+    ]
+
+
+def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:
+    """The receipts of numbered rows."""
+    return [Receipt(row[0], row[8].hex()) for row in numbered]
+
+
+class _Names(dict[int, str]):
+    """The names of the few numbers that a page of rows has. Not kept longer: a rollback may give a number away again."""
+
+    def __init__(self, connection: apsw.Connection, statement: str) -> None:
+        super().__init__()
+        self._connection, self._statement = connection, statement
+
+    def __missing__(self, number: int) -> str:
+        name: str | None = self._connection.execute(self._statement, (number,)).get
+        if name is None:
+            raise apsw.CorruptError(f"number {number} of a run or stage has no name")
+        self[number] = name
+        return name
+
+
+# Summaries
+
+
+def runs(connection: apsw.Connection) -> list[RunSummary]:
+    """Every run, in the order of first appearance."""
+    return [
+        RunSummary(run_id, entries, tuple(json.loads(stages)), first_at_ms, last_at_ms, signature.hex())
+        for run_id, entries, stages, first_at_ms, last_at_ms, signature in connection.execute(_RUNS)
+    ]
+
+
+_OF_RUN: Final = "FROM entry INDEXED BY entry_by_run WHERE run_number = run.run_number ORDER BY position"
+_RUNS: Final = (
+    "SELECT run_id, (SELECT sum(entries) FROM progress WHERE run_number = run.run_number), "
+    "(SELECT json_group_array(stage) FROM (SELECT stage FROM progress CROSS JOIN stage USING (stage_number) "
+    "WHERE run_number = run.run_number ORDER BY stage_number)), "
+    f"(SELECT at_ms {_OF_RUN} LIMIT 1), (SELECT at_ms {_OF_RUN} DESC LIMIT 1), "
+    "(SELECT signature FROM progress WHERE run_number = run.run_number AND "
+    f"stage_number = (SELECT stage_number {_OF_RUN} DESC LIMIT 1)) FROM run ORDER BY run_number"
+)
+
+
+def stages(connection: apsw.Connection) -> list[StageSummary]:
+    """Every stage, in the order of first appearance."""
+    return [StageSummary(*row) for row in connection.execute(_STAGES)]
+
+
+_OF_STAGE: Final = "FROM entry INDEXED BY entry_by_stage WHERE stage_number = stage.stage_number ORDER BY position"
+_STAGES: Final = (
+    "SELECT stage, counted.entries, counted.runs, "
+    f"(SELECT at_ms {_OF_STAGE} LIMIT 1), (SELECT at_ms {_OF_STAGE} DESC LIMIT 1) "
+    "FROM stage JOIN (SELECT stage_number, sum(entries) AS entries, count(*) AS runs FROM progress GROUP BY stage_number) "
+    "AS counted USING (stage_number) ORDER BY stage_number"
+)
+
+
+# What verify() reads
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that is kept beside the rows, at one moment: names by number, and the head of each stage of each run."""
+
+    entries: int
+    run_names: dict[int, str]
+    stage_names: dict[int, str]
+    heads: list[tuple[Any, ...]]
+
+
+def snapshot(connection: apsw.Connection, run_id: str | None) -> Snapshot:
+    """What is kept about all runs, or about one, while the last position was `entries`."""
+    own = not connection.in_transaction
+    if own:
+        connection.execute("BEGIN DEFERRED")
+    try:
+        return Snapshot(tip(connection)[0], _run_names(connection), _stage_names(connection), _heads(connection, run_id))
+    finally:
+        if own:
+            connection.execute("COMMIT")
+
+
+def _run_names(connection: apsw.Connection) -> dict[int, str]:
+    """The run_id of every run number; what is not UTF-8 comes with lone surrogates, and so is no valid name."""
+    found = connection.execute("SELECT run_number, CAST(run_id AS BLOB) FROM run")
+    return {number: (name or b"").decode(errors="surrogateescape") for number, name in found}
+
+
+def _stage_names(connection: apsw.Connection) -> dict[int, str]:
+    """The stage of every stage number, as `_run_names`."""
+    found = connection.execute("SELECT stage_number, CAST(stage AS BLOB) FROM stage")
+    return {number: (name or b"").decode(errors="surrogateescape") for number, name in found}
+
+
+def _heads(connection: apsw.Connection, run_id: str | None) -> list[tuple[Any, ...]]:
+    """What is kept for each stage of each run, or of one: (run_number, stage_number, entries, signature)."""
+    return connection.execute(_HEADS[run_id is not None], {"run_id": run_id}).fetchall()
+
+
+_EVERY_HEAD: Final = "SELECT run_number, stage_number, entries, signature FROM progress"
+_HEADS: Final = {False: _EVERY_HEAD, True: f"{_EVERY_HEAD} WHERE run_number = {_RUN}"}
+
+
+def stray_positions(connection: apsw.Connection) -> list[int]:
+    """Positions that no append gives, below 1: the first hundred."""
+    return [row[0] for row in connection.execute("SELECT position FROM entry WHERE position < 1 LIMIT 100")]
+
+
+def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
+    """One page of numbered rows above `after`, as they are, whatever is in them."""
+    try:
+        return connection.execute(_LINKS, (after, through, PAGE)).fetchall()
+    except UnicodeDecodeError:
+        return _with_any_text(connection.execute(_ANY_LINKS, (after, through, PAGE)))
+
+
+_LINKS: Final = f"{_NUMBERED} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+_ANY_LINKS: Final = _LINKS.replace("idempotency_key", "CAST(idempotency_key AS BLOB)")
+
+
+def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
+    """One page of numbered rows of one run above `after`, each with the signature of the row before it in the chain."""
+    bindings = {"run_id": run_id, "after": after, "through": through, "limit": PAGE}
+    try:
+        return connection.execute(_LINKS_OF_RUN, bindings).fetchall()
+    except UnicodeDecodeError:
+        return _with_any_text(connection.execute(_ANY_LINKS_OF_RUN, bindings))
+
+
+_LINKS_OF_RUN: Final = (
+    f"{_NUMBERED}, (SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
+    f"FROM entry INDEXED BY entry_by_run WHERE run_number = {_RUN} AND position > :after AND position <= :through "
+    "ORDER BY position LIMIT :limit"
+)
+_ANY_LINKS_OF_RUN: Final = _LINKS_OF_RUN.replace("idempotency_key", "CAST(idempotency_key AS BLOB)")
+
+
+def _with_any_text(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows whose key came as bytes: what is not UTF-8 gets lone surrogates, which no recorded key has."""
+    return [(*row[:6], row[6].decode(errors="surrogateescape"), *row[7:]) for row in found]
+
+
+def integrity_check(connection: apsw.Connection) -> list[str]:
+    """What SQLite finds wrong in the file and its indexes (https://sqlite.org/pragma.html#pragma_integrity_check)."""
+    return [message for (message,) in connection.execute("PRAGMA integrity_check") if message != "ok"]
+
+
+# What an append reads and writes, inside its transaction
+
+
+def names_and_last(connection: apsw.Connection, run_id: str, stage: str) -> tuple[Any, ...]:
+    """
+    Where one stage of one run stands.
+
+    Returns:
+        (run_number, stage_number, sequence, offset, event_time_ms, signature of the run): None for what is not there.
+    """
+    row: tuple[Any, ...] = connection.execute(_NAMES_AND_LAST, {"run_id": run_id, "stage": stage}).get
+    return row
+
+
+_NAMES_AND_LAST: Final = (
+    "SELECT name.run_number, name.stage_number, entry.sequence, entry.offset, entry.event_time_ms, "
+    "(SELECT signature FROM progress WHERE run_number = name.run_number AND stage_number = (SELECT stage_number "
+    "FROM entry INDEXED BY entry_by_run WHERE run_number = name.run_number ORDER BY position DESC LIMIT 1)) "
+    f"FROM (SELECT {_RUN} AS run_number, {_STAGE} AS stage_number) AS name "
+    "LEFT JOIN entry ON entry.position = (SELECT position FROM entry INDEXED BY entry_by_sequence "
+    "WHERE run_number = name.run_number AND stage_number = name.stage_number ORDER BY sequence DESC LIMIT 1)"
+)
+
+
+def add_run(connection: apsw.Connection, run_id: str) -> int:
+    """Give a run its number."""
+    number: int = connection.execute("INSERT INTO run (run_id) VALUES (?) RETURNING run_number", (run_id,)).get
+    return number
+
+
+def add_stage(connection: apsw.Connection, stage: str) -> int:
+    """Give a stage its number."""
+    number: int = connection.execute("INSERT INTO stage (stage) VALUES (?) RETURNING stage_number", (stage,)).get
+    return number
+
+
+def add_entries(connection: apsw.Connection, numbered: Iterable[tuple[Any, ...]]) -> None:
+    """Add numbered rows at the end of the chain; a key that the stage of the run has already is a ConstraintError."""
+    connection.executemany(_ADD_ENTRY, numbered)
+
+
+_ADD_ENTRY: Final = (
+    "INSERT INTO entry (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, "
+    "signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def add_progress(connection: apsw.Connection, run_number: int, stage_number: int, entries: int, signature: bytes) -> None:
+    """Count new entries of a stage of a run, and keep the head they give the run."""
+    connection.execute(_ADD_PROGRESS, (run_number, stage_number, entries, signature))
+
+
+_ADD_PROGRESS: Final = (
+    "INSERT INTO progress (run_number, stage_number, entries, signature) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT DO UPDATE SET entries = entries + excluded.entries, signature = excluded.signature"
+)
+
+
+def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
+    """The checkpoint that a stage of a run has recorded under a key, or None."""
+    bindings = {"run_id": run_id, "stage": stage, "key": key}
+    row = connection.execute(_RECORDED, bindings).get
+    if row is None:
+        return None
+    position, signature, *fields = row
+    return Receipt(position, signature.hex(), duplicate=True), _checkpoint(run_id, stage, *fields)
+
+
+_RECORDED: Final = (
+    "SELECT position, signature, sequence, offset, event_time_ms, idempotency_key, at_ms FROM entry "
+    f"WHERE idempotency_key = :key AND run_number = {_RUN} AND stage_number = {_STAGE}"
+)

@@ -1,0 +1,89 @@
+"""Read schema.sql: make the tables of a new file, or tell whether a file has them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import apsw
+
+from milepost.errors import NotAStoreError, SchemaVersionError, shown
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+APPLICATION_ID: Final = 0x4D495450
+VERSION: Final = 1
+
+
+def text() -> str:
+    """The whole of schema.sql, from the wheel or, in a checkout, from the top of the repository."""
+    shipped: Traversable = files("milepost") / "schema.sql"
+    return (shipped if shipped.is_file() else Path(__file__).parents[2] / "schema.sql").read_text(encoding="utf-8")
+
+
+def create(connection: apsw.Connection) -> None:
+    """Make everything of schema.sql in an empty database."""
+    connection.execute(text())
+
+
+def refuse_another_version(connection: apsw.Connection, path: str) -> None:
+    """
+    Read the two numbers in the header of the file, and nothing else of it.
+
+    Raises:
+        NotAStoreError: The file belongs to another application.
+        SchemaVersionError: The file was written by another version of milepost.
+
+    Source:
+        https://sqlite.org/fileformat2.html#application_id
+    """
+    application_id = connection.pragma("application_id")
+    if application_id != APPLICATION_ID:
+        problem = f"an SQLite database of another application (application_id {application_id}, not {APPLICATION_ID})"
+        raise NotAStoreError(path, f"{problem}: choose another path for the checkpoints")
+    version = connection.pragma("user_version")
+    if version != VERSION:
+        raise SchemaVersionError(path, version, VERSION)
+
+
+def refuse_another_shape(connection: apsw.Connection, path: str) -> None:
+    """
+    A file is untrusted input: its tables and indexes are ours to the letter, and nothing of others hangs on them.
+
+    A view in place of a table, a generated column or a trigger of somebody else would run what its maker wrote. Our own
+    triggers and the view only help people, so a file that lacks them is still read and written.
+
+    Raises:
+        NotAStoreError: Something is missing, other than ours, or added to our tables.
+    """
+    found = _objects(connection)
+    ours = _expected()
+    tables = {table for _, table, _ in ours.values()}
+    for name, (kind, table, sql) in found.items():
+        if name in ours and ours[name] != (kind, table, sql):
+            raise NotAStoreError(path, f"its {kind} {shown(name)} is not the one of schema.sql: do not trust this file")
+        if table in tables and name not in ours:
+            raise NotAStoreError(path, f"its {kind} {shown(name)} hangs on a table of milepost: do not trust this file")
+    for name, (kind, _, _) in ours.items():
+        if name not in found and kind in {"table", "index"}:
+            raise NotAStoreError(path, f"its {kind} {name} is missing: restore the file from a copy")
+
+
+def _objects(connection: apsw.Connection) -> dict[str, tuple[str, str, str | None]]:
+    return {
+        name: (kind, table, sql)
+        for name, kind, table, sql in connection.execute("SELECT name, type, tbl_name, sql FROM sqlite_schema")
+    }
+
+
+@cache
+def _expected() -> dict[str, tuple[str, str, str | None]]:
+    connection = apsw.Connection(":memory:")
+    try:
+        create(connection)
+        return _objects(connection)
+    finally:
+        connection.close()

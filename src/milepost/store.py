@@ -1,0 +1,573 @@
+"""`CheckpointStore`: the verbs that a pipeline and a notebook call, one transaction per verb."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+
+from milepost import append, rows, verify
+from milepost.arguments import check_bool, check_callable, check_integer, check_name, check_optional_name
+from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point
+from milepost.checkpointed import Checkpointed
+from milepost.database import ReadOnlyDatabase, WritableDatabase, absolute
+from milepost.errors import ClosedStoreError, InvalidArgumentError, StoreError
+from milepost.receipt import BatchReceipt, Head, Receipt
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    import apsw
+
+    from milepost.audit import Verification
+    from milepost.summary import RunSummary, StageSummary
+
+Record = TypeVar("Record")
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class CheckpointStore:
+    """
+    The checkpoints of a pipeline, in one SQLite file.
+
+    A store may be used from many threads, and many processes may have the same file open. It is a context manager; one
+    that is never closed warns with ResourceWarning.
+
+    Args:
+        path: The file; made, readable by its owner only, when it is missing. Its directory must exist.
+        durability: `"full"`, what `append` returned survives power loss; `"normal"`, it survives a crash of the process,
+            and power loss leaves a shorter, intact chain.
+        busy_timeout_ms: How long to wait for another writer, in ms.
+        clock: Gives the wall clock in ms since the epoch, for `advance`; read once per checkpoint.
+        vfs: The name of an SQLite VFS to open the file through; None for SQLite's own.
+
+    Raises:
+        InvalidArgumentError: An argument breaks one of these rules.
+        NotAStoreError: There is something at `path` that is no file of milepost; it was not touched.
+        SchemaVersionError: The file is of another version of milepost; it was not touched.
+        StoreError: The file cannot be made or opened.
+    """
+
+    _database: WritableDatabase | ReadOnlyDatabase
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: str = "full",
+        busy_timeout_ms: int = 5000,
+        clock: Callable[[], int] = _wall_clock,
+        vfs: str | None = None,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
+        check_integer("busy_timeout_ms", busy_timeout_ms, most=2**31 - 1)
+        check_callable("clock", clock, "it takes nothing and returns ms since the epoch")
+        self._clock = clock
+        self._durability: str | None = durability
+        self._database = WritableDatabase(absolute(path), synchronous=durability, busy_timeout_ms=busy_timeout_ms, vfs=vfs)
+
+    @classmethod
+    def open_readonly(cls, path: str | os.PathLike[str], *, vfs: str | None = None) -> Self:
+        """
+        Open an existing file to read it, without changing a byte of it or of its directory.
+
+        It works while a pipeline writes, after one was killed, and where nothing may be written. Every verb that writes
+        raises ReadOnlyStoreError.
+
+        Args:
+            path: The file.
+            vfs: The name of an SQLite VFS to open it through; None for SQLite's own.
+
+        Raises:
+            InvalidArgumentError: `path` or `vfs` is not what it must be.
+            NotAStoreError: There is something at `path` that is no file of milepost.
+            SchemaVersionError: The file is of another version of milepost.
+            StoreError: The file does not exist or cannot be opened.
+        """
+        store = cls.__new__(cls)
+        store._become_readonly(ReadOnlyDatabase(absolute(path), vfs))  # noqa: SLF001 - an instance of its own
+        return store
+
+    def _become_readonly(self, database: ReadOnlyDatabase) -> None:
+        self._clock = _wall_clock
+        self._durability = None
+        self._database = database
+
+    @property
+    def path(self) -> str:
+        """The file's absolute name, symbolic links resolved."""
+        return self._database.path
+
+    @property
+    def durability(self) -> str | None:
+        """What an acknowledgement means, `"full"` or `"normal"`; None for a store opened to read."""
+        return self._durability
+
+    # Writing
+
+    def append(self, entry: Checkpoint) -> Receipt:
+        """
+        Record one checkpoint at the end of the chain.
+
+        Once this returns, the checkpoint survives a crash of the process and, with durability `"full"`, of the machine.
+        If it raises, the chain is as it was. Inside `transaction()` both hold from the end of the block on.
+
+        Args:
+            entry: The progress to record. Its sequence rises, and its watermark does not fall, within its run and stage.
+
+        Returns:
+            Its position (1, 2, 3 …), the chain's signature there, and whether it was a duplicate: the stage of that run
+            had recorded this idempotency key with the same sequence and watermark, so nothing was written.
+
+        Raises:
+            InvalidCheckpointError: A field breaks a rule of `milepost.checkpoint.valid`.
+            IdempotencyConflictError: The key is recorded there with another sequence or watermark.
+            SequenceError: The sequence is not above the last one.
+            WatermarkRegressionError: The offset or the event time is behind the last one.
+            StoreBusyError: Another writer kept the lock for `busy_timeout_ms`.
+            StoreError: The file could not be written.
+
+        Source:
+            https://sqlite.org/pragma.html#pragma_synchronous (FULL syncs the WAL at each commit)
+        """
+        return self._database.write(append.append, entry)
+
+    def append_many(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
+        """
+        Record a batch in one transaction: all of it, or nothing.
+
+        Args:
+            entries: Checkpoints in the order in which they are to stand in the chain. They are read before the
+                transaction begins, so that a slow source keeps no other writer waiting.
+
+        Returns:
+            How many were recorded, how many were duplicates, and the chain's position and signature with them.
+
+        Raises:
+            InvalidArgumentError: `entries` cannot be iterated.
+            InvalidCheckpointError: As `append`; it carries the `index` of the entry (0, 1, 2 …).
+            RejectedCheckpointError: As `append`; it carries the `index` of the entry.
+            StoreError: As `append`.
+        """
+        try:
+            iterator = iter(entries)
+        except TypeError:
+            raise InvalidArgumentError("entries", entries, "must be an iterable of milepost.Checkpoint") from None
+        return self._database.write(append.append_many, list(iterator))
+
+    def advance(self, run_id: str, stage: str, watermark: Watermark, *, idempotency_key: str) -> Receipt:
+        """
+        Record that a stage has come as far as `watermark`.
+
+        The store stamps the sequence (the last one of the stage in this run + 1, the first is 1) and `at_ms` (its clock),
+        inside the write transaction. Calling it again with the same key and watermark is a duplicate, as after a kill
+        whose victim never saw the answer: the receipt is that of the first call.
+
+        Args:
+            run_id: The execution of the pipeline.
+            stage: The step of the pipeline.
+            watermark: How far it has come: offset, and event time in ms since the epoch.
+            idempotency_key: Names the step that was done; unique within the stage of this run.
+
+        Returns:
+            As `append`.
+
+        Raises:
+            InvalidCheckpointError: As `append`; also where the clock gave something else than ms since the epoch.
+            IdempotencyConflictError: The key is recorded there with another watermark.
+            WatermarkRegressionError: As `append`.
+            StoreError: As `append`.
+        """
+        return self._database.write(self._advance, run_id, stage, watermark, idempotency_key)
+
+    def _advance(self, connection: apsw.Connection, run_id: str, stage: str, watermark: Watermark, key: str) -> Receipt:
+        return append.Appender(connection).advance(run_id, stage, watermark, key, self._clock())
+
+    def transaction(self) -> AbstractContextManager[apsw.Connection]:
+        """
+        Commit the block's own writes and its checkpoints together, or not at all: exactly-once into the same file.
+
+        The block writes to tables of its own through the connection it is given, and calls the store's verbs as always.
+        At its end everything is committed at once; an exception undoes everything and passes through. A block inside a
+        block is a savepoint. Other threads, and other processes that write, wait meanwhile.
+
+        Returns:
+            A context manager that gives the store's `apsw.Connection`.
+
+        Raises:
+            StoreBusyError: Another writer kept the lock for `busy_timeout_ms`.
+            StoreError: The block, or SQLite after an error, ended the transaction before its time.
+        """
+        return self._database.transaction()
+
+    def checkpointed(
+        self,
+        records: Iterable[Record],
+        *,
+        run_id: str,
+        stage: str,
+        every: int = 1000,
+        event_time_ms: Callable[[Record], int] | None = None,
+        seek: Callable[[int], Iterable[Record]] | None = None,
+        transaction: bool = False,
+    ) -> Checkpointed[Record]:
+        """
+        Make a loop resumable: `for record in store.checkpointed(records, run_id="run-7", stage="load"): …`.
+
+        The loop starts after the last checkpoint of that stage, gets the rest, and a checkpoint is recorded after every
+        `every` records whose processing has finished, and at the end. A record counts as finished when the loop asks for
+        the next one. An exception, a `break` or a kill leaves the last recorded batch as the resume point, and what was
+        done since is done again; with `transaction=True` it was also undone, so that all is done exactly once.
+
+        The checkpoints have as offset the number of records done, as event time the latest one seen, and as idempotency
+        key the stage and the range of offsets, `load:0-999`.
+
+        Args:
+            records: What to process, in the same order on every start.
+            run_id: The execution of the pipeline.
+            stage: The step of the pipeline.
+            every: How many records make a batch.
+            event_time_ms: Gives the event time of a record, in ms since the epoch; without it event times stay 0.
+            seek: Gives the records from an offset on, so that nothing already done is read again; without it the first
+                ones of `records` are read and skipped.
+            transaction: Run each batch in one `transaction()` with its checkpoint. The sink's writes go through the
+                `connection` of the loop: `for record in (loop := store.checkpointed(…)): loop.connection.execute(…)`.
+
+        Returns:
+            An iterable over the records that are still to be done.
+
+        Raises:
+            InvalidArgumentError: An argument breaks one of these rules, or the source is shorter than it was.
+        """
+        check_name("run_id", run_id)
+        check_name("stage", stage)
+        check_integer("every", every, least=1)
+        if event_time_ms is not None:
+            check_callable("event_time_ms", event_time_ms, "it takes a record and returns ms since the epoch")
+        if seek is not None:
+            check_callable("seek", seek, "it takes an offset and returns the records from there on")
+        check_bool("transaction", transaction)
+        try:
+            iter(records)
+        except TypeError:
+            raise InvalidArgumentError("records", records, "must be iterable") from None
+        return Checkpointed(
+            self,
+            records,
+            run_id=run_id,
+            stage=stage,
+            every=every,
+            event_time_ms=event_time_ms,
+            seek=seek,
+            transaction=transaction,
+        )
+
+    # Lookups: each a search through an index, the same at ten entries and at ten million
+
+    def latest(self, run_id: str | None = None, *, as_of_ms: int | None = None) -> Checkpoint | None:
+        """
+        The last checkpoint of the chain, or of one run; None if there is none.
+
+        Args:
+            run_id: Only this run.
+            as_of_ms: The last one whose `at_ms` is not above this (ms since the epoch); walks back from the end.
+
+        Raises:
+            InvalidArgumentError: A name or a time that no checkpoint can have.
+        """
+        return self._latest(run_id, None, as_of_ms)
+
+    def latest_for_stage(self, stage: str, run_id: str | None = None, *, as_of_ms: int | None = None) -> Checkpoint | None:
+        """
+        The last checkpoint of a stage, in any run or in one; None if there is none.
+
+        Args:
+            stage: The stage.
+            run_id: Only this run.
+            as_of_ms: As `latest`.
+
+        Raises:
+            InvalidArgumentError: A name or a time that no checkpoint can have.
+        """
+        check_name("stage", stage)
+        return self._latest(run_id, stage, as_of_ms)
+
+    def _latest(self, run_id: str | None, stage: str | None, as_of_ms: int | None) -> Checkpoint | None:
+        if run_id is not None:
+            check_name("run_id", run_id)
+        if as_of_ms is None:
+            as_of_ms = MAX_INTEGER
+        else:
+            check_integer("as_of_ms", as_of_ms)
+        return self._database.read(rows.latest, run_id, stage, as_of_ms)
+
+    def resume_point_for_stage(self, stage: str, run_id: str | None = None) -> ResumePoint:
+        """
+        Where a stage starts again: at its last checkpoint, in any run or in one.
+
+        Args:
+            stage: The stage.
+            run_id: Only this run.
+
+        Raises:
+            NoCheckpointError: Nothing is recorded for it yet: start it from the beginning.
+            InvalidArgumentError: A name that no checkpoint can have.
+        """
+        return resume_point(self.latest_for_stage(stage, run_id), run_id, stage)
+
+    def resume_points(self, run_id: str | None = None) -> dict[str, ResumePoint]:
+        """
+        Where every stage starts again, by stage, in any run or in one.
+
+        Args:
+            run_id: Only this run.
+
+        Raises:
+            InvalidArgumentError: A name that no checkpoint can have.
+        """
+        check_optional_name("run_id", run_id)
+        return self._database.read(rows.resume_points, run_id)
+
+    def get(self, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
+        """
+        The checkpoint with one sequence, or None.
+
+        Args:
+            run_id: Its run.
+            stage: Its stage.
+            sequence: Its sequence.
+
+        Raises:
+            InvalidArgumentError: A name or a sequence that no checkpoint can have.
+        """
+        check_name("run_id", run_id)
+        check_name("stage", stage)
+        check_integer("sequence", sequence)
+        return self._database.read(rows.get, run_id, stage, sequence)
+
+    def find(self, idempotency_key: str, *, stage: str | None = None, run_id: str | None = None) -> Iterator[Checkpoint]:
+        """
+        The checkpoints with one idempotency key, in chain order: at most one in each stage of each run.
+
+        Args:
+            idempotency_key: The key.
+            stage: Only this stage.
+            run_id: Only this run.
+
+        Raises:
+            InvalidArgumentError: A name that no checkpoint can have.
+        """
+        check_name("idempotency_key", idempotency_key)
+        check_optional_name("stage", stage)
+        check_optional_name("run_id", run_id)
+        positions = self._database.read(rows.positions_of_key, idempotency_key, run_id, stage)
+        found = (self._database.read(rows.at, position) for position in positions)
+        return (entry for entry in found if entry is not None)
+
+    def chain_signature(self, run_id: str | None = None) -> str:
+        """
+        The signature of the chain, or of the chain over one run's own entries: a lookup, not a computation.
+
+        Args:
+            run_id: Only this run.
+
+        Returns:
+            64 lower-case hex digits; zeros where nothing is recorded.
+
+        Raises:
+            InvalidArgumentError: A name that no checkpoint can have.
+        """
+        if run_id is None:
+            return self._database.read(rows.tip)[1].hex()
+        check_name("run_id", run_id)
+        return self._database.read(rows.run_signature, run_id)
+
+    def head(self) -> Head:
+        """The number of entries and the signature of the chain: what to keep elsewhere, for `verify(expected=…)`."""
+        return self._database.read(rows.head)
+
+    def __len__(self) -> int:
+        """How many checkpoints the chain has; a lookup."""
+        return self._database.read(rows.tip)[0]
+
+    def __bool__(self) -> bool:
+        """True, also of an empty store: a store is not a list, and `if store:` asks whether there is one."""
+        return True
+
+    # Walks and summaries
+
+    def history(
+        self,
+        run_id: str | None = None,
+        stage: str | None = None,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Checkpoint]:
+        """
+        The recorded checkpoints in chain order, in constant memory.
+
+        It shows the chain as it was at the call, however long the caller takes; no read transaction stays open between
+        two of its pages of 1,000.
+
+        Args:
+            run_id: Only this run.
+            stage: Only this stage.
+            since_ms: Only with an `at_ms` not below this, ms since the epoch.
+            until_ms: Only with an `at_ms` not above this.
+            after: Only at positions above this one.
+            limit: Only the first so many.
+            newest_first: In the opposite order.
+
+        Raises:
+            InvalidArgumentError: A value that nothing recorded can have.
+        """
+        walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
+        pages = self._pages(walk, after, limit)
+        return (entry for entries, _ in pages for entry in entries)
+
+    def receipts(
+        self,
+        run_id: str | None = None,
+        stage: str | None = None,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[tuple[Receipt, Checkpoint]]:
+        """As `history`, each checkpoint with its receipt: the position and the signature it has in the chain."""
+        walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
+        pages = self._pages(walk, after, limit)
+        return (pair for entries, numbered in pages for pair in zip(rows.receipts(numbered), entries, strict=True))
+
+    def _pages(
+        self, walk: rows.Walk, after: int, limit: int | None
+    ) -> Iterator[tuple[list[Checkpoint], list[tuple[Any, ...]]]]:
+        check_integer("after", after)
+        if limit is not None:
+            check_integer("limit", limit)
+        before = self._database.read(rows.tip)[0] + 1
+        return self._turn_pages(walk, after, before, MAX_INTEGER if limit is None else limit)
+
+    def _turn_pages(
+        self, walk: rows.Walk, after: int, before: int, remaining: int
+    ) -> Iterator[tuple[list[Checkpoint], list[tuple[Any, ...]]]]:
+        def page(connection: apsw.Connection, limit: int) -> tuple[list[Checkpoint], list[tuple[Any, ...]]]:
+            numbered = rows.page(connection, walk, after, before, limit)
+            return rows.checkpoints(connection, numbered), numbered
+
+        while remaining > 0:
+            limit = min(rows.PAGE, remaining)
+            entries, numbered = self._database.read(page, limit)
+            yield entries, numbered
+            if len(numbered) < limit:
+                return
+            remaining -= limit
+            position = numbered[-1][0]
+            after, before = (after, position) if walk.newest_first else (position, before)
+
+    def runs(self) -> list[RunSummary]:
+        """A summary of every run, in the order of first appearance; it costs by the number of runs, not of entries."""
+        return self._database.read(rows.runs)
+
+    def stages(self) -> list[StageSummary]:
+        """A summary of every stage, in the order of first appearance; it costs by the number of runs, not of entries."""
+        return self._database.read(rows.stages)
+
+    # Evidence
+
+    def verify(
+        self,
+        *,
+        run_id: str | None = None,
+        since: Head | None = None,
+        expected: Head | None = None,
+        workers: int = 1,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Verification:
+        """
+        Recompute the chain from the rows, and report everything that does not fit, and where.
+
+        A chain cannot show by itself that its tail was cut off, that an older copy of the file was put back, or that all
+        of it was written anew: for these, give a head that was kept elsewhere as `expected`. The file's own
+        `PRAGMA integrity_check` is part of every verification. Memory grows with the number of runs, not of entries.
+
+        Args:
+            run_id: Read the entries of this run only; `expected` is then a head of the run's own chain.
+            since: A trusted head: only what came after it is read. Runs that began before it are judged by their rows
+                only, not by their heads.
+            expected: A head kept elsewhere, which this chain must contain; it may have grown since.
+            workers: How many processes share the work.
+            progress: Called with (entries done, entries in all) about every thousand entries.
+
+        Returns:
+            Whether all is well; how many entries the chain, or the run, has; its signature as recomputed; the faults.
+
+        Raises:
+            InvalidArgumentError: An argument is not what it must be, or `since` is given with `run_id`.
+        """
+        check_optional_name("run_id", run_id)
+        check_integer("workers", workers, least=1)
+        for name, kept in (("since", since), ("expected", expected)):
+            if kept is not None and type(kept) is not Head:
+                raise InvalidArgumentError(name, kept, "must be a milepost.Head, as head() gives and Head.parse reads")
+        if progress is not None:
+            check_callable("progress", progress, "it takes the entries done and the entries in all")
+        if run_id is not None and since is not None:
+            raise InvalidArgumentError("since", since, "goes with the whole chain: leave it out, or leave out run_id")
+        if run_id is None:
+            return verify.verify_chain(self._database.read, since, expected, progress)
+        return verify.verify_run(self._database.read, run_id, expected, progress)
+
+    # The end
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing; every other verb raises ClosedStoreError from now on."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        if self._database.closed:
+            raise ClosedStoreError(self.path, "the store is closed: open it again")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        database = getattr(self, "_database", None)  # missing where opening it failed
+        if database is not None and not database.closed:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            database.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise StoreError(self.path, "a store cannot be pickled or copied: hand over its path, and open it there")
+
+    def __repr__(self) -> str:
+        how = "read-only" if self._durability is None else f"durability={self._durability!r}"
+        return f"<CheckpointStore {self.path!r} {'closed' if self._database.closed else how}>"
+
+
+def _checked_walk(
+    run_id: str | None, stage: str | None, since_ms: int | None, until_ms: int | None, newest_first: bool
+) -> rows.Walk:
+    check_optional_name("run_id", run_id)
+    check_optional_name("stage", stage)
+    for name, value in (("since_ms", since_ms), ("until_ms", until_ms)):
+        if value is not None:
+            check_integer(name, value)
+    check_bool("newest_first", newest_first)
+    return rows.Walk(run_id, stage, since_ms or 0, MAX_INTEGER if until_ms is None else until_ms, newest_first)
