@@ -132,13 +132,14 @@ class Appender:
         return Head(self._position, self._signature.hex())
 
     def _stage(self, run_id: str, name: str) -> _Stage:
-        run_number, stage_number, *last, signature = rows.names_and_last(self._connection, run_id, name)
+        run_number, stage_number, signature = rows.numbers_and_head(self._connection, run_id, name)
+        last = rows.last(self._connection, run_number, stage_number) if run_number and stage_number else None
         run = self._runs.get(run_id)
         if run is None:
-            number = run_number or rows.add_run(self._connection, run_id)
-            run = self._runs[run_id] = _Run(number, signature or EMPTY)
+            run = _Run(run_number or rows.add_run(self._connection, run_id), signature or EMPTY)
+            self._runs[run_id] = run
+        sequence, offset, event_time_ms = last or (-1, 0, 0)
         stage_number = stage_number or rows.add_stage(self._connection, name)
-        sequence, offset, event_time_ms = last if last[0] is not None else (-1, 0, 0)
         stage = _Stage(run, stage_number, prefix(run_id, name), sequence, offset, event_time_ms)
         self._stages[run_id, name] = stage
         return stage

@@ -55,7 +55,7 @@ T = TypeVar("T")
 OLDEST_ENGINE: Final = (3, 51, 3)
 """Older SQLites have the WAL-reset race, which loses committed rows (https://sqlite.org/wal.html#walresetbug)."""
 
-_REWRITE_BYTES: Final = 1 << 20
+_REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
 _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
@@ -222,7 +222,8 @@ class WritableDatabase(_Database):
         """
         As `_Database.transaction`; a block inside a block is a savepoint of it.
 
-        The block's own exceptions, APSW's among them, pass through unchanged.
+        The block's own exceptions, APSW's among them, pass through unchanged; only after the transaction was cut short,
+        when every further statement fails, does an exception of APSW's become ours.
         """
         self._refuse_if_ended()
         with self._lock:
@@ -240,7 +241,10 @@ class WritableDatabase(_Database):
             try:
                 yield connection
             except BaseException as error:
+                cut_short = self._cut_short
                 self._leave(connection, outermost, error)
+                if cut_short and isinstance(error, apsw.Error):  # "constraint failed" says nothing of what happened
+                    raise StoreError(self.path, _CUT_SHORT) from error
                 raise
             self._refuse_if_ended()
             cut_short = self._cut_short

@@ -400,24 +400,26 @@ def integrity_check(connection: apsw.Connection) -> list[str]:
 # What an append reads and writes, inside its transaction
 
 
-def names_and_last(connection: apsw.Connection, run_id: str, stage: str) -> tuple[Any, ...]:
-    """
-    Where one stage of one run stands.
-
-    Returns:
-        (run_number, stage_number, sequence, offset, event_time_ms, signature of the run): None for what is not there.
-    """
-    row: tuple[Any, ...] = connection.execute(_NAMES_AND_LAST, {"run_id": run_id, "stage": stage}).get
+def numbers_and_head(connection: apsw.Connection, run_id: str, stage: str) -> tuple[int | None, int | None, bytes | None]:
+    """The numbers of a run and of a stage, and the signature of the run's own chain: None for what is not there yet."""
+    row: tuple[int | None, int | None, bytes | None] = connection.execute(
+        _NUMBERS_AND_HEAD, {"run_id": run_id, "stage": stage}
+    ).get
     return row
 
 
-_NAMES_AND_LAST: Final = (
-    "SELECT name.run_number, name.stage_number, entry.sequence, entry.offset, entry.event_time_ms, "
-    "(SELECT signature FROM progress WHERE run_number = name.run_number AND stage_number = (SELECT stage_number "
-    "FROM entry INDEXED BY entry_by_run WHERE run_number = name.run_number ORDER BY position DESC LIMIT 1)) "
-    f"FROM (SELECT {_RUN} AS run_number, {_STAGE} AS stage_number) AS name "
-    "LEFT JOIN entry ON entry.position = (SELECT position FROM entry INDEXED BY entry_by_sequence "
-    "WHERE run_number = name.run_number AND stage_number = name.stage_number ORDER BY sequence DESC LIMIT 1)"
+_NUMBERS_AND_HEAD: Final = f"SELECT {_RUN}, {_STAGE}, ({_RUN_SIGNATURE})"
+
+
+def last(connection: apsw.Connection, run_number: int, stage_number: int) -> tuple[int, int, int] | None:
+    """The sequence, offset and event time of the last checkpoint of a stage of a run."""
+    row: tuple[int, int, int] | None = connection.execute(_LAST, (run_number, stage_number)).get
+    return row
+
+
+_LAST: Final = (
+    "SELECT sequence, offset, event_time_ms FROM entry WHERE run_number = ? AND stage_number = ? "
+    "ORDER BY sequence DESC LIMIT 1"
 )
 
 

@@ -1,0 +1,44 @@
+"""Fixtures: a path for a store, and a store whose chain is verified when the test ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from milepost import CheckpointStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# The machines that run this are shared: how long an example takes says nothing.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test may make a store."""
+    return tmp_path / "orders.milepost"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[CheckpointStore]:
+    """A new store, without the wait for the disk; when the test ends its chain must hold."""
+    with CheckpointStore(path, durability="normal", clock=Clock()) as store:
+        yield store
+        store.verify().raise_if_broken()
+
+
+class Clock:
+    """A clock that goes on by a second at each look, from 2026-01-01."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1767225600000
+
+    def __call__(self) -> int:
+        """Milliseconds since the epoch."""
+        self.now_ms += 1000
+        return self.now_ms

@@ -1,0 +1,107 @@
+"""Data flows one way: what may import what, and what the product's source must not contain."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import milepost
+
+SOURCE = Path(milepost.__file__).parent
+ORDER = [
+    "errors",
+    "signature",
+    "checkpoint",
+    "arguments",
+    "receipt",
+    "summary",
+    "audit",
+    "schema",
+    "database",
+    "rows",
+    "append",
+    "verify",
+    "checkpointed",
+    "store",
+    "__init__",
+]
+PURE = ["errors", "signature", "checkpoint", "arguments", "receipt", "summary", "audit"]
+MODULES = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.glob("*.py"))}
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Modules of ours that are imported when the module runs, not only for its types."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "milepost":
+                found |= {name.name for name in node.names}
+            elif node.module.startswith("milepost."):
+                found.add(node.module.split(".")[1])
+    return found
+
+
+def _packages(tree: ast.Module) -> set[str]:
+    names = {name.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    return names | {
+        node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+    }
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_from_above(module: str) -> None:
+    """In the order of this list."""
+    assert {other for other in _imports(MODULES[module]) if ORDER.index(other) >= ORDER.index(module)} == set()
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_what_computes_touches_no_file_and_no_database(module: str) -> None:
+    """Standard library only."""
+    assert _packages(MODULES[module]).isdisjoint({"apsw", "os", "pathlib", "time", "click", "rich"})
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_no_rule_is_an_assertion_that_an_optimising_python_would_drop(module: str) -> None:
+    """No assert in the library."""
+    assert [node.lineno for node in ast.walk(MODULES[module]) if isinstance(node, ast.Assert)] == []
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_nothing_builds_objects_from_data(module: str) -> None:
+    """No pickle, no eval, no exec."""
+    assert _packages(MODULES[module]).isdisjoint({"pickle", "marshal", "shelve"})
+    names = {node.id for node in ast.walk(MODULES[module]) if isinstance(node, ast.Name)}
+    assert names.isdisjoint({"eval", "exec", "compile"})
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_every_statement_given_to_sqlite_is_a_constant(module: str) -> None:
+    """A literal, a constant of the module, or an entry of a table of constants: never a text made at the call."""
+    constants = {
+        node.target.id
+        for node in MODULES[module].body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("execute"):
+            statement = node.args[0]
+            if isinstance(statement, ast.Subscript):
+                statement = statement.value
+            if isinstance(statement, ast.Name):
+                known = statement.id in constants or statement.id == "statement"
+                assert known, f"{module}.py:{node.lineno}"
+            elif isinstance(statement, ast.Constant):
+                assert isinstance(statement.value, str)
+            else:
+                source = ast.unparse(statement)
+                assert source in {"text()", "self._statement"}, f"{module}.py:{node.lineno}: {source}"
+
+
+def test_only_one_module_begins_and_commits() -> None:
+    """`with connection` and BEGIN stand in database.py; rows.py has one BEGIN, for a snapshot that only reads."""
+    for module, tree in MODULES.items():
+        if module not in {"database", "rows"}:
+            texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+            assert [text for text in texts if text.startswith(("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT"))] == []

@@ -1,0 +1,44 @@
+"""The top level exports what users need, and importing it costs no extra."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import milepost
+import milepost.checkpoint
+from milepost import errors
+
+CONTRACT = ["watermark", "checkpoint", "valid_watermark", "valid", "watermark_label", "checkpoint_label",
+            "resume_point_label", "latest", "latest_for_stage", "resume_point_for_stage", "chain_signature"]  # fmt: skip
+
+
+def test_the_contract_module_has_its_three_classes_and_eleven_functions() -> None:
+    """Name for name, and nothing at the top level shadows the module."""
+    for name in ("Watermark", "Checkpoint", "ResumePoint"):
+        assert getattr(milepost, name) is getattr(milepost.checkpoint, name)
+    for name in CONTRACT:
+        assert inspect.isfunction(getattr(milepost.checkpoint, name))
+    assert inspect.ismodule(milepost.checkpoint)
+
+
+def test_every_public_name_is_exported_once_in_order() -> None:
+    """All errors, all answers."""
+    assert sorted(set(milepost.__all__)) == milepost.__all__
+    for name, value in vars(errors).items():
+        if inspect.isclass(value) and issubclass(value, milepost.MilepostError):
+            assert name in milepost.__all__
+    for name in milepost.__all__:
+        assert getattr(milepost, name).__doc__
+
+
+def test_importing_milepost_needs_apsw_alone() -> None:
+    """No extra is imported, and none has to be installed."""
+    program = (
+        "import sys, milepost\n"
+        "extra = {'click', 'rich', 'pandas', 'numpy', 'matplotlib', 'pyarrow', 'polars', 'sqlite3'} & set(sys.modules)\n"
+        "print(sorted(extra))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

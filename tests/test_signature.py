@@ -1,0 +1,80 @@
+"""The chain's arithmetic, against literal vectors that any language can test itself with."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chains import checkpoints, entry
+from milepost import Checkpoint, InvalidCheckpointError, Watermark
+from milepost.checkpoint import chain_signature, signed, valid
+
+VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("vectors.json").read_text(encoding="utf-8"))["chains"]
+
+
+def _entries(vector: dict[str, Any]) -> list[Checkpoint]:
+    return [
+        Checkpoint(run_id, stage, sequence, Watermark(*mark), key, at_ms)
+        for run_id, stage, sequence, mark, key, at_ms in vector["entries"]
+    ]
+
+
+def test_there_are_at_least_twenty_vectors_and_all_are_different() -> None:
+    """The vectors file covers what it promises."""
+    assert len(VECTORS) >= 20
+    assert len({vector["signature"] for vector in VECTORS}) == len(VECTORS)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+def test_canonical_bytes_and_signatures_are_those_of_the_vectors(vector: dict[str, Any]) -> None:
+    """Every entry's canonical bytes, and the signature after every entry, are pinned."""
+    entries = _entries(vector)
+    assert all(map(valid, entries))
+    assert [text.encode() for text in vector["canonical"]] == [signed(entry) for entry in entries]
+    lengths = range(1, len(entries) + 1)
+    assert vector["signatures"] == [chain_signature(entries[:length]) for length in lengths]
+    assert vector["signature"] == chain_signature(entries)
+
+
+def test_the_first_vector_is_pinned_here_too() -> None:
+    """A changed vectors file does not pass unnoticed."""
+    entries = [Checkpoint("run-7", "load", 1, Watermark(500, 1767225600000), "load:0-499", 1767225601000)]
+    assert chain_signature(entries) == "69bc00a87f49c7da3e2381e7c1b11e08b1ea8640bd502de2dd82768392b750e0"
+    assert chain_signature([]) == "0" * 64
+
+
+@given(checkpoints)
+def test_canonical_bytes_are_the_shortest_json_of_the_standard_library(given_entry: Checkpoint) -> None:
+    """The canonical bytes are JSON without white space, and read back as what was written."""
+    run_id, stage, sequence, mark, key, at_ms = given_entry
+    fields = [run_id, stage, sequence, list(mark), key, at_ms]
+    assert signed(given_entry) == json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    assert json.loads(signed(given_entry)) == fields
+
+
+@given(checkpoints, checkpoints)
+def test_two_checkpoints_share_canonical_bytes_only_if_they_are_equal(one: Checkpoint, other: Checkpoint) -> None:
+    """The encoding is injective."""
+    assert (signed(one) == signed(other)) == (one == other)
+
+
+@given(st.lists(checkpoints, max_size=5))
+def test_a_signature_chains_the_hash_of_each_entry_to_the_one_before(entries: list[Checkpoint]) -> None:
+    """SHA-256(signature before ‖ canonical bytes), from 32 zero bytes on."""
+    signature = bytes(32)
+    for each in entries:
+        signature = sha256(signature + signed(each)).digest()
+    assert signature.hex() == chain_signature(iter(entries))
+
+
+def test_an_invalid_checkpoint_in_a_chain_is_named_by_its_place() -> None:
+    """No signature is made over something that no store would record."""
+    with pytest.raises(InvalidCheckpointError, match=r"entry 1 of the batch: sequence is True") as caught:
+        chain_signature([entry(1), entry(2)._replace(sequence=True)])
+    assert (caught.value.index, caught.value.field, caught.value.value) == (1, "sequence", True)
