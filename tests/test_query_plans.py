@@ -1,0 +1,119 @@
+"""Every lookup is a search through an index: no scan, no sort; in `rows.py` no statement escapes this test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from chains import chain, entry, mixed
+from milepost import CheckpointStore, Watermark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
+    "latest": lambda store: store.latest(),
+    "latest of a run": lambda store: store.latest("run-1"),
+    "latest as of": lambda store: store.latest("run-1", as_of_ms=500),
+    "latest_for_stage": lambda store: store.latest_for_stage("load"),
+    "latest_for_stage of a run": lambda store: store.latest_for_stage("load", "run-1"),
+    "resume_point_for_stage": lambda store: store.resume_point_for_stage("load", "run-1"),
+    "resume_points": lambda store: store.resume_points(),
+    "resume_points of a run": lambda store: store.resume_points("run-1"),
+    "get": lambda store: store.get("run-1", "load", 1),
+    "find": lambda store: list(store.find("step-7")),
+    "find in a run": lambda store: list(store.find("step-7", run_id="run-1")),
+    "find in a stage": lambda store: list(store.find("step-7", stage="load")),
+    "find in a stage of a run": lambda store: list(store.find("step-7", stage="load", run_id="run-1")),
+    "chain_signature": lambda store: store.chain_signature(),
+    "chain_signature of a run": lambda store: store.chain_signature("run-1"),
+    "head": lambda store: store.head(),
+    "len": len,
+    "history": lambda store: list(store.history(limit=5)),
+    "history backwards": lambda store: list(store.history(newest_first=True, limit=5)),
+    "history of a run": lambda store: list(store.history("run-1", after=7, since_ms=3)),
+    "history of a run backwards": lambda store: list(store.history("run-1", newest_first=True)),
+    "history of a stage": lambda store: list(store.history(stage="load", after=7)),
+    "history of a stage backwards": lambda store: list(store.history(stage="load", newest_first=True)),
+    "history of a stage of a run": lambda store: list(store.history("run-1", "load", after=7)),
+    "history of a stage of a run backwards": lambda store: list(store.history("run-1", "load", newest_first=True)),
+    "append": lambda store: store.append(entry(1, run_id="new")),
+    "append of a duplicate": lambda store: store.append(mixed(100)[30]),
+    "append_many": lambda store: store.append_many(chain(3, run_id="newer")),
+    "advance": lambda store: store.advance("run-1", "load", Watermark(10**9, 2**50), idempotency_key="next"),
+}
+
+
+@pytest.fixture
+def recorded(store: CheckpointStore) -> CheckpointStore:
+    """A store with something in every table."""
+    store.append_many(mixed(100))
+    return store
+
+
+def _statements(store: CheckpointStore, lookup: Callable[[CheckpointStore], object]) -> dict[str, Any]:
+    """Every statement that a verb runs, with its bindings."""
+    seen: dict[str, Any] = {}
+
+    def trace(cursor: Any, statement: str, bindings: Any) -> bool:
+        seen[statement] = bindings
+        return True
+
+    store._database._connection.exec_trace = trace
+    try:
+        lookup(store)
+    finally:
+        store._database._connection.exec_trace = None
+    return seen
+
+
+def _plan(store: CheckpointStore, statement: str, bindings: Any) -> list[str]:
+    found = store._database._connection.execute(f"EXPLAIN QUERY PLAN {statement}", bindings)
+    return [detail for _, _, _, detail in found]
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS.values(), ids=LOOKUPS.keys())
+def test_a_lookup_searches_through_an_index(recorded: CheckpointStore, lookup: Callable[[CheckpointStore], object]) -> None:
+    """EXPLAIN QUERY PLAN shows SEARCH, no SCAN and no temporary B-tree."""
+    searches = 0
+    for statement, bindings in _statements(recorded, lookup).items():
+        if statement.startswith(("SELECT", "INSERT")):
+            plan = _plan(recorded, statement, bindings)
+            searches += sum(step.startswith("SEARCH") for step in plan)
+            assert [step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"] == []
+            assert [step for step in plan if "TEMP B-TREE" in step or "AUTOMATIC" in step] == []
+    assert searches > 0
+
+
+def test_a_lookup_does_the_same_work_at_a_hundred_and_at_ten_thousand_entries(store: CheckpointStore) -> None:
+    """SQLite's own step counter, without noise, of every lookup that answers with one row."""
+
+    def steps(lookup: Callable[[CheckpointStore], object]) -> int:
+        total = 0
+
+        def count(report: dict[str, Any]) -> None:
+            nonlocal total
+            total += report["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
+
+        connection = store._database._connection
+        connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
+        try:
+            lookup(store)
+        finally:
+            connection.trace_v2(0, None)
+        return total
+
+    single = [
+        lookup
+        for name, lookup in LOOKUPS.items()
+        if name.startswith(("latest", "resume", "get", "find", "chain", "head", "len")) and name != "latest as of"
+    ]
+    store.append_many(mixed(100))
+    few = [steps(lookup) for lookup in single]
+    store.append_many(chain(10_000, run_id="run-9", stage="extract"))
+    store.append_many(entry(i, run_id="run-1", stage="load", key=f"more-{i}") for i in range(1000, 11_000))
+    many = [steps(lookup) for lookup in single]
+    assert all(few)
+    assert [0 if abs(m - f) <= 12 else m for f, m in zip(few, many, strict=True)] == [0] * len(few)

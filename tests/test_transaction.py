@@ -1,0 +1,153 @@
+"""The sink's own tables commit with the checkpoints, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+
+from chains import chain, entry
+from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, Watermark
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _total(store: CheckpointStore) -> int:
+    with store.transaction() as connection:
+        total: int = connection.execute("SELECT coalesce(sum(amount), 0) FROM sink").get
+        return total
+
+
+@pytest.fixture
+def sink(store: CheckpointStore) -> CheckpointStore:
+    """A store whose file has a table of the sink's own."""
+    with store.transaction() as connection:
+        connection.execute("CREATE TABLE sink (amount INTEGER NOT NULL) STRICT")
+    return store
+
+
+def test_writes_and_checkpoints_of_a_block_are_there_together(sink: CheckpointStore, path: Path) -> None:
+    """Both are on disk when the block has ended, for other processes too."""
+    with sink.transaction() as connection:
+        connection.execute("INSERT INTO sink VALUES (5)")
+        receipt = sink.append(entry(1))
+        assert sink.latest() == entry(1)
+        with CheckpointStore.open_readonly(path) as reader:
+            assert reader.latest() is None
+    assert receipt == Receipt(1, sink.chain_signature())
+    assert _total(sink) == 5
+    with CheckpointStore.open_readonly(path) as reader:
+        assert reader.latest() == entry(1)
+
+
+def test_an_exception_undoes_the_writes_and_the_checkpoints(sink: CheckpointStore) -> None:
+    """It passes through, and neither is there."""
+    with pytest.raises(ZeroDivisionError), sink.transaction() as connection:
+        connection.execute("INSERT INTO sink VALUES (5)")
+        sink.append_many(chain(3))
+        raise ZeroDivisionError
+    assert _total(sink) == 0
+    assert len(sink) == 0
+    assert sink.runs() == []
+
+
+def test_an_error_in_the_blocks_own_sql_passes_through_unchanged(sink: CheckpointStore) -> None:
+    """The block talks to APSW, so APSW's exceptions are its own."""
+    with pytest.raises(apsw.SQLError, match="no such table: nowhere"), sink.transaction() as connection:
+        sink.append(entry(1))
+        connection.execute("INSERT INTO nowhere VALUES (1)")
+    assert len(sink) == 0
+
+
+def test_a_rejection_that_the_block_catches_undoes_only_itself(sink: CheckpointStore) -> None:
+    """What the block did before and after it stays."""
+    with sink.transaction():
+        sink.append(entry(2))
+        with pytest.raises(SequenceError, match="is not above the last one"):
+            sink.append_many([entry(3), entry(1, key="late")])
+        sink.append(entry(4))
+    assert list(sink.history()) == [entry(2), entry(4)]
+
+
+def test_a_block_inside_a_block_is_undone_alone(sink: CheckpointStore) -> None:
+    """An inner block is a savepoint of the outer one."""
+    with sink.transaction() as connection:
+        connection.execute("INSERT INTO sink VALUES (1)")
+        with pytest.raises(ZeroDivisionError), sink.transaction() as inner:
+            assert inner is connection
+            inner.execute("INSERT INTO sink VALUES (10)")
+            sink.append(entry(1, run_id="undone"))
+            raise ZeroDivisionError
+        sink.append(entry(1))
+    assert _total(sink) == 1
+    assert list(sink.history()) == [entry(1)]
+    assert [run.run_id for run in sink.runs()] == ["run-7"]
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "END", "ROLLBACK; BEGIN IMMEDIATE"])
+def test_a_block_that_ends_its_own_transaction_keeps_nothing_and_is_told(sink: CheckpointStore, statement: str) -> None:
+    """Half of what belongs together is never committed; the store goes on afterwards."""
+
+    def run() -> None:
+        with sink.transaction() as connection:
+            connection.execute("INSERT INTO sink VALUES (5)")
+            sink.append(entry(1))
+            with contextlib.suppress(apsw.ConstraintError):  # a COMMIT within a block is refused by SQLite already
+                connection.execute(statement)
+            connection.execute("INSERT INTO sink VALUES (6)")
+
+    with pytest.raises(StoreError, match="rolled back within its block"):
+        run()
+    assert len(sink) == 0
+    sink.append(entry(1))
+    assert list(sink.history()) == [entry(1)]
+
+
+def test_nothing_is_acknowledged_after_a_block_has_ended_its_own_transaction(sink: CheckpointStore) -> None:
+    """An append would be in autocommit, so it is refused."""
+
+    def run() -> None:
+        with sink.transaction() as connection:
+            connection.execute("ROLLBACK")
+            sink.append(entry(1))
+
+    with pytest.raises(StoreError, match="rolled back within its block"):
+        run()
+    assert len(sink) == 0
+
+
+def test_recorded_checkpoints_cannot_be_changed_by_mistake_through_the_connection(sink: CheckpointStore) -> None:
+    """Triggers stop UPDATE and DELETE."""
+    sink.append(entry(1))
+    for statement in ("UPDATE entry SET offset = 0", "DELETE FROM entry"):
+        with pytest.raises(apsw.ConstraintError, match="a recorded checkpoint is never"), sink.transaction() as connection:
+            connection.execute(statement)
+    assert list(sink.history()) == [entry(1)]
+
+
+def test_a_store_closed_within_a_block_keeps_nothing_of_it(path: Path) -> None:
+    """The block's end says that the store is closed."""
+    store = CheckpointStore(path)
+
+    def run() -> None:
+        with store.transaction():
+            store.append(entry(1))
+            store.close()
+
+    with pytest.raises(ClosedStoreError):
+        run()
+    with CheckpointStore.open_readonly(path) as reader:
+        assert len(reader) == 0
+
+
+def test_advance_in_a_block_counts_on_from_what_the_block_has_appended(sink: CheckpointStore) -> None:
+    """The stamped sequence sees the block's own entries."""
+    with sink.transaction():
+        sink.append(entry(7))
+        sink.advance("run-7", "load", Watermark(9000, 2**50), idempotency_key="next")
+    last = sink.latest()
+    assert last is not None
+    assert last.sequence == 8

@@ -1,0 +1,288 @@
+"""verify() recomputes the chain from the rows and reports every fault, where it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from chains import chain, entry, mixed
+from milepost import BrokenChainError, CheckpointStore, Head, InvalidArgumentError, Verification, rows
+from milepost.checkpoint import chain_signature
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENTRIES = mixed(60)
+
+
+@pytest.fixture
+def file(path: Path) -> Path:
+    """A closed file with sixty entries of three runs."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(ENTRIES)
+    return path
+
+
+def tamper(file: Path, *statements: str) -> None:
+    """Change the file as somebody would who means it."""
+    connection = apsw.Connection(str(file))
+    try:
+        for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+            statements = (*statements, str(sql))
+        for statement in statements:
+            connection.execute(statement)
+    finally:
+        connection.close()
+
+
+def verify(file: Path, **options: Any) -> Verification:
+    """What a reader finds."""
+    with CheckpointStore.open_readonly(file) as store:
+        return store.verify(**options)
+
+
+def faults(verification: Verification) -> list[tuple[str, int | None]]:
+    """The kind and place of every fault."""
+    return [(fault.kind, fault.position) for fault in verification.faults]
+
+
+def test_a_sound_chain_is_verified_as_it_was_signed(file: Path) -> None:
+    """All is well; entries and signature are those of the pure functions."""
+    verification = verify(file)
+    assert verification == Verification(True, 60, chain_signature(ENTRIES), ())
+    verification.raise_if_broken()
+
+
+def test_an_empty_chain_is_sound(store: CheckpointStore) -> None:
+    """With the signature of the empty chain."""
+    assert store.verify() == Verification(True, 0, "0" * 64, ())
+
+
+@pytest.mark.parametrize("position", [1, 2, 30, 59, 60])
+@pytest.mark.parametrize(
+    "change",
+    ["offset = offset + 1", "event_time_ms = event_time_ms - 1", "at_ms = at_ms + 1", "idempotency_key = 'other'",
+     "sequence = sequence + 1000", "run_number = run_number % 3 + 1", "stage_number = stage_number % 3 + 1"],
+)  # fmt: skip
+def test_an_edited_row_is_found_where_it_is_and_nothing_else_is_accused(file: Path, position: int, change: str) -> None:
+    """The rows after it follow from the signature that it still has."""
+    tamper(file, f"UPDATE entry SET {change} WHERE position = {position}")
+    verification = verify(file)
+    assert faults(verification)[0] == ("link", position)
+    assert [place for kind, place in faults(verification) if kind == "link"] == [position]
+    with pytest.raises(BrokenChainError, match=f"the first: position {position}: link"):
+        verification.raise_if_broken()
+
+
+def test_an_edited_signature_is_found_where_it_is(file: Path) -> None:
+    """The row after it still follows from what the signature should be."""
+    tamper(file, "UPDATE entry SET signature = zeroblob(32) WHERE position = 30")
+    assert faults(verify(file)) == [("link", 30)]
+
+
+def test_what_was_expected_and_what_was_found_are_told(file: Path) -> None:
+    """The signature that the row should have, and the one it has."""
+    tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position = 30")
+    fault = verify(file).faults[0]
+    changed = ENTRIES[29]._replace(watermark=ENTRIES[29].watermark._replace(offset=ENTRIES[29].watermark.offset + 1))
+    assert fault.expected == chain_signature([*ENTRIES[:29], changed])
+    assert fault.found == chain_signature(ENTRIES[:30])
+
+
+def test_missing_rows_are_told_as_one_gap(file: Path) -> None:
+    """With their positions; the row after the gap is not accused."""
+    tamper(file, "DELETE FROM entry WHERE position BETWEEN 30 AND 32")
+    verification = verify(file)
+    assert faults(verification)[0] == ("missing", 30)
+    assert verification.faults[0].expected == "rows at positions 30 to 32"
+    assert "link" not in {kind for kind, _ in faults(verification)}
+
+
+def test_a_gap_that_was_closed_is_found_where_it_was(file: Path) -> None:
+    """The next row does not follow from the one before the gap."""
+    tamper(
+        file,
+        "DELETE FROM entry WHERE position = 30",
+        "UPDATE entry SET position = -position WHERE position > 30",
+        "UPDATE entry SET position = -position - 1 WHERE position < 0",
+    )
+    assert faults(verify(file))[0] == ("link", 30)
+
+
+def test_a_cut_tail_disagrees_with_the_heads_of_the_runs(file: Path) -> None:
+    """As long as those are not changed as well."""
+    tamper(file, "DELETE FROM entry WHERE position > 55")
+    assert faults(verify(file))[0] == ("missing", 56)
+
+
+def test_an_inserted_row_is_found(file: Path) -> None:
+    """At the end, it follows from nothing; before the beginning, no append puts a row."""
+    tamper(file, "INSERT INTO entry SELECT 61, 1, 1, 900, 900, 900, 'new', 0, zeroblob(32)")
+    assert faults(verify(file))[0] == ("link", 61)
+    tamper(file, "DELETE FROM entry WHERE position = 61")
+    tamper(file, "INSERT INTO entry SELECT -3, 1, 1, 900, 900, 900, 'new', 0, zeroblob(32)")
+    assert ("unreadable", -3) in faults(verify(file))
+
+
+def test_swapped_rows_are_found(file: Path) -> None:
+    """Both places."""
+    tamper(
+        file,
+        "UPDATE entry SET position = -1 WHERE position = 20",
+        "UPDATE entry SET position = 20 WHERE position = 40",
+        "UPDATE entry SET position = 40 WHERE position = -1",
+    )
+    places = {position for kind, position in faults(verify(file)) if kind == "link"}
+    assert {20, 40} <= places <= {20, 21, 40, 41}
+
+
+def test_a_head_of_a_run_that_disagrees_is_told_with_the_run(file: Path) -> None:
+    """Its signature, its count, a missing one, one too many."""
+    for change in (
+        "UPDATE progress SET signature = zeroblob(32) WHERE run_number = 2 AND stage_number = 1",
+        "UPDATE progress SET entries = entries + 1 WHERE run_number = 2 AND stage_number = 1",
+        "DELETE FROM progress WHERE run_number = 2 AND stage_number = 1",
+        "INSERT INTO progress VALUES (2, 9, 1, zeroblob(32))",
+    ):
+        with CheckpointStore(file.with_name(str(hash(change))), durability="normal") as store:
+            store.append_many(ENTRIES)
+        tamper(file.with_name(str(hash(change))), change)
+        verification = verify(file.with_name(str(hash(change))))
+        assert ("run", None) in faults(verification)
+        assert "run 'run-1'" in str(verification.faults[-1])
+    assert verify(file).ok
+
+
+def test_a_run_without_a_name_makes_its_rows_unfit(file: Path) -> None:
+    """No canonical bytes without a name."""
+    tamper(file, "DELETE FROM run WHERE run_number = 3")
+    assert {position for kind, position in faults(verify(file)) if kind == "link"} == {
+        i + 1 for i, e in enumerate(ENTRIES) if e.run_id == "run-2"
+    }
+
+
+def test_text_that_is_not_utf8_is_told_and_not_raised(file: Path) -> None:
+    """A key, and a name."""
+    tamper(file, "UPDATE entry SET idempotency_key = CAST(x'ff41' AS TEXT) WHERE position = 30")
+    assert faults(verify(file))[0] == ("unreadable", 30)
+    tamper(file, "UPDATE stage SET stage = CAST(x'ff41' AS TEXT) WHERE stage_number = 1")
+    assert ("unreadable", 30) in faults(verify(file))
+    assert not verify(file, run_id="run-1").ok
+
+
+def test_the_files_own_integrity_is_part_of_it(file: Path) -> None:
+    """An index that disagrees with its table is told as a fault of the file."""
+    tamper(
+        file,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET rootpage = (SELECT sum(rootpage) FROM sqlite_schema WHERE name IN "
+        "('entry_by_run', 'entry_by_stage')) - rootpage WHERE name IN ('entry_by_run', 'entry_by_stage')",
+    )
+    assert "file" in {kind for kind, _ in faults(verify(file))}
+
+
+def test_a_rewritten_chain_is_found_only_with_a_head_kept_elsewhere(file: Path) -> None:
+    """Everything recomputed: sound by itself, and not what was expected."""
+    with CheckpointStore.open_readonly(file) as store:
+        kept = store.head()
+    forged = file.with_name("forged")
+    with CheckpointStore(forged, durability="normal") as store:
+        store.append_many([ENTRIES[0]._replace(at_ms=1), *ENTRIES[1:]])
+    assert verify(forged).ok
+    assert faults(verify(forged, expected=kept)) == [("head", 60)]
+
+
+def test_a_chain_that_has_grown_contains_its_old_heads(file: Path) -> None:
+    """At every length, and none that is longer."""
+    with CheckpointStore.open_readonly(file) as store:
+        heads = [Head(0, "0" * 64), *(Head(receipt.position, receipt.signature) for receipt, _ in store.receipts())]
+        for head in heads:
+            assert store.verify(expected=head).ok
+            since = store.verify(since=head)
+            assert (since.ok, since.entries, since.signature) == (True, 60, store.chain_signature())
+    assert faults(verify(file, expected=Head(61, "ab" * 32))) == [("head", 61)]
+    assert faults(verify(file, since=Head(61, "ab" * 32)))[0] == ("head", 61)
+    assert faults(verify(file, since=Head(30, "ab" * 32)))[-1] == ("head", 30)
+
+
+def test_since_reads_only_what_came_after(file: Path) -> None:
+    """A fault before the trusted head is not looked for; one after it is found."""
+    with CheckpointStore.open_readonly(file) as store:
+        trusted = Head(*[(r.position, r.signature) for r, _ in store.receipts(limit=40)][-1])
+    tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position IN (20, 50)")
+    assert faults(verify(file, since=trusted)) == [("link", 50)]
+
+
+def test_a_run_that_began_after_the_trusted_head_is_judged_by_its_own_head_too(store: CheckpointStore, path: Path) -> None:
+    """One that began before cannot be."""
+    store.append_many(chain(10))
+    trusted = store.head()
+    store.append_many([*(e._replace(run_id="later") for e in chain(5)), entry(11)])
+    assert store.verify(since=trusted).ok
+    with store.transaction() as connection:
+        connection.execute("UPDATE progress SET signature = zeroblob(32)")
+    assert faults(store.verify(since=trusted)) == [("run", None)]
+    assert "later" in str(store.verify(since=trusted).faults[0])
+    with store.transaction() as connection:
+        for run_id in ("run-7", "later"):
+            signature = bytes.fromhex(chain_signature(store.history(run_id)))
+            number = "(SELECT run_number FROM run WHERE run_id = ?)"
+            connection.execute(f"UPDATE progress SET signature = ? WHERE run_number = {number}", (signature, run_id))
+
+
+@pytest.mark.parametrize("run_id", ["run-0", "run-1", "run-2"])
+def test_one_run_is_verified_by_its_own_rows_and_head(file: Path, run_id: str) -> None:
+    """Its entries, its signature; `expected` is a head of its own chain."""
+    of_run = [e for e in ENTRIES if e.run_id == run_id]
+    assert verify(file, run_id=run_id) == Verification(True, len(of_run), chain_signature(of_run), ())
+    for length in (0, 1, 7, len(of_run)):
+        assert verify(file, run_id=run_id, expected=Head(length, chain_signature(of_run[:length]))).ok
+    assert faults(verify(file, run_id=run_id, expected=Head(7, "ab" * 32))) == [("head", 7)]
+    assert faults(verify(file, run_id=run_id, expected=Head(99, "ab" * 32))) == [("head", 99)]
+
+
+def test_a_fault_in_one_run_is_found_by_that_run_alone(file: Path) -> None:
+    """The others are sound."""
+    position = 1 + next(i for i, e in enumerate(ENTRIES) if e.run_id == "run-1" and i > 20)
+    tamper(file, f"UPDATE entry SET at_ms = at_ms + 1 WHERE position = {position}")
+    assert faults(verify(file, run_id="run-1")) == [("link", position)]
+    assert verify(file, run_id="run-2").ok
+    tamper(file, f"DELETE FROM entry WHERE position = {position}")
+    assert not verify(file, run_id="run-1").ok
+
+
+def test_faults_are_found_across_pages_and_progress_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The callback gets what is done and what there is, up to the end."""
+    monkeypatch.setattr(rows, "PAGE", 7)
+    told: list[tuple[int, int]] = []
+    tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position IN (7, 8, 14, 50)")
+    assert [place for kind, place in faults(verify(file, progress=lambda *at: told.append(at))) if kind == "link"] == [
+        7, 8, 14, 50
+    ]  # fmt: skip
+    assert told == [(done, 60) for done in (7, 14, 21, 28, 35, 42, 49, 56, 60)]
+
+
+def test_an_exception_of_the_progress_callback_ends_the_verification(file: Path) -> None:
+    """It passes through, and the store is as usable as before."""
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with CheckpointStore.open_readonly(file) as store:
+        with pytest.raises(KeyboardInterrupt):
+            store.verify(progress=stop)
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"since": "60:ab"}, {"expected": (60, "ab")}, {"workers": 0}, {"workers": True}, {"progress": 1}, {"run_id": ""},
+     {"run_id": "run-1", "since": Head(0, "0" * 64)}],
+)  # fmt: skip
+def test_wrong_arguments_are_told(store: CheckpointStore, options: dict[str, Any]) -> None:
+    """By name."""
+    with pytest.raises(InvalidArgumentError, match=r"since|expected|workers|progress|run_id"):
+        store.verify(**options)
