@@ -8,20 +8,19 @@ the row: look it up then).
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
 from milepost import rows
-from milepost.checkpoint import Checkpoint, fault
+from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Checkpoint, Watermark, fault
 from milepost.errors import IdempotencyConflictError, InvalidCheckpointError, SequenceError, WatermarkRegressionError
 from milepost.receipt import BatchReceipt, Head, Receipt
-from milepost.signature import EMPTY, canonical, link, prefix
+from milepost.signature import EMPTY, prefix, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from milepost.checkpoint import Watermark
 
 _BUFFER: Final = 10_000  # rows that wait for one executemany
 
@@ -39,13 +38,11 @@ class _Stage:
 
     __slots__ = ("added", "event_time_ms", "number", "offset", "prefix", "run", "sequence", "signature")
 
-    def __init__(self, run: _Run, number: int, before: str, sequence: int, offset: int, event_time_ms: int) -> None:
+    def __init__(self, run: _Run, number: int, before: str, last: tuple[int, int, int]) -> None:
         self.run = run
         self.number = number
         self.prefix = before
-        self.sequence = sequence
-        self.offset = offset
-        self.event_time_ms = event_time_ms
+        self.sequence, self.offset, self.event_time_ms = last
         self.added = 0
         self.signature = EMPTY
 
@@ -54,63 +51,78 @@ class Appender:
     """
     The end of the chain, as one transaction moves it; it knows nothing from before the transaction or after.
 
-    After a RejectedCheckpointError its state is that of before the rejected entry only if `finish` had been called: a
-    batch is given up as a whole.
+    Once it has raised an error it is of no further use: what it was given is given up as a whole.
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
+        self.appended = self.duplicates = 0
         self._connection = connection
-        self._position, self._signature = rows.tip(connection)
         self._stages: dict[tuple[str, str], _Stage] = {}
         self._runs: dict[str, _Run] = {}
+        self._position, self._signature = rows.tip(connection)
         self._numbered: list[tuple[Any, ...]] = []
-        self._waiting: list[tuple[Checkpoint, int | None]] = []
+        self._waiting: list[tuple[int | None, Checkpoint]] = []
 
-    def add(self, entry: Checkpoint, index: int | None = None) -> Receipt | None:
+    def extend(self, entries: Iterable[tuple[int | None, Checkpoint]]) -> Receipt | None:
         """
-        Take one entry; it is in the table after `finish`.
+        Take entries, each with its index in a batch; they are in the table after `finish`.
 
         Returns:
-            None, or the receipt of the first one where it is a duplicate.
+            The receipt that the last duplicate among them had when it was first recorded, or None without duplicates.
 
         Raises:
-            InvalidCheckpointError: It breaks a rule of `valid`.
-            RejectedCheckpointError: It breaks a rule of an append.
+            InvalidCheckpointError: One of them breaks a rule of `valid`.
+            RejectedCheckpointError: One of them breaks a rule of an append.
         """
-        wrong = fault(entry)
-        if wrong is not None:
-            raise InvalidCheckpointError(*wrong, index)
-        run_id, stage_name, sequence, (offset, event_time_ms), key, at_ms = entry
-        stage = self._stages.get((run_id, stage_name)) or self._stage(run_id, stage_name)
-        if sequence <= stage.sequence or offset < stage.offset or event_time_ms < stage.event_time_ms:
-            return self._duplicate(entry, stage, index)
-        run = stage.run
-        signed = canonical(stage.prefix, sequence, offset, event_time_ms, key, at_ms)
-        before, signature = self._signature, link(self._signature, signed)
-        # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
-        run.signature = stage.signature = signature if run.signature == before else link(run.signature, signed)
-        self._signature = signature
-        self._position += 1
-        stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
-        stage.added += 1
-        self._numbered.append(
-            (self._position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms, signature)
-        )
-        self._waiting.append((entry, index))
-        if len(self._waiting) >= _BUFFER:
-            self._write()
-        return None
+        duplicate = None
+        stages, numbered, waiting = self._stages, self._numbered, self._waiting
+        for each in entries:
+            index, entry = each
+            # What nearly every entry is can be told at once; for any other, `fault` has the rules, one by one.
+            stage = None
+            if type(entry) is Checkpoint and len(entry) == 6:
+                run_id, stage_name, sequence, mark, key, at_ms = entry
+                if (
+                    type(mark) is Watermark
+                    and len(mark) == 2
+                    and type(run_id) is type(stage_name) is type(key) is str
+                    and type(sequence) is type(mark[0]) is type(mark[1]) is type(at_ms) is int
+                    and 0 <= sequence | mark[0] | mark[1] | at_ms <= MAX_INTEGER
+                    and key.isascii()
+                    and 0 < len(key) <= MAX_NAME_BYTES
+                    and "\0" not in key
+                ):
+                    stage = stages.get((run_id, stage_name))
+            if stage is None:
+                stage = self._checked_stage(entry, index)
+                run_id, stage_name, sequence, mark, key, at_ms = entry
+            offset, event_time_ms = mark
+            if sequence <= stage.sequence or offset < stage.offset or event_time_ms < stage.event_time_ms:
+                duplicate = self._duplicate(entry, stage, index)
+                continue
+            # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry of a large batch.
+            signed = f"{stage.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
+            run, before = stage.run, self._signature
+            self._signature = signature = sha256(before + signed).digest()
+            # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
+            run.signature = stage.signature = (
+                signature if run.signature == before else sha256(run.signature + signed).digest()
+            )
+            self._position = position = self._position + 1
+            stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
+            stage.added += 1
+            numbered.append((position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms, signature))
+            waiting.append(each)
+            if len(waiting) >= _BUFFER:
+                self._write()
+        return duplicate
 
     def advance(self, run_id: str, stage: str, mark: Watermark, key: str, at_ms: int) -> Receipt:
-        """Stamp the next sequence on a checkpoint and take it; a key that is recorded with this watermark is a duplicate."""
-        # A wrong name must be told before it is looked up, a wrong sequence cannot be.
-        wrong = fault(Checkpoint(run_id, stage, 0, mark, key, at_ms))
-        if wrong is not None:
-            raise InvalidCheckpointError(*wrong)
-        known = self._stages.get((run_id, stage)) or self._stage(run_id, stage)
-        entry = Checkpoint(run_id, stage, known.sequence + 1 if known.sequence >= 0 else 1, mark, key, at_ms)
+        """Stamp the next sequence on a checkpoint and take it; a key recorded with this watermark is a duplicate."""
+        known = self._checked_stage(Checkpoint(run_id, stage, 0, mark, key, at_ms), None)
+        entry = Checkpoint(run_id, stage, max(known.sequence, 0) + 1, mark, key, at_ms)
         try:
-            return self.add(entry) or self.receipt()
+            return self.extend([(None, entry)]) or self.receipt()
         except (IdempotencyConflictError, WatermarkRegressionError):
             first = rows.recorded(self._connection, run_id, stage, key)
             if first is None or first[1].watermark != mark:
@@ -131,17 +143,23 @@ class Appender:
                 stage.added = 0
         return Head(self._position, self._signature.hex())
 
-    def _stage(self, run_id: str, name: str) -> _Stage:
-        run_number, stage_number, signature = rows.numbers_and_head(self._connection, run_id, name)
-        last = rows.last(self._connection, run_number, stage_number) if run_number and stage_number else None
-        run = self._runs.get(run_id)
-        if run is None:
-            run = _Run(run_number or rows.add_run(self._connection, run_id), signature or EMPTY)
-            self._runs[run_id] = run
-        sequence, offset, event_time_ms = last or (-1, 0, 0)
-        stage_number = stage_number or rows.add_stage(self._connection, name)
-        stage = _Stage(run, stage_number, prefix(run_id, name), sequence, offset, event_time_ms)
-        self._stages[run_id, name] = stage
+    def _checked_stage(self, entry: Checkpoint, index: int | None) -> _Stage:
+        """The stage of an entry, looked up where it is new; an error where the entry is not valid."""
+        wrong = fault(entry)
+        if wrong is not None:
+            raise InvalidCheckpointError(*wrong, index)
+        run_id, name = entry.run_id, entry.stage
+        stage = self._stages.get((run_id, name))
+        if stage is None:
+            run_number, stage_number, signature = rows.numbers_and_head(self._connection, run_id, name)
+            last = rows.last(self._connection, run_number, stage_number) if run_number and stage_number else None
+            run = self._runs.get(run_id)
+            if run is None:
+                run = _Run(run_number or rows.add_run(self._connection, run_id), signature or EMPTY)
+                self._runs[run_id] = run
+            stage_number = stage_number or rows.add_stage(self._connection, name)
+            stage = _Stage(run, stage_number, prefix(run_id, name), last or (-1, 0, 0))
+            self._stages[run_id, name] = stage
         return stage
 
     def _duplicate(self, entry: Checkpoint, stage: _Stage, index: int | None) -> Receipt:
@@ -151,6 +169,7 @@ class Appender:
         if found is not None:
             receipt, first = found
             if (first.sequence, first.watermark) == (entry.sequence, entry.watermark):
+                self.duplicates += 1
                 return receipt
             raise IdempotencyConflictError(entry, first, index)
         last = rows.latest(self._connection, entry.run_id, entry.stage)
@@ -163,34 +182,30 @@ class Appender:
     def _write(self) -> None:
         if not self._waiting:
             return
-        waiting, numbered = self._waiting, self._numbered
-        self._waiting, self._numbered = [], []
+        first_position = self._numbered[0][0]
         try:
-            rows.add_entries(self._connection, numbered)
+            rows.add_entries(self._connection, self._numbered)
         except apsw.ConstraintError:
             # The rows before the refused one are in the table: the position of the last tells which it was.
-            written = rows.tip(self._connection)[0] - numbered[0][0] + 1
-            entry, index = waiting[written]
+            index, entry = self._waiting[rows.tip(self._connection)[0] - first_position + 1]
             found = rows.recorded(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
             if found is None:
                 raise
             raise IdempotencyConflictError(entry, found[1], index) from None
+        self.appended += len(self._waiting)
+        self._numbered.clear()
+        self._waiting.clear()
 
 
 def append(connection: apsw.Connection, entry: Checkpoint) -> Receipt:
     """Append one checkpoint."""
     appender = Appender(connection)
-    return appender.add(entry) or appender.receipt()
+    return appender.extend([(None, entry)]) or appender.receipt()
 
 
 def append_many(connection: apsw.Connection, entries: Iterable[Checkpoint]) -> BatchReceipt:
     """Append a batch."""
     appender = Appender(connection)
-    appended = duplicates = 0
-    for index, entry in enumerate(entries):
-        if appender.add(entry, index) is None:
-            appended += 1
-        else:
-            duplicates += 1
+    appender.extend(enumerate(entries))
     head = appender.finish()
-    return BatchReceipt(appended, duplicates, head.entries, head.signature)
+    return BatchReceipt(appender.appended, appender.duplicates, head.entries, head.signature)

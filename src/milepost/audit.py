@@ -7,10 +7,11 @@ Memory stays constant however long the chain is; it grows with the number of run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import BrokenChainError, InvalidArgumentError, shown
-from milepost.signature import EMPTY, canonical, link, prefix
+from milepost.signature import EMPTY, link, prefix, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -120,7 +121,7 @@ class Audit:
     ) -> None:
         self.faults: list[Fault] = []
         self.position = since.entries if since else 0
-        self.entries = 0
+        self.entries = 0  # of the run whose rows are followed
         self.signature = bytes.fromhex(since.signature) if since else EMPTY  # recomputed from the rows
         self._before: bytes | None = self.signature  # what the row before says; None where that row is missing
         self._instead: bytes | None = None  # what it should have said, if that is something else
@@ -139,24 +140,27 @@ class Audit:
         Args:
             page: (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, signature).
         """
+        progresses = self._progress
         for position, run_number, stage_number, sequence, offset, event_time_ms, key, at_ms, stored in page:
             if position != self.position + 1:
                 self._report_missing(position)
             self.position = position
-            self.entries += 1
-            progress = self._progress.get((run_number, stage_number)) or self._meet(run_number, stage_number)
+            progress = progresses.get((run_number, stage_number)) or self._meet(run_number, stage_number)
             run = progress.run
             progress.entries += 1
             run.entries += 1
+            # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry.
             try:
-                signed = canonical(progress.prefix, sequence, offset, event_time_ms, key, at_ms)
+                signed = f"{progress.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
             except (TypeError, UnicodeEncodeError):
                 self._report_unreadable(position, run, key, stored)
                 continue
             before = self._before
-            expected = link(before, signed) if before is not None else stored
+            expected = sha256(before + signed).digest() if before is not None else stored
             # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
-            run.signature = progress.signature = expected if run.signature == before else link(run.signature, signed)
+            run.signature = progress.signature = (
+                expected if run.signature == before else sha256(run.signature + signed).digest()
+            )
             if expected == stored and self.signature == before:
                 self.signature = self._before = stored
             else:
@@ -172,6 +176,7 @@ class Audit:
             if self._before is None:
                 self._report_missing(position, position - 1)
             self.walk([tuple(row)])
+            self.entries += 1
             self.run_signature = self._runs[row[1]].signature
             if self.entries == self._mark:
                 self.marked = self.run_signature

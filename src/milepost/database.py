@@ -56,6 +56,7 @@ OLDEST_ENGINE: Final = (3, 51, 3)
 """Older SQLites have the WAL-reset race, which loses committed rows (https://sqlite.org/wal.html#walresetbug)."""
 
 _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
+_CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
 _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
@@ -85,9 +86,11 @@ class _Database:
 
     def read(self, query: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that only reads, and finishes reading before it returns."""
-        self._refuse_if_ended()
-        with self._lock:
+        if self._ended is not None:
             self._refuse_if_ended()
+        with self._lock:
+            if self._ended is not None:
+                self._refuse_if_ended()
             try:
                 return query(self._connection, *args, **kwargs)
             except (apsw.Error, UnicodeDecodeError) as error:
@@ -474,6 +477,7 @@ def _connect(path: str, how: str, vfs: str | None) -> apsw.Connection:
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     connection.pragma("cell_size_check", True)
+    connection.pragma("cache_size", -_CACHE_KIB)
     connection.pragma("mmap_size", 0)  # an I/O error on a mapped page is a signal that kills the process
     return connection
 

@@ -28,26 +28,29 @@ if TYPE_CHECKING:
 PAGE: Final = 1000
 """How many rows a walk reads at a time: enough to hide the cost of a statement, few enough to forget."""
 
-_RUN: Final = "(SELECT run_number FROM run WHERE run_id = :run_id)"
-_STAGE: Final = "(SELECT stage_number FROM stage WHERE stage = :stage)"
+_RUN: Final = "(SELECT run_number FROM run WHERE run_id = ?)"
+_STAGE: Final = "(SELECT stage_number FROM stage WHERE stage = ?)"
 
-_FILTERS: Final = {
-    # (with a run_id, with a stage): the index that serves it, and its condition
-    (False, False): ("", "position > 0"),
-    (True, False): (" INDEXED BY entry_by_run", f"run_number = {_RUN}"),
-    (False, True): (" INDEXED BY entry_by_stage", f"stage_number = {_STAGE}"),
-    # Within one stage of one run the sequence rises along the chain, so its order is the chain's.
-    (True, True): (" INDEXED BY entry_by_sequence", f"run_number = {_RUN} AND stage_number = {_STAGE}"),
+# Names are bound first, the run before the stage; what is given as an argument is not looked up by its number again.
+_WHICH: Final = [(False, False), (True, False), (False, True), (True, True)]  # (with a run_id, with a stage)
+_INDEXED: Final = {
+    (False, False): "entry WHERE position > 0",
+    (True, False): f"entry INDEXED BY entry_by_run WHERE run_number = {_RUN}",
+    (False, True): f"entry INDEXED BY entry_by_stage WHERE stage_number = {_STAGE}",
+    (True, True): f"entry INDEXED BY entry_by_sequence WHERE run_number = {_RUN} AND stage_number = {_STAGE}",
 }
+_BY_KEY: Final = "entry INDEXED BY entry_by_key WHERE idempotency_key = ?"
+# Within one stage of one run the sequence rises along the chain, so its order is the chain's.
+_ORDER: Final = {which: "sequence" if all(which) else "position" for which in _WHICH}
 
-_NAMED: Final = (
-    "SELECT (SELECT run_id FROM run WHERE run.run_number = entry.run_number), "
-    "(SELECT stage FROM stage WHERE stage.stage_number = entry.stage_number), "
-    "sequence, offset, event_time_ms, idempotency_key, at_ms"
-)
-_NUMBERED: Final = (
-    "SELECT position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, signature"
-)
+_RUN_ID: Final = "(SELECT run_id FROM run WHERE run.run_number = entry.run_number)"
+_STAGE_NAME: Final = "(SELECT stage FROM stage WHERE stage.stage_number = entry.stage_number)"
+_FIELDS: Final = "sequence, offset, event_time_ms, idempotency_key, at_ms"
+_NAMED: Final = f"SELECT {_RUN_ID}, {_STAGE_NAME}, {_FIELDS}"
+_NUMBERED: Final = f"SELECT position, run_number, stage_number, {_FIELDS}"
+_LINKED: Final = f"{_NUMBERED}, signature"
+
+_new: Final = tuple.__new__  # what Checkpoint(…) comes to in the end, without a call in Python on the way
 
 
 def _checkpoint(
@@ -56,6 +59,13 @@ def _checkpoint(
     if run_id is None or stage is None:
         raise apsw.CorruptError(f"the entry with idempotency_key {key!a} has a run or stage without a name")
     return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
+
+
+def _given(run_id: str | None, stage: str | None) -> tuple[str, ...]:
+    """The bindings for the names that are given."""
+    if run_id is None:
+        return () if stage is None else (stage,)
+    return (run_id,) if stage is None else (run_id, stage)
 
 
 # The end of the chain
@@ -81,22 +91,9 @@ def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
     return signature
 
 
-def run_head(connection: apsw.Connection, run_id: str) -> Head:
-    """How many entries one run has, and the signature of the chain over them."""
-    entries, signature = connection.execute(_RUN_HEAD, {"run_id": run_id}).get
-    return Head(entries or 0, (signature or EMPTY).hex())
-
-
-_RUN_HEAD: Final = (
-    f"SELECT (SELECT sum(entries) FROM progress WHERE run_number = {_RUN}), (SELECT signature FROM progress "
-    "WHERE (run_number, stage_number) = (SELECT run_number, stage_number FROM entry INDEXED BY entry_by_run "
-    f"WHERE run_number = {_RUN} ORDER BY position DESC LIMIT 1))"
-)
-
-
 def run_signature(connection: apsw.Connection, run_id: str) -> str:
     """The signature of the chain over one run's own entries, 64 hex digits; a lookup."""
-    signature: bytes | None = connection.execute(_RUN_SIGNATURE, {"run_id": run_id}).get
+    signature: bytes | None = connection.execute(_RUN_SIGNATURE, (run_id,)).get
     return (signature or EMPTY).hex()
 
 
@@ -114,54 +111,45 @@ def latest(
 ) -> Checkpoint | None:
     """The last checkpoint, of one run or stage where that is given, whose wall clock is not above `as_of_ms`."""
     statement = _LATEST[run_id is not None, stage is not None]
-    row = connection.execute(statement, {"run_id": run_id, "stage": stage, "as_of_ms": as_of_ms}).get
-    return row and _checkpoint(*row)
+    row = connection.execute(statement, (*_given(run_id, stage), as_of_ms)).get
+    return row and _checkpoint(run_id or row[0], stage or row[1], *row[2:])
 
 
 _LATEST: Final = {
-    which: f"{_NAMED} FROM entry{index} WHERE {condition} AND at_ms <= :as_of_ms "
-    f"ORDER BY {'sequence' if all(which) else 'position'} DESC LIMIT 1"
-    for which, (index, condition) in _FILTERS.items()
+    which: f"SELECT {'NULL' if which[0] else _RUN_ID}, {'NULL' if which[1] else _STAGE_NAME}, {_FIELDS} "
+    f"FROM {_INDEXED[which]} AND at_ms <= ? ORDER BY {_ORDER[which]} DESC LIMIT 1"
+    for which in _WHICH
 }
 
 
 def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
     """The checkpoint with one sequence."""
-    row = connection.execute(_GET, {"run_id": run_id, "stage": stage, "sequence": sequence}).get
-    return row and _checkpoint(*row)
+    row = connection.execute(_GET, (run_id, stage, sequence)).get
+    return row and _checkpoint(run_id, stage, *row)
 
 
-_GET: Final = f"{_NAMED} FROM entry WHERE run_number = {_RUN} AND stage_number = {_STAGE} AND sequence = :sequence"
+_GET: Final = f"SELECT {_FIELDS} FROM {_INDEXED[True, True]} AND sequence = ?"
 
 
-def at(connection: apsw.Connection, position: int) -> Checkpoint | None:
-    """The checkpoint at one position of the chain."""
-    row = connection.execute(_AT, (position,)).get
-    return row and _checkpoint(*row)
+def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[Checkpoint]:
+    """The checkpoints with one key, in chain order: at most one in each stage of each run."""
+    statement = _FIND[run_id is not None, stage is not None]
+    found: list[tuple[Any, ...]] = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
+    found.sort()  # by position, which comes first; the index has them by run and stage
+    return [_checkpoint(*row[1:]) for row in found]
 
 
-_AT: Final = f"{_NAMED} FROM entry WHERE position = ?"
-
-
-def positions_of_key(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[int]:
-    """Where a key was recorded, in chain order: at most once in each stage of each run."""
-    statement = _POSITIONS_OF_KEY[run_id is not None, stage is not None]
-    found = connection.execute(statement, {"key": idempotency_key, "run_id": run_id, "stage": stage})
-    return sorted(position for (position,) in found)
-
-
-_POSITIONS_OF_KEY: Final = {
-    (with_run, with_stage): "SELECT position FROM entry WHERE idempotency_key = :key"
-    + (f" AND run_number = {_RUN}" if with_run else "")
-    + (f" AND stage_number = {_STAGE}" if with_stage else "")
-    for with_run in (False, True)
-    for with_stage in (False, True)
+_FIND: Final = {
+    which: f"SELECT position, {_NAMED.removeprefix('SELECT ')} FROM {_BY_KEY}"
+    + (f" AND run_number = {_RUN}" if which[0] else "")
+    + (f" AND stage_number = {_STAGE}" if which[1] else "")
+    for which in _WHICH
 }
 
 
 def resume_points(connection: apsw.Connection, run_id: str | None) -> dict[str, ResumePoint]:
     """The last checkpoint of every stage, of one run where that is given, in the order of the stages' first appearance."""
-    found = connection.execute(_RESUME_POINTS[run_id is not None], {"run_id": run_id})
+    found = connection.execute(_RESUME_POINTS[run_id is not None], _given(run_id, None))
     entries = [_checkpoint(*row) for row in found]
     return {entry.stage: ResumePoint(entry.run_id, entry.stage, entry.sequence, entry.watermark) for entry in entries}
 
@@ -190,31 +178,31 @@ class Walk:
     newest_first: bool = False
 
 
-def page(connection: apsw.Connection, walk: Walk, after: int, before: int, limit: int) -> list[tuple[Any, ...]]:
-    """The first `limit` entries of a walk at positions above `after` and below `before`, as numbered rows."""
+def page(
+    connection: apsw.Connection, walk: Walk, after: int, before: int, limit: int, *, linked: bool
+) -> list[tuple[Any, ...]]:
+    """The first `limit` entries of a walk between two positions, as numbered rows, with their signatures if `linked`."""
     which = walk.run_id is not None, walk.stage is not None
-    bounds = after + 1, before - 1
+    least, most = after + 1, before - 1
     if walk.run_id is not None and walk.stage is not None:
-        bounds = _sequences(connection, walk.run_id, walk.stage, after, before)
-    bindings = {
-        "run_id": walk.run_id, "stage": walk.stage, "since_ms": walk.since_ms, "until_ms": walk.until_ms,
-        "least": bounds[0], "most": bounds[1], "limit": limit,
-    }  # fmt: skip
-    return connection.execute(_PAGE[which, walk.newest_first], bindings).fetchall()
+        least, most = _sequences(connection, walk.run_id, walk.stage, after, before)
+    bindings = (*_given(walk.run_id, walk.stage), least, most, walk.since_ms, walk.until_ms, limit)
+    return connection.execute(_PAGE[which, walk.newest_first, linked], bindings).fetchall()
 
 
 _PAGE: Final = {
-    (which, newest_first): f"{_NUMBERED} FROM entry{index} WHERE {condition} "
-    f"AND {'sequence' if all(which) else 'position'} BETWEEN :least AND :most AND at_ms BETWEEN :since_ms AND :until_ms "
-    f"ORDER BY {'sequence' if all(which) else 'position'} {'DESC' if newest_first else 'ASC'} LIMIT :limit"
-    for which, (index, condition) in _FILTERS.items()
+    (which, newest_first, linked): f"{_LINKED if linked else _NUMBERED} FROM {_INDEXED[which]} "
+    f"AND {_ORDER[which]} BETWEEN ? AND ? AND at_ms BETWEEN ? AND ? "
+    f"ORDER BY {_ORDER[which]} {'DESC' if newest_first else 'ASC'} LIMIT ?"
+    for which in _WHICH
     for newest_first in (False, True)
+    for linked in (False, True)
 }
 
 
 def _sequences(connection: apsw.Connection, run_id: str, stage: str, after: int, before: int) -> tuple[int, int]:
     """The least and the most sequence that a stage of a run has between two positions: found by halving, not by walking."""
-    numbers = connection.execute(_NUMBERS, {"run_id": run_id, "stage": stage}).get
+    numbers = connection.execute(_NUMBERS, (run_id, stage)).get
 
     def position(sequence: int) -> int:
         return connection.execute(_POSITION_OF_SEQUENCE, (*numbers, sequence)).get or MAX_INTEGER
@@ -246,8 +234,8 @@ def checkpoints(connection: apsw.Connection, numbered: Iterable[tuple[Any, ...]]
     runs = _Names(connection, "SELECT run_id FROM run WHERE run_number = ?")
     stages = _Names(connection, "SELECT stage FROM stage WHERE stage_number = ?")
     return [
-        Checkpoint(runs[run], stages[stage], sequence, Watermark(offset, event_time_ms), key, at_ms)
-        for _, run, stage, sequence, offset, event_time_ms, key, at_ms, _ in numbered
+        _new(Checkpoint, (runs[row[1]], stages[row[2]], row[3], _new(Watermark, row[4:6]), row[6], row[7]))
+        for row in numbered
     ]
 
 
@@ -346,7 +334,7 @@ def _stage_names(connection: apsw.Connection) -> dict[int, str]:
 
 def _heads(connection: apsw.Connection, run_id: str | None) -> list[tuple[Any, ...]]:
     """What is kept for each stage of each run, or of one: (run_number, stage_number, entries, signature)."""
-    return connection.execute(_HEADS[run_id is not None], {"run_id": run_id}).fetchall()
+    return connection.execute(_HEADS[run_id is not None], _given(run_id, None)).fetchall()
 
 
 _EVERY_HEAD: Final = "SELECT run_number, stage_number, entries, signature FROM progress"
@@ -366,13 +354,13 @@ def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[A
         return _with_any_text(connection.execute(_ANY_LINKS, (after, through, PAGE)))
 
 
-_LINKS: Final = f"{_NUMBERED} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+_LINKS: Final = f"{_LINKED} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 _ANY_LINKS: Final = _LINKS.replace("idempotency_key", "CAST(idempotency_key AS BLOB)")
 
 
 def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
     """One page of numbered rows of one run above `after`, each with the signature of the row before it in the chain."""
-    bindings = {"run_id": run_id, "after": after, "through": through, "limit": PAGE}
+    bindings = run_id, after, through, PAGE
     try:
         return connection.execute(_LINKS_OF_RUN, bindings).fetchall()
     except UnicodeDecodeError:
@@ -380,9 +368,8 @@ def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: 
 
 
 _LINKS_OF_RUN: Final = (
-    f"{_NUMBERED}, (SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
-    f"FROM entry INDEXED BY entry_by_run WHERE run_number = {_RUN} AND position > :after AND position <= :through "
-    "ORDER BY position LIMIT :limit"
+    f"{_LINKED}, (SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
+    f"FROM {_INDEXED[True, False]} AND position > ? AND position <= ? ORDER BY position LIMIT ?"
 )
 _ANY_LINKS_OF_RUN: Final = _LINKS_OF_RUN.replace("idempotency_key", "CAST(idempotency_key AS BLOB)")
 
@@ -402,9 +389,7 @@ def integrity_check(connection: apsw.Connection) -> list[str]:
 
 def numbers_and_head(connection: apsw.Connection, run_id: str, stage: str) -> tuple[int | None, int | None, bytes | None]:
     """The numbers of a run and of a stage, and the signature of the run's own chain: None for what is not there yet."""
-    row: tuple[int | None, int | None, bytes | None] = connection.execute(
-        _NUMBERS_AND_HEAD, {"run_id": run_id, "stage": stage}
-    ).get
+    row: tuple[int | None, int | None, bytes | None] = connection.execute(_NUMBERS_AND_HEAD, (run_id, stage, run_id)).get
     return row
 
 
@@ -459,8 +444,7 @@ _ADD_PROGRESS: Final = (
 
 def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
     """The checkpoint that a stage of a run has recorded under a key, or None."""
-    bindings = {"run_id": run_id, "stage": stage, "key": key}
-    row = connection.execute(_RECORDED, bindings).get
+    row = connection.execute(_RECORDED, (key, run_id, stage)).get
     if row is None:
         return None
     position, signature, *fields = row
@@ -468,6 +452,5 @@ def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> 
 
 
 _RECORDED: Final = (
-    "SELECT position, signature, sequence, offset, event_time_ms, idempotency_key, at_ms FROM entry "
-    f"WHERE idempotency_key = :key AND run_number = {_RUN} AND stage_number = {_STAGE}"
+    f"SELECT position, signature, {_FIELDS} FROM {_BY_KEY} AND run_number = {_RUN} AND stage_number = {_STAGE}"
 )

@@ -10,7 +10,10 @@ from hashlib import sha256
 
 # The C string writer behind json.dumps(…, ensure_ascii=False), without the encoder around it (0.1 µs against 1.5 µs).
 # It escapes what RFC 8785 section 3.2.2.2 escapes, and in the same way: \" \\ \b \t \n \f \r, other controls as \u00xx.
-from json.encoder import encode_basestring as quoted
+from json.encoder import encode_basestring
+
+quoted = encode_basestring
+"""A string as it stands in the canonical bytes, quotes included."""
 
 EMPTY = bytes(32)
 """The signature of the empty chain."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from milepost import append, rows, verify
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from milepost.audit import Verification
     from milepost.summary import RunSummary, StageSummary
+
+    _Page = tuple[list[tuple[Any, ...]], list[Checkpoint]]  # numbered rows, and their checkpoints
 
 Record = TypeVar("Record")
 
@@ -367,9 +370,7 @@ class CheckpointStore:
         check_name("idempotency_key", idempotency_key)
         check_optional_name("stage", stage)
         check_optional_name("run_id", run_id)
-        positions = self._database.read(rows.positions_of_key, idempotency_key, run_id, stage)
-        found = (self._database.read(rows.at, position) for position in positions)
-        return (entry for entry in found if entry is not None)
+        return iter(self._database.read(rows.find, idempotency_key, run_id, stage))
 
     def chain_signature(self, run_id: str | None = None) -> str:
         """
@@ -433,8 +434,8 @@ class CheckpointStore:
             InvalidArgumentError: A value that nothing recorded can have.
         """
         walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
-        pages = self._pages(walk, after, limit)
-        return (entry for entries, _ in pages for entry in entries)
+        pages = self._pages(walk, after, limit, linked=False)
+        return chain.from_iterable(entries for _, entries in pages)
 
     def receipts(
         self,
@@ -449,29 +450,25 @@ class CheckpointStore:
     ) -> Iterator[tuple[Receipt, Checkpoint]]:
         """As `history`, each checkpoint with its receipt: the position and the signature it has in the chain."""
         walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
-        pages = self._pages(walk, after, limit)
-        return (pair for entries, numbered in pages for pair in zip(rows.receipts(numbered), entries, strict=True))
+        pages = self._pages(walk, after, limit, linked=True)
+        return chain.from_iterable(zip(rows.receipts(numbered), entries, strict=True) for numbered, entries in pages)
 
-    def _pages(
-        self, walk: rows.Walk, after: int, limit: int | None
-    ) -> Iterator[tuple[list[Checkpoint], list[tuple[Any, ...]]]]:
+    def _pages(self, walk: rows.Walk, after: int, limit: int | None, *, linked: bool) -> Iterator[_Page]:
         check_integer("after", after)
         if limit is not None:
             check_integer("limit", limit)
         before = self._database.read(rows.tip)[0] + 1
-        return self._turn_pages(walk, after, before, MAX_INTEGER if limit is None else limit)
+        return self._turn_pages(walk, after, before, MAX_INTEGER if limit is None else limit, linked=linked)
 
-    def _turn_pages(
-        self, walk: rows.Walk, after: int, before: int, remaining: int
-    ) -> Iterator[tuple[list[Checkpoint], list[tuple[Any, ...]]]]:
-        def page(connection: apsw.Connection, limit: int) -> tuple[list[Checkpoint], list[tuple[Any, ...]]]:
-            numbered = rows.page(connection, walk, after, before, limit)
-            return rows.checkpoints(connection, numbered), numbered
+    def _turn_pages(self, walk: rows.Walk, after: int, before: int, remaining: int, *, linked: bool) -> Iterator[_Page]:
+        def page(connection: apsw.Connection, limit: int) -> _Page:
+            numbered = rows.page(connection, walk, after, before, limit, linked=linked)
+            return numbered, rows.checkpoints(connection, numbered)
 
         while remaining > 0:
             limit = min(rows.PAGE, remaining)
-            entries, numbered = self._database.read(page, limit)
-            yield entries, numbered
+            numbered, entries = self._database.read(page, limit)
+            yield numbered, entries
             if len(numbered) < limit:
                 return
             remaining -= limit
