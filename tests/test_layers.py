@@ -18,6 +18,7 @@ ORDER = [
     "receipt",
     "summary",
     "audit",
+    "group_commit",
     "schema",
     "database",
     "rows",

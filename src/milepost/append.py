@@ -147,6 +147,7 @@ class Appender:
         """The stage of an entry, looked up where it is new; an error where the entry is not valid."""
         wrong = fault(entry)
         if wrong is not None:
+            self._write()  # a conflict among those that wait comes first
             raise InvalidCheckpointError(*wrong, index)
         run_id, name = entry.run_id, entry.stage
         stage = self._stages.get((run_id, name))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import shutil
 import stat
@@ -45,6 +46,7 @@ from milepost.errors import (
     StoreError,
     StoreFullError,
 )
+from milepost.group_commit import GroupCommit, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,9 +171,10 @@ class WritableDatabase(_Database):
         super().__init__(path, vfs)
         self.busy_timeout_ms = busy_timeout_ms
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
-        self._in_block = False
+        self._block_thread: int | None = None
         self._cut_short = False
         self._synchronous = synchronous
+        self._group = GroupCommit(self._commit)
         try:
             if not _is_store_file(path):
                 _create(path, vfs)
@@ -204,21 +207,56 @@ class WritableDatabase(_Database):
             _make_wal_durable(connection.filename_wal, self.vfs)
 
     def write(self, query: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `_Database.write`; inside a transaction block it is a savepoint of that."""
+        """As `_Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
         self._refuse_if_ended()
+        work = functools.partial(query, self._connection, *args, **kwargs)
+        if self._block_thread == threading.get_ident():
+            job = Job(work)
+            with self._lock:
+                self._refuse_if_ended()
+                self._refuse_if_cut_short()
+                self._run_apart(job)
+            if job.error is not None:
+                raise job.error
+            return job.outcome  # type: ignore[return-value]
+        return self._group.run(work)  # type: ignore[return-value]
+
+    def _commit(self, jobs: list[Job]) -> None:
+        """Run the first job, and those that others have queued, in one transaction; a job that fails fails alone."""
         with self._lock:
-            self._refuse_if_ended()
-            self._refuse_if_cut_short()
-            connection = self._connection
-            before = connection.total_changes()
+            self._group.take(jobs)
             try:
-                with connection:
-                    result = query(connection, *args, **kwargs)
-            except (apsw.Error, UnicodeDecodeError) as error:
-                raise self._translated(error) from error
-            if not self._in_block:
+                self._refuse_if_ended()
+                before = self._connection.total_changes()
+                with self._connection:
+                    if len(jobs) == 1:
+                        jobs[0].outcome = jobs[0].work()
+                    else:
+                        for job in jobs:
+                            self._run_apart(job)
                 self._settle(before)
-            return result
+            except (apsw.Error, UnicodeDecodeError) as error:
+                for job in jobs:  # one exception each: threads raise them side by side
+                    job.error = self._translated(error)
+                    job.error.__cause__ = error
+            except MilepostError as error:
+                for job in jobs:
+                    job.error = error if job is jobs[0] else type(error)(*error.args)
+            except Exception as error:  # noqa: BLE001 - the clock's, which is the caller's: alone, it is handed back to him
+                jobs[0].error = error
+
+    def _run_apart(self, job: Job) -> None:
+        """Run a job as a savepoint of the open transaction."""
+        try:
+            with self._connection:
+                job.outcome = job.work()
+        except (apsw.Error, UnicodeDecodeError) as error:
+            if not self._connection.in_transaction:  # SQLite has rolled everything back, as it does when the disk is full
+                raise
+            job.error = self._translated(error)
+            job.error.__cause__ = error
+        except Exception as error:  # noqa: BLE001 - a rejection, or the clock's own error: the job's alone
+            job.error = error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
@@ -232,7 +270,7 @@ class WritableDatabase(_Database):
         with self._lock:
             self._refuse_if_ended()
             self._refuse_if_cut_short()
-            outermost = not self._in_block
+            outermost = self._block_thread is None
             connection = self._connection
             try:
                 connection.__enter__()
@@ -262,7 +300,7 @@ class WritableDatabase(_Database):
 
     def _guard(self, connection: apsw.Connection) -> None:
         """Inside a block only its end commits: a COMMIT of the caller's would part what belongs together."""
-        self._in_block = True
+        self._block_thread = threading.get_ident()
 
         def cut_short() -> None:
             self._cut_short = True
@@ -272,13 +310,13 @@ class WritableDatabase(_Database):
 
     def _leave(self, connection: apsw.Connection, outermost: bool, error: BaseException | None) -> None:
         if self._ended is not None:  # closed within the block: undone by that
-            self._in_block = self._cut_short = False
+            self._block_thread, self._cut_short = None, False
             return
         cut_short = self._cut_short
         if outermost:
             connection.set_commit_hook(None)
             connection.set_rollback_hook(None)
-            self._in_block = self._cut_short = False
+            self._block_thread, self._cut_short = None, False
         if cut_short and error is None:
             error = StoreError(self.path, _CUT_SHORT)  # what came after the cut is undone too
         try:
