@@ -59,7 +59,7 @@ class Appender:
         self._connection = connection
         self._stages: dict[tuple[str, str], _Stage] = {}
         self._runs: dict[str, _Run] = {}
-        self._position, self._signature = rows.tip(connection)
+        self._position, self._signature = 0, EMPTY  # until the first stage is looked up
         self._numbered: list[tuple[Any, ...]] = []
         self._waiting: list[tuple[int | None, Checkpoint]] = []
 
@@ -136,6 +136,8 @@ class Appender:
 
     def finish(self) -> Head:
         """Write what waits; the chain's head with it."""
+        if not self._stages:
+            return rows.head(self._connection)
         self._write()
         for stage in self._stages.values():
             if stage.added:
@@ -152,14 +154,17 @@ class Appender:
         run_id, name = entry.run_id, entry.stage
         stage = self._stages.get((run_id, name))
         if stage is None:
-            run_number, stage_number, signature = rows.numbers_and_head(self._connection, run_id, name)
-            last = rows.last(self._connection, run_number, stage_number) if run_number and stage_number else None
+            state = rows.state(self._connection, run_id, name)
+            position, signature, run_number, stage_number, run_signature, sequence, *watermark = state
+            if not self._stages:
+                self._position, self._signature = position, signature
             run = self._runs.get(run_id)
             if run is None:
-                run = _Run(run_number or rows.add_run(self._connection, run_id), signature or EMPTY)
+                run = _Run(run_number or rows.add_run(self._connection, run_id), run_signature or EMPTY)
                 self._runs[run_id] = run
             stage_number = stage_number or rows.add_stage(self._connection, name)
-            stage = _Stage(run, stage_number, prefix(run_id, name), last or (-1, 0, 0))
+            last = (-1, 0, 0) if sequence is None else (sequence, *watermark)
+            stage = _Stage(run, stage_number, prefix(run_id, name), last)
             self._stages[run_id, name] = stage
         return stage
 

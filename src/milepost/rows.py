@@ -387,24 +387,28 @@ def integrity_check(connection: apsw.Connection) -> list[str]:
 # What an append reads and writes, inside its transaction
 
 
-def numbers_and_head(connection: apsw.Connection, run_id: str, stage: str) -> tuple[int | None, int | None, bytes | None]:
-    """The numbers of a run and of a stage, and the signature of the run's own chain: None for what is not there yet."""
-    row: tuple[int | None, int | None, bytes | None] = connection.execute(_NUMBERS_AND_HEAD, (run_id, stage, run_id)).get
+def state(connection: apsw.Connection, run_id: str, stage: str) -> tuple[Any, ...]:
+    """
+    All that an append has to know before it writes, in one statement.
+
+    Returns:
+        (position and signature of the chain's last entry; run_number, stage_number, signature of the run's own chain;
+        sequence, offset and event_time_ms of the stage's last checkpoint in that run): None for what is not there yet.
+    """
+    row: tuple[Any, ...] | None = connection.execute(_STATE, (run_id, stage)).get
+    if row is None:  # the first entry of the file
+        numbers: tuple[Any, ...] = connection.execute(_NUMBERS, (run_id, stage)).get
+        return (0, EMPTY, *numbers, None, None, None, None)
     return row
 
 
-_NUMBERS_AND_HEAD: Final = f"SELECT {_RUN}, {_STAGE}, ({_RUN_SIGNATURE})"
-
-
-def last(connection: apsw.Connection, run_number: int, stage_number: int) -> tuple[int, int, int] | None:
-    """The sequence, offset and event time of the last checkpoint of a stage of a run."""
-    row: tuple[int, int, int] | None = connection.execute(_LAST, (run_number, stage_number)).get
-    return row
-
-
-_LAST: Final = (
-    "SELECT sequence, offset, event_time_ms FROM entry WHERE run_number = ? AND stage_number = ? "
-    "ORDER BY sequence DESC LIMIT 1"
+_RUN_1: Final = _RUN.replace("?", "?1")
+_STATE: Final = (
+    f"SELECT tip.position, tip.signature, {_RUN_1}, {_STAGE.replace('?', '?2')}, ({_RUN_SIGNATURE.replace('?', '?1')}), "
+    "last.sequence, last.offset, last.event_time_ms FROM entry AS tip LEFT JOIN entry AS last ON last.position = "
+    f"(SELECT position FROM entry INDEXED BY entry_by_sequence WHERE run_number = {_RUN_1} "
+    f"AND stage_number = {_STAGE.replace('?', '?2')} ORDER BY sequence DESC LIMIT 1) "
+    "WHERE tip.position = (SELECT max(position) FROM entry)"
 )
 
 
