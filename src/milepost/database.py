@@ -6,7 +6,7 @@ lock, in a transaction where it writes, and turn APSW's exceptions into ours.
 
 What an ordinary WAL database with synchronous=FULL still loses, and what is done about it here:
 
-- two processes that create the file at once, or a kill while it is made: `_create` makes it aside and links it into place;
+- two processes that create the file at once, or a kill while it is made: `_put_in_place` links it there when it is whole;
 - a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
   goes: `_make_wal_durable` writes the WAL's bytes again and syncs them before the first answer;
 - a WAL that is unlinked under us by another program: `_refuse_another_wal` looks before a commit is acknowledged;
@@ -59,6 +59,7 @@ OLDEST_ENGINE: Final = (3, 51, 3)
 
 _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
+_ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
@@ -105,6 +106,15 @@ class _Database:
     def transaction(self) -> contextlib.AbstractContextManager[apsw.Connection]:
         """One transaction for what the caller's block writes through the connection it is given."""
         raise NotImplementedError
+
+    def copy_to(self, path: str) -> None:
+        """Make an exact copy of what is committed, on a connection of its own: other threads go on."""
+        self._refuse_if_ended()
+        source = ReadOnlyDatabase(self.path, self.vfs)
+        try:
+            source.read(copy, path)
+        finally:
+            source.close()
 
     @property
     def closed(self) -> bool:
@@ -179,6 +189,8 @@ class WritableDatabase(_Database):
             if not _is_store_file(path):
                 _create(path, vfs)
             _refuse_foreign_header(path, vfs)
+            if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
+                _refuse_second_name(path)
             self._connection = _connect(path, "mode=rw", vfs)
             try:
                 self._prepare()
@@ -525,8 +537,7 @@ def _is_store_file(path: str) -> bool:
     try:
         status = os.stat(path)  # noqa: PTH116 - nothing may open the file
     except FileNotFoundError:
-        directory = os.path.dirname(path)  # noqa: PTH120 - `path` is a str, whatever it contains
-        if not os.path.isdir(directory):  # noqa: PTH112
+        if not os.path.isdir(_directory(path)):  # noqa: PTH112
             raise StoreError(path, "its directory does not exist: make it first") from None
         return False
     if not stat.S_ISREG(status.st_mode):
@@ -547,15 +558,8 @@ def _refuse_foreign_header(path: str, vfs: str | None) -> None:
 
 
 def _create(path: str, vfs: str | None) -> None:
-    """
-    Make a new store under another name, make it durable, and link it into place: all or nothing.
-
-    A file that another process has put there meanwhile is as good as ours. The file is readable by its owner only.
-    """
-    directory = os.path.dirname(path)  # noqa: PTH120
-    handle, aside = tempfile.mkstemp(prefix=".milepost-", suffix=".new", dir=directory)
-    os.close(handle)
-    try:
+    """Make a new store; one that another process has put there meanwhile is as good."""
+    with contextlib.suppress(FileExistsError), _put_in_place(path) as aside:
         connection = _connect(aside, "mode=rw", vfs)
         try:
             connection.pragma("journal_mode", "wal")
@@ -564,12 +568,61 @@ def _create(path: str, vfs: str | None) -> None:
                 schema.create(connection)
         finally:
             connection.close()  # writes the WAL back into the file, syncs it and removes the WAL
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
+
+
+def copy(connection: apsw.Connection, path: str) -> None:
+    """
+    Make an exact copy of a store, as it was at one moment, while others write.
+
+    Source:
+        https://sqlite.org/backup.html; all pages in one step, which is one read transaction: in WAL mode it stops no writer.
+    """
+    try:
+        with _put_in_place(path) as aside:
+            target = apsw.Connection(aside)
+            try:
+                target.pragma("synchronous", "full")
+                with target.backup("main", connection, "main") as backup:
+                    backup.step(-1)
+            finally:
+                target.close()
+    except FileExistsError as error:
+        raise StoreError(path, "there is a file already, and a backup never overwrites: choose another path") from error
+    except OSError as error:
+        raise _from_os(path, error) from error
+
+
+@contextlib.contextmanager
+def _put_in_place(path: str) -> Iterator[str]:
+    """
+    Give another name to make a file under, and link it into place: all of it, durably, or nothing.
+
+    The file is readable by its owner only. FileExistsError where there is one in place already.
+    """
+    handle, aside = tempfile.mkstemp(prefix=_ASIDE, suffix=".new", dir=_directory(path))
+    os.close(handle)
+    try:
+        yield aside
+        os.link(aside, path)
     finally:
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-wal", "-shm", "-journal"):
             Path(aside + suffix).unlink(missing_ok=True)
     _sync_directory(path)
+
+
+def _refuse_second_name(path: str) -> None:
+    """
+    A file with two names would be written through two WALs, and break.
+
+    For an instant a new file has two, until `_put_in_place` has removed the first; a kill in that instant leaves it there.
+    """
+    identity = _identity(path)
+    for name in os.listdir(_directory(path)):  # noqa: PTH208 - `path` is a str, whatever it contains
+        other = os.path.join(_directory(path), name)  # noqa: PTH118
+        if name.startswith(_ASIDE) and _identity(other) == identity:
+            Path(other).unlink(missing_ok=True)
+    if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
+        raise StoreError(path, "the file has a second name (a hard link), and writing through both would break it: copy it")
 
 
 def _make_wal_durable(wal: str, vfs: str | None) -> None:
@@ -613,11 +666,15 @@ def _sync_directory(path: str) -> None:
     """Make the entry of a file in its directory durable."""
     if os.name == "nt":  # a directory cannot be opened there, and its entries are journalled
         return
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)  # noqa: PTH120
+    directory = os.open(_directory(path), os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _directory(path: str) -> str:
+    return os.path.dirname(path)  # noqa: PTH120 - `path` is a str, whatever it contains
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -528,6 +528,27 @@ class CheckpointStore:
             return verify.verify_chain(self._database.read, since, expected, progress)
         return verify.verify_run(self._database.read, run_id, expected, progress)
 
+    def backup(self, path: str | os.PathLike[str]) -> Head:
+        """
+        Make an exact copy of the file, as it is at one moment, while others go on writing.
+
+        The copy is whole, durable and a store like any other when this returns; it verifies, and its head is in the chain
+        of the original. What an open `transaction()` block has written is not in it.
+
+        Args:
+            path: A file that does not exist yet.
+
+        Returns:
+            The head of the copy.
+
+        Raises:
+            StoreError: There is a file already, or it cannot be written; nothing is left behind.
+        """
+        target = absolute(path)
+        self._database.copy_to(target)
+        with type(self).open_readonly(target) as made:
+            return made.head()
+
     # The end
 
     def close(self) -> None:
