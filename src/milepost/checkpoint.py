@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from milepost.errors import InvalidCheckpointError, NoCheckpointError
+from milepost.errors import InvalidCheckpointError, NoCheckpointError, kind
 from milepost.signature import EMPTY, canonical, link, prefix
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def fault(entry: object) -> tuple[str, object, str] | None:
 def name_fault(field: str, value: object) -> tuple[str, object, str] | None:
     """The rule that a run_id, stage or idempotency_key breaks, as in `fault`."""
     if type(value) is not str:
-        return field, value, f"must be a str, not {type(value).__name__}"
+        return field, value, f"must be a str, not {kind(value)}"
     if not value:
         return field, value, "must not be empty"
     # The length in characters comes first: it is known, while a string of 10 MB would have to be encoded to be measured.
@@ -118,7 +118,7 @@ def name_fault(field: str, value: object) -> tuple[str, object, str] | None:
 def integer_fault(field: str, value: object) -> tuple[str, object, str] | None:
     """The rule that a sequence, offset or time breaks, as in `fault`."""
     if type(value) is not int:
-        return field, value, f"must be an int, not {type(value).__name__}"
+        return field, value, f"must be an int, not {kind(value)}"
     if not 0 <= value <= MAX_INTEGER:
         return field, value, f"must be from 0 to {MAX_INTEGER} (2^63-1)"
     return None

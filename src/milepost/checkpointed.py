@@ -70,7 +70,11 @@ class Checkpointed(Generic[Record]):
         if done == 0:
             return iter(self._records)
         if self._seek is not None:
-            return iter(self._seek(done))
+            sought = self._seek(done)
+            try:
+                return iter(sought)
+            except TypeError:
+                raise InvalidArgumentError("seek", sought, "must return the records from the offset on") from None
         records = iter(self._records)
         skipped = sum(1 for _ in islice(records, done))
         if skipped < done:

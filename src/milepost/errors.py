@@ -45,8 +45,14 @@ def shown(value: object) -> str:
     try:
         text = _SHORT.repr(value)
     except Exception:  # noqa: BLE001 - a hostile value must not hide the error that is about it
-        text = f"<{type(value).__name__}>"
+        text = f"<{kind(value)}>"
     return text if text.isprintable() else ascii(text)
+
+
+def kind(value: object) -> str:
+    """The name of a value's type as it may stand in a message, whatever its metaclass says."""
+    name: str = type.__dict__["__name__"].__get__(type(value))
+    return name if name.isprintable() and len(name) <= 80 else ascii(name)[:80]
 
 
 class MilepostError(Exception):

@@ -68,7 +68,7 @@ class CheckpointStore:
         clock: Callable[[], int] = _wall_clock,
         vfs: str | None = None,
     ) -> None:
-        if durability not in ("full", "normal"):
+        if type(durability) is not str or durability not in {"full", "normal"}:
             raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
         check_integer("busy_timeout_ms", busy_timeout_ms, most=2**31 - 1)
         check_callable("clock", clock, "it takes nothing and returns ms since the epoch")

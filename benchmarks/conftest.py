@@ -1,0 +1,195 @@
+"""The dose, the disk, the filled stores, the race, and the table at the end."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import apsw
+import pytest
+
+from benchmarks import floor
+from benchmarks.race import Race, Result, table
+from benchmarks.workload import CHUNK, checkpoint, many_runs
+from milepost import CheckpointStore
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+SMALL: Final = 1_000
+QUICK_SIZES: Final = (SMALL, 100_000)
+FULL_SIZES: Final = (SMALL, 100_000, 1_000_000)
+LONG_SIZE: Final = 10_000_000
+
+HEAD: Final = ("work (µs an operation, if not said)", "floor", "milepost", "ratio", "P90", "P99", "max", "to reach", "")
+
+_results = pytest.StashKey[dict[str, list[Result]]]()
+_directory = pytest.StashKey[Path]()
+peer_results = pytest.StashKey[dict[str, dict[str, str]]]()
+"""The cells of the peers' table: by work, then by peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """How much is measured."""
+
+    quick: bool
+
+    def of(self, full: int, quick: int) -> int:
+        """One number for the full dose, another for the quick one."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The same `size` rows, of many runs, in a closed store and in a closed file of the floor with its indexes."""
+
+    size: int
+    path: Path
+    floor_path: Path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Our two options."""
+    group = parser.getgroup("milepost's benchmarks")
+    group.addoption("--quick", action="store_true", help="a small dose: fewer rounds, stores of up to 100,000 entries")
+    group.addoption("--benchmark-directory", type=Path, help="where to put the measured files: a directory on a real disk")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Our table takes the place of pytest-benchmark's, which `--benchmark-verbose` still shows."""
+    config.stash[_results] = {}
+    config.stash[peer_results] = {}
+    config.option.benchmark_quiet = not config.getoption("benchmark_verbose")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`size`: every size of the dose; `large`: the largest."""
+    sizes = QUICK_SIZES if metafunc.config.getoption("quick") else FULL_SIZES
+    for name, chosen in (("size", sizes), ("large", sizes[-1:])):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, [*chosen, pytest.param(LONG_SIZE, marks=pytest.mark.long)])
+
+
+@pytest.fixture(scope="session")
+def dose(request: pytest.FixtureRequest) -> Dose:
+    """The dose that was asked for."""
+    return Dose(quick=request.config.getoption("quick"))
+
+
+@pytest.fixture(scope="session")
+def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory on a real disk, removed at the end."""
+    given: Path | None = request.config.getoption("benchmark_directory")
+    places = [Path(tempfile.gettempdir()), Path(__file__).parent / "results"]
+    parent = given or next((place for place in places if _filesystem(place) not in {"tmpfs", "ramfs"}), places[-1])
+    with tempfile.TemporaryDirectory(prefix="milepost-benchmark-", dir=parent) as name:
+        request.config.stash[_directory] = Path(name)
+        yield Path(name)
+
+
+@pytest.fixture
+def place(directory: Path) -> Iterator[Callable[[], Path]]:
+    """Gives the path of a file that does not exist yet; all of them are removed after the benchmark."""
+    numbers = count(1)
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        yield lambda: Path(name, f"{next(numbers)}.milepost")
+
+
+@pytest.fixture(scope="session")
+def filled(directory: Path) -> Callable[[int], Filled]:
+    """Gives a store and a floor of a size; each is filled once."""
+    made: dict[int, Filled] = {}
+
+    def fill(size: int) -> Filled:
+        if size not in made:
+            made[size] = Filled(size, directory / f"{size}.milepost", directory / f"{size}.floor")
+            _fill(made[size])
+        return made[size]
+
+    return fill
+
+
+def _fill(empty: Filled) -> None:
+    with CheckpointStore(empty.path, durability="normal") as store:
+        connection = floor.create(empty.floor_path, "normal")
+        for first in range(1, empty.size + 1, CHUNK):
+            rows = [many_runs(number) for number in range(first, min(first + CHUNK, empty.size + 1))]
+            store.append_many(map(checkpoint, rows))
+            floor.append_many(connection, rows)
+        for index in floor.INDEXES:
+            connection.execute(index)
+        assert len(store) == connection.execute("SELECT count(*) FROM checkpoint").get == empty.size
+        connection.close()
+
+
+@pytest.fixture
+def race(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Race:
+    """Measures milepost and the floor in turns."""
+    return Race(benchmark, request.config.stash[_results].setdefault(request.module.__name__, []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One table of ratios; a second one where peers were measured."""
+    head: tuple[str, ...] = (
+        "work (µs an operation, if not said)",
+        "floor",
+        "milepost",
+        "ratio",
+        "P90",
+        "P99",
+        "max",
+        "to reach",
+        "",
+    )
+    lines: list[tuple[str, ...]] = []
+    for results in config.stash[_results].values():
+        lines += [(), *(result.cells() for result in results)]
+    if lines:
+        _print(terminalreporter, "milepost and the floor", table(HEAD, lines))
+        terminalreporter.write_line("")
+        terminalreporter.write_line(
+            "Medians over rounds in which both took turns; the ratio is the median of the rounds' ratios.\n"
+            "P90, P99 and max are milepost's, of single operations. The figures to reach are ratios, or, where\n"
+            "written without decimals, milepost's own value.\n" + _machine(config.stash.get(_directory, None))
+        )
+    peers = config.stash[peer_results]
+    if peers:
+        names = list(dict.fromkeys(name for cells in peers.values() for name in cells))
+        head = ("ratio to the floor", *names)
+        _print(
+            terminalreporter,
+            "milepost and its peers",
+            table(head, [(work, *(cells.get(name, "") for name in names)) for work, cells in peers.items()]),
+        )
+
+
+def _print(reporter: pytest.TerminalReporter, title: str, lines: list[str]) -> None:
+    reporter.section(title)
+    for line in lines:
+        reporter.write_line(line)
+
+
+def _machine(directory: Path | None) -> str:
+    where = f", files on {_filesystem(directory)} in {directory.parent}" if directory else ""
+    return (
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, APSW {apsw.apsw_version()}, "
+        f"SQLite {apsw.sqlite_lib_version()}{where}"
+    )
+
+
+def _filesystem(path: os.PathLike[str]) -> str:
+    """The kind of file system that a path is on, as Linux names it; elsewhere `a disk`."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return "a disk"
+    resolved = Path(path).resolve()
+    kinds = {Path(line.split()[1].replace("\\040", " ")): line.split()[2] for line in mounts.read_text().splitlines()}
+    return next(kinds[parent] for parent in (resolved, *resolved.parents) if parent in kinds)

