@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from milepost.arguments import check_integer
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
 from milepost.errors import InvalidArgumentError, StoreError
 
@@ -89,10 +90,10 @@ class Checkpointed(Generic[Record]):
         done, seen_ms = last.watermark if last else (0, 0)
         first = done
         for record in records:
-            at_ms = seen_ms if self._event_time_ms is None else max(seen_ms, self._event_time_ms(record))
+            later_ms = self._later(seen_ms, record)
             yield record
             # Here again: the caller asks for the next record, so it has finished this one.
-            done, seen_ms = done + 1, at_ms
+            done, seen_ms = done + 1, later_ms
             if done - first == self._every:
                 self._advance(first, done, seen_ms)
                 first = done
@@ -107,13 +108,20 @@ class Checkpointed(Generic[Record]):
                 self._connection = connection
                 try:
                     for record in batch:
-                        if self._event_time_ms is not None:
-                            seen_ms = max(seen_ms, self._event_time_ms(record))
+                        seen_ms = self._later(seen_ms, record)
                         yield record
                 finally:
                     self._connection = None
                 self._advance(done, done + len(batch), seen_ms)
             done += len(batch)
+
+    def _later(self, seen_ms: int, record: Record) -> int:
+        """The latest event time with this record: records may come out of order, a watermark may not."""
+        if self._event_time_ms is None:
+            return seen_ms
+        event_time_ms = self._event_time_ms(record)
+        check_integer("event_time_ms", event_time_ms)
+        return max(seen_ms, event_time_ms)
 
     def _advance(self, first: int, done: int, event_time_ms: int) -> Receipt:
         key = f"{self._stage}:{first}-{done - 1}"

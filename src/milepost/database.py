@@ -60,6 +60,7 @@ OLDEST_ENGINE: Final = (3, 51, 3)
 _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
 _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
+_LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
 _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
@@ -182,6 +183,7 @@ class WritableDatabase(_Database):
         self.busy_timeout_ms = busy_timeout_ms
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
         self._block_thread: int | None = None
+        self._writing_thread: int | None = None
         self._cut_short = False
         self._synchronous = synchronous
         self._group = GroupCommit(self._commit)
@@ -221,6 +223,7 @@ class WritableDatabase(_Database):
     def write(self, query: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `_Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
         self._refuse_if_ended()
+        self._refuse_within_a_write()
         work = functools.partial(query, self._connection, *args, **kwargs)
         if self._block_thread == threading.get_ident():
             job = Job(work)
@@ -242,7 +245,7 @@ class WritableDatabase(_Database):
                 before = self._connection.total_changes()
                 with self._connection:
                     if len(jobs) == 1:
-                        jobs[0].outcome = jobs[0].work()
+                        self._run(jobs[0])
                     else:
                         for job in jobs:
                             self._run_apart(job)
@@ -257,11 +260,25 @@ class WritableDatabase(_Database):
             except Exception as error:  # noqa: BLE001 - the clock's, which is the caller's: alone, it is handed back to him
                 jobs[0].error = error
 
+    def _run(self, job: Job) -> None:
+        self._writing_thread = threading.get_ident()
+        try:
+            job.outcome = job.work()
+        finally:
+            self._writing_thread = None
+
+    def _refuse_within_a_write(self) -> None:
+        """The clock is asked inside a write: one that writes itself would wait for its own end, or pull the tip away."""
+        if self._writing_thread == threading.get_ident():
+            raise StoreError(
+                self.path, "a write was begun within another, by the store's clock: let the clock only tell the time"
+            )
+
     def _run_apart(self, job: Job) -> None:
         """Run a job as a savepoint of the open transaction."""
         try:
             with self._connection:
-                job.outcome = job.work()
+                self._run(job)
         except (apsw.Error, UnicodeDecodeError) as error:
             if not self._connection.in_transaction:  # SQLite has rolled everything back, as it does when the disk is full
                 raise
@@ -279,6 +296,7 @@ class WritableDatabase(_Database):
         when every further statement fails, does an exception of APSW's become ours.
         """
         self._refuse_if_ended()
+        self._refuse_within_a_write()
         with self._lock:
             self._refuse_if_ended()
             self._refuse_if_cut_short()
@@ -509,9 +527,11 @@ def absolute(path: object) -> str:
     if type(given) is not str or not given or "\0" in given:
         raise InvalidArgumentError("path", path, "must be a path without NUL characters")
     try:
-        os.fsencode(given)
+        length = len(os.fsencode(given))
     except UnicodeEncodeError:
         raise InvalidArgumentError("path", path, "must be encodable as a file name") from None
+    if length > _LONGEST_PATH:
+        raise InvalidArgumentError("path", path, f"must have at most {_LONGEST_PATH:,} bytes")
     return os.path.realpath(given)
 
 

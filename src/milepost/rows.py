@@ -182,6 +182,8 @@ def page(
     connection: apsw.Connection, walk: Walk, after: int, before: int, limit: int, *, linked: bool
 ) -> list[tuple[Any, ...]]:
     """The first `limit` entries of a walk between two positions, as numbered rows, with their signatures if `linked`."""
+    if after + 1 >= before:
+        return []
     which = walk.run_id is not None, walk.stage is not None
     least, most = after + 1, before - 1
     if walk.run_id is not None and walk.stage is not None:

@@ -163,7 +163,12 @@ class CheckpointStore:
             iterator = iter(entries)
         except TypeError:
             raise InvalidArgumentError("entries", entries, "must be an iterable of milepost.Checkpoint") from None
-        return self._database.write(append.append_many, list(iterator))
+        batch: list[Checkpoint] = []
+        for entry in iterator:
+            batch.append(entry)
+            if type(entry) is not Checkpoint:  # the batch ends here in any case, however long the rest is
+                break
+        return self._database.write(append.append_many, batch)
 
     def advance(self, run_id: str, stage: str, watermark: Watermark, *, idempotency_key: str) -> Receipt:
         """
