@@ -193,7 +193,7 @@ class WritableDatabase(_Database):
             _refuse_foreign_header(path, vfs)
             if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
                 _refuse_second_name(path)
-            self._connection = _connect(path, "mode=rw", vfs)
+            self._connection = _connect(path, "mode=rw", vfs, busy_timeout_ms)
             try:
                 self._prepare()
             except BaseException:
@@ -206,13 +206,13 @@ class WritableDatabase(_Database):
 
     def _prepare(self) -> None:
         connection = self._connection
-        connection.set_busy_timeout(self.busy_timeout_ms)
         connection.transaction_mode = "IMMEDIATE"  # the lock comes before the tip is read, or a neighbour could pass us
         if connection.readonly("main"):
             raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
         schema.refuse_another_shape(connection, self.path)
         if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
+        connection.pragma("cache_size", -_CACHE_KIB)
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
         with connection:
             self._wal = _identity(connection.filename_wal)
@@ -414,7 +414,7 @@ class ReadOnlyDatabase(_Database):
         try:
             if not _is_store_file(path):
                 raise StoreError(path, "no such file: check the path, or open it with CheckpointStore() to make it")
-            self._open()
+            self._open_settled()
         except (apsw.Error, UnicodeDecodeError) as error:
             raise self._translated(error) from error
         except OSError as error:
@@ -467,15 +467,27 @@ class ReadOnlyDatabase(_Database):
         try:
             self._connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
             self._connection.pragma("query_only", True)
-            self._connection.set_busy_timeout(self.busy_timeout_ms)
+            self._connection.pragma("cache_size", -_CACHE_KIB)
             schema.refuse_another_shape(self._connection, self.path)
         except BaseException:
             self._close_connection()
             raise
 
+    def _open_settled(self) -> None:
+        """Open it, again if it changed meanwhile: what was read then may have been half old and half new."""
+        for _ in range(self._ATTEMPTS):
+            try:
+                self._open()
+            except (apsw.Error, UnicodeDecodeError, MilepostError, OSError):
+                if self._look() == self._surroundings:
+                    raise
+            else:
+                return
+        raise StoreBusyError(self.path, self.busy_timeout_ms)
+
     def _reopen(self) -> None:
         self._close_connection()
-        self._open()
+        self._open_settled()
 
     def _close_connection(self) -> None:
         super()._close_connection()
@@ -535,10 +547,11 @@ def absolute(path: object) -> str:
     return os.path.realpath(given)
 
 
-def _connect(path: str, how: str, vfs: str | None) -> apsw.Connection:
+def _connect(path: str, how: str, vfs: str | None, busy_timeout_ms: int = 5000) -> apsw.Connection:
     """Open an existing file, with everything off that a hostile file could use (https://sqlite.org/security.html)."""
     uri = f"file:{quote_from_bytes(os.fsencode(path))}?{how}"
     connection = apsw.Connection(uri, flags=_OPEN_FLAGS, vfs=vfs)
+    connection.set_busy_timeout(busy_timeout_ms)  # at once: a neighbour that closes the file locks it for an instant
     # Before any statement: without it SQLite plans a cached statement anew whenever its parameters change, at 4 times
     # the cost of a lookup (https://sqlite.org/c3ref/c_dbconfig_defensive.html, ENABLE_QPSG).
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -547,7 +560,6 @@ def _connect(path: str, how: str, vfs: str | None) -> apsw.Connection:
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     connection.pragma("cell_size_check", True)
-    connection.pragma("cache_size", -_CACHE_KIB)
     connection.pragma("mmap_size", 0)  # an I/O error on a mapped page is a signal that kills the process
     return connection
 
@@ -569,7 +581,12 @@ def _is_store_file(path: str) -> bool:
 
 
 def _refuse_foreign_header(path: str, vfs: str | None) -> None:
-    """Look at the header only, without a lock and without waking a WAL, which could be another application's."""
+    """
+    Look at the header only, without a lock and without waking a WAL, which could be another application's.
+
+    Its two numbers never change, so a neighbour that is writing the page back does no harm; a statement that reads the
+    schema could see half of it.
+    """
     connection = _connect(path, "mode=ro&immutable=1", vfs)
     try:
         schema.refuse_another_version(connection, path)

@@ -1,0 +1,104 @@
+"""Many processes on one file, many threads on one store: all there, one chain, nobody told that it is locked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from chains import entry
+from milepost import CheckpointStore, Receipt
+from milepost.checkpoint import chain_signature
+
+CHILD = Path(__file__).with_name("appending_child.py")
+
+
+def _writers(path: Path, count: int, appends: int, durability: str) -> None:
+    command = [sys.executable, str(CHILD), str(path)]
+    children = [
+        subprocess.Popen(
+            [*command, f"run-{i}", str(i), str(appends), durability],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
+    assert [child.communicate()[1] for child in children] == [""] * count
+    with CheckpointStore(path) as store:
+        assert len(store) >= count * appends
+        for run in store.runs():
+            sequences = [e.sequence for e in store.history(run.run_id)]
+            assert sequences == list(range(1, len(sequences) + 1))
+        assert store.chain_signature() == chain_signature(store.history())
+        store.verify().raise_if_broken()
+
+
+def test_eight_processes_append_to_one_new_file(path: Path) -> None:
+    """They create it at once, and every sequence and signature is right."""
+    _writers(path, 8, 500, "normal")
+
+
+@pytest.mark.long
+def test_eight_processes_append_durably_to_one_new_file(path: Path) -> None:
+    """With a sync at each commit."""
+    _writers(path, 8, 500, "full")
+
+
+def test_eight_threads_append_to_one_store(path: Path) -> None:
+    """Durably; their receipts are the positions of one chain."""
+    with CheckpointStore(path) as store:
+
+        def append(thread: int) -> list[Receipt]:
+            return [store.append(entry(sequence, run_id=f"run-{thread}")) for sequence in range(1, 501)]
+
+        with ThreadPoolExecutor(8) as pool:
+            receipts = sorted((r.position, r.signature) for rs in pool.map(append, range(8)) for r in rs)
+        assert receipts == [(r.position, r.signature) for r, _ in store.receipts()]
+        assert [position for position, _ in receipts] == list(range(1, 4001))
+        assert store.chain_signature() == chain_signature(store.history())
+        store.verify().raise_if_broken()
+
+
+def test_threads_read_while_others_write_and_one_holds_a_block(path: Path) -> None:
+    """A reader sees a chain that only grows; the block is whole."""
+    with CheckpointStore(path, durability="normal") as store:
+
+        def write(thread: int) -> None:
+            for sequence in range(1, 201):
+                if thread == 0 and sequence % 10 == 0:
+                    with store.transaction():
+                        store.append(entry(sequence, run_id="run-0"))
+                        store.append(entry(sequence, run_id="block", key=f"{sequence}"))
+                else:
+                    store.append(entry(sequence, run_id=f"run-{thread}"))
+
+        def read(_: int) -> None:
+            before = 0
+            for _ in range(200):
+                count = len(store)
+                assert count >= before
+                last = store.latest("block")
+                if last is not None:
+                    assert store.get("run-0", "load", last.sequence) is not None
+                before = count
+
+        with ThreadPoolExecutor(6) as pool:
+            for future in [pool.submit(write, i) for i in range(3)] + [pool.submit(read, i) for i in range(3)]:
+                future.result()
+        assert len(store) == 3 * 200 + 20
+        store.verify().raise_if_broken()
+
+
+def test_a_new_file_that_several_processes_make_at_once_is_made_once(tmp_path: Path) -> None:
+    """Whoever comes first; the others find it whole."""
+    program = "import sys; from milepost import CheckpointStore\nfor path in sys.argv[1:]: CheckpointStore(path).close()"
+    paths = [tmp_path / f"store-{i}" for i in range(30)]
+    children = [
+        subprocess.Popen([sys.executable, "-c", program, *paths], stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    assert [child.communicate()[1] for child in children] == [""] * 3
+    assert sorted(tmp_path.iterdir()) == sorted(paths)

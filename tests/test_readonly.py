@@ -1,0 +1,193 @@
+"""A reader changes no byte, whatever lies beside the file and whatever a pipeline does meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+
+from chains import chain, entry
+from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, Watermark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHILD = Path(__file__).with_name("appending_child.py")
+
+
+def _bytes(directory: Path) -> dict[str, str]:
+    """What is in every file of a directory."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in directory.iterdir()}
+
+
+def _killed_writer(path: Path) -> None:
+    """Leave a file as a writer does that is killed: with its -wal and -shm."""
+    program = (
+        "import os, sys\nfrom chains import chain\nfrom milepost import CheckpointStore\n"
+        "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(50))\nos.kill(os.getpid(), 9)"
+    )
+    run = subprocess.run([sys.executable, "-c", program, path], cwd=CHILD.parent, check=False)
+    assert run.returncode == -signal.SIGKILL
+
+
+def _after_close(path: Path) -> None:
+    with CheckpointStore(path) as store:
+        store.append_many(chain(50))
+
+
+def _wal_without_shm(path: Path) -> None:
+    _killed_writer(path)
+    path.with_name(f"{path.name}-shm").unlink()
+
+
+def _shm_is_garbage(path: Path) -> None:
+    _killed_writer(path)
+    path.with_name(f"{path.name}-shm").write_bytes(b"\xa5" * 32768)
+
+
+def _empty_wal(path: Path) -> None:
+    _after_close(path)
+    path.with_name(f"{path.name}-wal").touch()
+
+
+SURROUNDINGS = [_after_close, _killed_writer, _wal_without_shm, _shm_is_garbage, _empty_wal]
+
+
+@pytest.mark.parametrize("make", SURROUNDINGS)
+def test_all_that_was_committed_is_read_and_not_a_byte_changes(path: Path, make: Callable[[Path], None]) -> None:
+    """Of the file, of what lies beside it, or of the directory."""
+    make(path)
+    before = _bytes(path.parent)
+    with CheckpointStore.open_readonly(path) as store:
+        assert list(store.history()) == chain(50)
+        assert store.verify().ok
+        assert store.latest() == entry(50)
+        assert _bytes(path.parent) == before
+    assert _bytes(path.parent) == before
+
+
+UNPRIVILEGED = """
+import os, sys
+from milepost import CheckpointStore, schema
+schema._expected()  # read while the interpreter's own files can be
+if os.getuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+try:
+    open(sys.argv[1], "r+").close()
+except PermissionError:
+    with CheckpointStore.open_readonly(sys.argv[1]) as store:
+        assert len(list(store.history())) == 50 and store.verify().ok
+    try:
+        CheckpointStore(sys.argv[1])
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("make", SURROUNDINGS)
+def test_a_directory_without_write_permission_is_enough(make: Callable[[Path], None]) -> None:
+    """For somebody else's file: readable, not writable; opening it to write is refused in words."""
+    directory = Path("/tmp") / f"milepost-{os.getpid()}-{make.__name__}"
+    directory.mkdir()
+    try:
+        make(directory / "orders.milepost")
+        for file in directory.iterdir():
+            file.chmod(0o444)
+        directory.chmod(0o555)
+        before = _bytes(directory)
+        package = Path(sys.modules["milepost"].__file__ or "").parents[1]
+        run = subprocess.run(
+            [sys.executable, "-c", UNPRIVILEGED, directory / "orders.milepost"],
+            env={"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (run.stdout, run.stderr) == ("ReadOnlyStoreError\n", "")
+        assert _bytes(directory) == before
+    finally:
+        directory.chmod(0o755)
+        shutil.rmtree(directory)
+
+
+def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: Path) -> None:
+    """Consistent at every look, while the writer writes, is killed, and another one starts and closes the file."""
+    CheckpointStore(path).close()
+    seen = 0
+    with CheckpointStore.open_readonly(path) as reader:
+        for turn in range(3):
+            command = [sys.executable, str(CHILD), str(path), "run-7", str(turn), str(100_000 if turn < 2 else 1), "normal"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+                assert child.stdout is not None
+                child.stdout.readline()
+                for _ in range(30):
+                    entries = list(reader.history())
+                    assert [e.sequence for e in entries] == list(range(1, len(entries) + 1))
+                    assert len(entries) >= seen
+                    assert reader.verify().ok
+                    seen = len(entries)
+                child.kill()
+                child.stdout.read()
+        names = {file.name for file in path.parent.iterdir()}
+        assert names <= {path.name, f"{path.name}-wal", f"{path.name}-shm"}
+    assert seen > 0
+
+
+def test_a_reader_of_a_closed_file_sees_what_a_writer_adds_afterwards(path: Path) -> None:
+    """It opened the file as one that nobody changes, and notices that somebody does."""
+    _after_close(path)
+    with CheckpointStore.open_readonly(path) as reader:
+        assert len(reader) == 50
+        with CheckpointStore(path) as store:
+            store.append(entry(51))
+            assert len(reader) == 51
+        assert len(reader) == 51
+        with CheckpointStore(path) as store:
+            store.append(entry(52))
+        assert reader.latest() == entry(52)
+        assert reader.verify().ok
+
+
+def test_a_forgotten_iterator_of_a_reader_pins_nothing(path: Path) -> None:
+    """The writer's WAL can be written back and reset."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(2500))
+        with CheckpointStore.open_readonly(path) as reader:
+            history = reader.history()
+            assert next(history) == entry(1)
+            connection = store._database._connection
+            assert connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
+            assert sum(1 for _ in history) == 2499
+
+
+def test_every_verb_that_writes_is_refused(path: Path) -> None:
+    """With the way out."""
+    _after_close(path)
+    with CheckpointStore.open_readonly(path) as store:
+        verbs: list[Callable[[], object]] = [
+            lambda: store.append(entry(51)),
+            lambda: store.append_many([entry(51)]),
+            lambda: store.advance("run-7", "load", Watermark(10**6, 2**50), idempotency_key="next"),
+            lambda: store.transaction().__enter__(),
+            lambda: list(store.checkpointed(range(10**6), run_id="run-8", stage="load")),
+            lambda: list(store.checkpointed(range(10), run_id="run-8", stage="load", transaction=True)),
+        ]
+        for verb in verbs:
+            with pytest.raises(ReadOnlyStoreError, match=r"open it with CheckpointStore\(\) to write"):
+                verb()
+        assert len(store) == 50
+
+
+def test_a_file_that_is_not_there_is_not_made(path: Path) -> None:
+    """A reader creates nothing."""
+    with pytest.raises(StoreError, match="no such file"):
+        CheckpointStore.open_readonly(path)
+    assert list(path.parent.iterdir()) == []
