@@ -61,6 +61,7 @@ _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes 
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
 _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 _LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
+_SMALLEST_DATABASE: Final = 512  # bytes: one page of the smallest size
 _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
@@ -539,9 +540,9 @@ def absolute(path: object) -> str:
     if type(given) is not str or not given or "\0" in given:
         raise InvalidArgumentError("path", path, "must be a path without NUL characters")
     try:
-        length = len(os.fsencode(given))
+        length = len(given.encode())
     except UnicodeEncodeError:
-        raise InvalidArgumentError("path", path, "must be encodable as a file name") from None
+        raise InvalidArgumentError("path", path, "must be UTF-8, as SQLite's VFS takes names: rename the file") from None
     if length > _LONGEST_PATH:
         raise InvalidArgumentError("path", path, f"must have at most {_LONGEST_PATH:,} bytes")
     return os.path.realpath(given)
@@ -575,6 +576,8 @@ def _is_store_file(path: str) -> bool:
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise NotAStoreError(path, f"{kind}: name a file for the checkpoints")
+    if 0 < status.st_size < _SMALLEST_DATABASE:  # SQLite would take it for a new, empty one
+        raise NotAStoreError(path, "not an SQLite database: choose another path for the checkpoints")
     if status.st_size == 0:
         raise NotAStoreError(path, "empty, which a store never is: restore it from a copy, or remove it to start anew")
     return True

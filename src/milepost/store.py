@@ -511,7 +511,7 @@ class CheckpointStore:
             since: A trusted head: only what came after it is read. Runs that began before it are judged by their rows
                 only, not by their heads.
             expected: A head kept elsewhere, which this chain must contain; it may have grown since.
-            workers: How many processes share the work.
+            workers: How many processes may share the work; for now one does all of it, whatever is given.
             progress: Called with (entries done, entries in all) about every thousand entries.
 
         Returns:
