@@ -61,7 +61,6 @@ _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes 
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
 _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 _LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
-_SMALLEST_DATABASE: Final = 512  # bytes: one page of the smallest size
 _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
@@ -128,7 +127,8 @@ class _Database:
         if not self.closed:
             with self._lock:
                 self._ended = ClosedStoreError(self.path, "the store is closed: open it again")
-                self._close_connection()
+                with contextlib.suppress(apsw.Error):  # the WAL could not be written back: the next opener does that
+                    self._close_connection()
 
     def _close_connection(self) -> None:
         # Forced: a cursor that a transaction block has left open would keep the file open, and its locks with it.
@@ -185,6 +185,8 @@ class WritableDatabase(_Database):
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
         self._block_thread: int | None = None
         self._writing_thread: int | None = None
+        self._wal_pages = 0
+        self.write_back_pages = 1000  # how long the WAL may get; SQLite's own figure
         self._cut_short = False
         self._synchronous = synchronous
         self._group = GroupCommit(self._commit)
@@ -214,6 +216,9 @@ class WritableDatabase(_Database):
         if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
         connection.pragma("cache_size", -_CACHE_KIB)
+        # Write the WAL back ourselves: an automatic checkpoint swallows the error of a sync that fails.
+        connection.wal_autocheckpoint(0)
+        connection.set_wal_hook(self._note_wal)
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
         with connection:
             self._wal = _identity(connection.filename_wal)
@@ -243,6 +248,7 @@ class WritableDatabase(_Database):
             self._group.take(jobs)
             try:
                 self._refuse_if_ended()
+                self._clear_leftover()
                 before = self._connection.total_changes()
                 with self._connection:
                     if len(jobs) == 1:
@@ -303,6 +309,8 @@ class WritableDatabase(_Database):
             self._refuse_if_cut_short()
             outermost = self._block_thread is None
             connection = self._connection
+            if outermost:
+                self._clear_leftover()
             try:
                 connection.__enter__()
             except apsw.Error as error:
@@ -361,6 +369,34 @@ class WritableDatabase(_Database):
         if self._cut_short:
             raise StoreError(self.path, _CUT_SHORT)
 
+    def _clear_leftover(self) -> None:
+        """
+        Nothing is open when a transaction begins: a commit that fails may leave its transaction open.
+
+        A retry inside that would find its own entry there, call it a duplicate, and acknowledge what nobody commits.
+        """
+        if self._connection.in_transaction:
+            with contextlib.suppress(apsw.Error):
+                self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self._ended = FailedStoreError(
+                    self.path, "a transaction can be neither committed nor undone: open the store anew"
+                )
+                raise self._ended
+
+    def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _write_wal_back(self) -> None:
+        """What SQLite's automatic checkpoint does; only a sync that failed matters to what was just committed."""
+        self._wal_pages = 0
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            if getattr(error, "extendedresult", 0) in _SYNC_FAILED:
+                raise self._translated(error) from error
+
     def _settle(self, changes_before: int) -> None:
         """Before a commit is acknowledged: what the caller relies on is durable, and where a reader will find it."""
         if self._synchronous == "full" and self._connection.total_changes() == changes_before:
@@ -370,6 +406,8 @@ class WritableDatabase(_Database):
             except apsw.Error as error:
                 raise self._translated(error) from error
         self._refuse_another_wal()
+        if self._wal_pages >= self.write_back_pages:
+            self._write_wal_back()
 
     def _refuse_another_wal(self) -> None:
         """
@@ -576,8 +614,6 @@ def _is_store_file(path: str) -> bool:
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise NotAStoreError(path, f"{kind}: name a file for the checkpoints")
-    if 0 < status.st_size < _SMALLEST_DATABASE:  # SQLite would take it for a new, empty one
-        raise NotAStoreError(path, "not an SQLite database: choose another path for the checkpoints")
     if status.st_size == 0:
         raise NotAStoreError(path, "empty, which a store never is: restore it from a copy, or remove it to start anew")
     return True
@@ -585,16 +621,48 @@ def _is_store_file(path: str) -> bool:
 
 def _refuse_foreign_header(path: str, vfs: str | None) -> None:
     """
-    Look at the header only, without a lock and without waking a WAL, which could be another application's.
+    Look at the header only, through the VFS, which knows of the locks of this process (no `open()` of ours does).
 
-    Its two numbers never change, so a neighbour that is writing the page back does no harm; a statement that reads the
-    schema could see half of it.
+    No connection: that would take a lock and wake a WAL, which could be another application's; and an `immutable` one,
+    which does neither, calls a file malformed that was being written back from its WAL when the power went.
     """
-    connection = _connect(path, "mode=ro&immutable=1", vfs)
+    with _vfs_file(path, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY) as file:
+        header = _read(file, schema.HEADER_BYTES, 0) if file else b""
     try:
-        schema.refuse_another_version(connection, path)
-    finally:
-        connection.close()
+        schema.refuse_another_version(header, path)
+    except NotAStoreError:
+        # Power loss may leave any page torn that was being written back; the WAL has it whole, the first page too.
+        kept = _first_page_in_wal(f"{path}-wal", vfs)
+        if kept is None:
+            raise
+        schema.refuse_another_version(kept, path)
+
+
+def _first_page_in_wal(wal: str, vfs: str | None) -> bytes | None:
+    """
+    The header of the database as its WAL has it, or None.
+
+    Source:
+        https://sqlite.org/fileformat2.html#the_write_ahead_log
+    """
+    found = None
+    with _vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+        if file is None:
+            return None
+        size = file.xFileSize()
+        page_bytes = int.from_bytes(_read(file, 32, 0)[8:12], "big")
+        if page_bytes < 512:
+            return None
+        for offset in range(32, size, 24 + page_bytes):
+            frame = _read(file, 24 + schema.HEADER_BYTES, offset)
+            if int.from_bytes(frame[:4], "big") == 1:
+                found = frame[24:]
+    return found
+
+
+def _read(file: apsw.VFSFile, length: int, offset: int) -> bytes:
+    """What there is to read, up to `length` bytes."""
+    return file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
 
 
 def _create(path: str, vfs: str | None) -> None:
@@ -672,7 +740,7 @@ def _make_wal_durable(wal: str, vfs: str | None) -> None:
     What a killed process wrote and did not sync is in the page cache only: visible, and gone with the power. Syncing is
     not enough, because after a sync that failed the kernel takes the lost pages for clean and has nothing to write.
     """
-    with _wal_file(wal, vfs) as file:
+    with _vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE) as file:
         size = file.xFileSize() if file else 0
         if file and size:
             for offset in range(0, size, _REWRITE_BYTES):
@@ -683,18 +751,18 @@ def _make_wal_durable(wal: str, vfs: str | None) -> None:
 
 def _sync_wal(wal: str, vfs: str | None) -> None:
     """Make durable what is written in the WAL; nothing to do takes 20 µs."""
-    with _wal_file(wal, vfs) as file:
+    with _vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE) as file:
         if file:
             file.xSync(apsw.SQLITE_SYNC_FULL)
 
 
 @contextlib.contextmanager
-def _wal_file(wal: str, vfs: str | None) -> Iterator[apsw.VFSFile | None]:
-    """The WAL, opened through the VFS, so that a test that records what reaches the disk sees it too."""
+def _vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | None]:
+    """A file, opened through the VFS, so that a test that records what reaches the disk sees it too; None for no file."""
     try:
-        file = apsw.VFSFile(vfs or "", wal, [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE, 0])
+        file = apsw.VFSFile(vfs or "", path, [flags, 0])
     except apsw.CantOpenError:
-        yield None  # a VFS that keeps its WAL elsewhere
+        yield None
         return
     try:
         yield file

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 APPLICATION_ID: Final = 0x4D495450
 VERSION: Final = 1
+HEADER_BYTES: Final = 100
 
 
 def text() -> str:
@@ -29,22 +30,23 @@ def create(connection: apsw.Connection) -> None:
     connection.execute(text())
 
 
-def refuse_another_version(connection: apsw.Connection, path: str) -> None:
+def refuse_another_version(header: bytes, path: str) -> None:
     """
-    Read the two numbers in the header of the file, and nothing else of it.
+    Look at the first 100 bytes of a file, and at nothing else of it.
 
     Raises:
-        NotAStoreError: The file belongs to another application.
-        SchemaVersionError: The file was written by another version of milepost.
+        NotAStoreError: It is no SQLite database, or that of another application.
+        SchemaVersionError: It was written by another version of milepost.
 
     Source:
-        https://sqlite.org/fileformat2.html#application_id
+        https://sqlite.org/fileformat2.html#the_database_header
     """
-    application_id = connection.pragma("application_id")
+    if len(header) < HEADER_BYTES or not header.startswith(b"SQLite format 3\0"):
+        raise NotAStoreError(path, "not an SQLite database: choose another path for the checkpoints")
+    version, application_id = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
     if application_id != APPLICATION_ID:
         problem = f"an SQLite database of another application (application_id {application_id}, not {APPLICATION_ID})"
         raise NotAStoreError(path, f"{problem}: choose another path for the checkpoints")
-    version = connection.pragma("user_version")
     if version != VERSION:
         raise SchemaVersionError(path, version, VERSION)
 

@@ -1,0 +1,212 @@
+"""Every VFS call fails, once or for good: a verb raises or succeeds, never half, and neighbours see a whole chain."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import apsw
+import pytest
+from fault_workload import NAME, Plan, Session, content, drawn_plan, fast_directory, lay
+from hooked_vfs import Call, hooked
+
+from milepost import (
+    Checkpoint,
+    CheckpointStore,
+    FailedStoreError,
+    MilepostError,
+    Watermark,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SEED: Final = 4001
+PLAN: Final = drawn_plan(SEED, 6, kinds=("append", "advance", "sink", "append_many"), autocheckpoint=12)
+
+IO_ERRORS: Final = {
+    "xOpen": apsw.SQLITE_CANTOPEN,
+    "xRead": apsw.SQLITE_IOERR_READ,
+    "xWrite": apsw.SQLITE_IOERR_WRITE,
+    "xTruncate": apsw.SQLITE_IOERR_TRUNCATE,
+    "xFileSize": apsw.SQLITE_IOERR_FSTAT,
+    "xLock": apsw.SQLITE_IOERR_LOCK,
+    "xUnlock": apsw.SQLITE_IOERR_UNLOCK,
+    "xCheckReservedLock": apsw.SQLITE_IOERR_CHECKRESERVEDLOCK,
+    "xFileControl": apsw.SQLITE_IOERR,
+    "xDelete": apsw.SQLITE_IOERR_DELETE,
+    "xAccess": apsw.SQLITE_IOERR_ACCESS,
+    "xClose": apsw.SQLITE_IOERR_CLOSE,
+}
+# A read allocates nothing, so no VFS of SQLite's answers it so; SQLite would keep the page it did not get as an empty one.
+ALLOCATING: Final = (*(method for method in IO_ERRORS if method != "xRead"), "xSync")
+KINDS: Final[dict[str, dict[str, Callable[[], BaseException]]]] = {
+    "I/O error": {method: lambda code=code: apsw.exception_for(code) for method, code in IO_ERRORS.items()},  # type: ignore[misc]
+    "disk full": {method: lambda: apsw.exception_for(apsw.SQLITE_FULL) for method in ("xWrite", "xTruncate")},
+    "failed fsync": {"xSync": lambda: apsw.exception_for(apsw.SQLITE_IOERR_FSYNC)},
+    "no memory": {method: lambda: apsw.exception_for(apsw.SQLITE_NOMEM) for method in ALLOCATING},
+    "MemoryError": dict.fromkeys(ALLOCATING, MemoryError),
+}
+
+
+@dataclass
+class Fault:
+    """The hook: from call number `at` on it raises, once or until it is healed."""
+
+    errors: dict[str, Callable[[], BaseException]]
+    at: int
+    lasting: bool
+    calls: int = 0
+    raised: int = 0
+    healed: bool = False
+
+    def __call__(self, call: Call) -> None:
+        """Look at one call."""
+        number, self.calls = self.calls, self.calls + 1
+        due = number == self.at or (self.lasting and number > self.at)
+        if due and not self.healed and call.method in self.errors:
+            self.raised += 1
+            raise self.errors[call.method]()  # noqa: RSE102 - a factory, not a class
+
+
+@dataclass
+class Findings:
+    """What came of many faults."""
+
+    faults: int = 0
+    raised: int = 0
+    problems: list[str] | None = None
+
+    def report(self, problem: str) -> None:
+        """Note something wrong."""
+        self.problems = [*(self.problems or []), problem]
+
+
+def _points(directory: Path) -> list[tuple[str, int]]:
+    """Every kind of fault, at every call of the plan that can have it."""
+    calls: list[Call] = []
+    lay(directory, {})
+    with hooked(calls.append) as vfs:
+        session = Session(directory, PLAN.autocheckpoint, vfs)
+        for step in PLAN.steps:
+            session.do(step)
+        session.close()
+    methods = [call.method for call in calls]
+    return [(kind, number) for kind, errors in KINDS.items() for number, method in enumerate(methods) if method in errors]
+
+
+def _run(directory: Path, kind: str, at: int, lasting: bool, findings: Findings) -> None:
+    """The plan with one fault; what raises is done again, and what is still broken then is healed."""
+    lay(directory, {})
+    fault = Fault(KINDS[kind], at, lasting)
+    where = f"{kind} {'from' if lasting else 'at'} call {at}"
+    with hooked(fault) as vfs:
+        session = Session(directory, PLAN.autocheckpoint, vfs)
+        try:
+            for number in range(len(PLAN.steps)):
+                problem = _do(session, number, fault, findings)
+                if problem:
+                    findings.report(f"{where}: step {number} ({PLAN.steps[number].kind}): {problem}")
+                    return
+        finally:
+            fault.healed = True
+            session.close()
+    findings.faults += fault.raised > 0
+    with CheckpointStore(directory / NAME) as store:
+        if content(store) != PLAN.contents[-1] or not store.verify().ok:
+            findings.report(f"{where}: not whole in the end")
+
+
+def _do(session: Session, number: int, fault: Fault, findings: Findings) -> str | None:
+    for attempt in range(5):
+        try:
+            session.do(PLAN.steps[number])
+        except (MilepostError, MemoryError) as error:
+            findings.raised += 1
+            if attempt == 1:
+                fault.healed = True
+            problem = _neighbour_sees(session.path, PLAN, {max(number - 1, 0), number})
+            if problem:
+                return f"after {type(error).__name__}: {problem}"
+            if isinstance(error, FailedStoreError):
+                problem = _still_takes(session)
+                session.close()
+            if problem:
+                return problem
+            continue
+        except Exception as error:  # noqa: BLE001 - this is what is looked for
+            return f"raised a raw {type(error).__module__}.{type(error).__name__}: {error}"
+        return _neighbour_sees(session.path, PLAN, {number})
+    return "the retry does not work"
+
+
+def _still_takes(session: Session) -> str | None:
+    """A failed store refuses every verb."""
+    store = session.store
+    if store is None:
+        return None
+    entry = Checkpoint("another", "stage", 1, Watermark(0, 0), "key", 0)
+    for verb in (lambda: store.append(entry), lambda: store.append_many([]), store.head, store.verify):
+        try:
+            verb()
+        except FailedStoreError:
+            continue
+        return "a failed store still answers"
+    return None
+
+
+def _neighbour_sees(path: Path, program: Plan, steps: set[int]) -> str | None:
+    """A second store, opened with the ordinary VFS, sees a whole chain: that of one of these steps."""
+    if not path.exists():
+        return None if 0 in steps else "the file is gone"
+    try:
+        with CheckpointStore.open_readonly(path) as neighbour:
+            if content(neighbour) not in [program.contents[step] for step in steps]:
+                return "a neighbour sees what is no state between two steps"
+            faults = neighbour.verify().faults
+            return f"a neighbour's verify finds {faults[0]}" if faults else None
+    except Exception as error:  # noqa: BLE001 - whatever a neighbour gets is the finding
+        return f"a neighbour gets {type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """An error that comes while an object goes has no caller to be raised to; Python would print it."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def _inject(dose: int | None, seed: int) -> Findings:
+    print(f"seed {seed}")
+    findings = Findings()
+    with fast_directory() as directory, _quiet():
+        points = [(kind, at, lasting) for kind, at in _points(directory) for lasting in (False, True)]
+        if dose is not None:
+            points = random.Random(seed).sample(points, dose)
+        for kind, at, lasting in points:
+            _run(directory, kind, at, lasting, findings)
+    print(f"{findings.faults} faults, {findings.raised} raised")
+    return findings
+
+
+def test_a_fault_in_a_sample_of_vfs_calls_is_raised_or_survived() -> None:
+    """Once or for good, of five kinds: the store raises its own error or goes on, and the retry works."""
+    findings = _inject(400, SEED)
+    assert findings.problems is None
+    assert findings.faults > 300
+
+
+@pytest.mark.long
+def test_a_fault_in_every_vfs_call_is_raised_or_survived() -> None:
+    """Every call of the plan, every kind, once and for good."""
+    findings = _inject(None, SEED)
+    assert findings.problems is None
+    assert findings.faults > 2000

@@ -1,0 +1,205 @@
+"""What was acknowledged survives a power loss at any moment, under reordering, tearing, zero-filled and noisy sectors."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Final
+
+import apsw
+import pytest
+from power_loss import Dose, Tally, failed_sync, interrupted_recovery, kill_retry_power_loss, power_loss
+
+from milepost import database, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "1000"))
+"""Every draw follows from it; set the variable to repeat a run, or to make another."""
+
+
+def _run(hunt: Callable[[Dose], Tally], doses: Iterable[Dose]) -> Tally:
+    """Go hunting, one seed after the other."""
+    began = time.monotonic()
+    return _reported(hunt, began, (hunt(dose) for dose in doses))
+
+
+def _run_in_parallel(hunt: Callable[[Dose], Tally], doses: Iterable[Dose]) -> Tally:
+    """Go hunting with all processors."""
+    began = time.monotonic()
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return _reported(hunt, began, pool.map(hunt, doses))
+
+
+def _reported(hunt: Callable[[Dose], Tally], began: float, tallies: Iterable[Tally]) -> Tally:
+    tally = sum(tallies, Tally())
+    print(
+        f"{hunt.__name__}, MILEPOST_FAULT_SEED={SEED}: {tally.states:,} states, {tally.distinct:,} distinct, "
+        f"{len(tally.losses)} losses in {time.monotonic() - began:.0f} s"
+    )
+    return tally
+
+
+def _seeds(count: int) -> range:
+    return range(SEED, SEED + count)
+
+
+# The default dose
+
+
+def test_an_acknowledged_step_survives_power_loss_at_every_moment() -> None:
+    """Every index of two plans, every kind of state: all that was answered is there, in order, once, with its sink rows."""
+    tally = _run(power_loss, (Dose(seed, stride=2) for seed in _seeds(2)))
+    assert tally.losses == []
+    assert tally.distinct > 800
+
+
+def test_a_recovery_that_loses_power_itself_loses_nothing() -> None:
+    """The power goes, comes back, and goes again at every index of what the next process does."""
+    tally = _run(interrupted_recovery, (Dose(seed, every=40, stride=2) for seed in _seeds(2)))
+    assert tally.losses == []
+    assert tally.distinct > 300
+
+
+def test_an_acknowledged_retry_after_a_kill_survives_power_loss() -> None:
+    """What a killed process had written and not synced, a new one makes durable before it answers."""
+    tally = _run(kill_retry_power_loss, (Dose(seed, every=40, stride=2) for seed in _seeds(2)))
+    assert tally.losses == []
+    assert tally.distinct > 300
+
+
+def test_a_failed_sync_never_becomes_a_lost_acknowledgement() -> None:
+    """The store refuses to go on; a restart, or closing and reopening it, writes again what the kernel has forgotten."""
+    tally = _run(failed_sync, [Dose(SEED, every=4, stride=15)])
+    assert tally.losses == []
+    assert tally.distinct > 300
+
+
+def test_normal_durability_leaves_a_shorter_intact_chain_after_power_loss() -> None:
+    """What was answered may be lost; what is left is a prefix, with the sink rows that belong to it."""
+    tally = _run(power_loss, [Dose(SEED, stride=3, durability="normal")])
+    assert tally.losses == []
+    assert tally.distinct > 300
+
+
+# Broken variants: what the harness is worth
+
+
+def _caught(hunt: Callable[[Dose], Tally], dose: Dose, *signs: str) -> bool:
+    """Whether a broken variant is caught at what it does wrong."""
+    tally = _run(hunt, [replace(dose, until_caught=True)])
+    return any(sign in loss for loss in tally.losses for sign in signs)
+
+
+def test_a_store_that_does_not_sync_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synchronous off loses acknowledged checkpoints."""
+    prepare = database.WritableDatabase._prepare
+
+    def without_sync(self: database.WritableDatabase) -> None:
+        prepare(self)
+        self._connection.pragma("synchronous", "off")
+
+    monkeypatch.setattr(database.WritableDatabase, "_prepare", without_sync)
+    assert _caught(power_loss, Dose(SEED), "LOST")
+
+
+def test_normal_durability_called_full_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synchronous normal loses acknowledged checkpoints, too."""
+    prepare = database.WritableDatabase._prepare
+
+    def with_fewer_syncs(self: database.WritableDatabase) -> None:
+        prepare(self)
+        self._connection.pragma("synchronous", "normal")
+
+    monkeypatch.setattr(database.WritableDatabase, "_prepare", with_fewer_syncs)
+    assert _caught(power_loss, Dose(SEED), "LOST")
+
+
+@pytest.mark.parametrize("hunt", [kill_retry_power_loss, failed_sync])
+def test_a_store_that_trusts_the_wal_it_finds_is_caught(
+    hunt: Callable[[Dose], Tally], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the rewrite of the WAL on opening, what a new process has shown is lost."""
+    monkeypatch.setattr(database, "_make_wal_durable", lambda wal, vfs: None)
+    assert _caught(hunt, Dose(SEED, stride=5), "LOST")
+
+
+def test_a_store_that_only_syncs_the_wal_it_finds_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed sync the kernel has nothing to write: the bytes themselves must be written again."""
+    monkeypatch.setattr(database, "_make_wal_durable", database._sync_wal)
+    assert _caught(failed_sync, Dose(SEED, stride=5), "LOST")
+
+
+def test_a_store_whose_directory_is_never_synced_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was linked and not made durable in its directory is gone."""
+    monkeypatch.setattr(database, "_sync_directory", lambda path: None)
+    assert _caught(power_loss, Dose(SEED), "LOST: the answer to step 0")
+
+
+def test_a_store_that_is_created_in_place_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a file is neither a store nor nothing."""
+
+    def in_place(path: str, vfs: str | None) -> None:
+        connection = apsw.Connection(path, vfs=vfs)
+        try:
+            connection.pragma("journal_mode", "wal")
+            with connection:
+                schema.create(connection)
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(database, "_create", in_place)
+    assert _caught(power_loss, Dose(SEED), "refused: NotAStoreError", "refused: StoreError")
+
+
+def test_a_sink_that_commits_apart_from_its_checkpoint_is_caught() -> None:
+    """Sink rows without their checkpoint: what transaction() is there to prevent."""
+    assert _caught(power_loss, Dose(SEED, together=False), "no state between two steps")
+
+
+# The long dose
+
+
+@pytest.mark.long
+def test_25000_distinct_states_after_power_loss_lose_nothing() -> None:
+    """Promise A1."""
+    tally = _run_in_parallel(power_loss, (Dose(seed, drawn=2) for seed in _seeds(40)))
+    assert tally.losses == []
+    assert tally.distinct > 25_000
+
+
+@pytest.mark.long
+def test_10000_distinct_states_of_an_interrupted_recovery_lose_nothing() -> None:
+    """Promise A2."""
+    tally = _run_in_parallel(interrupted_recovery, (Dose(seed, every=5) for seed in _seeds(20)))
+    assert tally.losses == []
+    assert tally.distinct > 10_000
+
+
+@pytest.mark.long
+def test_a_retry_after_a_kill_at_every_moment_survives_power_loss() -> None:
+    """Promise A3: every index."""
+    tally = _run_in_parallel(kill_retry_power_loss, (Dose(seed) for seed in _seeds(4)))
+    assert tally.losses == []
+    assert tally.distinct > 10_000
+
+
+@pytest.mark.long
+def test_no_failed_sync_becomes_a_lost_acknowledgement() -> None:
+    """Promise A7: every sync, three reactions."""
+    tally = _run_in_parallel(failed_sync, (Dose(seed, stride=5) for seed in _seeds(12)))
+    assert tally.losses == []
+    assert tally.distinct > 10_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("hunt", [power_loss, failed_sync])
+def test_normal_durability_never_leaves_a_broken_chain(hunt: Callable[[Dose], Tally]) -> None:
+    """Promise A13."""
+    tally = _run_in_parallel(hunt, (Dose(seed, stride=3, durability="normal") for seed in _seeds(6)))
+    assert tally.losses == []
+    assert tally.distinct > 3_000
