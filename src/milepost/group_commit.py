@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_PATIENCE_NS: Final = 100_000  # less than one sync of the disk takes
+
+
 class Job:
     """Something to write, and in the end what came of it: an `outcome`, or an `error`."""
 
@@ -45,6 +48,7 @@ class GroupCommit:
         self._mutex = threading.Lock()
         self._queue: deque[Job] = deque()
         self._led = False
+        self._last = 1  # how many jobs the last commit had
 
     def run(self, work: Callable[[], object]) -> object:
         """Have `work` done in a transaction, alone or with others', and give or raise what came of it."""
@@ -88,6 +92,7 @@ class GroupCommit:
     def _lead(self, job: Job) -> None:
         jobs = [job]
         try:
+            self._await_company()
             self._commit(jobs)
         except BaseException as error:
             for each in jobs:
@@ -96,9 +101,25 @@ class GroupCommit:
         finally:
             for each in jobs:
                 each.done = True
+            self._last = len(jobs)
             self._hand_over()
             for each in jobs[1:]:
                 each.asleep.release()
+
+    def _await_company(self) -> None:
+        """
+        Let those come back whom the last commit served: without them every second commit would have one job.
+
+        It ends when all are back, or none has come for a while; after a commit of one job there is nobody to wait for.
+        """
+        came, since = -1, 0
+        while (queued := len(self._queue)) < self._last - 1:
+            now = time.monotonic_ns()
+            if queued > came:
+                came, since = queued, now
+            elif now - since > _PATIENCE_NS:
+                return
+            time.sleep(0)  # gives the interpreter to another thread
 
     def _hand_over(self) -> None:
         with self._mutex:

@@ -310,9 +310,7 @@ class CheckpointStore:
     def _latest(self, run_id: str | None, stage: str | None, as_of_ms: int | None) -> Checkpoint | None:
         if run_id is not None:
             check_name("run_id", run_id)
-        if as_of_ms is None:
-            as_of_ms = MAX_INTEGER
-        else:
+        if as_of_ms is not None:
             check_integer("as_of_ms", as_of_ms)
         return self._database.read(rows.latest, run_id, stage, as_of_ms)
 
@@ -424,7 +422,7 @@ class CheckpointStore:
         The recorded checkpoints in chain order, in constant memory.
 
         It shows the chain as it was at the call, however long the caller takes; no read transaction stays open between
-        two of its pages of 1,000.
+        two of its pages.
 
         Args:
             run_id: Only this run.
