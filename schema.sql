@@ -4,7 +4,8 @@
 -- deleted in `entry`; the triggers below stop an accident, the chain of signatures shows a deed.
 --
 -- signature of the empty chain:    32 zero bytes
--- signature after an entry:        SHA-256(signature before || canonical bytes of the entry)
+-- signature after an entry:        SHA-256(signature before || canonical bytes of the entry),
+--                                  in a keyed chain HMAC-SHA-256(key, signature before || canonical bytes of the entry)
 -- canonical bytes of an entry:     UTF-8 of the JSON array ["run","stage",sequence,[offset,event_time_ms],"key",at_ms],
 --                                  no white space, strings as RFC 8785 section 3.2.2.2 writes them
 --
@@ -12,6 +13,11 @@
 
 PRAGMA application_id = 1296651344;  -- 0x4D495450, "MITP": what `file` and milepost know the file by
 PRAGMA user_version = 1;             -- the version of this format
+
+-- Whether the chain is keyed: a row if it is, none if not. The key itself is nowhere in the file.
+CREATE TABLE keyed (
+    key_check BLOB NOT NULL  -- 32 bytes: HMAC-SHA-256(key, "milepost: key check"), to tell a wrong key before it is used
+) STRICT;
 
 -- Names are stored once and referred to by number.
 CREATE TABLE run (

@@ -128,6 +128,7 @@ def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: P
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
                 assert child.stdout is not None
                 child.stdout.readline()
+                child.stdout.readline()  # the first acknowledgement
                 for _ in range(30):
                     entries = list(reader.history())
                     assert [e.sequence for e in entries] == list(range(1, len(entries) + 1))
@@ -191,3 +192,30 @@ def test_a_file_that_is_not_there_is_not_made(path: Path) -> None:
     with pytest.raises(StoreError, match="no such file"):
         CheckpointStore.open_readonly(path)
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_wal_index_that_a_killed_writer_left_half_changed_is_read_around(path: Path) -> None:
+    """A reader that has it open finds its two headers different; SQLite leaves it to a writer to make it anew."""
+    _killed_writer(path)
+    with CheckpointStore.open_readonly(path) as reader:
+        assert len(reader) == 50
+        with path.with_name(f"{path.name}-shm").open("r+b") as index:
+            index.seek(8)
+            index.write(b"\xa5")
+        before = _bytes(path.parent)
+        assert list(reader.history()) == chain(50)
+        assert reader.verify().ok
+        assert _bytes(path.parent) == before
+
+
+def test_a_reader_steps_aside_for_a_writer_in_its_own_process(path: Path) -> None:
+    """What a reader has mapped read-only, SQLite would share with the writer."""
+    _killed_writer(path)
+    with CheckpointStore.open_readonly(path) as reader:
+        walk = reader.history()
+        assert next(walk) == entry(1)
+        with CheckpointStore(path) as store:
+            store.append(entry(51))
+            assert reader.latest() == entry(51)
+            assert [*walk] == chain(50)[1:]
+        assert len(reader) == 51

@@ -27,6 +27,7 @@ from milepost.errors import (
     StoreError,
     StoreFullError,
     WatermarkRegressionError,
+    WrongKeyError,
 )
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.store import CheckpointStore
@@ -64,4 +65,5 @@ __all__ = [
     "Verification",
     "Watermark",
     "WatermarkRegressionError",
+    "WrongKeyError",
 ]

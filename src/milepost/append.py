@@ -8,7 +8,6 @@ the row: look it up then).
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
@@ -21,6 +20,8 @@ from milepost.signature import EMPTY, prefix, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from milepost.signature import Hash
 
 _BUFFER: Final = 10_000  # rows that wait for one executemany
 
@@ -54,7 +55,8 @@ class Appender:
     Once it has raised an error it is of no further use: what it was given is given up as a whole.
     """
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, hashed: Hash) -> None:
+        self._hashed = hashed
         self.appended = self.duplicates = 0
         self._connection = connection
         self._stages: dict[tuple[str, str], _Stage] = {}
@@ -75,7 +77,7 @@ class Appender:
             RejectedCheckpointError: One of them breaks a rule of an append.
         """
         duplicate = None
-        stages, numbered, waiting = self._stages, self._numbered, self._waiting
+        stages, numbered, waiting, hashed = self._stages, self._numbered, self._waiting, self._hashed
         for each in entries:
             index, entry = each
             # What nearly every entry is can be told at once; for any other, `fault` has the rules, one by one.
@@ -103,10 +105,10 @@ class Appender:
             # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry of a large batch.
             signed = f"{stage.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
             run, before = stage.run, self._signature
-            self._signature = signature = sha256(before + signed).digest()
+            self._signature = signature = hashed(before + signed).digest()
             # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
             run.signature = stage.signature = (
-                signature if run.signature == before else sha256(run.signature + signed).digest()
+                signature if run.signature == before else hashed(run.signature + signed).digest()
             )
             self._position = position = self._position + 1
             stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
@@ -203,15 +205,15 @@ class Appender:
         self._waiting.clear()
 
 
-def append(connection: apsw.Connection, entry: Checkpoint) -> Receipt:
+def append(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Receipt:
     """Append one checkpoint."""
-    appender = Appender(connection)
+    appender = Appender(connection, hashed)
     return appender.extend([(None, entry)]) or appender.receipt()
 
 
-def append_many(connection: apsw.Connection, entries: Iterable[Checkpoint]) -> BatchReceipt:
+def append_many(connection: apsw.Connection, hashed: Hash, entries: Iterable[Checkpoint]) -> BatchReceipt:
     """Append a batch."""
-    appender = Appender(connection)
+    appender = Appender(connection, hashed)
     appender.extend(enumerate(entries))
     head = appender.finish()
     return BatchReceipt(appender.appended, appender.duplicates, head.entries, head.signature)

@@ -7,7 +7,6 @@ Memory stays constant however long the chain is; it grows with the number of run
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import BrokenChainError, InvalidArgumentError, shown
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from milepost.receipt import Head
+    from milepost.signature import Hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Fault:
             `missing`, positions without a row; `unreadable`, a row whose values are no checkpoint;
             `run`, the head kept for a run disagrees with the run's rows;
             `head`, the chain does not contain the head it was expected to contain;
+            `key`, the chain is keyed and was opened without its key, so that its links cannot be judged;
             `file`, what SQLite itself found wrong in the file (`PRAGMA integrity_check`).
         position: Where in the chain, 1, 2, 3 …; None where a fault has no single place.
         expected: What should be there.
@@ -108,6 +109,7 @@ class Audit:
     Args:
         run_ids: The run_id of each run number.
         stages: The stage of each stage number.
+        hashed: What the links are made with.
         since: The head to start after; None starts at the beginning.
         mark: Where in a run's own chain (`follow`) to keep the signature as `marked`.
     """
@@ -116,6 +118,7 @@ class Audit:
         self,
         run_ids: Mapping[int, str],
         stages: Mapping[int, str],
+        hashed: Hash,
         since: Head | None = None,
         mark: int | None = None,
     ) -> None:
@@ -125,7 +128,7 @@ class Audit:
         self.signature = bytes.fromhex(since.signature) if since else EMPTY  # recomputed from the rows
         self._before: bytes | None = self.signature  # what the row before says; None where that row is missing
         self._instead: bytes | None = None  # what it should have said, if that is something else
-        self._run_ids, self._stages = run_ids, stages
+        self._run_ids, self._stages, self._hashed = run_ids, stages, hashed
         self._since = self.position
         self.run_signature = EMPTY  # of the run whose rows are followed
         self._mark = mark
@@ -140,7 +143,7 @@ class Audit:
         Args:
             page: (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, signature).
         """
-        progresses = self._progress
+        progresses, hashed = self._progress, self._hashed
         for position, run_number, stage_number, sequence, offset, event_time_ms, key, at_ms, stored in page:
             if position != self.position + 1:
                 self._report_missing(position)
@@ -156,10 +159,10 @@ class Audit:
                 self._report_unreadable(position, run, key, stored)
                 continue
             before = self._before
-            expected = sha256(before + signed).digest() if before is not None else stored
+            expected = hashed(before + signed).digest() if before is not None else stored
             # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
             run.signature = progress.signature = (
-                expected if run.signature == before else sha256(run.signature + signed).digest()
+                expected if run.signature == before else hashed(run.signature + signed).digest()
             )
             if expected == stored and self.signature == before:
                 self.signature = self._before = stored
@@ -224,8 +227,8 @@ class Audit:
 
     def _settle(self, position: int, run: _Run, signed: bytes, expected: bytes, stored: object) -> None:
         """A row that does not fit, or a row after one."""
-        fits = expected == stored or (self._instead is not None and link(self._instead, signed) == stored)
-        self.signature = link(self.signature, signed)
+        fits = expected == stored or (self._instead is not None and link(self._instead, signed, self._hashed) == stored)
+        self.signature = link(self.signature, signed, self._hashed)
         if fits:
             self._before, self._instead = _bytes(stored), None
             return

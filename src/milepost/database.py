@@ -21,10 +21,10 @@ import contextlib
 import ctypes
 import functools
 import os
-import shutil
 import stat
 import tempfile
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
@@ -51,6 +51,8 @@ from milepost.group_commit import GroupCommit, Job
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from milepost.signature import Hash
+
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
@@ -68,7 +70,10 @@ _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 class _Database:
     """One connection, shared by the threads of one process."""
 
-    def __init__(self, path: str, vfs: str | None) -> None:
+    hashed: Hash
+    """What links are made with."""
+
+    def __init__(self, path: str, vfs: str | None, keyed: Hash | None) -> None:
         if vfs is not None and (type(vfs) is not str or vfs not in apsw.vfs_names()):
             raise InvalidArgumentError("vfs", vfs, f"must be the name of an SQLite VFS, one of {apsw.vfs_names()}")
         if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_ENGINE:
@@ -79,6 +84,7 @@ class _Database:
             )
         self.path = path
         self.vfs = vfs
+        self._keyed = keyed
         self.busy_timeout_ms = 0
         # Reentrant: a verb called inside the caller's own transaction() joins it.
         self._lock = threading.RLock()
@@ -111,7 +117,7 @@ class _Database:
     def copy_to(self, path: str) -> None:
         """Make an exact copy of what is committed, on a connection of its own: other threads go on."""
         self._refuse_if_ended()
-        source = ReadOnlyDatabase(self.path, self.vfs)
+        source = ReadOnlyDatabase(self.path, self.vfs, self._keyed)
         try:
             source.read(copy, path)
         finally:
@@ -179,8 +185,8 @@ class _Database:
 class WritableDatabase(_Database):
     """The file, opened for reading and writing; made if it is missing."""
 
-    def __init__(self, path: str, *, synchronous: str, busy_timeout_ms: int, vfs: str | None) -> None:
-        super().__init__(path, vfs)
+    def __init__(self, path: str, *, synchronous: str, busy_timeout_ms: int, vfs: str | None, keyed: Hash | None) -> None:
+        super().__init__(path, vfs, keyed)
         self.busy_timeout_ms = busy_timeout_ms
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
         self._block_thread: int | None = None
@@ -194,8 +200,11 @@ class WritableDatabase(_Database):
         self._group = GroupCommit(self._commit)
         try:
             if not _is_store_file(path):
-                _create(path, vfs)
+                _create(path, vfs, keyed)
             _refuse_foreign_header(path, vfs)
+            for other in list(_open_databases):
+                if isinstance(other, ReadOnlyDatabase) and other.path == path:
+                    other.step_aside()
             if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
                 _refuse_second_name(path)
             self._connection = _connect(path, "mode=rw", vfs, busy_timeout_ms)
@@ -215,6 +224,8 @@ class WritableDatabase(_Database):
         if connection.readonly("main"):
             raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
         schema.refuse_another_shape(connection, self.path)
+        self.hashed = schema.chosen_hash(connection, self.path, self._keyed)
+        self.hashed(b"")  # refuses a missing key now, not at the first append
         if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
         connection.pragma("cache_size", -_CACHE_KIB)
@@ -443,13 +454,17 @@ class ReadOnlyDatabase(_Database):
       mapped read-only (https://sqlite.org/uri.html, `mode=ro`, `readonly_shm`);
     - nothing, after a clean close: `immutable`. SQLite then takes no lock, so each answer counts only if the file
       was the same before and after, and a WAL that appears makes us open it anew;
-    - a `-wal` alone, as in a copy made by hand: SQLite would have to make a `-shm`, so a copy of both is read.
+    - a `-wal` alone, as in a copy made by hand: SQLite would have to make a `-shm`, so a copy of both is read;
+    - a `-wal` and a `-shm` that a writer was killed in the middle of changing: SQLite would have to make it anew. The next
+      writer does so as it opens the file, so that is waited for; if none comes, a copy is read.
     """
 
     _ATTEMPTS: Final = 100
+    _WAITS: Final = 10
+    _WAIT_S: Final = 0.005
 
-    def __init__(self, path: str, vfs: str | None) -> None:
-        super().__init__(path, vfs)
+    def __init__(self, path: str, vfs: str | None, keyed: Hash | None) -> None:
+        super().__init__(path, vfs, keyed)
         self.busy_timeout_ms = 5000
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         try:
@@ -466,13 +481,15 @@ class ReadOnlyDatabase(_Database):
         self._refuse_if_ended()
         with self._lock:
             self._refuse_if_ended()
+            unrecovered = False
             for attempt in range(self._ATTEMPTS):
                 try:
-                    if self._stale():
+                    if unrecovered or self._stale():
                         self._reopen()
                     result = query(self._connection, *given)
                 except (apsw.Error, UnicodeDecodeError) as error:
-                    if attempt + 1 == self._ATTEMPTS or not self._stale():
+                    unrecovered = _unrecovered(error)
+                    if attempt + 1 == self._ATTEMPTS or not (unrecovered or self._stale()):
                         raise self._translated(error) from error
                     continue
                 except OSError as error:
@@ -494,11 +511,11 @@ class ReadOnlyDatabase(_Database):
         self._refuse_if_ended()
         return ReadOnlyStoreError(self.path, "opened with open_readonly(): open it with CheckpointStore() to write")
 
-    def _open(self) -> None:
+    def _open(self, *, waited: bool) -> None:
         self._surroundings = self._look()
         wal, shm = self._surroundings[1:]
         path, how = self.path, "mode=ro&readonly_shm=1"
-        self._live = shm is not None and wal is not None
+        self._live = shm is not None and wal is not None and not waited
         if not self._live:
             how = "mode=ro&immutable=1"
             if wal is not None and wal[0] > 0:
@@ -510,17 +527,22 @@ class ReadOnlyDatabase(_Database):
             self._connection.pragma("query_only", True)
             self._connection.pragma("cache_size", -_CACHE_KIB)
             schema.refuse_another_shape(self._connection, self.path)
+            self.hashed = schema.chosen_hash(self._connection, self.path, self._keyed)
         except BaseException:
             self._close_connection()
             raise
 
     def _open_settled(self) -> None:
         """Open it, again if it changed meanwhile: what was read then may have been half old and half new."""
+        waits = 0
         for _ in range(self._ATTEMPTS):
             try:
-                self._open()
-            except (apsw.Error, UnicodeDecodeError, MilepostError, OSError):
-                if self._look() == self._surroundings:
+                self._open(waited=waits == self._WAITS)
+            except (apsw.Error, UnicodeDecodeError, MilepostError, OSError) as error:
+                if _unrecovered(error) and waits < self._WAITS:
+                    waits += 1
+                    time.sleep(self._WAIT_S)
+                elif self._look() == self._surroundings:
                     raise
             else:
                 return
@@ -535,6 +557,17 @@ class ReadOnlyDatabase(_Database):
         if self._copy is not None:
             self._copy.cleanup()
             self._copy = None
+
+    def step_aside(self) -> None:
+        """
+        For a writer of this process that is about to open the file: let go of it, and open it anew at the next read.
+
+        The shared memory that a reader has mapped read-only SQLite would give to the writer, who could not write then.
+        """
+        with self._lock:
+            if self._ended is None:
+                self._close_connection()
+                self._live, self._surroundings = False, ()
 
     def _stale(self) -> bool:
         """Whether the files are no longer what they were when we opened them. SQLite itself sees to a live WAL."""
@@ -554,12 +587,22 @@ class ReadOnlyDatabase(_Database):
         return tuple(found)
 
     def _copied(self) -> str:
-        # Plain copying is safe only here: without a -shm no SQLite, ours included, has the file open and locked.
         self._copy = tempfile.TemporaryDirectory(prefix="milepost-")
         copy = str(Path(self._copy.name, "copy"))
-        for suffix in ("", "-wal"):
-            shutil.copyfile(self.path + suffix, copy + suffix)
+        for suffix, kind in (("", apsw.SQLITE_OPEN_MAIN_DB), ("-wal", apsw.SQLITE_OPEN_WAL)):
+            # Through the VFS: closing a descriptor of our own would drop the locks that this process may have on it.
+            with (
+                _vfs_file(self.path + suffix, self.vfs, kind | apsw.SQLITE_OPEN_READONLY) as file,
+                Path(copy + suffix).open("wb") as made,
+            ):
+                size = file.xFileSize() if file else 0
+                made.writelines(_read(file, _REWRITE_BYTES, offset) for offset in range(0, size, _REWRITE_BYTES))
         return copy
+
+
+def _unrecovered(error: Exception) -> bool:
+    """Whether a reader found a WAL whose index has to be made anew, which only a writer may."""
+    return getattr(error, "extendedresult", 0) in {apsw.SQLITE_READONLY_RECOVERY, apsw.SQLITE_READONLY_CANTINIT}
 
 
 def absolute(path: object) -> str:
@@ -629,7 +672,7 @@ def _refuse_foreign_header(path: str, vfs: str | None) -> None:
     which does neither, calls a file malformed that was being written back from its WAL when the power went.
     """
     with _vfs_file(path, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY) as file:
-        header = _read(file, schema.HEADER_BYTES, 0) if file else b""
+        header = _read(file, schema.HEADER_BYTES, 0)
     try:
         schema.refuse_another_version(header, path)
     except NotAStoreError:
@@ -662,12 +705,12 @@ def _first_page_in_wal(wal: str, vfs: str | None) -> bytes | None:
     return found
 
 
-def _read(file: apsw.VFSFile, length: int, offset: int) -> bytes:
+def _read(file: apsw.VFSFile | None, length: int, offset: int) -> bytes:
     """What there is to read, up to `length` bytes."""
-    return file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
+    return b"" if file is None else file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
 
 
-def _create(path: str, vfs: str | None) -> None:
+def _create(path: str, vfs: str | None, keyed: Hash | None) -> None:
     """Make a new store; one that another process has put there meanwhile is as good."""
     with contextlib.suppress(FileExistsError), _put_in_place(path) as aside:
         connection = _connect(aside, "mode=rw", vfs)
@@ -675,7 +718,7 @@ def _create(path: str, vfs: str | None) -> None:
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
             with connection:
-                schema.create(connection)
+                schema.create(connection, keyed)
         finally:
             connection.close()  # writes the WAL back into the file, syncs it and removes the WAL
 

@@ -12,6 +12,7 @@ MilepostError                                  catch this to catch everything of
 ├── StoreError                                 the file or its use is at fault, not the entry
 │   ├── NotAStoreError                         not a file of milepost; nothing in it was touched
 │   ├── SchemaVersionError                     a file of another version of milepost
+│   ├── WrongKeyError                          the chain is keyed, and not with the key that was given, or given none
 │   ├── DamagedStoreError                      SQLite cannot make sense of the file
 │   ├── ReadOnlyStoreError                     a verb that writes, on a store that only reads
 │   ├── ClosedStoreError                       used after close()
@@ -167,6 +168,10 @@ class SchemaVersionError(StoreError):
         super().__init__(path, f"file format version {found}, this milepost knows version {supported}: {newer}")
         self.args = (path, found, supported)
         self.found, self.supported = found, supported
+
+
+class WrongKeyError(StoreError):
+    """The chain is keyed with another key than was given, or with one where none was, or not at all where one was."""
 
 
 class DamagedStoreError(StoreError):

@@ -32,9 +32,6 @@ How many rows a walk reads at a time: enough to hide the cost of a statement, an
 are gone before Python's garbage collector, which looks at every 700 new ones, has seen them (a third of the time).
 """
 
-LINKS: Final = 1000
-"""How many rows a verification reads at a time."""
-
 _RUN: Final = "(SELECT run_number FROM run WHERE run_id = ?)"
 _STAGE: Final = "(SELECT stage_number FROM stage WHERE stage = ?)"
 
@@ -372,9 +369,9 @@ def stray_positions(connection: apsw.Connection) -> list[int]:
 def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
     """One page of numbered rows above `after`, as they are, whatever is in them."""
     try:
-        return connection.execute(_LINKS, (after, through, LINKS)).fetchall()
+        return connection.execute(_LINKS, (after, through, PAGE)).fetchall()
     except UnicodeDecodeError:
-        return _with_any_text(connection.execute(_ANY_LINKS, (after, through, LINKS)))
+        return _with_any_text(connection.execute(_ANY_LINKS, (after, through, PAGE)))
 
 
 _LINKS: Final = f"{_LINKED} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
@@ -383,7 +380,7 @@ _ANY_LINKS: Final = _LINKS.replace("idempotency_key", "CAST(idempotency_key AS B
 
 def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
     """One page of numbered rows of one run above `after`, each with the signature of the row before it in the chain."""
-    bindings = run_id, after, through, LINKS
+    bindings = run_id, after, through, PAGE
     try:
         return connection.execute(_LINKS_OF_RUN, bindings).fetchall()
     except UnicodeDecodeError:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import apsw
 
-from milepost.errors import NotAStoreError, SchemaVersionError, shown
+from milepost.errors import NotAStoreError, SchemaVersionError, WrongKeyError, shown
+from milepost.signature import key_check, same
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
+
+    from milepost.signature import Hash
 
 APPLICATION_ID: Final = 0x4D495450
 VERSION: Final = 1
@@ -25,9 +29,40 @@ def text() -> str:
     return (shipped if shipped.is_file() else Path(__file__).parents[2] / "schema.sql").read_text(encoding="utf-8")
 
 
-def create(connection: apsw.Connection) -> None:
-    """Make everything of schema.sql in an empty database."""
+def create(connection: apsw.Connection, keyed: Hash | None = None) -> None:
+    """Make everything of schema.sql in an empty database, for a keyed chain where a keyed hash is given."""
     connection.execute(text())
+    if keyed is not None:
+        connection.execute("INSERT INTO keyed (key_check) VALUES (?)", (key_check(keyed),))
+
+
+def chosen_hash(connection: apsw.Connection, path: str, keyed: Hash | None) -> Hash:
+    """
+    What the links of the file's chain are made with: the keyed hash if it is the right one, or SHA-256 without a key.
+
+    Returns:
+        Where the chain is keyed and no key was given: what raises WrongKeyError as soon as a link is to be made.
+
+    Raises:
+        WrongKeyError: A key was given, and the chain has another one or none.
+    """
+    row = connection.execute("SELECT key_check FROM keyed").get
+    if row is None:
+        if keyed is None:
+            return sha256
+        raise WrongKeyError(
+            path, "its chain is not keyed, and a key was given: open it without, or look who replaced the file"
+        )
+    if keyed is not None and not same(row, key_check(keyed)):
+        raise WrongKeyError(path, "its chain is keyed with another key: give the one it was made with")
+    return keyed or _missing_key(path)
+
+
+def _missing_key(path: str) -> Hash:
+    def hashed(_message: bytes) -> NoReturn:
+        raise WrongKeyError(path, "its chain is keyed, and no key was given: give the one it was made with")
+
+    return hashed
 
 
 def refuse_another_version(header: bytes, path: str) -> None:

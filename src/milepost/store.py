@@ -12,8 +12,9 @@ from milepost.arguments import check_bool, check_callable, check_integer, check_
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
 from milepost.database import ReadOnlyDatabase, WritableDatabase, absolute
-from milepost.errors import ClosedStoreError, InvalidArgumentError, StoreError
+from milepost.errors import ClosedStoreError, InvalidArgumentError, StoreError, kind
 from milepost.receipt import BatchReceipt, Head, Receipt
+from milepost.signature import keyed
 
 if TYPE_CHECKING:
     import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import apsw
 
     from milepost.audit import Verification
+    from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
 
     _Page = tuple[list[tuple[Any, ...]], list[Checkpoint]]  # numbered rows, and their checkpoints
@@ -49,11 +51,15 @@ class CheckpointStore:
         busy_timeout_ms: How long to wait for another writer, in ms.
         clock: Gives the wall clock in ms since the epoch, for `advance`; read once per checkpoint.
         vfs: The name of an SQLite VFS to open the file through; None for SQLite's own.
+        key: Makes the links of a new file's chain with HMAC-SHA-256 and this secret, in place of SHA-256, so that who
+            cannot read it cannot forge them; an existing file must have been made with the same key, or without one.
+            At best 32 random bytes. It is kept nowhere: lose it, and the chain can be read but no longer judged.
 
     Raises:
         InvalidArgumentError: An argument breaks one of these rules.
         NotAStoreError: There is something at `path` that is no file of milepost; it was not touched.
         SchemaVersionError: The file is of another version of milepost; it was not touched.
+        WrongKeyError: The file's chain has another key, or has one where none was given, or none where one was.
         StoreError: The file cannot be made or opened.
     """
 
@@ -67,17 +73,22 @@ class CheckpointStore:
         busy_timeout_ms: int = 5000,
         clock: Callable[[], int] = _wall_clock,
         vfs: str | None = None,
+        key: bytes | None = None,
     ) -> None:
+        hashed = _keyed(key)
+        del key  # from here on no traceback that shows the values of variables shows it
         if type(durability) is not str or durability not in {"full", "normal"}:
             raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
         check_integer("busy_timeout_ms", busy_timeout_ms, most=2**31 - 1)
         check_callable("clock", clock, "it takes nothing and returns ms since the epoch")
         self._clock = clock
         self._durability: str | None = durability
-        self._database = WritableDatabase(absolute(path), synchronous=durability, busy_timeout_ms=busy_timeout_ms, vfs=vfs)
+        self._database = WritableDatabase(
+            absolute(path), synchronous=durability, busy_timeout_ms=busy_timeout_ms, vfs=vfs, keyed=hashed
+        )
 
     @classmethod
-    def open_readonly(cls, path: str | os.PathLike[str], *, vfs: str | None = None) -> Self:
+    def open_readonly(cls, path: str | os.PathLike[str], *, vfs: str | None = None, key: bytes | None = None) -> Self:
         """
         Open an existing file to read it, without changing a byte of it or of its directory.
 
@@ -87,15 +98,19 @@ class CheckpointStore:
         Args:
             path: The file.
             vfs: The name of an SQLite VFS to open it through; None for SQLite's own.
+            key: The key of a keyed chain. Without it everything can be read, and only `verify` cannot judge.
 
         Raises:
-            InvalidArgumentError: `path` or `vfs` is not what it must be.
+            InvalidArgumentError: `path`, `vfs` or `key` is not what it must be.
             NotAStoreError: There is something at `path` that is no file of milepost.
             SchemaVersionError: The file is of another version of milepost.
+            WrongKeyError: The file's chain has another key, or none where one was given.
             StoreError: The file does not exist or cannot be opened.
         """
+        hashed = _keyed(key)
+        del key
         store = cls.__new__(cls)
-        store._become_readonly(ReadOnlyDatabase(absolute(path), vfs))  # noqa: SLF001 - an instance of its own
+        store._become_readonly(ReadOnlyDatabase(absolute(path), vfs, hashed))  # noqa: SLF001 - an instance of its own
         return store
 
     def _become_readonly(self, database: ReadOnlyDatabase) -> None:
@@ -140,7 +155,7 @@ class CheckpointStore:
         Source:
             https://sqlite.org/pragma.html#pragma_synchronous (FULL syncs the WAL at each commit)
         """
-        return self._database.write(append.append, entry)
+        return self._database.write(append.append, self._database.hashed, entry)
 
     def append_many(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
         """
@@ -168,7 +183,7 @@ class CheckpointStore:
             batch.append(entry)
             if type(entry) is not Checkpoint:  # the batch ends here in any case, however long the rest is
                 break
-        return self._database.write(append.append_many, batch)
+        return self._database.write(append.append_many, self._database.hashed, batch)
 
     def advance(self, run_id: str, stage: str, watermark: Watermark, *, idempotency_key: str) -> Receipt:
         """
@@ -196,7 +211,7 @@ class CheckpointStore:
         return self._database.write(self._advance, run_id, stage, watermark, idempotency_key)
 
     def _advance(self, connection: apsw.Connection, run_id: str, stage: str, watermark: Watermark, key: str) -> Receipt:
-        return append.Appender(connection).advance(run_id, stage, watermark, key, self._clock())
+        return append.Appender(connection, self._database.hashed).advance(run_id, stage, watermark, key, self._clock())
 
     def transaction(self) -> AbstractContextManager[apsw.Connection]:
         """
@@ -502,7 +517,8 @@ class CheckpointStore:
 
         A chain cannot show by itself that its tail was cut off, that an older copy of the file was put back, or that all
         of it was written anew: for these, give a head that was kept elsewhere as `expected`. The file's own
-        `PRAGMA integrity_check` is part of every verification. Memory grows with the number of runs, not of entries.
+        `PRAGMA integrity_check` is part of every verification. A keyed chain that was opened without its key cannot be
+        judged: that is a fault of the kind `key`. Memory grows with the number of runs, not of entries.
 
         Args:
             run_id: Read the entries of this run only; `expected` is then a head of the run's own chain.
@@ -528,8 +544,8 @@ class CheckpointStore:
         if run_id is not None and since is not None:
             raise InvalidArgumentError("since", since, "goes with the whole chain: leave it out, or leave out run_id")
         if run_id is None:
-            return verify.verify_chain(self._database.read, since, expected, progress)
-        return verify.verify_run(self._database.read, run_id, expected, progress)
+            return verify.verify_chain(self._database.read, self._database.hashed, since, expected, progress)
+        return verify.verify_run(self._database.read, self._database.hashed, run_id, expected, progress)
 
     def backup(self, path: str | os.PathLike[str]) -> Head:
         """
@@ -578,8 +594,20 @@ class CheckpointStore:
         raise StoreError(self.path, "a store cannot be pickled or copied: hand over its path, and open it there")
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_database"):
+            return "<CheckpointStore that could not be opened>"
         how = "read-only" if self._durability is None else f"durability={self._durability!r}"
         return f"<CheckpointStore {self.path!r} {'closed' if self._database.closed else how}>"
+
+
+def _keyed(key: object) -> Hash | None:
+    """The hash that a key gives; an error that does not show what may be a secret."""
+    if key is None:
+        return None
+    if type(key) is not bytes or not key:
+        found = "<empty bytes>" if type(key) is bytes else f"<a {kind(key)}>"
+        raise InvalidArgumentError("key", found, "must be bytes, at best 32 random ones (secrets.token_bytes(32))")
+    return keyed(key)
 
 
 def _checked_walk(

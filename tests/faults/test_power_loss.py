@@ -143,7 +143,7 @@ def test_a_store_whose_directory_is_never_synced_is_caught(monkeypatch: pytest.M
 def test_a_store_that_is_created_in_place_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a file is neither a store nor nothing."""
 
-    def in_place(path: str, vfs: str | None) -> None:
+    def in_place(path: str, vfs: str | None, keyed: object) -> None:
         connection = apsw.Connection(path, vfs=vfs)
         try:
             connection.pragma("journal_mode", "wal")
