@@ -23,6 +23,7 @@ ORDER = [
     "database",
     "rows",
     "append",
+    "workers",
     "verify",
     "checkpointed",
     "store",

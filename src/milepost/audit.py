@@ -184,6 +184,21 @@ class Audit:
             if self.entries == self._mark:
                 self.marked = self.run_signature
 
+    def go_on_with(self, run_number: int) -> None:
+        """The run is alone in the chain up to here, so that its own signature here is the chain's."""
+        self._runs.setdefault(run_number, _Run()).signature = self.signature
+
+    def stages(self) -> list[tuple[int, int, int, bytes]]:
+        """How far each stage of each run has been walked: (run_number, stage_number, entries, signature)."""
+        return [(run, stage, each.entries, each.signature) for (run, stage), each in self._progress.items()]
+
+    def take_over(self, run_number: int, stage_number: int, entries: int, signature: bytes) -> None:
+        """Take over what another walk, over the next part of the chain, has found as its `stages`."""
+        progress = self._progress.get((run_number, stage_number)) or self._meet(run_number, stage_number)
+        progress.entries += entries
+        progress.run.entries += entries
+        progress.signature = progress.run.signature = signature
+
     def end(self, entries: int) -> None:
         """The chain is said to have `entries` entries: say so if it ended before."""
         if self.position < entries:

@@ -67,7 +67,7 @@ _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
 
-class _Database:
+class Database:
     """One connection, shared by the threads of one process."""
 
     hashed: Hash
@@ -182,7 +182,7 @@ class _Database:
                 return StoreError(self.path, f"{detail}; the chain is as it was")
 
 
-class WritableDatabase(_Database):
+class WritableDatabase(Database):
     """The file, opened for reading and writing; made if it is missing."""
 
     def __init__(self, path: str, *, synchronous: str, busy_timeout_ms: int, vfs: str | None, keyed: Hash | None) -> None:
@@ -240,7 +240,7 @@ class WritableDatabase(_Database):
             _make_wal_durable(connection.filename_wal, self.vfs)
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
-        """As `_Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
+        """As `Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
         self._refuse_if_ended()
         self._refuse_within_a_write()
         work = functools.partial(query, self._connection, *given)
@@ -310,7 +310,7 @@ class WritableDatabase(_Database):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
         """
-        As `_Database.transaction`; a block inside a block is a savepoint of it.
+        As `Database.transaction`; a block inside a block is a savepoint of it.
 
         The block's own exceptions, APSW's among them, pass through unchanged; only after the transaction was cut short,
         when every further statement fails, does an exception of APSW's become ours.
@@ -444,7 +444,7 @@ _CUT_SHORT: Final = (
 )
 
 
-class ReadOnlyDatabase(_Database):
+class ReadOnlyDatabase(Database):
     """
     The file, opened so that neither it nor its directory changes by a byte, whatever a pipeline does meanwhile.
 
@@ -477,7 +477,7 @@ class ReadOnlyDatabase(_Database):
             raise _from_os(path, error) from error
 
     def read(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
-        """As `_Database.read`, whatever has become of the files around it since the last call."""
+        """As `Database.read`, whatever has become of the files around it since the last call."""
         self._refuse_if_ended()
         with self._lock:
             self._refuse_if_ended()
@@ -849,7 +849,7 @@ def _from_os(path: str, error: OSError) -> MilepostError:
     return StoreError(path, f"{error.strerror}: check the path and the disk")
 
 
-_open_databases: weakref.WeakSet[_Database] = weakref.WeakSet()
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:

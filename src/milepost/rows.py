@@ -14,6 +14,7 @@ import json
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
@@ -359,6 +360,17 @@ def _heads(connection: apsw.Connection, run_id: str | None) -> list[tuple[Any, .
 
 _EVERY_HEAD: Final = "SELECT run_number, stage_number, entries, signature FROM progress"
 _HEADS: Final = {False: _EVERY_HEAD, True: f"{_EVERY_HEAD} WHERE run_number = {_RUN}"}
+
+
+def run_spans(connection: apsw.Connection) -> list[tuple[int, int, int]]:
+    """(run_number, first position, last position) of every run, by first position."""
+    spans: list[tuple[Any, ...]] = connection.execute(_RUN_SPANS).fetchall()
+    found = ((run_number, first, last) for run_number, first, last in spans if first is not None)
+    return sorted(found, key=itemgetter(1))
+
+
+_POSITIONS: Final = "FROM entry INDEXED BY entry_by_run WHERE run_number = run.run_number"
+_RUN_SPANS: Final = f"SELECT run_number, (SELECT min(position) {_POSITIONS}), (SELECT max(position) {_POSITIONS}) FROM run"
 
 
 def stray_positions(connection: apsw.Connection) -> list[int]:

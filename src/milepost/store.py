@@ -525,7 +525,9 @@ class CheckpointStore:
             since: A trusted head: only what came after it is read. Runs that began before it are judged by their rows
                 only, not by their heads.
             expected: A head kept elsewhere, which this chain must contain; it may have grown since.
-            workers: How many processes may share the work; for now one does all of it, whatever is given.
+            workers: How many processes may share the work, beside this one, which waits for them. They help with the
+                whole chain of a long file in which runs follow one another; a keyed chain, whose key stays in this
+                process, and a file opened through a VFS are walked by one. What they find wrong is looked into by one.
             progress: Called with (entries done, entries in all) about every thousand entries.
 
         Returns:
@@ -544,8 +546,8 @@ class CheckpointStore:
         if run_id is not None and since is not None:
             raise InvalidArgumentError("since", since, "goes with the whole chain: leave it out, or leave out run_id")
         if run_id is None:
-            return verify.verify_chain(self._database.read, self._database.hashed, since, expected, progress)
-        return verify.verify_run(self._database.read, self._database.hashed, run_id, expected, progress)
+            return verify.verify_chain(self._database, since, expected, workers, progress)
+        return verify.verify_run(self._database, run_id, expected, progress)
 
     def backup(self, path: str | os.PathLike[str]) -> Head:
         """

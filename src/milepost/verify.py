@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from milepost import rows
+from milepost import rows, workers
 from milepost.audit import Audit, Fault, Verification
 from milepost.errors import DamagedStoreError, WrongKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from milepost.database import Database
     from milepost.receipt import Head
-    from milepost.signature import Hash
 
-T = TypeVar("T")
-
-
-class Read(Protocol):
-    """Run one query of rows.py on the store's connection."""
-
-    def __call__(self, query: Callable[..., T], /, *args: object) -> T: ...  # noqa: D102 - the protocol says it
+    Progress = Callable[[int, int], object] | None
 
 
 def verify_chain(
-    read: Read, hashed: Hash, since: Head | None, expected: Head | None, progress: Callable[[int, int], object] | None
+    database: Database, since: Head | None, expected: Head | None, processes: int, progress: Progress
 ) -> Verification:
-    """Verify the chain of the file, or what came after `since`."""
+    """Verify the chain of the file, or what came after `since`; `processes` may share the work."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, hashed, since)
+    audit = Audit({}, {}, database.hashed, since)
+    read = database.read
     total = 0
     try:
         kept = read(rows.snapshot, None)
         total = kept.entries
-        audit = Audit(kept.run_names, kept.stage_names, hashed, since)
         strays = read(rows.stray_positions)
         faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in strays]
         for head in (since, expected):
             if head is not None:
                 faults += _contains(head, read(rows.signature_at, head.entries), total)
+        if processes > 1 and not faults and workers.confirm(database, kept, since, processes, progress):
+            return _verification([], total, read(rows.tip)[1])
+        audit = Audit(kept.run_names, kept.stage_names, database.hashed, since)
         while audit.position < total and (page := read(rows.links, audit.position, total)):
             audit.walk(page)
             if progress is not None:
@@ -49,18 +46,17 @@ def verify_chain(
         faults.append(_cannot_judge(error))
     except DamagedStoreError as error:
         faults.append(Fault("file", audit.position + 1, "a row that can be read", error.problem))
-    return _verification([*audit.faults, *faults, *_file_faults(read)], total, audit.signature)
+    return _verification([*audit.faults, *faults, *_file_faults(database)], total, audit.signature)
 
 
-def verify_run(
-    read: Read, hashed: Hash, run_id: str, expected: Head | None, progress: Callable[[int, int], object] | None
-) -> Verification:
+def verify_run(database: Database, run_id: str, expected: Head | None, progress: Progress) -> Verification:
     """Verify the entries of one run: each against the row before it in the chain, all of them against the run's head."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, hashed)
+    audit = Audit({}, {}, database.hashed)
+    read = database.read
     try:
         kept = read(rows.snapshot, run_id)
-        audit = Audit(kept.run_names, kept.stage_names, hashed, mark=expected.entries if expected else None)
+        audit = Audit(kept.run_names, kept.stage_names, database.hashed, mark=expected.entries if expected else None)
         total = sum(entries for _, _, entries, _ in kept.heads if isinstance(entries, int))
         while page := read(rows.links_of_run, run_id, audit.position, kept.entries):
             audit.follow(page)
@@ -73,7 +69,7 @@ def verify_run(
         faults.append(_cannot_judge(error))
     except DamagedStoreError as error:
         faults.append(Fault("file", audit.position + 1, "a row that can be read", error.problem))
-    return _verification([*audit.faults, *faults, *_file_faults(read)], audit.entries, audit.run_signature)
+    return _verification([*audit.faults, *faults, *_file_faults(database)], audit.entries, audit.run_signature)
 
 
 def _cannot_judge(error: WrongKeyError) -> Fault:
@@ -87,9 +83,9 @@ def _contains(head: Head, signature: object, entries: int) -> list[Fault]:
     return [Fault("head", head.entries, head.signature, found)]
 
 
-def _file_faults(read: Read) -> list[Fault]:
+def _file_faults(database: Database) -> list[Fault]:
     try:
-        return [Fault("file", None, "a sound file", problem) for problem in read(rows.integrity_check)]
+        return [Fault("file", None, "a sound file", problem) for problem in database.read(rows.integrity_check)]
     except DamagedStoreError as error:
         return [Fault("file", None, "a sound file", error.problem)]
 

@@ -1,0 +1,184 @@
+"""Several processes verify what one would: the same answers, whatever they are given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chains import chain, mixed
+from milepost import Checkpoint, CheckpointStore, workers
+from milepost.workers import cut
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LENGTH = 240
+
+
+def _runs(length: int) -> list[Checkpoint]:
+    """Runs of 50 entries, one after the other."""
+    return [entry._replace(run_id=f"run-{number // 50}") for number, entry in enumerate(chain(length))]
+
+
+def _overlapping(length: int) -> list[Checkpoint]:
+    """Each run begins while the one before goes on: no place to cut, but in the first."""
+    return [
+        entry._replace(run_id=f"run-{max(number - 20 + (number % 2) * 20, 0) // 40}")
+        for number, entry in enumerate(chain(length))
+    ]
+
+
+CHAINS = {"one run": chain, "runs in turn": _runs, "overlapping runs": _overlapping, "interwoven runs": mixed}
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts as small as these chains need."""
+    monkeypatch.setattr(workers, "LEAST", 10)
+
+
+@pytest.fixture
+def confirmed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the workers confirmed, call by call."""
+    said: list[bool] = []
+    confirm = workers.confirm
+
+    def noted(*arguments: object) -> bool:
+        said.append(confirm(*arguments))  # type: ignore[arg-type]
+        return said[-1]
+
+    monkeypatch.setattr(workers, "confirm", noted)
+    return said
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_workers_find_a_sound_chain_sound(path: Path, name: str, confirmed: list[bool]) -> None:
+    """Every answer is that of one process, and where runs do not interweave it is the workers' own."""
+    with CheckpointStore(path) as store:
+        store.append_many(CHAINS[name](LENGTH)[:100])
+        since = store.head()
+        store.append_many(CHAINS[name](LENGTH)[100:])
+        assert store.verify(workers=2) == store.verify()
+        assert store.verify(workers=2, since=since, expected=store.head()) == store.verify(since=since)
+    if name in {"one run", "runs in turn"}:
+        assert confirmed == [True, True]
+
+
+@pytest.mark.parametrize("name", ["one run", "runs in turn"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE entry SET offset = offset + 1 WHERE position = 3",
+        "UPDATE entry SET at_ms = at_ms + 1 WHERE position = 120",
+        "UPDATE entry SET signature = x'00' WHERE position = 240",
+        "DELETE FROM entry WHERE position = 60",
+        "DELETE FROM entry WHERE position = 240",
+        "UPDATE progress SET entries = entries + 1",
+        "UPDATE progress SET signature = zeroblob(32)",
+        "UPDATE run SET run_id = 'another' WHERE run_number = 1",
+    ],
+)
+def test_workers_find_a_fault_as_one_process_does(path: Path, name: str, edit: str, confirmed: list[bool]) -> None:
+    """The same faults, in the same words, at the same places."""
+    with CheckpointStore(path) as store:
+        store.append_many(CHAINS[name](LENGTH))
+    connection = apsw.Connection(str(path))
+    connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
+    connection.execute(edit)
+    connection.close()
+    with CheckpointStore.open_readonly(path) as store:
+        alone = store.verify()
+        assert not alone.ok
+        assert store.verify(workers=2) == alone
+    assert confirmed == [False]
+
+
+def test_workers_check_the_file_itself(path: Path) -> None:
+    """An index that lacks an entry is found by SQLite's own check alone."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+    connection = apsw.Connection(str(path))
+    connection.pragma("writable_schema", True)
+    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, '(run_number)', '(run_number) WHERE position <> 7') "
+                       "WHERE name = 'entry_by_run'")  # fmt: skip
+    connection.close()
+    connection = apsw.Connection(str(path))
+    connection.execute("REINDEX entry_by_run")
+    connection.pragma("writable_schema", True)
+    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ' WHERE position <> 7', '') WHERE name = 'entry_by_run'")
+    connection.close()
+    with CheckpointStore.open_readonly(path) as store:
+        alone = store.verify()
+        assert list({fault.kind for fault in alone.faults}) == ["file"]
+        assert store.verify(workers=2) == alone
+
+
+@pytest.mark.parametrize("program", ["raise SystemExit(1)", "print('{}')", "print('nonsense')", "input(); input()"])
+def test_a_worker_that_dies_changes_no_answer(
+    path: Path, monkeypatch: pytest.MonkeyPatch, program: str, confirmed: list[bool]
+) -> None:
+    """One process does it then."""
+    monkeypatch.setattr(workers, "_PROGRAM", program)
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2) == store.verify()
+    assert confirmed == [False]
+
+
+def test_no_worker_is_told_a_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keyed chain is verified in the process that was given the key."""
+    monkeypatch.delattr(workers, "_start")
+    with CheckpointStore(path, key=b"secret") as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2).ok
+
+
+def test_progress_rises_to_the_end(path: Path) -> None:
+    """In the thread of the caller, however many work."""
+    seen: list[tuple[int, int]] = []
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2, progress=lambda done, total: seen.append((done, total))).ok
+    assert seen == sorted(seen)
+    assert seen[-1] == (LENGTH, LENGTH)
+
+
+def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path) -> None:
+    """As Ctrl-C would."""
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        with pytest.raises(KeyboardInterrupt):
+            store.verify(workers=2, progress=interrupted)
+
+
+spans = st.lists(st.tuples(st.integers(1, 200), st.integers(0, 60)), max_size=12).map(
+    lambda pairs: [
+        (number, first, first + length) for number, (first, length) in enumerate(sorted(dict(pairs).items()), start=1)
+    ]
+)
+
+
+@given(spans, st.integers(0, 100), st.integers(2, 9))
+def test_a_chain_is_cut_only_where_no_run_is_judged_wrongly(
+    spans: list[tuple[int, int, int]], after: int, parts: int
+) -> None:
+    """Behind the end of every run that began in the walk, or within the first one while it is alone."""
+    through = max([last for _, _, last in spans], default=0)
+    cuts = cut(spans, after, through, parts)
+    assert [place for place, _ in cuts] == sorted({place for place, _ in cuts})
+    assert len(cuts) < parts
+    for place, alone in cuts:
+        assert after < place < through
+        going_on = [number for number, first, last in spans if after < first <= place < last]
+        assert going_on == ([] if alone is None else [alone])
+        if alone is not None:
+            assert [number for number, first, _ in spans if first <= place] == [alone]
+            assert (after, 1) == (0, spans[0][1])
