@@ -12,6 +12,7 @@ from milepost import CheckpointStore, Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "latest": lambda store: store.latest(),
@@ -22,7 +23,7 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "resume_point_for_stage": lambda store: store.resume_point_for_stage("load", "run-1"),
     "resume_points": lambda store: store.resume_points(),
     "resume_points of a run": lambda store: store.resume_points("run-1"),
-    "get": lambda store: store.get("run-1", "load", 1),
+    "get": lambda store: store.get("run-1", "load", 7),
     "find": lambda store: list(store.find("step-7")),
     "find in a run": lambda store: list(store.find("step-7", run_id="run-1")),
     "find in a stage": lambda store: list(store.find("step-7", stage="load")),
@@ -87,33 +88,49 @@ def test_a_lookup_searches_through_an_index(recorded: CheckpointStore, lookup: C
     assert searches > 0
 
 
-def test_a_lookup_does_the_same_work_at_a_hundred_and_at_ten_thousand_entries(store: CheckpointStore) -> None:
-    """SQLite's own step counter, without noise, of every lookup that answers with one row."""
+def _steps(store: CheckpointStore, lookup: Callable[[CheckpointStore], object]) -> int:
+    """How many steps of its virtual machine SQLite makes for a lookup."""
+    total = 0
 
-    def steps(lookup: Callable[[CheckpointStore], object]) -> int:
-        total = 0
+    def count(report: dict[str, Any]) -> None:
+        nonlocal total
+        total += report["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
 
-        def count(report: dict[str, Any]) -> None:
-            nonlocal total
-            total += report["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
+    connection = store._database._connection
+    connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
+    try:
+        lookup(store)
+    finally:
+        connection.trace_v2(0, None)
+    return total
 
-        connection = store._database._connection
-        connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
-        try:
-            lookup(store)
-        finally:
-            connection.trace_v2(0, None)
-        return total
 
-    single = [
-        lookup
+def _fill(store: CheckpointStore, entries: int) -> None:
+    """Three runs of three stages, in turns; by SQL, in a quarter of the time of append_many, and so without a chain."""
+    with store.transaction() as connection:
+        connection.execute(
+            "INSERT INTO run VALUES (1, 'run-0'), (2, 'run-1'), (3, 'run-2');"
+            "INSERT INTO stage VALUES (1, 'extract'), (2, 'transform'), (3, 'load');"
+            "INSERT INTO progress SELECT run_number, stage_number, 1, zeroblob(32) FROM run, stage"
+        )
+        connection.execute(
+            "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?) INSERT INTO entry "
+            "SELECT n, n % 3 + 1, n / 3 % 3 + 1, n, n, n, 'step-' || n, n, zeroblob(32) FROM number",
+            (entries,),
+        )
+
+
+def test_a_lookup_does_the_same_work_at_a_thousand_and_at_a_million_entries(tmp_path: Path) -> None:
+    """SQLite's own step counter, without noise, of every lookup that answers with one row or one per stage."""
+    lookups = {
+        name: lookup
         for name, lookup in LOOKUPS.items()
         if name.startswith(("latest", "resume", "get", "find", "chain", "head", "len")) and name != "latest as of"
-    ]
-    store.append_many(mixed(100))
-    few = [steps(lookup) for lookup in single]
-    store.append_many(chain(10_000, run_id="run-9", stage="extract"))
-    store.append_many(entry(i, run_id="run-1", stage="load", key=f"more-{i}") for i in range(1000, 11_000))
-    many = [steps(lookup) for lookup in single]
-    assert all(few)
-    assert few == pytest.approx(many, abs=12)
+    }
+    steps = []
+    for entries in (1_000, 1_000_000):
+        with CheckpointStore(tmp_path / f"{entries}.milepost", durability="normal") as store:
+            _fill(store, entries)
+            steps.append({name: _steps(store, lookup) for name, lookup in lookups.items()})
+    assert all(steps[0].values())
+    assert steps[0] == steps[1]
