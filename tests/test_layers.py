@@ -18,6 +18,7 @@ ORDER = [
     "receipt",
     "summary",
     "audit",
+    "filesystem",
     "group_commit",
     "schema",
     "database",

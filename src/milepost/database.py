@@ -25,6 +25,7 @@ import stat
 import tempfile
 import threading
 import time
+import warnings
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
@@ -40,12 +41,14 @@ from milepost.errors import (
     ForkedStoreError,
     InvalidArgumentError,
     MilepostError,
+    MilepostWarning,
     NotAStoreError,
     ReadOnlyStoreError,
     StoreBusyError,
     StoreError,
     StoreFullError,
 )
+from milepost.filesystem import remote_kind
 from milepost.group_commit import GroupCommit, Job
 
 if TYPE_CHECKING:
@@ -191,10 +194,12 @@ class WritableDatabase(Database):
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
         self._block_thread: int | None = None
         self._writing_thread: int | None = None
-        self._wal_pages = 0
+        self._wal_pages = self._written_back = 0
         # How long the WAL may get: 16 MB. SQLite's own figure, a quarter of that, suits statements that change one page; an
         # append changes six. Up to 4,062 pages a reader searches one table of the WAL's index.
         self.write_back_pages = 4000
+        self.long_wal_pages = 65_536
+        self._long_wal_told = False
         self._cut_short = False
         self._synchronous = synchronous
         self._group = GroupCommit(self._commit)
@@ -202,6 +207,7 @@ class WritableDatabase(Database):
             if not _is_store_file(path):
                 _create(path, vfs, keyed)
             _refuse_foreign_header(path, vfs)
+            _warn_of_remote(path)
             for other in list(_open_databases):
                 if isinstance(other, ReadOnlyDatabase) and other.path == path:
                     other.step_aside()
@@ -398,17 +404,29 @@ class WritableDatabase(Database):
                 raise self._ended
 
     def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        if pages < self._wal_pages:  # it begins anew, all of it having been written back
+            self._written_back = 0
         self._wal_pages = pages
         return apsw.SQLITE_OK
 
     def _write_wal_back(self) -> None:
         """What SQLite's automatic checkpoint does; only a sync that failed matters to what was just committed."""
-        self._wal_pages = 0
+        self._written_back = self._wal_pages
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
             if getattr(error, "extendedresult", 0) in _SYNC_FAILED:
                 raise self._translated(error) from error
+        if self._wal_pages >= self.long_wal_pages and not self._long_wal_told:
+            self._long_wal_told = True
+            # What was committed is committed, also where warnings are made errors.
+            with contextlib.suppress(MilepostWarning):
+                warnings.warn(
+                    f"{self.path}: its -wal file has grown to {self._wal_pages * 4096 >> 20} MB, since somebody has been "
+                    "reading the file in one transaction all the while: end that transaction, or close what reads",
+                    MilepostWarning,
+                    stacklevel=2,
+                )
 
     def _settle(self, changes_before: int) -> None:
         """Before a commit is acknowledged: what the caller relies on is durable, and where a reader will find it."""
@@ -419,7 +437,7 @@ class WritableDatabase(Database):
             except apsw.Error as error:
                 raise self._translated(error) from error
         self._refuse_another_wal()
-        if self._wal_pages >= self.write_back_pages:
+        if self._wal_pages - self._written_back >= self.write_back_pages:
             self._write_wal_back()
 
     def _refuse_another_wal(self) -> None:
@@ -708,6 +726,17 @@ def _first_page_in_wal(wal: str, vfs: str | None) -> bytes | None:
 def _read(file: apsw.VFSFile | None, length: int, offset: int) -> bytes:
     """What there is to read, up to `length` bytes."""
     return b"" if file is None else file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
+
+
+def _warn_of_remote(path: str) -> None:
+    kind = remote_kind(path)
+    if kind is not None:
+        warnings.warn(
+            f"{path}: on a file system of the kind {kind}, which may lie on another machine, where locks and the shared "
+            "memory of the WAL cannot be relied upon: keep the store on a local disk, and copy it with backup()",
+            MilepostWarning,
+            stacklevel=4,
+        )
 
 
 def _create(path: str, vfs: str | None, keyed: Hash | None) -> None:

@@ -22,6 +22,8 @@ MilepostError                                  catch this to catch everything of
 │   └── StoreBusyError (TimeoutError)          another writer held the lock: try again
 └── BrokenChainError                           `Verification.raise_if_broken()` found faults
 
+MilepostWarning (UserWarning)                  not raised but warned of: it works, and may not for long
+
 The facts of an error are its attributes and, in the same order, its `args`, so that errors pickle.
 """
 
@@ -58,6 +60,10 @@ def kind(value: object) -> str:
 
 class MilepostError(Exception):
     """The root of every exception of milepost."""
+
+
+class MilepostWarning(UserWarning):
+    """Something works, and is likely to go wrong one day."""
 
 
 class InvalidArgumentError(MilepostError, ValueError):

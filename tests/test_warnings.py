@@ -1,0 +1,102 @@
+"""What works and may not for long is warned of, once, and fails nothing."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+
+from chains import chain, entry
+from milepost import CheckpointStore, MilepostWarning, database
+from milepost.filesystem import remote_kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOUNTS = (
+    "/dev/vda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/vdb /home/local xfs rw 0 0\n"
+    "sshfs /mnt/far\\040away fuse.sshfs rw 0 0\n//pc/share /mnt/share cifs rw 0 0\nhost /shared 9p rw 0 0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/orders.milepost", None),
+        ("/home/orders.milepost", "nfs4"),
+        ("/homework/orders.milepost", None),
+        ("/home/local/orders.milepost", None),
+        ("/mnt/far away/orders.milepost", "fuse.sshfs"),
+        ("/mnt/share/deep/er/orders.milepost", "cifs"),
+        ("/shared/orders.milepost", "9p"),
+    ],
+)
+def test_a_network_file_system_is_known_by_its_mount(tmp_path: Path, path: str, kind: str | None) -> None:
+    """The innermost mount decides."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    assert remote_kind(path, str(mounts)) == kind
+
+
+def test_nothing_is_known_where_there_is_no_list_of_mounts(tmp_path: Path) -> None:
+    """Elsewhere than on Linux."""
+    assert remote_kind("/home/orders.milepost", str(tmp_path / "missing")) is None
+
+
+def test_a_store_on_a_network_file_system_warns_and_works(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is opened; reading it does not warn."""
+    monkeypatch.setattr(database, "remote_kind", lambda path: "nfs4")
+    with pytest.warns(MilepostWarning, match="nfs4"), CheckpointStore(path) as store:
+        store.append_many(chain(3))
+    with CheckpointStore.open_readonly(path) as store:
+        assert list(store.history()) == chain(3)
+
+
+@pytest.mark.parametrize("action", ["default", "error"])
+def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action: str) -> None:
+    """Every append is there and acknowledged, also where warnings are errors; afterwards the WAL is short again."""
+    with CheckpointStore(path, durability="normal") as store:
+        store._database.write_back_pages = 20  # type: ignore[union-attr]
+        store._database.long_wal_pages = 200  # type: ignore[union-attr]
+        store.append(entry(1))
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entry").get == 1
+        with warnings.catch_warnings(record=action == "default") as caught:
+            warnings.simplefilter(action, MilepostWarning)  # type: ignore[arg-type]
+            for sequence in range(2, 102):
+                assert store.append(entry(sequence)).position == sequence
+        if caught is not None:
+            assert [type(warning.message) for warning in caught] == [MilepostWarning]
+            assert "-wal file has grown" in str(caught[0].message)
+        grown = path.with_name(f"{path.name}-wal").stat().st_size
+        assert grown > 200 * 4096
+        reader.close()
+        for sequence in range(102, 202):
+            store.append(entry(sequence))
+        assert path.with_name(f"{path.name}-wal").stat().st_size <= grown + 40 * 4120
+        assert store.verify().ok
+
+
+def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again after as many pages as the first time."""
+    calls = []
+    write_back = database.WritableDatabase._write_wal_back
+
+    def counted(self: database.WritableDatabase) -> None:
+        calls.append(self._wal_pages)
+        write_back(self)
+
+    monkeypatch.setattr(database.WritableDatabase, "_write_wal_back", counted)
+    with CheckpointStore(path, durability="normal") as store:
+        store._database.write_back_pages = 60  # type: ignore[union-attr]
+        store.append(entry(1))
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entry").get == 1
+        for sequence in range(2, 102):
+            store.append(entry(sequence))
+        reader.close()
+    assert 5 <= len(calls) <= 12
