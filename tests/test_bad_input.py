@@ -340,6 +340,8 @@ CALLS: dict[str, Call] = {
     "receipts run_id": Call("run_id", lambda s, x: s.receipts(x), BAD_NAMES),
     "receipts stage": Call("stage", lambda s, x: s.receipts(stage=x), BAD_NAMES),
     "chain_signature run_id": Call("run_id", lambda s, x: s.chain_signature(x), BAD_NAMES),
+    "compare run_id": Call("run_id", lambda s, x: s.compare(x, "run-7"), BAD_NAMES | NONE),
+    "compare other_run_id": Call("other_run_id", lambda s, x: s.compare("run-7", x), BAD_NAMES | NONE),
     "verify run_id": Call("run_id", lambda s, x: s.verify(run_id=x), BAD_NAMES),
     # Integers
     "append sequence": Call("sequence", lambda s, x: s.append(entry(NEXT)._replace(sequence=x)), BAD_INTEGERS | NONE),

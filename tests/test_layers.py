@@ -19,6 +19,7 @@ ORDER = [
     "summary",
     "audit",
     "filesystem",
+    "comparison",
     "group_commit",
     "schema",
     "database",
@@ -26,11 +27,12 @@ ORDER = [
     "append",
     "workers",
     "verify",
+    "compare",
     "checkpointed",
     "store",
     "__init__",
 ]
-PURE = ["errors", "signature", "checkpoint", "arguments", "receipt", "summary", "audit"]
+PURE = ["errors", "signature", "checkpoint", "arguments", "receipt", "summary", "audit", "comparison"]
 MODULES = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.glob("*.py"))}
 
 

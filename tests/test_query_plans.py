@@ -40,6 +40,7 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "history of a stage backwards": lambda store: list(store.history(stage="load", newest_first=True)),
     "history of a stage of a run": lambda store: list(store.history("run-1", "load", after=7)),
     "history of a stage of a run backwards": lambda store: list(store.history("run-1", "load", newest_first=True)),
+    "compare": lambda store: store.compare("run-1", "run-2"),
     "append": lambda store: store.append(entry(1, run_id="new")),
     "append of a duplicate": lambda store: store.append(mixed(100)[30]),
     "append_many": lambda store: store.append_many(chain(3, run_id="newer")),

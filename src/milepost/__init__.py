@@ -7,6 +7,7 @@ The contract's eleven functions over a chain are in `milepost.checkpoint`.
 from milepost.audit import Fault, Verification
 from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
 from milepost.checkpointed import Checkpointed
+from milepost.comparison import Comparison, Divergence, StageComparison
 from milepost.errors import (
     BrokenChainError,
     ClosedStoreError,
@@ -41,7 +42,9 @@ __all__ = [
     "CheckpointStore",
     "Checkpointed",
     "ClosedStoreError",
+    "Comparison",
     "DamagedStoreError",
+    "Divergence",
     "FailedStoreError",
     "Fault",
     "ForkedStoreError",
@@ -60,6 +63,7 @@ __all__ = [
     "RunSummary",
     "SchemaVersionError",
     "SequenceError",
+    "StageComparison",
     "StageSummary",
     "StoreBusyError",
     "StoreError",

@@ -140,14 +140,16 @@ class WatermarkRegressionError(RejectedCheckpointError):
 
 
 class NoCheckpointError(MilepostError, LookupError):
-    """Nothing is recorded for that stage (of that run, unless `run_id` is None) yet."""
+    """Nothing is recorded for that stage (of that run, unless `run_id` is None), or for that run (`stage` is None), yet."""
 
-    def __init__(self, run_id: str | None, stage: str) -> None:
+    def __init__(self, run_id: str | None, stage: str | None) -> None:
         super().__init__(run_id, stage)
         self.run_id, self.stage = run_id, stage
 
     def __str__(self) -> str:
         run = "any run" if self.run_id is None else f"run {shown(self.run_id)}"
+        if self.stage is None:
+            return f"no checkpoint in {run}: look for its run_id in runs()"
         return f"no checkpoint of stage {shown(self.stage)} in {run}: start it from the beginning"
 
 

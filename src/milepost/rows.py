@@ -15,7 +15,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
@@ -313,6 +313,90 @@ _STAGES: Final = (
     f"(SELECT at_ms {_OF_STAGE} LIMIT 1), (SELECT at_ms {_OF_STAGE} DESC LIMIT 1) "
     "FROM stage JOIN (SELECT stage_number, sum(entries) AS entries, count(*) AS runs FROM progress GROUP BY stage_number) "
     "AS counted USING (stage_number) ORDER BY stage_number"
+)
+
+
+# What compare() reads
+
+COMPARED_PAGE: Final = 10_000
+"""How many entries of a run are compared in one statement: some 6 ms, for which other threads wait."""
+
+
+class StagePair(NamedTuple):
+    """One stage of two runs at one moment: how many entries it has in each, while the last position was `through`."""
+
+    through: int
+    run_number: int | None
+    other_run_number: int | None
+    stage_number: int
+    stage: str
+    entries: int
+    other_entries: int
+
+    def swapped(self) -> StagePair:
+        """The same pair, seen from the other run."""
+        return self._replace(
+            run_number=self.other_run_number,
+            other_run_number=self.run_number,
+            entries=self.other_entries,
+            other_entries=self.entries,
+        )
+
+
+def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> list[StagePair]:
+    """Every stage that one of two runs has, in the order of the stages' first appearance."""
+    return [StagePair(*row) for row in connection.execute(_STAGE_PAIRS, (run_id, other_run_id))]
+
+
+_STAGE_PAIRS: Final = (
+    f"SELECT (SELECT max(position) FROM entry), {_RUN.replace('?', '?1')}, {_RUN.replace('?', '?2')}, every.stage_number, "
+    "stage, ifnull(one.entries, 0), ifnull(other.entries, 0) FROM stage AS every "
+    f"LEFT JOIN progress AS one ON one.run_number = {_RUN.replace('?', '?1')} AND one.stage_number = every.stage_number "
+    f"LEFT JOIN progress AS other ON other.run_number = {_RUN.replace('?', '?2')} "
+    "AND other.stage_number = every.stage_number "
+    "WHERE every.stage_number > 0 AND (one.entries > 0 OR other.entries > 0) ORDER BY every.stage_number"
+)
+
+
+class ComparedPage(NamedTuple):
+    """
+    A page of one stage's entries of the first run, beside the other run's entries with the same sequences.
+
+    Attributes:
+        entries: How many the first run has in this page; 0 behind the last page, where all else is None.
+        common: How many of their sequences the other run has too.
+        different: How many of these have another watermark or key.
+        first_different: The first sequence of these.
+        first_only: The first sequence that the other run lacks.
+        last: The last sequence of the page.
+    """
+
+    entries: int
+    common: int
+    different: int
+    first_different: int | None
+    first_only: int | None
+    last: int
+
+
+def compared_page(connection: apsw.Connection, pair: StagePair, after: int) -> ComparedPage:
+    """Compare the first run's entries with the next sequences above `after`, as they were when the pair was read."""
+    bindings = pair.run_number, pair.other_run_number, pair.stage_number, after, pair.through
+    return ComparedPage(*connection.execute(_COMPARED_PAGE, bindings).get)
+
+
+_DIFFERENT: Final = (
+    "one.offset <> other.offset OR one.event_time_ms <> other.event_time_ms OR one.idempotency_key <> other.idempotency_key"
+)
+_COMPARED_PAGE: Final = (
+    f"SELECT count(*), count(other.sequence), ifnull(sum({_DIFFERENT}), 0), "
+    f"min(CASE WHEN {_DIFFERENT} THEN one.sequence END), "
+    "min(CASE WHEN other.sequence IS NULL THEN one.sequence END), max(one.sequence) "
+    "FROM entry AS one INDEXED BY entry_by_sequence LEFT JOIN entry AS other INDEXED BY entry_by_sequence "
+    "ON other.run_number = ?2 AND other.stage_number = ?3 AND other.sequence = one.sequence AND other.position <= ?5 "
+    "WHERE one.run_number = ?1 AND one.stage_number = ?3 AND one.sequence > ?4 AND one.position <= ?5 AND one.sequence <= "
+    "ifnull((SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?1 AND stage_number = ?3 "
+    f"AND sequence > ?4 ORDER BY sequence LIMIT 1 OFFSET {COMPARED_PAGE - 1}), {MAX_INTEGER})"
 )
 
 

@@ -7,7 +7,7 @@ import warnings
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from milepost import append, rows, verify
+from milepost import append, compare, rows, verify
 from milepost.arguments import check_bool, check_callable, check_integer, check_name, check_optional_name
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import apsw
 
     from milepost.audit import Verification
+    from milepost.comparison import Comparison
     from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
 
@@ -548,6 +549,30 @@ class CheckpointStore:
         if run_id is None:
             return verify.verify_chain(self._database, since, expected, workers, progress)
         return verify.verify_run(self._database, run_id, expected, progress)
+
+    def compare(self, run_id: str, other_run_id: str) -> Comparison:
+        """
+        Whether a replay repeated the original: two runs side by side, stage by stage and sequence by sequence.
+
+        Offset, event time and idempotency key are compared; `run_id` and `at_ms` are not, since they differ in any two
+        runs. It shows both as they were at the call. A million entries against a million take about a second, in constant
+        memory. How many entries a run has is taken from the counts that the file keeps, which `verify` checks.
+
+        Args:
+            run_id: One run.
+            other_run_id: The other run.
+
+        Returns:
+            For each stage that one of them has: identical, or where they part first, and what only one of them has.
+
+        Raises:
+            NoCheckpointError: Nothing is recorded of one of them. A name with a typo is not a run without entries, and two
+                of those are not identical.
+            InvalidArgumentError: A name that no run can have.
+        """
+        check_name("run_id", run_id)
+        check_name("other_run_id", other_run_id)
+        return compare.compare_runs(self._database, run_id, other_run_id)
 
     def backup(self, path: str | os.PathLike[str]) -> Head:
         """

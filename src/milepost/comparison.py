@@ -1,0 +1,128 @@
+"""What `CheckpointStore.compare` answers: two runs side by side, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from milepost.errors import shown
+
+if TYPE_CHECKING:
+    from milepost.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """
+    The first sequence at which two runs are not the same in a stage.
+
+    Attributes:
+        sequence: Which one.
+        one: What the first run has recorded there; None if nothing.
+        other: What the other run has recorded there; None if nothing.
+    """
+
+    sequence: int
+    one: Checkpoint | None
+    other: Checkpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageComparison:
+    """
+    One stage of two runs.
+
+    Attributes:
+        stage: Its name.
+        entries: How many checkpoints it has in the first run; 0 if only the other run has the stage.
+        other_entries: How many it has in the other run.
+        common: How many sequences both have.
+        different: At how many of these the offset, the event time or the idempotency key differs.
+        first_only: The first sequence that only the first run has, or None.
+        other_first_only: The first sequence that only the other run has, or None.
+        divergence: Where the two runs part for the first time, or None.
+    """
+
+    stage: str
+    entries: int
+    other_entries: int
+    common: int
+    different: int
+    first_only: int | None
+    other_first_only: int | None
+    divergence: Divergence | None
+
+    @property
+    def identical(self) -> bool:
+        """Whether both runs have the same sequences with the same watermarks and keys."""
+        return self.divergence is None
+
+    @property
+    def only(self) -> int:
+        """How many sequences only the first run has."""
+        return self.entries - self.common
+
+    @property
+    def other_only(self) -> int:
+        """How many sequences only the other run has."""
+        return self.other_entries - self.common
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """
+    Whether one run repeats another: `run_id` and `at_ms` aside, which differ in any two runs.
+
+    Attributes:
+        run_id: The first run.
+        other_run_id: The other run.
+        stages: Every stage that one of them has, in the order in which the file first saw them.
+    """
+
+    run_id: str
+    other_run_id: str
+    stages: tuple[StageComparison, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether they are identical in every stage, and have the same stages."""
+        return all(stage.identical for stage in self.stages)
+
+    @property
+    def only(self) -> tuple[str, ...]:
+        """The stages that only the first run has."""
+        return tuple(stage.stage for stage in self.stages if not stage.other_entries)
+
+    @property
+    def other_only(self) -> tuple[str, ...]:
+        """The stages that only the other run has."""
+        return tuple(stage.stage for stage in self.stages if not stage.entries)
+
+    def __str__(self) -> str:
+        one, other = shown(self.run_id), shown(self.other_run_id)
+        lines = [f"run {one} and run {other} {'are identical' if self.identical else 'differ'}"]
+        for stage in self.stages:
+            lines.append(f"  stage {shown(stage.stage)}: {_verdict(stage, one, other)}")
+            if stage.divergence is not None:
+                lines += [
+                    f"    {run}: {'nothing' if entry is None else _content(entry)}"
+                    for run, entry in ((one, stage.divergence.one), (other, stage.divergence.other))
+                ]
+        return "\n".join(lines)
+
+
+def _verdict(stage: StageComparison, one: str, other: str) -> str:
+    if stage.divergence is None:
+        return f"identical, {stage.entries:,} entries"
+    parts = [f"parts at sequence {stage.divergence.sequence}"]
+    if stage.common:
+        parts.append(f"{stage.different:,} of {stage.common:,} in common differ")
+    for run, count, first in ((one, stage.only, stage.first_only), (other, stage.other_only, stage.other_first_only)):
+        if first is not None:
+            parts.append(f"{count:,} only in {run}, from sequence {first} on")
+    return "; ".join(parts)
+
+
+def _content(entry: Checkpoint) -> str:
+    mark = entry.watermark
+    return f"offset {mark.offset}, event time {mark.event_time_ms} ms, idempotency_key {shown(entry.idempotency_key)}"
