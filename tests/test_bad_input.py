@@ -7,6 +7,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -153,6 +154,22 @@ BAD_INTEGERS: dict[str, Any] = {
     "2^63": 2**63,
     "10^5000": 10**5000,
     **HOSTILE,
+}
+BAD_TIMES: dict[str, Any] = BAD_INTEGERS | {
+    "digits of ms": "1767225600000",
+    "digits that could be a date and a time": "2013010112345",
+    "date": date(2013, 3, 1),
+    "datetime without a zone": datetime(2013, 3, 1),  # noqa: DTZ001 - that is what is wrong with it
+    "datetime before 1970": datetime(1969, 12, 31, 23, 59, tzinfo=UTC),
+    "text before 1970": "1970-01-01T00:00+00:01",
+    "text subclass": Text("2013-03-01"),
+    "no such day": "2013-02-30",
+    "no such zone": "2013-03-01T03:12+25:00",
+    "time alone": "03:12",
+    "lone surrogate": "2013-03-01T\ud800",
+    "NUL": "2013-03-01\0",
+    "two lines": "2013-03-01\n",
+    "digits of another script": "٢٠١٣-03-01",
 }
 BAD_BOOLS: dict[str, Any] = {"None": None, "0": 0, "1": 1, "float": 1.0, "str": "True", "10 MB": TEN_MEGABYTES, **HOSTILE}
 BAD_CALLABLES: dict[str, Any] = {"bool": True, "int": 1767225600000, "str": "time", "10 MB": TEN_MEGABYTES, **HOSTILE}
@@ -370,15 +387,19 @@ CALLS: dict[str, Call] = {
     "checkpointed event_time_ms gives, in a transaction": Call(
         "event_time_ms", lambda s, x: _loop(s, event_time_ms=lambda _: x, transaction=True), BAD_INTEGERS | NONE
     ),
-    "latest as_of_ms": Call("as_of_ms", lambda s, x: s.latest(as_of_ms=x), BAD_INTEGERS),
-    "latest_for_stage as_of_ms": Call("as_of_ms", lambda s, x: s.latest_for_stage("load", as_of_ms=x), BAD_INTEGERS),
+    "latest as_of_ms": Call("as_of_ms", lambda s, x: s.latest(as_of_ms=x), BAD_TIMES),
+    "latest_for_stage as_of_ms": Call("as_of_ms", lambda s, x: s.latest_for_stage("load", as_of_ms=x), BAD_TIMES),
+    "resume_point_for_stage as_of_ms": Call(
+        "as_of_ms", lambda s, x: s.resume_point_for_stage("load", as_of_ms=x), BAD_TIMES
+    ),
+    "resume_points as_of_ms": Call("as_of_ms", lambda s, x: s.resume_points(as_of_ms=x), BAD_TIMES),
     "get sequence": Call("sequence", lambda s, x: s.get("run-7", "load", x), BAD_INTEGERS | NONE),
-    "history since_ms": Call("since_ms", lambda s, x: s.history(since_ms=x), BAD_INTEGERS),
-    "history until_ms": Call("until_ms", lambda s, x: s.history(until_ms=x), BAD_INTEGERS),
+    "history since_ms": Call("since_ms", lambda s, x: s.history(since_ms=x), BAD_TIMES),
+    "history until_ms": Call("until_ms", lambda s, x: s.history(until_ms=x), BAD_TIMES),
     "history after": Call("after", lambda s, x: s.history(after=x), BAD_INTEGERS | NONE),
     "history limit": Call("limit", lambda s, x: s.history(limit=x), BAD_INTEGERS),
-    "receipts since_ms": Call("since_ms", lambda s, x: s.receipts(since_ms=x), BAD_INTEGERS),
-    "receipts until_ms": Call("until_ms", lambda s, x: s.receipts(until_ms=x), BAD_INTEGERS),
+    "receipts since_ms": Call("since_ms", lambda s, x: s.receipts(since_ms=x), BAD_TIMES),
+    "receipts until_ms": Call("until_ms", lambda s, x: s.receipts(until_ms=x), BAD_TIMES),
     "receipts after": Call("after", lambda s, x: s.receipts(after=x), BAD_INTEGERS | NONE),
     "receipts limit": Call("limit", lambda s, x: s.receipts(limit=x), BAD_INTEGERS),
     "verify workers": Call("workers", lambda s, x: s.verify(workers=x), BAD_INTEGERS | NONE | {"0": 0}),
@@ -554,7 +575,7 @@ LONGEST = "x" * 1024
         lambda s: list(s.history("run-7", "load", since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX)),
         lambda s: list(s.history("run-7", "load", after=MAX, newest_first=True)),
         lambda s: list(s.receipts(since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX)),
-        lambda s: s.resume_points(LONGEST),
+        lambda s: s.resume_points(LONGEST, as_of_ms=MAX),
         lambda s: s.verify(run_id=LONGEST, workers=1, expected=Head(MAX, DIGITS)),
         lambda s: s.verify(since=Head(MAX, DIGITS)),
     ],

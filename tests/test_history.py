@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chains import chain, entry, mixed
 from milepost import Checkpoint, CheckpointStore, ClosedStoreError, Receipt, rows
-from milepost.checkpoint import chain_signature, latest, latest_for_stage
+from milepost.checkpoint import chain_signature, latest, latest_for_stage, resume_point_for_stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +84,10 @@ def test_as_of_a_time_the_latest_is_the_last_one_not_above_it(
     assert recorded.latest(run_id, as_of_ms=as_of_ms) == latest(known)
     if stage is not None:
         assert recorded.latest_for_stage(stage, run_id, as_of_ms=as_of_ms) == latest_for_stage(known, stage)
+    points = {name: resume_point_for_stage(known, name) for name in {e.stage for e in known}}
+    assert recorded.resume_points(run_id, as_of_ms=as_of_ms) == points
+    for name, point in points.items():
+        assert recorded.resume_point_for_stage(name, run_id, as_of_ms=as_of_ms) == point
 
 
 def test_history_shows_the_chain_as_it_was_at_the_call(store: CheckpointStore) -> None:

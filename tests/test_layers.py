@@ -15,6 +15,7 @@ ORDER = [
     "signature",
     "checkpoint",
     "arguments",
+    "times",
     "receipt",
     "summary",
     "audit",
@@ -32,7 +33,7 @@ ORDER = [
     "store",
     "__init__",
 ]
-PURE = ["errors", "signature", "checkpoint", "arguments", "receipt", "summary", "audit", "comparison"]
+PURE = ["errors", "signature", "checkpoint", "arguments", "times", "receipt", "summary", "audit", "comparison"]
 MODULES = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.glob("*.py"))}
 
 

@@ -163,20 +163,26 @@ _FIND: Final = {
 }
 
 
-def resume_points(connection: apsw.Connection, run_id: str | None) -> dict[str, ResumePoint]:
-    """The last checkpoint of every stage, of one run where that is given, in the order of the stages' first appearance."""
-    found = connection.execute(_RESUME_POINTS[run_id is not None], _given(run_id, None))
+def resume_points(connection: apsw.Connection, run_id: str | None, as_of_ms: int | None = None) -> dict[str, ResumePoint]:
+    """
+    The last checkpoint of every stage whose wall clock is not above `as_of_ms`, of one run where that is given.
+
+    In the order of the stages' first appearance.
+    """
+    found = connection.execute(
+        _RESUME_POINTS[run_id is not None], (*_given(run_id, None), MAX_INTEGER if as_of_ms is None else as_of_ms)
+    )
     entries = [_checkpoint(*row) for row in found]
     return {entry.stage: ResumePoint(entry.run_id, entry.stage, entry.sequence, entry.watermark) for entry in entries}
 
 
 _RESUME_POINTS: Final = {
-    False: f"{_NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = (SELECT max(position) FROM entry "
-    "INDEXED BY entry_by_stage WHERE stage_number = every.stage_number) "
+    False: f"{_NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = (SELECT position FROM entry INDEXED BY "
+    "entry_by_stage WHERE stage_number = every.stage_number AND at_ms <= ? ORDER BY position DESC LIMIT 1) "
     "WHERE every.stage_number > 0 ORDER BY every.stage_number",
-    True: f"{_NAMED} FROM progress CROSS JOIN entry USING (run_number, stage_number) "
-    f"WHERE progress.run_number = {_RUN} AND sequence = (SELECT max(sequence) FROM entry "
-    "WHERE run_number = progress.run_number AND stage_number = progress.stage_number) ORDER BY progress.stage_number",
+    True: f"{_NAMED} FROM progress CROSS JOIN entry USING (run_number, stage_number) WHERE progress.run_number = {_RUN} "
+    "AND sequence = (SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = progress.run_number "
+    "AND stage_number = progress.stage_number AND at_ms <= ? ORDER BY sequence DESC LIMIT 1) ORDER BY progress.stage_number",
 }
 
 

@@ -15,6 +15,7 @@ from milepost.database import ReadOnlyDatabase, WritableDatabase, absolute
 from milepost.errors import ClosedStoreError, InvalidArgumentError, StoreError, kind
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.signature import keyed
+from milepost.times import to_ms
 
 if TYPE_CHECKING:
     import os
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from milepost.comparison import Comparison
     from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
+    from milepost.times import Time
 
     _Page = tuple[list[tuple[Any, ...]], list[Checkpoint]]  # numbered rows, and their checkpoints
 
@@ -294,21 +296,24 @@ class CheckpointStore:
         )
 
     # Lookups: each a search through an index, the same at ten entries and at ten million
+    #
+    # A time is ms since the epoch, a datetime with a zone, or ISO 8601 text such as "2013-03-01T03:12Z" (times.py).
 
-    def latest(self, run_id: str | None = None, *, as_of_ms: int | None = None) -> Checkpoint | None:
+    def latest(self, run_id: str | None = None, *, as_of_ms: Time | None = None) -> Checkpoint | None:
         """
         The last checkpoint of the chain, or of one run; None if there is none.
 
         Args:
             run_id: Only this run.
-            as_of_ms: The last one whose `at_ms` is not above this (ms since the epoch); walks back from the end.
+            as_of_ms: The last one whose `at_ms` is not above this time: ms since the epoch, a datetime with a zone, or
+                ISO 8601 text such as `"2013-03-01T03:12Z"`, UTC where it has no zone. Walks back from the end.
 
         Raises:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         return self._latest(run_id, None, as_of_ms)
 
-    def latest_for_stage(self, stage: str, run_id: str | None = None, *, as_of_ms: int | None = None) -> Checkpoint | None:
+    def latest_for_stage(self, stage: str, run_id: str | None = None, *, as_of_ms: Time | None = None) -> Checkpoint | None:
         """
         The last checkpoint of a stage, in any run or in one; None if there is none.
 
@@ -323,39 +328,39 @@ class CheckpointStore:
         check_name("stage", stage)
         return self._latest(run_id, stage, as_of_ms)
 
-    def _latest(self, run_id: str | None, stage: str | None, as_of_ms: int | None) -> Checkpoint | None:
+    def _latest(self, run_id: str | None, stage: str | None, as_of_ms: Time | None) -> Checkpoint | None:
         if run_id is not None:
             check_name("run_id", run_id)
-        if as_of_ms is not None:
-            check_integer("as_of_ms", as_of_ms)
-        return self._database.read(rows.latest, run_id, stage, as_of_ms)
+        return self._database.read(rows.latest, run_id, stage, _as_of(as_of_ms))
 
-    def resume_point_for_stage(self, stage: str, run_id: str | None = None) -> ResumePoint:
+    def resume_point_for_stage(self, stage: str, run_id: str | None = None, *, as_of_ms: Time | None = None) -> ResumePoint:
         """
         Where a stage starts again: at its last checkpoint, in any run or in one.
 
         Args:
             stage: The stage.
             run_id: Only this run.
+            as_of_ms: What the answer would have been at this time; as `latest`.
 
         Raises:
             NoCheckpointError: Nothing is recorded for it yet: start it from the beginning.
-            InvalidArgumentError: A name that no checkpoint can have.
+            InvalidArgumentError: A name or a time that no checkpoint can have.
         """
-        return resume_point(self.latest_for_stage(stage, run_id), run_id, stage)
+        return resume_point(self.latest_for_stage(stage, run_id, as_of_ms=as_of_ms), run_id, stage)
 
-    def resume_points(self, run_id: str | None = None) -> dict[str, ResumePoint]:
+    def resume_points(self, run_id: str | None = None, *, as_of_ms: Time | None = None) -> dict[str, ResumePoint]:
         """
         Where every stage starts again, by stage, in any run or in one.
 
         Args:
             run_id: Only this run.
+            as_of_ms: What the answer would have been at this time; as `latest`.
 
         Raises:
-            InvalidArgumentError: A name that no checkpoint can have.
+            InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_optional_name("run_id", run_id)
-        return self._database.read(rows.resume_points, run_id)
+        return self._database.read(rows.resume_points, run_id, _as_of(as_of_ms))
 
     def get(self, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
         """
@@ -428,8 +433,8 @@ class CheckpointStore:
         run_id: str | None = None,
         stage: str | None = None,
         *,
-        since_ms: int | None = None,
-        until_ms: int | None = None,
+        since_ms: Time | None = None,
+        until_ms: Time | None = None,
         after: int = 0,
         limit: int | None = None,
         newest_first: bool = False,
@@ -443,8 +448,9 @@ class CheckpointStore:
         Args:
             run_id: Only this run.
             stage: Only this stage.
-            since_ms: Only with an `at_ms` not below this, ms since the epoch.
-            until_ms: Only with an `at_ms` not above this.
+            since_ms: Only with an `at_ms` not below this time: ms since the epoch, a datetime with a zone, or ISO 8601
+                text such as `"2013-03-01T03:12Z"`, UTC where it has no zone; a date is its first moment.
+            until_ms: Only with an `at_ms` not above this time.
             after: Only at positions above this one.
             limit: Only the first so many.
             newest_first: In the opposite order.
@@ -461,8 +467,8 @@ class CheckpointStore:
         run_id: str | None = None,
         stage: str | None = None,
         *,
-        since_ms: int | None = None,
-        until_ms: int | None = None,
+        since_ms: Time | None = None,
+        until_ms: Time | None = None,
         after: int = 0,
         limit: int | None = None,
         newest_first: bool = False,
@@ -637,13 +643,16 @@ def _keyed(key: object) -> Hash | None:
     return keyed(key)
 
 
+def _as_of(time: Time | None) -> int | None:
+    return None if time is None else to_ms("as_of_ms", time)
+
+
 def _checked_walk(
-    run_id: str | None, stage: str | None, since_ms: int | None, until_ms: int | None, newest_first: bool
+    run_id: str | None, stage: str | None, since_ms: Time | None, until_ms: Time | None, newest_first: bool
 ) -> rows.Walk:
     check_optional_name("run_id", run_id)
     check_optional_name("stage", stage)
-    for name, value in (("since_ms", since_ms), ("until_ms", until_ms)):
-        if value is not None:
-            check_integer(name, value)
+    least = 0 if since_ms is None else to_ms("since_ms", since_ms, round_up=True)
+    most = MAX_INTEGER if until_ms is None else to_ms("until_ms", until_ms)
     check_bool("newest_first", newest_first)
-    return rows.Walk(run_id, stage, since_ms or 0, MAX_INTEGER if until_ms is None else until_ms, newest_first)
+    return rows.Walk(run_id, stage, least, most, newest_first)

@@ -1,0 +1,64 @@
+"""A time as people and programs give it, as ms since the epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from milepost.arguments import check_integer
+from milepost.errors import InvalidArgumentError
+
+Time = int | str | datetime
+"""ms since the epoch; ISO 8601 text, UTC where it has no zone; or a `datetime` with a zone."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+# Narrower than `fromisoformat`, which takes any character between date and time, and so digits that were meant as ms.
+_ISO: Final = re.compile(r"[0-9]{4}-?([0-9]{2}-?[0-9]{2}|W[0-9]{2}(-?[0-9])?)([T ][0-9:.,+Z-]{1,40})?")
+
+
+def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
+    """
+    The ms since the epoch of a time that was given as an argument.
+
+    A date without a time is its first moment. Text without a zone is UTC, as is all that milepost shows; a `datetime`
+    without a zone is refused, because to Python it is local time, and to many programs it is UTC.
+
+    Args:
+        argument: What the error calls it.
+        value: A `Time`.
+        round_up: What to do with a fraction of a ms: up, as for the begin of a span, or down, as for its end.
+
+    Raises:
+        InvalidArgumentError: It is none of these, or before 1970.
+    """
+    if issubclass(type(value), datetime):  # pandas has a datetime of its own; isinstance would ask a hostile __class__
+        moment: datetime = value  # type: ignore[assignment]
+    elif type(value) is str:
+        moment = _parsed(argument, value)
+    elif type(value) is int:
+        check_integer(argument, value)
+        return value
+    else:
+        rule = 'must be ms since the epoch as an int, a datetime, or ISO 8601 text like "2013-03-01T03:12Z"'
+        raise InvalidArgumentError(argument, value, rule)
+    if moment.utcoffset() is None:
+        rule = "has no time zone: give it one, for instance .replace(tzinfo=datetime.UTC) or .astimezone()"
+        raise InvalidArgumentError(argument, value, rule)
+    ms, fraction = divmod(datetime.__sub__(moment, _EPOCH), _MS)
+    if ms < 0:
+        raise InvalidArgumentError(argument, value, "is before 1970, where no checkpoint can be")
+    return ms + (round_up and bool(fraction))
+
+
+def _parsed(argument: str, text: str) -> datetime:
+    moment = None
+    if _ISO.fullmatch(text):
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(text)
+    if moment is None:
+        rule = 'must be ISO 8601 like "2013-03-01T03:12Z", "2013-03-01 04:12+01:00" or "2013-03-01", or an int of ms'
+        raise InvalidArgumentError(argument, text, rule)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,93 @@
+"""Times as people give them: datetimes and ISO 8601 text, wherever a verb takes ms."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chains import entry
+from milepost import CheckpointStore, InvalidArgumentError, NoCheckpointError
+from milepost.times import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MARCH = 1362107520000  # 2013-03-01T03:12:00Z
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "ms"),
+    [
+        (MARCH, MARCH),
+        (2**63 - 1, 2**63 - 1),
+        ("2013-03-01T03:12Z", MARCH),
+        ("2013-03-01T03:12:00.000Z", MARCH),
+        ("2013-03-01T03:12:00,007Z", MARCH + 7),
+        ("2013-03-01 03:12", MARCH),
+        ("20130301T0312Z", MARCH),
+        ("2013-W09-5T03:12Z", MARCH),
+        ("2013-03-01T04:12+01:00", MARCH),
+        ("2013-02-28T22:12-0500", MARCH),
+        ("2013-03-01", MARCH - (3 * 60 + 12) * 60_000),
+        ("20130301", MARCH - (3 * 60 + 12) * 60_000),
+        ("1970-01-01", 0),
+        ("9999-12-31T23:59:59.999-12:00", 253402300799999 + 12 * 3_600_000),
+        (datetime(2013, 3, 1, 3, 12, tzinfo=UTC), MARCH),
+        (datetime(2013, 2, 28, 22, 12, tzinfo=timezone(timedelta(hours=-5))), MARCH),
+    ],
+)
+def test_a_time_is_what_it_says(value: Any, ms: int) -> None:
+    """With a zone or without, which is UTC; a date is its first moment; an int stays what it is."""
+    assert to_ms("as_of_ms", value) == ms
+    assert to_ms("since_ms", value, round_up=True) == ms
+
+
+@given(st.datetimes(datetime(1970, 1, 2), timezones=st.timezones()))  # noqa: DTZ001 - hypothesis adds the zone
+def test_a_fraction_of_a_ms_goes_up_at_the_begin_of_a_span_and_down_at_its_end(moment: datetime) -> None:
+    """So that a span never has more than what was asked for; and text says the same as the datetime it came from."""
+    down, up = to_ms("until_ms", moment), to_ms("since_ms", moment, round_up=True)
+    exact = (moment - EPOCH) // timedelta(microseconds=1)
+    assert down * 1000 <= exact <= up * 1000
+    assert up - down == (exact % 1000 != 0)
+    if (moment.utcoffset() or timedelta()).total_seconds() % 60 == 0:
+        assert to_ms("until_ms", moment.isoformat()) == down
+
+
+def test_a_datetime_without_a_zone_is_refused_with_a_way_out() -> None:
+    """To Python it is local time, to many programs UTC: hours apart."""
+    with pytest.raises(InvalidArgumentError, match="has no time zone: give it one"):
+        to_ms("as_of_ms", datetime(2013, 3, 1))  # noqa: DTZ001 - that is what is refused
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda store, time: [e.sequence for e in store.history(since_ms=time)] == [2, 3],
+        lambda store, time: [e.sequence for e in store.history(until_ms=time)] == [1, 2],
+        lambda store, time: [e.sequence for _, e in store.receipts(since_ms=time, until_ms=time)] == [2],
+        lambda store, time: store.latest(as_of_ms=time).sequence == 2,
+        lambda store, time: store.latest_for_stage("load", as_of_ms=time).sequence == 2,
+        lambda store, time: store.resume_point_for_stage("load", as_of_ms=time).sequence == 2,
+        lambda store, time: store.resume_points(as_of_ms=time)["load"].sequence == 2,
+        lambda store, time: store.resume_points("run-7", as_of_ms=time)["load"].sequence == 2,
+    ],
+)
+def test_every_verb_that_takes_ms_takes_a_time(store: CheckpointStore, look: Callable[[CheckpointStore, Any], bool]) -> None:
+    """As an int, a datetime and text."""
+    store.append_many(entry(i, at_ms=MARCH + (i - 2) * 60_000) for i in (1, 2, 3))
+    assert look(store, MARCH)
+    assert look(store, "2013-03-01T03:12Z")
+    assert look(store, datetime(2013, 3, 1, 3, 12, tzinfo=UTC))
+
+
+def test_before_the_first_checkpoint_there_was_nowhere_to_resume(store: CheckpointStore) -> None:
+    """No point, in words; an empty dict of all."""
+    store.append(entry(at_ms=MARCH))
+    with pytest.raises(NoCheckpointError):
+        store.resume_point_for_stage("load", as_of_ms="2013-03-01T03:11Z")
+    assert store.resume_points(as_of_ms="2013-03-01T03:11Z") == {}
