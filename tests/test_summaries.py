@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-from chains import entry, mixed
-from milepost import CheckpointStore, Head, RunSummary, StageSummary
+import apsw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chains import EVENT_MS, chain, entry, mixed
+from milepost import (
+    CheckpointStore,
+    DamagedStoreError,
+    Head,
+    ResumePoint,
+    RunSummary,
+    Silence,
+    StageState,
+    StageSummary,
+    Watermark,
+)
 from milepost.checkpoint import chain_signature
+from milepost.summary import SILENCES_SHOWN, longest_silences, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,3 +74,130 @@ def test_a_head_counts_the_entries_and_signs_them(store: CheckpointStore, path: 
     with CheckpointStore.open_readonly(path) as reader:
         assert reader.head() == store.head()
         assert len(reader) == 2
+
+
+def test_a_summary_has_the_whole_store_on_one_page(store: CheckpointStore, path: Path) -> None:
+    """What is in it, the last ten runs with the newest first, and the file itself."""
+    entries = [entry(i, run_id=f"run-{i:02}", at_ms=EVENT_MS + i) for i in range(1, 15)]
+    store.append_many(entries)
+    summary = store.summary()
+    assert (summary.path, summary.durability) == (str(path), "normal")
+    assert summary.size_bytes == path.stat().st_size + path.with_name(path.name + "-wal").stat().st_size
+    assert (summary.head, summary.first_at_ms, summary.last_at_ms) == (store.head(), EVENT_MS + 1, EVENT_MS + 14)
+    assert (summary.latest_run_id, summary.runs) == ("run-14", 14)
+    assert list(summary.last_runs) == store.runs()[:-11:-1]
+    assert [silence.lasted_ms for silence in summary.silences] == [1, 1, 1]
+    assert summary.at_ms > EVENT_MS
+    with CheckpointStore.open_readonly(path) as reader:
+        assert reader.summary().durability is None
+        assert reader.summary().last_runs == summary.last_runs
+
+
+def test_a_summary_of_nothing_is_a_summary(store: CheckpointStore) -> None:
+    """No run, no stage, no time."""
+    summary = store.summary()
+    assert (summary.runs, summary.stages, summary.silences, summary.last_runs) == (0, (), (), ())
+    assert (summary.first_at_ms, summary.last_at_ms, summary.latest_run_id) == (None, None, None)
+    assert str(summary).splitlines()[1:] == ["  empty", f"  head {store.head()}", "  not verified since it was opened"]
+
+
+def test_a_stage_lags_behind_the_first_stage_of_the_latest_run_and_may_have_gaps(store: CheckpointStore) -> None:
+    """Offset and event time within that run; a stage that only an earlier run has does not lag."""
+    store.append_many([entry(5, run_id="run-1", stage="check"), entry(9, run_id="run-1", stage="check")])
+    store.append_many(chain(10, run_id="run-2", stage="extract"))
+    store.append_many(entry(i, run_id="run-2", stage="load") for i in (2, 3, 7))
+    mark = Watermark(3500, EVENT_MS + 7000)
+    assert store.summary().stages == (
+        StageState(ResumePoint("run-1", "check", 9, Watermark(4500, EVENT_MS + 9000)), 2, 3, None, None),
+        StageState(ResumePoint("run-2", "extract", 10, Watermark(5000, EVENT_MS + 10000)), 10, 0, 0, 0),
+        StageState(ResumePoint("run-2", "load", 7, mark), 3, 3, 1500, 3000),
+    )
+    assert (
+        "stage 'load': after sequence 7 of run 'run-2', offset 3500, event time 2026-01-01T00:00:07Z; 3 sequences "
+        in str(store.summary())
+    )
+    assert "3 sequences missing; behind the first stage by 1,500 and 3 s" in str(store.summary())
+    assert [state.point for state in store.summary().stages] == list(store.resume_points().values())
+
+
+def test_a_run_without_entries_is_damage(path: Path) -> None:
+    """No append leaves one; runs() and the summary say so, and a notebook shows it."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        with store.transaction() as connection:
+            connection.execute("INSERT INTO run (run_id) VALUES ('ghost')")
+        for look in (store.runs, store.summary):
+            with pytest.raises(DamagedStoreError, match="a run has no entries"):
+                look()
+        assert "a run has no entries" in store._repr_html_()
+
+
+def test_a_summary_remembers_the_last_verification_of_the_whole_chain(store: CheckpointStore) -> None:
+    """Not that of a run, nor of what came after a head."""
+    store.append_many(chain(3))
+    store.verify(run_id="run-7")
+    store.verify(since=store.head())
+    assert store.summary().verification is None
+    verification = store.verify()
+    assert store.summary().verification == verification
+    assert "intact" in str(store.summary())
+
+
+def test_a_summary_does_the_same_work_however_many_entries_the_runs_have(store: CheckpointStore) -> None:
+    """SQLite's own step counter."""
+
+    def steps() -> int:
+        total = 0
+
+        def count(report: dict[str, Any]) -> None:
+            nonlocal total
+            total += report["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
+
+        connection = store._database._connection
+        connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
+        store.summary()
+        connection.trace_v2(0, None)
+        return total
+
+    store.append_many(mixed(100))
+    few = steps()
+    store.append_many(entry(i, run_id="run-1", stage="load", key=f"more-{i}") for i in range(1000, 11_000))
+    assert few > 0
+    assert few == pytest.approx(steps(), abs=12)
+
+
+spans = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8)), max_size=8)
+
+
+@given(spans)
+def test_a_silence_is_a_time_within_no_run(lengths: list[tuple[int, int]]) -> None:
+    """Found as by looking at every ms; runs may overlap, and a clock may have jumped back."""
+    runs = [(f"run-{i}", begin, begin + length) for i, (begin, length) in enumerate(lengths)]
+    silences = longest_silences([(name, end, begin) if begin % 2 else (name, begin, end) for name, begin, end in runs])
+    ticks = sorted({tick for _, begin, end in runs for tick in range(begin, end + 1)})
+    # Between neighbouring ms of two runs that touch lies 1 ms, in which nothing was recorded either.
+    ends = {end for _, _, end in runs}
+    gaps = [(a, b) for a, b in pairwise(ticks) if b > a + 1 or (a in ends and not _spanned(runs, a, b))]
+    expected = sorted((b - a for a, b in gaps), reverse=True)[:SILENCES_SHOWN]
+    assert [silence.lasted_ms for silence in silences] == expected
+    for silence in silences:
+        assert (silence.since_ms, silence.until_ms) in gaps
+        assert (silence.after, silence.since_ms) in {(name, end) for name, _, end in runs}
+        assert (silence.before, silence.until_ms) in {(name, begin) for name, begin, _ in runs}
+
+
+def _spanned(runs: list[tuple[str, int, int]], begin: int, end: int) -> bool:
+    return any(first <= begin and end <= last for _, first, last in runs)
+
+
+def test_the_longest_silence_comes_first() -> None:
+    """With the runs on both sides."""
+    spans = [("a", 0, 10), ("b", 15, 20), ("c", 100, 110), ("d", 5, 12)]
+    assert longest_silences(spans) == (Silence("b", "c", 20, 100), Silence("d", "b", 12, 15))
+
+
+def test_a_size_is_told_in_three_digits() -> None:
+    """From bytes to terabytes."""
+    sizes = [0, 999, 1000, 28_672, 999_499, 999_500, 307_404_800, 5 * 10**9, 2 * 10**12]
+    expected = ["0 bytes", "999 bytes", "1 kB", "28.7 kB", "999 kB", "1 MB", "307 MB", "5 GB", "2 TB"]
+    assert [size(number) for number in sizes] == expected

@@ -33,7 +33,7 @@ from milepost.errors import (
 )
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.store import CheckpointStore
-from milepost.summary import RunSummary, StageSummary
+from milepost.summary import RunSummary, Silence, StageState, StageSummary, StoreSummary
 
 __all__ = [
     "BatchReceipt",
@@ -63,11 +63,14 @@ __all__ = [
     "RunSummary",
     "SchemaVersionError",
     "SequenceError",
+    "Silence",
     "StageComparison",
+    "StageState",
     "StageSummary",
     "StoreBusyError",
     "StoreError",
     "StoreFullError",
+    "StoreSummary",
     "Verification",
     "Watermark",
     "WatermarkRegressionError",

@@ -77,6 +77,11 @@ class Verification:
         if not self.ok:
             raise BrokenChainError(self.faults)
 
+    def _repr_html_(self) -> str:
+        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
+
+        return html.verification(self)
+
 
 class _Run:
     """The chain over one run's own entries, as far as it has been walked."""

@@ -110,6 +110,11 @@ class Comparison:
                 ]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
+
+        return html.comparison(self)
+
 
 def _verdict(stage: StageComparison, one: str, other: str) -> str:
     if stage.divergence is None:

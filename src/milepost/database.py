@@ -623,6 +623,15 @@ def _unrecovered(error: Exception) -> bool:
     return getattr(error, "extendedresult", 0) in {apsw.SQLITE_READONLY_RECOVERY, apsw.SQLITE_READONLY_CANTINIT}
 
 
+def size_bytes(path: str) -> int:
+    """How large a file is, together with its WAL; of what is not on the disk, 0."""
+    size = 0
+    for suffix in ("", "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            size += os.stat(path + suffix).st_size  # noqa: PTH116 - nothing may open the file
+    return size
+
+
 def absolute(path: object) -> str:
     """
     The one absolute name of a file, symbolic links resolved.

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import apsw
 
@@ -25,7 +26,9 @@ from milepost.signature import EMPTY
 from milepost.summary import RunSummary, StageSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
 
 PAGE: Final = 200
 """
@@ -289,12 +292,19 @@ class _Names(dict[int, str]):
 # Summaries
 
 
-def runs(connection: apsw.Connection) -> list[RunSummary]:
-    """Every run, in the order of first appearance."""
+def runs(connection: apsw.Connection, after: int = 0) -> list[RunSummary]:
+    """Every run above a run number, in the order of first appearance."""
     return [
-        RunSummary(run_id, entries, tuple(json.loads(stages)), first_at_ms, last_at_ms, signature.hex())
-        for run_id, entries, stages, first_at_ms, last_at_ms, signature in connection.execute(_RUNS)
+        RunSummary(run_id, entries, tuple(json.loads(stages)), first_at_ms, last_at_ms, _known(signature, "run").hex())
+        for run_id, entries, stages, first_at_ms, last_at_ms, signature in connection.execute(_RUNS, (after,))
     ]
+
+
+def _known(value: T | None, what: str) -> T:
+    """What each recorded entry brings with it, and only a file that was tampered with can lack."""
+    if value is None:
+        raise apsw.CorruptError(f"a {what} has no entries, or lacks what is kept about them")
+    return value
 
 
 _OF_RUN: Final = "FROM entry INDEXED BY entry_by_run WHERE run_number = run.run_number ORDER BY position"
@@ -304,7 +314,7 @@ _RUNS: Final = (
     "WHERE run_number = run.run_number ORDER BY stage_number)), "
     f"(SELECT at_ms {_OF_RUN} LIMIT 1), (SELECT at_ms {_OF_RUN} DESC LIMIT 1), "
     "(SELECT signature FROM progress WHERE run_number = run.run_number AND "
-    f"stage_number = (SELECT stage_number {_OF_RUN} DESC LIMIT 1)) FROM run ORDER BY run_number"
+    f"stage_number = (SELECT stage_number {_OF_RUN} DESC LIMIT 1)) FROM run WHERE run_number > ? ORDER BY run_number"
 )
 
 
@@ -320,6 +330,83 @@ _STAGES: Final = (
     "FROM stage JOIN (SELECT stage_number, sum(entries) AS entries, count(*) AS runs FROM progress GROUP BY stage_number) "
     "AS counted USING (stage_number) ORDER BY stage_number"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """
+    What a file holds at one moment, at a cost that grows with the number of runs and stages only.
+
+    Attributes:
+        head: The chain's.
+        first_at_ms: The wall clock of the first entry.
+        last: The last entry.
+        spans: Of every run: run_id, and the wall clocks of its first and its last entry.
+        last_runs: Summaries of the last runs, newest first.
+        stages: Of every stage: where it starts again, how many entries it has in that run, its first sequence there.
+        foremost: Where the first stage of the run of the last entry starts again.
+    """
+
+    head: Head
+    first_at_ms: int | None
+    last: Checkpoint | None
+    spans: list[tuple[str, int, int]]
+    last_runs: tuple[RunSummary, ...]
+    stages: list[tuple[ResumePoint, int, int]]
+    foremost: ResumePoint | None
+
+
+def contents(connection: apsw.Connection, last_runs: int) -> Contents:
+    """What the file holds, with summaries of so many runs."""
+    with _moment(connection):
+        last = latest(connection, None, None)
+        spans = [
+            (run_id, _known(first_at_ms, "run"), last_at_ms)
+            for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS)
+        ]
+        return Contents(
+            head(connection),
+            connection.execute("SELECT at_ms FROM entry WHERE position = 1").get,
+            last,
+            spans,
+            tuple(reversed(runs(connection, after=len(spans) - last_runs)[-last_runs:])),
+            _stage_points(connection),
+            next(iter(resume_points(connection, last.run_id).values()), None) if last else None,
+        )
+
+
+_SPANS: Final = (
+    f"SELECT run_id, (SELECT at_ms {_OF_RUN} LIMIT 1), (SELECT at_ms {_OF_RUN} DESC LIMIT 1) FROM run WHERE run_number > 0"
+)
+
+
+def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int]]:
+    return [
+        (ResumePoint(_known(run_id, "stage"), stage, sequence, Watermark(*mark)), _known(entries, "stage"), first_sequence)
+        for run_id, stage, sequence, *mark, entries, first_sequence in connection.execute(_STAGE_POINTS)
+    ]
+
+
+_STAGE_POINTS: Final = (
+    f"SELECT {_RUN_ID}, stage, sequence, offset, event_time_ms, (SELECT entries FROM progress WHERE "
+    "run_number = entry.run_number AND stage_number = entry.stage_number), (SELECT min(sequence) FROM entry AS other "
+    "INDEXED BY entry_by_sequence WHERE run_number = entry.run_number AND stage_number = entry.stage_number) "
+    "FROM stage AS every CROSS JOIN entry ON entry.position = (SELECT max(position) FROM entry INDEXED BY entry_by_stage "
+    "WHERE stage_number = every.stage_number) WHERE every.stage_number > 0 ORDER BY every.stage_number"
+)
+
+
+@contextmanager
+def _moment(connection: apsw.Connection) -> Iterator[None]:
+    """Let several statements see the file as it is at one moment."""
+    own = not connection.in_transaction
+    if own:
+        connection.execute("BEGIN DEFERRED")
+    try:
+        yield
+    finally:
+        if own:
+            connection.execute("COMMIT")
 
 
 # What compare() reads
@@ -421,14 +508,8 @@ class Snapshot:
 
 def snapshot(connection: apsw.Connection, run_id: str | None) -> Snapshot:
     """What is kept about all runs, or about one, while the last position was `entries`."""
-    own = not connection.in_transaction
-    if own:
-        connection.execute("BEGIN DEFERRED")
-    try:
+    with _moment(connection):
         return Snapshot(tip(connection)[0], _run_names(connection), _stage_names(connection), _heads(connection, run_id))
-    finally:
-        if own:
-            connection.execute("COMMIT")
 
 
 def _run_names(connection: apsw.Connection) -> dict[int, str]:

@@ -11,10 +11,11 @@ from milepost import append, compare, rows, verify
 from milepost.arguments import check_bool, check_callable, check_integer, check_name, check_optional_name
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
-from milepost.database import ReadOnlyDatabase, WritableDatabase, absolute
-from milepost.errors import ClosedStoreError, InvalidArgumentError, StoreError, kind
+from milepost.database import ReadOnlyDatabase, WritableDatabase, absolute, size_bytes
+from milepost.errors import ClosedStoreError, InvalidArgumentError, MilepostError, StoreError, kind
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.signature import keyed
+from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states
 from milepost.times import to_ms
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class CheckpointStore:
     """
 
     _database: WritableDatabase | ReadOnlyDatabase
+    _verified: tuple[Verification, int] | None = None  # the last verification of the whole chain, and when it was made
 
     def __init__(
         self,
@@ -508,6 +510,33 @@ class CheckpointStore:
         """A summary of every stage, in the order of first appearance; it costs by the number of runs, not of entries."""
         return self._database.read(rows.stages)
 
+    def summary(self) -> StoreSummary:
+        """
+        The file on one page: what it holds, where each stage stands, the last runs, the longest silences.
+
+        It costs by the number of runs and stages, not of entries, so silences are those between runs; within a run they
+        are not looked for. `str()` of it is for a terminal; in a notebook it, and the store itself, show as a table.
+        """
+        found = self._database.read(rows.contents, RUNS_SHOWN)
+        latest_run_id = found.last and found.last.run_id
+        verification, verified_at_ms = self._verified or (None, None)
+        return StoreSummary(
+            path=self.path,
+            size_bytes=size_bytes(self.path),
+            durability=self._durability,
+            at_ms=_wall_clock(),  # not the clock of the store, which stamps entries and may be anything
+            head=found.head,
+            first_at_ms=found.first_at_ms,
+            last_at_ms=found.last and found.last.at_ms,
+            latest_run_id=latest_run_id,
+            runs=len(found.spans),
+            last_runs=found.last_runs,
+            stages=stage_states(found.stages, latest_run_id, found.foremost),
+            silences=longest_silences(found.spans),
+            verification=verification,
+            verified_at_ms=verified_at_ms,
+        )
+
     # Evidence
 
     def verify(
@@ -553,7 +582,10 @@ class CheckpointStore:
         if run_id is not None and since is not None:
             raise InvalidArgumentError("since", since, "goes with the whole chain: leave it out, or leave out run_id")
         if run_id is None:
-            return verify.verify_chain(self._database, since, expected, workers, progress)
+            verification = verify.verify_chain(self._database, since, expected, workers, progress)
+            if since is None:
+                self._verified = verification, _wall_clock()
+            return verification
         return verify.verify_run(self._database, run_id, expected, progress)
 
     def compare(self, run_id: str, other_run_id: str) -> Comparison:
@@ -625,6 +657,14 @@ class CheckpointStore:
 
     def __reduce__(self) -> NoReturn:
         raise StoreError(self.path, "a store cannot be pickled or copied: hand over its path, and open it there")
+
+    def _repr_html_(self) -> str:
+        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
+
+        try:
+            return html.summary(self.summary())
+        except MilepostError as error:  # closed, damaged …: a notebook shows that as well
+            return html.unreadable(repr(self), error)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_database"):

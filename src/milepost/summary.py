@@ -1,8 +1,29 @@
-"""What a file holds, a line for each run and each stage."""
+"""What a file holds: a line for each run and each stage, and all of it on one page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from milepost.checkpoint import MAX_INTEGER
+from milepost.errors import shown
+from milepost.times import iso, lasting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from milepost.audit import Verification
+    from milepost.checkpoint import ResumePoint
+    from milepost.receipt import Head
+
+RUNS_SHOWN: Final = 10
+"""How many runs a summary of a store tells of, the last ones; it counts the rest."""
+
+STAGES_SHOWN: Final = 20
+"""How many stages a summary shows when it is printed; it counts the rest."""
+
+SILENCES_SHOWN: Final = 3
+"""How many silences a summary tells of, the longest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +66,218 @@ class StageSummary:
     runs: int
     first_at_ms: int
     last_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """
+    Where one stage stands.
+
+    Attributes:
+        point: Where it starts again, in the run that recorded it last.
+        entries: How many checkpoints it has in that run.
+        missing: How many sequences between its first and its last one there were left out.
+        lag_offset: How far its offset is behind that of the first stage of the latest run; negative if it is ahead, None
+            if it starts again in another run.
+        lag_ms: How far its event time is behind that, in ms.
+    """
+
+    point: ResumePoint
+    entries: int
+    missing: int
+    lag_offset: int | None
+    lag_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """
+    A time between runs in which nothing was recorded.
+
+    Attributes:
+        after: The run that recorded something before it.
+        before: The run that recorded something after it.
+        since_ms: When it began, ms since the epoch.
+        until_ms: When it ended.
+    """
+
+    after: str
+    before: str
+    since_ms: int
+    until_ms: int
+
+    @property
+    def lasted_ms(self) -> int:
+        """How long it was, in ms."""
+        return self.until_ms - self.since_ms
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSummary:
+    """
+    A store on one page; `str()` is for a terminal, and a notebook shows it as a table.
+
+    Attributes:
+        path: The file.
+        size_bytes: How large it is, together with its WAL.
+        durability: `"full"` or `"normal"`; None for a store opened to read.
+        at_ms: When this was asked, ms since the epoch.
+        head: How many entries the chain has, and its signature.
+        first_at_ms: The wall clock of the first entry, ms since the epoch; None for an empty store.
+        last_at_ms: The wall clock of the last entry.
+        latest_run_id: The run of the last entry.
+        runs: How many runs there are.
+        last_runs: The last of them by first appearance, newest first.
+        stages: Every stage, in the order in which the file first saw them.
+        silences: The longest times between two runs, longest first. Within a run they are not looked for, since that
+            would read every entry.
+        verification: What the last verification of the whole chain through this store object found; None if none was made.
+        verified_at_ms: When that was.
+    """
+
+    path: str
+    size_bytes: int
+    durability: str | None
+    at_ms: int
+    head: Head
+    first_at_ms: int | None
+    last_at_ms: int | None
+    latest_run_id: str | None
+    runs: int
+    last_runs: tuple[RunSummary, ...]
+    stages: tuple[StageState, ...]
+    silences: tuple[Silence, ...]
+    verification: Verification | None
+    verified_at_ms: int | None
+
+    def __str__(self) -> str:
+        lines = [f"{shown(self.path)}, {size(self.size_bytes)}, {how_opened(self)}", contents(self), f"head {self.head}"]
+        lines.append(verified(self))
+        for stage in self.stages[:STAGES_SHOWN]:
+            point = stage.point
+            lines.append(
+                f"stage {shown(point.stage)}: after sequence {point.sequence} of run {shown(point.run_id)}, offset "
+                f"{point.watermark.offset}, event time {iso(point.watermark.event_time_ms)}{_state(stage)}"
+            )
+        if len(self.stages) > STAGES_SHOWN:
+            lines.append(f"and {counted(len(self.stages) - STAGES_SHOWN, 'more stage')}")
+        lines += [
+            f"run {shown(run.run_id)}: {counted(run.entries, 'entry')} in {counted(len(run.stages), 'stage')}, "
+            f"{iso(run.first_at_ms)} to {iso(run.last_at_ms)}"
+            for run in self.last_runs
+        ]
+        if self.runs > len(self.last_runs):
+            lines.append(f"and {counted(self.runs - len(self.last_runs), 'earlier run')}")
+        lines += [
+            f"silence of {lasting(silence.lasted_ms)} from {iso(silence.since_ms)}, between run {shown(silence.after)} "
+            f"and run {shown(silence.before)}"
+            for silence in self.silences
+        ]
+        return "\n  ".join(lines)
+
+    def _repr_html_(self) -> str:
+        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
+
+        return html.summary(self)
+
+
+# The words that a terminal and a notebook share
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, in singular or plural."""
+    if number != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun}"
+
+
+def contents(summary: StoreSummary) -> str:
+    """How much there is, and from when; the names of nothing."""
+    if summary.first_at_ms is None or summary.last_at_ms is None:
+        return "empty"
+    counts = f"{counted(summary.head.entries, 'entry')} in {counted(summary.runs, 'run')}"
+    stages = counted(len(summary.stages), "stage")
+    return f"{counts} and {stages}, {iso(summary.first_at_ms)} to {iso(summary.last_at_ms)}, {since_last(summary)}"
+
+
+def since_last(summary: StoreSummary) -> str:
+    """How long the last entry is ago."""
+    ago = 0 if summary.last_at_ms is None else summary.at_ms - summary.last_at_ms
+    return f"{lasting(ago)} ago" if ago >= 0 else f"{lasting(-ago)} in the future"
+
+
+def how_opened(summary: StoreSummary) -> str:
+    """What an acknowledgement means, or that there is none."""
+    return "opened to read" if summary.durability is None else f"durability {summary.durability}"
+
+
+def verified(summary: StoreSummary) -> str:
+    """What is known about the chain."""
+    found = summary.verification
+    if found is None or summary.verified_at_ms is None:
+        return "not verified since it was opened"
+    result = "intact" if found.ok else f"BROKEN, {counted(len(found.faults), 'fault')}"
+    more = summary.head.entries - found.entries
+    since = f"; {counted(more, 'entry')} since" if more > 0 else ""
+    return f"verified {iso(summary.verified_at_ms)}: {result}{since}"
+
+
+def size(number: int) -> str:
+    """A number of bytes for people."""
+    if number < 1000:
+        return f"{number} bytes"
+    amount = float(number)
+    for unit in ("kB", "MB", "GB"):
+        amount /= 1000
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+    return f"{amount / 1000:,.3g} TB"
+
+
+def _state(stage: StageState) -> str:
+    text = f"; {counted(stage.missing, 'sequence')} missing" if stage.missing else ""
+    if stage.lag_offset or stage.lag_ms:
+        text += f"; behind the first stage by {stage.lag_offset:,} and {lasting(stage.lag_ms or 0)}"
+    return text
+
+
+# What is worked out from the rows
+
+
+def stage_states(
+    stages: Iterable[tuple[ResumePoint, int, int]], latest_run_id: str | None, first: ResumePoint | None
+) -> tuple[StageState, ...]:
+    """
+    Where stages stand.
+
+    Args:
+        stages: Of each, where it starts again; how many entries it has in that run; its first sequence there.
+        latest_run_id: The run that recorded something last.
+        first: How far the first stage of that run has come.
+    """
+    return tuple(
+        StageState(
+            point,
+            entries,
+            point.sequence - first_sequence + 1 - entries,
+            first.watermark.offset - point.watermark.offset if first and point.run_id == latest_run_id else None,
+            first.watermark.event_time_ms - point.watermark.event_time_ms
+            if first and point.run_id == latest_run_id
+            else None,
+        )
+        for point, entries, first_sequence in stages
+    )
+
+
+def longest_silences(spans: Iterable[tuple[str, int, int]]) -> tuple[Silence, ...]:
+    """The longest times that lie within no run, longest first; of each run: run_id, first and last wall clock."""
+    found: list[Silence] = []
+    last, last_ms = "", MAX_INTEGER
+    # A clock may have jumped back within a run; and runs may overlap.
+    for begin_ms, end_ms, run_id in sorted((min(first, end), max(first, end), run_id) for run_id, first, end in spans):
+        if begin_ms > last_ms:
+            found.append(Silence(last, run_id, last_ms, begin_ms))
+        if not last or end_ms >= last_ms:
+            last, last_ms = run_id, end_ms
+    found.sort(key=lambda silence: -silence.lasted_ms)
+    return tuple(found[:SILENCES_SHOWN])

@@ -1,0 +1,181 @@
+"""What a notebook shows: everything there is to say, and nothing from data but text."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chains import chain, entry
+from milepost import Checkpoint, CheckpointStore, Comparison, Divergence, Fault, StageComparison, Verification, Watermark
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TAGS: Final = {"div", "style", "p", "span", "code", "bdi", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+STYLE: Final = (files("milepost.forensics") / "style.css").read_text(encoding="utf-8")
+CLASSES: Final = {"milepost"} | set(re.findall(r"\.(mp-\w+)", STYLE))
+
+HOSTILE: Final = [
+    "<script>alert(1)</script>",
+    "</style></p></td></table><img src=x onerror=alert(1)>",
+    "\" onmouseover=\"alert(1)\" x='",
+    "<!-- ", "]]>", "<![CDATA[", "<?php", "&lt;b&gt;", "&#60;b>", "&colon;", "<a href='javascript:alert(1)'>x</a>",
+    "<svg/onload=alert(1)>", "<iframe src=https://example.com>", "{{7*7}}", "${7*7}", "`", "@import url(x);", "\\3c b",
+    "\x1b[2J\x1b]0;title\x07", "line\nbreak\r\ttab", "right\u202eto left\u2066", "zero\u200bwidth\ufeff", "\u2028\u2029",
+    "שלום", "ﷺ" * 100, "x" * 1024, "e\u0301\u0327" * 90, " leading", "'", '"', "&", "<", "\U000e0041tag", "\ufff9\ufffa",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Reads a page as a browser would, and refuses what is not ours."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.cells: list[str] = []
+        self.classes: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+        self.text = "".join(self.cells)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Only our tags, with our attributes."""
+        assert tag in TAGS
+        for name, value in attrs:
+            assert (name, value) == ("scope", "col") or (name == "class" and value in CLASSES)
+            self.classes.append(value or "")
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Each closes the one that was opened last."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Text, and our own style sheet."""
+        if self.open[-1] == "style":
+            assert data == STYLE
+        else:
+            assert data.isprintable()
+            self.cells.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        """None."""
+        raise AssertionError(data)
+
+    def handle_decl(self, decl: str) -> None:
+        """None."""
+        raise AssertionError(decl)
+
+    handle_pi = unknown_decl = handle_comment
+
+
+def shown(value: object) -> Page:
+    """What IPython would put into the page."""
+    return Page(value._repr_html_())  # type: ignore[attr-defined]
+
+
+def test_the_style_sheet_asks_nobody_and_stays_within_our_output() -> None:
+    """No address, no import; every rule is under `.milepost`."""
+    assert not re.search(r"url|@import|expression|http", STYLE)
+    rules = re.sub(r"/\*.*?\*/|@media[^{]*\{", "", STYLE, flags=re.DOTALL)
+    for selectors in re.findall(r"([^{}]+)\{", rules):
+        for selector in selectors.split(","):
+            assert ".milepost" in selector, selector
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_name_is_text(path: Path, name: str) -> None:
+    """As run, stage and key, in a store, a comparison and a file name."""
+    with CheckpointStore(path.with_name(name.replace("/", "÷")[:60]), durability="normal") as store:
+        store.append_many(entry(i, run_id=name, stage=name, key=f"{name[:1000]}{i}") for i in (1, 2))
+        store.append_many([entry(1, run_id="run-8", stage="load"), entry(1, run_id="run-9", stage=name, key=name)])
+        store.verify()
+        shown(store)
+        shown(store.summary())
+        shown(store.compare(name, "run-8"))
+        page = shown(store.compare(name, "run-9"))
+        if name.isprintable() and len(name) <= 80:
+            assert name in page.text
+        assert str(store.summary()).replace("\n", "").isprintable()
+
+
+@given(st.text(), st.text(), st.text(), st.integers(), st.integers(0, 2**63 - 1))
+def test_no_value_gets_out_of_its_cell(one: str, other: str, stage: str, number: int, ms: int) -> None:
+    """Any text, any number, in every place that data comes to."""
+    mark = Checkpoint(one, stage, number, Watermark(number, ms), other, ms)
+    page = shown(
+        Comparison(one, other, (StageComparison(stage, number, 1, 1, number, number, None, Divergence(number, mark, None)),))
+    )
+    assert page.open == []
+    shown(Verification(False, ms, one, (Fault(one, number, other, stage), Fault(other, None, stage, one))))
+
+
+def test_an_empty_store_says_that_it_is_empty(store: CheckpointStore) -> None:
+    """No table without a line."""
+    page = shown(store)
+    assert "empty" in page.cells
+    assert "table" not in store._repr_html_().split("</style>")[1]
+
+
+def test_a_store_tells_what_it_holds_and_whether_it_was_verified(store: CheckpointStore) -> None:
+    """Also what came after the verification."""
+    store.append_many(chain(3))
+    text = shown(store).text
+    assert "orders.milepost" in text
+    assert "3 entries in 1 run and 1 stage, 2026-01-01T00:00:00Z to" in text
+    assert str(store.head()) in text
+    assert "not verified since it was opened" in text
+    store.verify()
+    assert re.search(r"✓ verified [-0-9T:.]+Z: intact(?!;)", shown(store).text)
+    store.append(entry(4))
+    assert re.search(r"✓ verified [-0-9T:.]+Z: intact; 1 entry since", shown(store).text)
+
+
+def test_long_lists_are_cut_and_the_rest_is_counted(store: CheckpointStore) -> None:
+    """Ten runs, twenty stages."""
+    store.append_many(entry(1, run_id=f"run-{i}", stage=f"stage-{i}", at_ms=i) for i in range(35))
+    page = shown(store)
+    assert "and 25 earlier runs" in page.cells
+    assert "and 15 more stages" in page.cells
+    assert {"run-34", "run-25", "stage-19"} <= set(page.cells)
+    assert "stage-20" not in page.cells
+    faults = tuple(Fault("link", i, "a", "b") for i in range(1, 31))
+    assert "and 10 more faults" in shown(Verification(False, 30, "ab", faults)).cells
+
+
+def test_a_closed_store_says_so(path: Path) -> None:
+    """As an error would, without raising one."""
+    store = CheckpointStore(path)
+    store.close()
+    assert "✗ " in shown(store).text
+    assert "the store is closed: open it again" in shown(store).text
+
+
+def test_a_verdict_is_never_a_colour_alone() -> None:
+    """Sign, word and colour."""
+    good, bad = Verification(True, 1, "ab", ()), Verification(False, 1, "ab", (Fault("link", 1, "a", "b"),))
+    assert "✓ 1 entry: intact" in shown(good).cells
+    assert "✗ 1 entry: BROKEN, 1 fault" in shown(bad).cells
+    assert "mp-good" in shown(good).classes
+    assert "mp-bad" in shown(bad).classes
+
+
+def test_the_page_needs_no_extra() -> None:
+    """The standard library alone, and it is loaded only when a notebook asks."""
+    program = (
+        "import sys, milepost\n"
+        "before = 'milepost.forensics.html' in sys.modules\n"
+        "milepost.Verification(True, 0, '', ())._repr_html_()\n"
+        "print(before, sorted({'pandas', 'numpy', 'matplotlib', 'IPython', 'jinja2'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "False []\n"
