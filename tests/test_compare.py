@@ -129,11 +129,11 @@ def test_the_first_divergence_has_both_sides(store: CheckpointStore) -> None:
             "  stage 'load': parts at sequence 4; 1 of 8 in common differ; "
             "1 only in 'run-7', from sequence 6 on; 2 only in 'run-8', from sequence 10 on"
         ),
-        "    'run-7': offset 2000, event time 1767225604000 ms, idempotency_key 'load:4'",
-        "    'run-8': offset 2000, event time 1767225604000 ms, idempotency_key 'other'",
+        "    'run-7': offset 2000, event time 2026-01-01T00:00:04Z, idempotency_key 'load:4'",
+        "    'run-8': offset 2000, event time 2026-01-01T00:00:04Z, idempotency_key 'other'",
         "  stage 'save': parts at sequence 1; 1 only in 'run-8', from sequence 1 on",
         "    'run-7': nothing",
-        "    'run-8': offset 500, event time 1767225601000 ms, idempotency_key 'save:1'",
+        "    'run-8': offset 500, event time 2026-01-01T00:00:01Z, idempotency_key 'save:1'",
     ]
 
 

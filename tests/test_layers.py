@@ -111,3 +111,21 @@ def test_only_one_module_begins_and_commits() -> None:
         if module not in {"database", "rows"}:
             texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
             assert [text for text in texts if text.startswith(("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT"))] == []
+
+
+def test_a_view_for_notebooks_is_imported_by_nobody_before_a_notebook_asks() -> None:
+    """The modules of the library do without `forensics`, and its HTML does without SQL, files of others and extras."""
+    for module in ORDER:
+        assert "forensics" not in _imports(MODULES[module])
+    html = ast.parse((SOURCE / "forensics" / "html.py").read_text(encoding="utf-8"))
+    assert _packages(html) <= {
+        "__future__",
+        "functools",
+        "html",
+        "importlib",
+        "pathlib",
+        "typing",
+        "collections",
+        "milepost",
+    }
+    assert _imports(html) == {"summary", "times"}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from milepost.errors import shown
+from milepost.times import iso
 
 if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint
@@ -130,4 +131,4 @@ def _verdict(stage: StageComparison, one: str, other: str) -> str:
 
 def _content(entry: Checkpoint) -> str:
     mark = entry.watermark
-    return f"offset {mark.offset}, event time {mark.event_time_ms} ms, idempotency_key {shown(entry.idempotency_key)}"
+    return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}, idempotency_key {shown(entry.idempotency_key)}"
