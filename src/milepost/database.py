@@ -143,6 +143,17 @@ class Database:
         # Forced: a cursor that a transaction block has left open would keep the file open, and its locks with it.
         self._connection.close(True)
 
+    def _leave_wal_alone(self) -> None:
+        """
+        Closing the connection must not write the WAL back: a sync of it would now succeed and mean nothing.
+
+        The next opener writes the WAL again first (`_make_wal_durable`); a power loss before that would leave the file half
+        written back, and the WAL that would mend it gone.
+        """
+        if hasattr(self, "_connection"):  # missing where the file could not be made
+            with contextlib.suppress(apsw.Error):
+                self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
     def _refuse_if_ended(self) -> None:
         if self._ended is not None:
             raise type(self._ended)(*self._ended.args)  # a new one each time: threads may raise it side by side
@@ -172,6 +183,7 @@ class Database:
                     f"the disk failed to make a write durable: {detail}; close the store and open it again, which "
                     "repeats the write, and look for the last checkpoint before going on",
                 )
+                self._leave_wal_alone()
                 return self._ended
             case apsw.CorruptError():
                 return DamagedStoreError(self.path, f"{detail}: verify() it, and restore it from a copy")
@@ -239,11 +251,14 @@ class WritableDatabase(Database):
         connection.wal_autocheckpoint(0)
         connection.set_wal_hook(self._note_wal)
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
+        self._leave_wal_alone()  # until it is durable
         with connection:
             self._wal = _identity(connection.filename_wal)
             if self._wal is None and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
             _make_wal_durable(connection.filename_wal, self.vfs)
+            _sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
@@ -829,7 +844,6 @@ def _make_wal_durable(wal: str, vfs: str | None) -> None:
             for offset in range(0, size, _REWRITE_BYTES):
                 file.xWrite(file.xRead(min(_REWRITE_BYTES, size - offset), offset), offset)
             file.xSync(apsw.SQLITE_SYNC_FULL)
-            _sync_directory(wal)
 
 
 def _sync_wal(wal: str, vfs: str | None) -> None:

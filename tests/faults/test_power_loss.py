@@ -119,13 +119,13 @@ def test_normal_durability_called_full_is_caught(monkeypatch: pytest.MonkeyPatch
     assert _caught(power_loss, Dose(SEED), "LOST")
 
 
-@pytest.mark.parametrize("hunt", [kill_retry_power_loss, failed_sync])
+@pytest.mark.parametrize(("hunt", "stride"), [(kill_retry_power_loss, 1), (failed_sync, 5)])
 def test_a_store_that_trusts_the_wal_it_finds_is_caught(
-    hunt: Callable[[Dose], Tally], monkeypatch: pytest.MonkeyPatch
+    hunt: Callable[[Dose], Tally], stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the rewrite of the WAL on opening, what a new process has shown is lost."""
     monkeypatch.setattr(database, "_make_wal_durable", lambda wal, vfs: None)
-    assert _caught(hunt, Dose(SEED, stride=5), "LOST")
+    assert _caught(hunt, Dose(SEED, stride=stride), "LOST")
 
 
 def test_a_store_that_only_syncs_the_wal_it_finds_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
