@@ -86,6 +86,20 @@ def test_normal_durability_leaves_a_shorter_intact_chain_after_power_loss() -> N
     assert tally.distinct > 300
 
 
+def test_a_failed_sync_leaves_a_shorter_intact_chain_with_normal_durability() -> None:
+    """Closing the store that failed writes no WAL back that the kernel has forgotten."""
+    tally = _run(failed_sync, [Dose(SEED, stride=9, durability="normal")])
+    assert tally.losses == []
+    assert tally.distinct > 300
+
+
+def test_a_store_that_a_killed_process_was_making_is_there_after_power_loss() -> None:
+    """Whoever opens it makes its name durable: every moment of a short plan."""
+    tally = _run(kill_retry_power_loss, [Dose(SEED, length=0)])
+    assert tally.losses == []
+    assert tally.distinct > 200
+
+
 # Broken variants: what the harness is worth
 
 
@@ -200,6 +214,6 @@ def test_no_failed_sync_becomes_a_lost_acknowledgement() -> None:
 @pytest.mark.parametrize("hunt", [power_loss, failed_sync])
 def test_normal_durability_never_leaves_a_broken_chain(hunt: Callable[[Dose], Tally]) -> None:
     """Promise A13."""
-    tally = _run_in_parallel(hunt, (Dose(seed, stride=3, durability="normal") for seed in _seeds(6)))
+    tally = _run_in_parallel(hunt, (Dose(seed, stride=2, durability="normal") for seed in _seeds(6)))
     assert tally.losses == []
     assert tally.distinct > 3_000
