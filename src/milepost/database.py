@@ -63,6 +63,8 @@ OLDEST_ENGINE: Final = (3, 51, 3)
 """Older SQLites have the WAL-reset race, which loses committed rows (https://sqlite.org/wal.html#walresetbug)."""
 
 _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
+_STEPS: Final = 20_000  # of SQLite's virtual machine, between two looks at whether a query will ever end
+_STEPS_PER_BYTE: Final = 20  # of the file; an integrity check, which takes the most, needs 4 at most
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
 _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 _LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
@@ -91,6 +93,8 @@ class Database:
         self.busy_timeout_ms = 0
         # Reentrant: a verb called inside the caller's own transaction() joins it.
         self._lock = threading.RLock()
+        # How many _STEPS the query under way has taken; None while the caller's own statements run.
+        self._steps: int | None = 0
         # Why nothing more can be done here: closed, forked or failed. Looked at before the lock, which a fork may have
         # copied while another thread held it.
         self._ended: StoreError | None = None
@@ -104,10 +108,13 @@ class Database:
         with self._lock:
             if self._ended is not None:
                 self._refuse_if_ended()
+            self._steps = 0
             try:
                 return query(self._connection, *given)
             except (apsw.Error, UnicodeDecodeError) as error:
                 raise self._translated(error) from error
+            finally:
+                self._steps = None
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Run a query that writes, in one transaction: when this returns it is committed, and if it raises, undone."""
@@ -142,6 +149,26 @@ class Database:
     def _close_connection(self) -> None:
         # Forced: a cursor that a transaction block has left open would keep the file open, and its locks with it.
         self._connection.close(True)
+
+    def _bound_queries(self) -> None:
+        """
+        In a damaged or hostile file a tree of rows may lead in circles: no query of ours takes so many steps in a sound one.
+
+        Source:
+            https://sqlite.org/c3ref/progress_handler.html
+        """
+
+        def endless() -> bool:
+            if self._steps is None:
+                return False
+            self._steps += 1
+            return self._steps > 100 and self._steps * _STEPS > _STEPS_PER_BYTE * sum(
+                os.stat(name).st_size  # noqa: PTH116 - nothing may open the file
+                for name in (self.path, f"{self.path}-wal")
+                if os.path.exists(name)  # noqa: PTH110
+            )
+
+        self._connection.set_progress_handler(endless, _STEPS)
 
     def _leave_wal_alone(self) -> None:
         """
@@ -185,6 +212,8 @@ class Database:
                 )
                 self._leave_wal_alone()
                 return self._ended
+            case apsw.InterruptError():
+                return DamagedStoreError(self.path, "a query of it does not end: verify() it, and restore it from a copy")
             case apsw.CorruptError():
                 return DamagedStoreError(self.path, f"{detail}: verify() it, and restore it from a copy")
             case apsw.NotADBError():
@@ -237,6 +266,7 @@ class WritableDatabase(Database):
             raise _from_os(path, error) from error
 
     def _prepare(self) -> None:
+        self._bound_queries()
         connection = self._connection
         connection.transaction_mode = "IMMEDIATE"  # the lock comes before the tip is read, or a neighbour could pass us
         if connection.readonly("main"):
@@ -303,10 +333,11 @@ class WritableDatabase(Database):
 
     def _run(self, job: Job) -> None:
         self._writing_thread = threading.get_ident()
+        self._steps = 0
         try:
             job.outcome = job.work()
         finally:
-            self._writing_thread = None
+            self._writing_thread = self._steps = None
 
     def _refuse_within_a_write(self) -> None:
         """The clock is asked inside a write: one that writes itself would wait for its own end, or pull the tip away."""
@@ -516,6 +547,7 @@ class ReadOnlyDatabase(Database):
             self._refuse_if_ended()
             unrecovered = False
             for attempt in range(self._ATTEMPTS):
+                self._steps = 0
                 try:
                     if unrecovered or self._stale():
                         self._reopen()
@@ -556,6 +588,7 @@ class ReadOnlyDatabase(Database):
         _refuse_foreign_header(self.path, self.vfs)
         self._connection = _connect(path, how, self.vfs)
         try:
+            self._bound_queries()
             self._connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
             self._connection.pragma("query_only", True)
             self._connection.pragma("cache_size", -_CACHE_KIB)

@@ -14,8 +14,9 @@ import json
 from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import product, repeat
 from operator import itemgetter
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import apsw
@@ -82,13 +83,20 @@ def _given(run_id: str | None, stage: str | None) -> tuple[str, ...]:
 def head(connection: apsw.Connection) -> Head:
     """How many entries the chain has, and its signature."""
     position, signature = tip(connection)
-    return Head(position, signature.hex())
+    return Head(position, _digits(signature))
 
 
 def tip(connection: apsw.Connection) -> tuple[int, bytes]:
     """The position and signature (32 bytes) of the last entry; of an empty chain, 0 and zeros."""
     row = connection.execute("SELECT position, signature FROM entry WHERE position = (SELECT max(position) FROM entry)").get
     return row or (0, EMPTY)
+
+
+def _digits(signature: object) -> str:
+    """The 64 hex digits of a stored signature, instead of which a damaged file may have anything."""
+    if type(signature) is not bytes or len(signature) != 32:
+        raise apsw.CorruptError("a signature is not 32 bytes")
+    return signature.hex()
 
 
 def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
@@ -102,7 +110,7 @@ def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
 def run_signature(connection: apsw.Connection, run_id: str) -> str:
     """The signature of the chain over one run's own entries, 64 hex digits; a lookup."""
     signature: bytes | None = connection.execute(_RUN_SIGNATURE, (run_id,)).get
-    return (signature or EMPTY).hex()
+    return _digits(EMPTY if signature is None else signature)
 
 
 _RUN_SIGNATURE: Final = (
@@ -214,7 +222,8 @@ def page(
     if walk.run_id is not None and walk.stage is not None:
         least, most = _sequences(connection, walk.run_id, walk.stage, after, before)
     bindings = (*_given(walk.run_id, walk.stage), least, most, walk.since_ms, walk.until_ms, limit)
-    return connection.execute(_PAGE[which, walk.newest_first, linked], bindings).fetchall()
+    found = connection.execute(_PAGE[which, walk.newest_first, linked], bindings).fetchall()
+    return _advancing(found, before, -1) if walk.newest_first else _advancing(found, after)
 
 
 _PAGE: Final = {
@@ -256,6 +265,13 @@ _POSITION_OF_SEQUENCE: Final = (
 )
 
 
+def _advancing(found: list[tuple[Any, ...]], start: int, step: int = 1) -> list[tuple[Any, ...]]:
+    """A page of rows; in a damaged file a tree may lead in circles, and a walk along it would never end."""
+    if found and (found[-1][0] - start) * step < len(found):
+        raise apsw.CorruptError("the rows of a page do not rise from one to the next")
+    return found
+
+
 def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> list[Checkpoint]:
     """The checkpoints of numbered rows."""
     runs = _Names(connection, "SELECT run_id FROM run WHERE run_number = ?")
@@ -271,7 +287,7 @@ def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) ->
 
 def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:
     """The receipts of numbered rows."""
-    return [Receipt(row[0], row[8].hex()) for row in numbered]
+    return [Receipt(row[0], _digits(row[8])) for row in numbered]
 
 
 class _Names(dict[int, str]):
@@ -294,10 +310,16 @@ class _Names(dict[int, str]):
 
 def runs(connection: apsw.Connection, after: int = 0) -> list[RunSummary]:
     """Every run above a run number, in the order of first appearance."""
-    return [
-        RunSummary(run_id, entries, tuple(json.loads(stages)), first_at_ms, last_at_ms, _known(signature, "run").hex())
-        for run_id, entries, stages, first_at_ms, last_at_ms, signature in connection.execute(_RUNS, (after,))
-    ]
+    found: list[tuple[Any, ...]] = connection.execute(_RUNS, (after,)).fetchall()
+    return [_run_summary(*row) for row in found]
+
+
+def _run_summary(run_id: str, entries: int, stages: str, first_at_ms: int, last_at_ms: int, signature: object) -> RunSummary:
+    try:
+        names = tuple(json.loads(stages))
+    except ValueError as error:
+        raise apsw.CorruptError(f"run {run_id!a} has a stage whose name is no text") from error
+    return RunSummary(run_id, entries, names, first_at_ms, last_at_ms, _digits(signature))
 
 
 def _known(value: T | None, what: str) -> T:
@@ -552,9 +574,10 @@ def stray_positions(connection: apsw.Connection) -> list[int]:
 def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
     """One page of numbered rows above `after`, as they are, whatever is in them."""
     try:
-        return connection.execute(_LINKS, (after, through, PAGE)).fetchall()
+        found = connection.execute(_LINKS, (after, through, PAGE)).fetchall()
     except UnicodeDecodeError:
-        return _with_any_text(connection.execute(_ANY_LINKS, (after, through, PAGE)))
+        found = _with_any_text(connection.execute(_ANY_LINKS, (after, through, PAGE)))
+    return _advancing(found, after)
 
 
 _LINKS: Final = f"{_LINKED} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
@@ -565,9 +588,10 @@ def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: 
     """One page of numbered rows of one run above `after`, each with the signature of the row before it in the chain."""
     bindings = run_id, after, through, PAGE
     try:
-        return connection.execute(_LINKS_OF_RUN, bindings).fetchall()
+        found = connection.execute(_LINKS_OF_RUN, bindings).fetchall()
     except UnicodeDecodeError:
-        return _with_any_text(connection.execute(_ANY_LINKS_OF_RUN, bindings))
+        found = _with_any_text(connection.execute(_ANY_LINKS_OF_RUN, bindings))
+    return _advancing(found, after)
 
 
 _LINKS_OF_RUN: Final = (
@@ -602,9 +626,18 @@ def state(connection: apsw.Connection, run_id: str, stage: str) -> tuple[Any, ..
     if row is None:  # the first entry of the file
         numbers: tuple[Any, ...] = connection.execute(_NUMBERS, (run_id, stage)).get
         return (0, EMPTY, *numbers, None, None, None, None)
+    if tuple(map(type, row)) not in _STATES:
+        raise apsw.CorruptError("the last rows are not as an append leaves them")
     return row
 
 
+# What the columns of a sound row may be; in a damaged file SQLite gives what it finds, STRICT or not.
+_STATES: Final = {
+    (int, bytes, *numbers, signature, *last)
+    for numbers in product((int, NoneType), repeat=2)
+    for signature in (bytes, NoneType)
+    for last in ((int, int, int), (NoneType, NoneType, NoneType))
+}
 _RUN_1: Final = _RUN.replace("?", "?1")
 _STATE: Final = (
     f"SELECT tip.position, tip.signature, {_RUN_1}, {_STAGE.replace('?', '?2')}, ({_RUN_SIGNATURE.replace('?', '?1')}), "
@@ -655,7 +688,7 @@ def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> 
     if row is None:
         return None
     position, signature, *fields = row
-    return Receipt(position, signature.hex(), duplicate=True), _checkpoint(run_id, stage, *fields)
+    return Receipt(position, _digits(signature), duplicate=True), _checkpoint(run_id, stage, *fields)
 
 
 _RECORDED: Final = (
