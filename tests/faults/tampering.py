@@ -1,0 +1,211 @@
+"""
+Somebody, or a disk, changes the bytes of a store: which changes alter an answer, and which of those go unnoticed?
+
+The store has the smallest pages that SQLite knows, so that every bit of it can be tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+from fault_workload import NAME, WAL, Files, fast_directory, lay
+
+from chains import mixed
+from milepost import Checkpoint, CheckpointStore, Head, MilepostError, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from milepost.audit import Fault
+
+ENTRIES: Final = mixed(40)
+NEXT: Final = ENTRIES[-1]._replace(sequence=1000, idempotency_key="next")
+IN_WAL: Final = 8  # so many of them, the last ones, are committed to the WAL only, each by itself
+PAGE_BYTES: Final = 512
+
+WRITER: Final = """
+import os, sys
+from tampering import ENTRIES, IN_WAL
+from milepost import CheckpointStore
+store = CheckpointStore(sys.argv[1], durability="normal")
+for entry in ENTRIES[-IN_WAL:]:
+    store.append(entry)
+os._exit(0)  # as a kill would, without writing the WAL back
+"""
+
+Notice = "Callable[[CheckpointStore, Head], Iterable[Fault]]"
+
+
+def everything(store: CheckpointStore, head: Head) -> Iterable[Fault]:
+    """What a verification finds that knows no head."""
+    del head
+    return store.verify().faults
+
+
+def with_head(store: CheckpointStore, head: Head) -> Iterable[Fault]:
+    """What one finds that has kept the head."""
+    return store.verify(expected=head).faults
+
+
+def chain_only(store: CheckpointStore, head: Head) -> Iterable[Fault]:
+    """Broken: as if SQLite's own check of the file were left out."""
+    return [fault for fault in everything(store, head) if fault.kind != "file"]
+
+
+def file_only(store: CheckpointStore, head: Head) -> Iterable[Fault]:
+    """Broken: as if the signatures were not recomputed."""
+    return [fault for fault in everything(store, head) if fault.kind == "file"]
+
+
+def make_small(path: Path, entries: Sequence[Checkpoint]) -> None:
+    """A store with the smallest pages, closed."""
+    connection = apsw.Connection(str(path))
+    connection.pragma("page_size", PAGE_BYTES)
+    connection.pragma("journal_mode", "wal")
+    with connection:
+        schema.create(connection)
+    connection.close()
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(entries)
+
+
+def closed_store(directory: Path) -> Files:
+    """The file of a store that was closed."""
+    lay(directory, {})
+    make_small(directory / NAME, ENTRIES)
+    return _taken(directory)
+
+
+def store_with_wal(directory: Path) -> Files:
+    """The file and the WAL of a store whose writer was killed."""
+    lay(directory, {})
+    make_small(directory / NAME, ENTRIES[:-IN_WAL])
+    run = [sys.executable, "-c", WRITER, str(directory / NAME)]
+    subprocess.run(run, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    (directory / f"{NAME}-shm").unlink()  # built anew from the WAL, as after a crash of the machine
+    return _taken(directory)
+
+
+def _taken(directory: Path) -> Files:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+def answers(store: CheckpointStore) -> list[object]:
+    """All that can be asked."""
+    runs = [run.run_id for run in store.runs()]
+    return [
+        store.head(),
+        len(store),
+        list(store.receipts()),
+        list(store.history(newest_first=True)),
+        store.runs(),
+        store.stages(),
+        store.resume_points(),
+        *[
+            [
+                store.latest(run_id),
+                store.chain_signature(run_id),
+                store.resume_points(run_id),
+                list(store.history(run_id)),
+                list(store.history(run_id, "load")),
+            ]
+            for run_id in runs
+        ],
+        [list(store.history(stage=stage.stage)) for stage in store.stages()],
+        [list(store.find(entry.idempotency_key)) for entry in ENTRIES[::8]],
+        [store.get(entry.run_id, entry.stage, entry.sequence) for entry in ENTRIES[::8]],
+    ]
+
+
+@dataclass
+class Tally:
+    """What many changes have shown."""
+
+    tried: int = 0
+    refused: int = 0  # the file was not opened at all
+    changed: int = 0  # an answer was another one, or an error of ours
+    missed: list[str] = field(default_factory=list)  # changed, and nothing noticed
+    problems: list[str] = field(default_factory=list)  # anything but an answer or an error of ours
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Dose:
+    """
+    Which bits to flip.
+
+    Attributes:
+        wal: Those of the WAL, not of the file.
+        notice: What is to notice a changed answer.
+        sample: How many bits; None for every one.
+        seed: Which ones.
+        part: (k, n): only each n-th bit, from the k-th on.
+        writable: Open the store to write, not only to read, and append to what is left.
+        until_missed: Stop at the first miss.
+    """
+
+    wal: bool = False
+    notice: Callable[[CheckpointStore, Head], Iterable[Fault]] = everything
+    sample: int | None = None
+    seed: int = 0
+    part: tuple[int, int] = (0, 1)
+    writable: bool = False
+    until_missed: bool = False
+
+
+def flip(dose: Dose) -> Tally:
+    """Flip one bit after the other, each in a sound file."""
+    tally = Tally()
+    with fast_directory() as directory:
+        files = store_with_wal(directory) if dose.wal else closed_store(directory)
+        name = WAL if dose.wal else NAME
+        lay(directory, files)
+        with CheckpointStore.open_readonly(directory / NAME) as store:
+            truth, head = answers(store), store.head()
+            assert list(store.history()) == ENTRIES
+        bits: Iterable[int] = range(len(files[name]) * 8)
+        if dose.sample is not None:
+            bits = random.Random(dose.seed).sample(range(len(files[name]) * 8), dose.sample)
+        for bit in islice(bits, dose.part[0], None, dose.part[1]):
+            changed = bytearray(files[name])
+            changed[bit // 8] ^= 1 << bit % 8
+            lay(directory, {**files, name: bytes(changed)})
+            _try(directory / NAME, f"byte {bit // 8} bit {bit % 8} of {name}", truth, head, dose, tally)
+            if dose.until_missed and tally.missed:
+                break
+    return tally
+
+
+def _try(path: Path, where: str, truth: list[object], head: Head, dose: Dose, tally: Tally) -> None:
+    tally.tried += 1
+    opener: Any = CheckpointStore if dose.writable else CheckpointStore.open_readonly
+    try:
+        try:
+            store = opener(path)
+        except MilepostError:
+            tally.refused += 1
+            return
+        with store:
+            try:
+                changed = answers(store) != truth
+            except MilepostError:
+                changed = True
+            tally.changed += changed
+            if changed and not list(dose.notice(store, head)):
+                tally.missed.append(where)
+            if dose.writable:
+                with contextlib.suppress(MilepostError):
+                    store.append(NEXT)
+    except Exception as error:  # noqa: BLE001 - this is what is looked for
+        tally.problems.append(f"{where}: {type(error).__module__}.{type(error).__name__}: {error}")
