@@ -58,7 +58,26 @@ def _empty_wal(path: Path) -> None:
     path.with_name(f"{path.name}-wal").touch()
 
 
-SURROUNDINGS = [_after_close, _killed_writer, _wal_without_shm, _shm_is_garbage, _empty_wal]
+def _killed_after_the_header_of_the_wal(path: Path) -> None:
+    """As between the first two writes of a WAL."""
+    _killed_writer(path)
+    header = path.with_name(f"{path.name}-wal").read_bytes()[:32]
+    CheckpointStore(path).close()
+    program = (
+        "import os, sys\nfrom milepost import CheckpointStore\nstore = CheckpointStore(sys.argv[1])\nos.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", program, path], check=False)
+    path.with_name(f"{path.name}-wal").write_bytes(header)
+
+
+SURROUNDINGS = [
+    _after_close,
+    _killed_writer,
+    _wal_without_shm,
+    _shm_is_garbage,
+    _empty_wal,
+    _killed_after_the_header_of_the_wal,
+]
 
 
 @pytest.mark.parametrize("make", SURROUNDINGS)

@@ -9,7 +9,7 @@ What an ordinary WAL database with synchronous=FULL still loses, and what is don
 - two processes that create the file at once, or a kill while it is made: `_put_in_place` links it there when it is whole;
 - a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
   goes: `_make_wal_durable` writes the WAL's bytes again and syncs them before the first answer;
-- a WAL that is unlinked under us by another program: `_refuse_another_wal` looks before a commit is acknowledged;
+- a file or WAL that is unlinked under us by another program: `_refuse_another_file` looks before a commit is acknowledged;
 - a sync that failed, after which the kernel calls the lost pages clean: the database refuses all further work;
 - a descriptor of the live file closed in our own process, which drops all of SQLite's locks on it: nothing here opens
   the file but SQLite's own VFS, which knows of this.
@@ -65,6 +65,7 @@ OLDEST_ENGINE: Final = (3, 51, 3)
 _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
 _STEPS: Final = 20_000  # of SQLite's virtual machine, between two looks at whether a query will ever end
 _STEPS_PER_BYTE: Final = 20  # of the file; an integrity check, which takes the most, needs 4 at most
+_WAL_HEADER_BYTES: Final = 32
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
 _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 _LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
@@ -283,8 +284,9 @@ class WritableDatabase(Database):
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
         self._leave_wal_alone()  # until it is durable
         with connection:
-            self._wal = _identity(connection.filename_wal)
-            if self._wal is None and self.vfs is None:
+            opened = [(name, _identity(name)) for name in (self.path, connection.filename_wal)]
+            self._files = [(name, identity) for name, identity in opened if identity is not None]
+            if len(self._files) < 2 and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
             _make_wal_durable(connection.filename_wal, self.vfs)
             _sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
@@ -482,24 +484,26 @@ class WritableDatabase(Database):
                 _sync_wal(self._connection.filename_wal, self.vfs)
             except apsw.Error as error:
                 raise self._translated(error) from error
-        self._refuse_another_wal()
+        self._refuse_another_file()
         if self._wal_pages - self._written_back >= self.write_back_pages:
             self._write_wal_back()
 
-    def _refuse_another_wal(self) -> None:
+    def _refuse_another_file(self) -> None:
         """
-        The WAL that a commit went to is still the one beside the file.
+        The file and the WAL that a commit went to are still the ones of these names.
 
         A neighbour with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
         database, and `rm` does so anyway; SQLite goes on writing to the unlinked file without an error.
         """
-        if self._wal is not None and _identity(self._connection.filename_wal) != self._wal:
-            self._ended = FailedStoreError(
-                self.path,
-                "its -wal file was removed or replaced by another program while the store was open, and what was "
-                "written since may be lost: close the store, open it again, and look for the last checkpoint",
-            )
-            raise self._ended
+        for name, opened in self._files:
+            if _identity(name) != opened:
+                what = "-wal file" if name != self.path else "file"
+                self._ended = FailedStoreError(
+                    self.path,
+                    f"its {what} was removed or replaced by another program while the store was open, and what was "
+                    "written since may be lost: close the store, open it again, and look for the last checkpoint",
+                )
+                raise self._ended
 
 
 _CUT_SHORT: Final = (
@@ -516,8 +520,8 @@ class ReadOnlyDatabase(Database):
 
     - `-wal` and `-shm`, from a pipeline that is writing or was killed: SQLite's ordinary way, with the shared memory
       mapped read-only (https://sqlite.org/uri.html, `mode=ro`, `readonly_shm`);
-    - nothing, after a clean close: `immutable`. SQLite then takes no lock, so each answer counts only if the file
-      was the same before and after, and a WAL that appears makes us open it anew;
+    - nothing, after a clean close, or a WAL without a frame: `immutable`. SQLite then takes no lock, so each answer counts
+      only if the file was the same before and after, and a WAL that appears makes us open it anew;
     - a `-wal` alone, as in a copy made by hand: SQLite would have to make a `-shm`, so a copy of both is read;
     - a `-wal` and a `-shm` that a writer was killed in the middle of changing: SQLite would have to make it anew. The next
       writer does so as it opens the file, so that is waited for; if none comes, a copy is read.
@@ -580,10 +584,12 @@ class ReadOnlyDatabase(Database):
         self._surroundings = self._look()
         wal, shm = self._surroundings[1:]
         path, how = self.path, "mode=ro&readonly_shm=1"
-        self._live = shm is not None and wal is not None and not waited
+        # A header without a frame says nothing, and SQLite would wait for ever for the writer that was killed after it.
+        frames = wal is not None and wal[0] > _WAL_HEADER_BYTES
+        self._live = shm is not None and frames and not waited
         if not self._live:
             how = "mode=ro&immutable=1"
-            if wal is not None and wal[0] > 0:
+            if frames:
                 path, how = self._copied(), "mode=rw"
         _refuse_foreign_header(self.path, self.vfs)
         self._connection = _connect(path, how, self.vfs)
