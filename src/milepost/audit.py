@@ -221,7 +221,8 @@ class Audit:
         for run_number in [*kept, *(number for number in self._runs if number not in kept)]:
             run = self._runs.get(run_number, _Run())
             stages = kept.get(run_number, {})
-            began_before = self._since and sum(entries for entries, _ in stages.values()) > run.entries
+            stated = sum(entries for entries, _ in stages.values() if isinstance(entries, int))
+            began_before = self._since and stated > run.entries
             if not run.damaged and not began_before:
                 self._compare_run(run_number, run, stages)
 

@@ -581,6 +581,13 @@ class ReadOnlyDatabase(Database):
         return ReadOnlyStoreError(self.path, "opened with open_readonly(): open it with CheckpointStore() to write")
 
     def _open(self, *, waited: bool) -> None:
+        try:
+            self._open_as_found(waited=waited)
+        except BaseException:
+            self._close_connection()
+            raise
+
+    def _open_as_found(self, *, waited: bool) -> None:
         self._surroundings = self._look()
         wal, shm = self._surroundings[1:]
         path, how = self.path, "mode=ro&readonly_shm=1"
@@ -593,16 +600,12 @@ class ReadOnlyDatabase(Database):
                 path, how = self._copied(), "mode=rw"
         _refuse_foreign_header(self.path, self.vfs)
         self._connection = _connect(path, how, self.vfs)
-        try:
-            self._bound_queries()
-            self._connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
-            self._connection.pragma("query_only", True)
-            self._connection.pragma("cache_size", -_CACHE_KIB)
-            schema.refuse_another_shape(self._connection, self.path)
-            self.hashed = schema.chosen_hash(self._connection, self.path, self._keyed)
-        except BaseException:
-            self._close_connection()
-            raise
+        self._bound_queries()
+        self._connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+        self._connection.pragma("query_only", True)
+        self._connection.pragma("cache_size", -_CACHE_KIB)
+        schema.refuse_another_shape(self._connection, self.path)
+        self.hashed = schema.chosen_hash(self._connection, self.path, self._keyed)
 
     def _open_settled(self) -> None:
         """Open it, again if it changed meanwhile: what was read then may have been half old and half new."""
@@ -625,7 +628,8 @@ class ReadOnlyDatabase(Database):
         self._open_settled()
 
     def _close_connection(self) -> None:
-        super()._close_connection()
+        if hasattr(self, "_connection"):  # missing where the file was refused
+            super()._close_connection()
         if self._copy is not None:
             self._copy.cleanup()
             self._copy = None

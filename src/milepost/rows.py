@@ -89,7 +89,12 @@ def head(connection: apsw.Connection) -> Head:
 def tip(connection: apsw.Connection) -> tuple[int, bytes]:
     """The position and signature (32 bytes) of the last entry; of an empty chain, 0 and zeros."""
     row = connection.execute("SELECT position, signature FROM entry WHERE position = (SELECT max(position) FROM entry)").get
-    return row or (0, EMPTY)
+    if row is None:
+        return 0, EMPTY
+    position, signature = row
+    if position < 1:
+        raise apsw.CorruptError("the last entry has a position below 1")
+    return position, signature
 
 
 def _digits(signature: object) -> str:
@@ -603,7 +608,7 @@ _ANY_LINKS_OF_RUN: Final = _LINKS_OF_RUN.replace("idempotency_key", "CAST(idempo
 
 def _with_any_text(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Rows whose key came as bytes: what is not UTF-8 gets lone surrogates, which no recorded key has."""
-    return [(*row[:6], row[6].decode(errors="surrogateescape"), *row[7:]) for row in found]
+    return [(*row[:6], row[6] and row[6].decode(errors="surrogateescape"), *row[7:]) for row in found]
 
 
 def integrity_check(connection: apsw.Connection) -> list[str]:
@@ -626,7 +631,7 @@ def state(connection: apsw.Connection, run_id: str, stage: str) -> tuple[Any, ..
     if row is None:  # the first entry of the file
         numbers: tuple[Any, ...] = connection.execute(_NUMBERS, (run_id, stage)).get
         return (0, EMPTY, *numbers, None, None, None, None)
-    if tuple(map(type, row)) not in _STATES:
+    if tuple(map(type, row)) not in _STATES or not 0 < row[0] < MAX_INTEGER:
         raise apsw.CorruptError("the last rows are not as an append leaves them")
     return row
 

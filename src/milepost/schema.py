@@ -82,6 +82,8 @@ def refuse_another_version(header: bytes, path: str) -> None:
     if application_id != APPLICATION_ID:
         problem = f"an SQLite database of another application (application_id {application_id}, not {APPLICATION_ID})"
         raise NotAStoreError(path, f"{problem}: choose another path for the checkpoints")
+    if header[56:60] != b"\0\0\0\1":
+        raise NotAStoreError(path, "its text is not stored as UTF-8, as in every file of milepost: do not trust this file")
     if version != VERSION:
         raise SchemaVersionError(path, version, VERSION)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
 
-    _Page = tuple[list[tuple[Any, ...]], list[Checkpoint]]  # numbered rows, and their checkpoints
+    _Page = tuple[list[tuple[Any, ...]], list[Receipt], list[Checkpoint]]  # numbered rows, and what they are
 
 Record = TypeVar("Record")
 
@@ -462,7 +462,7 @@ class CheckpointStore:
         """
         walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
         pages = self._pages(walk, after, limit, linked=False)
-        return chain.from_iterable(entries for _, entries in pages)
+        return chain.from_iterable(entries for _, _, entries in pages)
 
     def receipts(
         self,
@@ -478,7 +478,7 @@ class CheckpointStore:
         """As `history`, each checkpoint with its receipt: the position and the signature it has in the chain."""
         walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
         pages = self._pages(walk, after, limit, linked=True)
-        return chain.from_iterable(zip(rows.receipts(numbered), entries, strict=True) for numbered, entries in pages)
+        return chain.from_iterable(zip(receipts, entries, strict=True) for _, receipts, entries in pages)
 
     def _pages(self, walk: rows.Walk, after: int, limit: int | None, *, linked: bool) -> Iterator[_Page]:
         check_integer("after", after)
@@ -490,12 +490,12 @@ class CheckpointStore:
     def _turn_pages(self, walk: rows.Walk, after: int, before: int, remaining: int, *, linked: bool) -> Iterator[_Page]:
         def page(connection: apsw.Connection, limit: int) -> _Page:
             numbered = rows.page(connection, walk, after, before, limit, linked=linked)
-            return numbered, rows.checkpoints(connection, numbered)
+            return numbered, rows.receipts(numbered) if linked else [], rows.checkpoints(connection, numbered)
 
         while remaining > 0:
             limit = min(rows.PAGE, remaining)
-            numbered, entries = self._database.read(page, limit)
-            yield numbered, entries
+            numbered, receipts, entries = self._database.read(page, limit)
+            yield numbered, receipts, entries
             if len(numbered) < limit:
                 return
             remaining -= limit
