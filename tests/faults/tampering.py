@@ -22,7 +22,7 @@ from chains import mixed
 from milepost import Checkpoint, CheckpointStore, Head, MilepostError, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from milepost.audit import Fault
@@ -41,8 +41,6 @@ for entry in ENTRIES[-IN_WAL:]:
     store.append(entry)
 os._exit(0)  # as a kill would, without writing the WAL back
 """
-
-Notice = "Callable[[CheckpointStore, Head], Iterable[Fault]]"
 
 
 def everything(store: CheckpointStore, head: Head) -> Iterable[Fault]:
@@ -143,14 +141,14 @@ class Tally:
 @dataclass(frozen=True)
 class Dose:
     """
-    Which bits to flip.
+    What to change.
 
     Attributes:
-        wal: Those of the WAL, not of the file.
+        wal: A store with a WAL: flip the bits of that, or cut it, and not the file.
         notice: What is to notice a changed answer.
-        sample: How many bits; None for every one.
+        sample: How many bits, or mutations; None for every bit.
         seed: Which ones.
-        part: (k, n): only each n-th bit, from the k-th on.
+        part: (k, n): only each n-th change, from the k-th on.
         writable: Open the store to write, not only to read, and append to what is left.
         until_missed: Stop at the first miss.
     """
@@ -166,28 +164,86 @@ class Dose:
 
 def flip(dose: Dose) -> Tally:
     """Flip one bit after the other, each in a sound file."""
+    return _hunt(dose, _flipped)
+
+
+def mutate(dose: Dose) -> Tally:
+    """Do worse to the file and to the WAL: bytes, blocks and whole pages overwritten, exchanged, taken out, put in."""
+    return _hunt(dose, _mutated)
+
+
+def cut(dose: Dose) -> Tally:
+    """Cut the file, or the WAL, at and around the end of every page."""
+    return _hunt(dose, _cut)
+
+
+def _hunt(dose: Dose, changes: Callable[[Dose, Files], Iterator[tuple[str, Files]]]) -> Tally:
     tally = Tally()
     with fast_directory() as directory:
         files = store_with_wal(directory) if dose.wal else closed_store(directory)
-        name = WAL if dose.wal else NAME
         lay(directory, files)
         with CheckpointStore.open_readonly(directory / NAME) as store:
             truth, head = answers(store), store.head()
             assert list(store.history()) == ENTRIES
-        bits: Iterable[int] = range(len(files[name]) * 8)
-        if dose.sample is not None:
-            bits = random.Random(dose.seed).sample(range(len(files[name]) * 8), dose.sample)
-        for bit in islice(bits, dose.part[0], None, dose.part[1]):
-            changed = bytearray(files[name])
-            changed[bit // 8] ^= 1 << bit % 8
-            lay(directory, {**files, name: bytes(changed)})
-            _try(directory / NAME, f"byte {bit // 8} bit {bit % 8} of {name}", truth, head, dose, tally)
+        for where, changed in islice(changes(dose, files), dose.part[0], None, dose.part[1]):
+            lay(directory, changed)
+            examine(directory / NAME, where, truth, head, dose, tally)
             if dose.until_missed and tally.missed:
                 break
     return tally
 
 
-def _try(path: Path, where: str, truth: list[object], head: Head, dose: Dose, tally: Tally) -> None:
+def _flipped(dose: Dose, files: Files) -> Iterator[tuple[str, Files]]:
+    name = WAL if dose.wal else NAME
+    bits: Iterable[int] = range(len(files[name]) * 8)
+    if dose.sample is not None:
+        bits = random.Random(dose.seed).sample(range(len(files[name]) * 8), dose.sample)
+    for bit in bits:
+        changed = bytearray(files[name])
+        changed[bit // 8] ^= 1 << bit % 8
+        yield f"byte {bit // 8} bit {bit % 8} of {name}", {**files, name: bytes(changed)}
+
+
+def _mutated(dose: Dose, files: Files) -> Iterator[tuple[str, Files]]:
+    for number in range(dose.sample or 0):
+        chance = random.Random(f"{dose.seed} {number}")  # each by itself, so that one can be done again
+        changed = dict(files)
+        for _ in range(chance.choice((1, 1, 2, 4, 16))):
+            name = chance.choice(sorted(files))
+            changed[name] = _spoilt(changed[name], chance)
+        yield f"mutation {number} of seed {dose.seed}", changed
+
+
+def _spoilt(content: bytes, chance: random.Random) -> bytes:
+    size = chance.choice((1, 1, 2, 4, 8, 100, PAGE_BYTES))
+    start, other = (chance.randrange(max(1, len(content) // size)) * size for _ in range(2))
+    piece, end = content[start : start + size], start + size
+    match chance.randrange(6):
+        case 0:
+            return content[:start] + chance.randbytes(len(piece)) + content[end:]
+        case 1:
+            return content[:start] + bytes([chance.choice((0, 1, 127, 128, 255))]) * len(piece) + content[end:]
+        case 2:
+            return content[:start] + content[other : other + len(piece)] + content[end:]
+        case 3:
+            return content[:start] + content[end:]
+        case 4:
+            return content[:start] + chance.randbytes(size) + content[start:]
+        case _:
+            last = piece[-1:] and bytes([(piece[-1] + chance.choice((-1, 1))) % 256])
+            return content[:start] + piece[:-1] + last + content[end:]
+
+
+def _cut(dose: Dose, files: Files) -> Iterator[tuple[str, Files]]:
+    name, first, page = (WAL, 32, PAGE_BYTES + 24) if dose.wal else (NAME, 0, PAGE_BYTES)
+    for end in range(first, len(files[name]) + 1, page):
+        for length in (end - 1, end, end + 1):
+            if 0 <= length < len(files[name]):
+                yield f"{name} cut at {length}", {**files, name: files[name][:length]}
+
+
+def examine(path: Path, where: str, truth: list[object], head: Head, dose: Dose, tally: Tally) -> None:
+    """Ask everything of a file that may be damaged: an error of ours, or the right answers, or a fault that is noticed."""
     tally.tried += 1
     opener: Any = CheckpointStore if dose.writable else CheckpointStore.open_readonly
     try:

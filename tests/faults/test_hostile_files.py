@@ -1,0 +1,369 @@
+"""A file is untrusted input: damaged, or made by somebody who means ill, it is refused in words or answered rightly."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+import pytest
+from fault_workload import NAME, fast_directory, lay
+from tampering import ENTRIES, NEXT, PAGE_BYTES, Dose, Tally, answers, closed_store, cut, examine, mutate, with_head
+
+from chains import entry
+from milepost import CheckpointStore, DamagedStoreError, Head, MilepostError, NotAStoreError, Watermark, rows, schema
+from milepost.checkpoint import chain_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "7000"))
+OPENERS: Final[tuple[Any, ...]] = (CheckpointStore.open_readonly, CheckpointStore)
+HEAD: Final = Head(len(ENTRIES), chain_signature(ENTRIES))
+
+ENDLESS: Final = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+LOOSE: Final = """
+    PRAGMA writable_schema = ON;
+    UPDATE sqlite_schema SET sql = replace(replace(replace(sql, 'STRICT, ', ''), 'STRICT', ''), 'NOT NULL', '')
+    WHERE type = 'table';
+    PRAGMA writable_schema = RESET;
+"""
+"""Makes the tables take anything, until the text of the schema is put back."""
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[tuple[Path, bytes]]:
+    """A small store, to be laid anew for each deed."""
+    with fast_directory() as directory:
+        yield directory, closed_store(directory)[NAME]
+
+
+def _laid(template: tuple[Path, bytes], *statements: str | tuple[str, tuple[Any, ...]], loose: bool = False) -> Path:
+    """The store after somebody has run these statements on it."""
+    directory, content = template
+    lay(directory, {NAME: content})
+    path = str(directory / NAME)
+    connection = apsw.Connection(path)
+    try:
+        schema = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
+        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
+        if loose:
+            connection.execute(LOOSE)
+        for statement in statements:
+            connection.execute(*((statement,) if isinstance(statement, str) else statement))
+        if loose:
+            connection.pragma("writable_schema", True)
+            connection.executemany("UPDATE sqlite_schema SET sql = ?2 WHERE name = ?1", schema)
+    finally:
+        connection.close()
+    return directory / NAME
+
+
+def _probe(path: Path, where: str, tally: Tally) -> None:
+    """Ask everything, to read and to write."""
+    for writable in (False, True):
+        examine(path, where, TRUTH, HEAD, Dose(notice=with_head, writable=writable), tally)
+    for opener in OPENERS:
+        try:
+            with opener(path) as store:
+                for verb in VERBS:
+                    try:
+                        verb(store)
+                    except MilepostError:
+                        continue
+        except MilepostError:
+            continue
+        except Exception as error:  # noqa: BLE001 - this is what is looked for
+            tally.problems.append(f"{where}: {type(error).__name__}: {error}")
+
+
+VERBS: Final[tuple[Callable[[CheckpointStore], object], ...]] = (
+    lambda store: list(store.history("run-1", "load", after=3, limit=5)),
+    lambda store: list(store.history(since_ms=5, until_ms=900, newest_first=True)),
+    lambda store: [store.latest(as_of_ms=500), store.latest("run-2", as_of_ms=500), store.latest_for_stage("load", "run-2")],
+    lambda store: [store.verify(run_id=run_id) for run_id in ("run-0", "run-1", "run-2", "nobody")],
+    lambda store: store.verify(since=HEAD),
+    lambda store: store.append(ENTRIES[3]),
+    lambda store: store.append_many([NEXT, NEXT._replace(run_id="new", stage="new")]),
+    lambda store: store.advance("run-0", "load", Watermark(10**9, 2 * 10**12), idempotency_key="x"),
+    lambda store: store.advance("run-0", "extract", Watermark(10**9, 2 * 10**12), idempotency_key="x"),
+)
+
+
+def _truth() -> list[object]:
+    with fast_directory() as directory:
+        lay(directory, closed_store(directory))
+        with CheckpointStore.open_readonly(directory / NAME) as store:
+            return answers(store)
+
+
+TRUTH: Final = _truth()
+
+
+# What is refused
+
+SET: Final = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET"
+
+REFUSED: Final = {
+    "a trigger of our name": (
+        "DROP TRIGGER IF EXISTS entry_is_never_deleted; "
+        "CREATE TRIGGER entry_is_never_deleted AFTER INSERT ON entry BEGIN UPDATE progress SET entries = 0; END"
+    ),
+    "a trigger before an insert": "CREATE TRIGGER x BEFORE INSERT ON progress BEGIN DELETE FROM entry; END",
+    "a trigger instead of the view": "CREATE TRIGGER x INSTEAD OF INSERT ON checkpoint BEGIN DELETE FROM entry; END",
+    "an endless view of our name": f"DROP VIEW checkpoint; CREATE VIEW checkpoint AS {ENDLESS}",
+    "a view for a table": f"DROP TABLE run; CREATE VIEW run AS {ENDLESS}",
+    "a virtual table for a table": "DROP TABLE stage; CREATE VIRTUAL TABLE stage USING fts5(x)",
+    "a generated column": "ALTER TABLE entry ADD COLUMN x TEXT GENERATED ALWAYS AS (hex(signature))",
+    "a column more": "ALTER TABLE progress ADD COLUMN x TEXT",
+    "a column less": "DROP VIEW checkpoint; DROP INDEX entry_by_key; ALTER TABLE entry DROP COLUMN idempotency_key",
+    "an index on an expression": "CREATE INDEX x ON entry (abs(offset))",
+    "an index of our name on less": "DROP INDEX entry_by_key; CREATE INDEX entry_by_key ON entry (idempotency_key)",
+    "a table that is not strict": "DROP TABLE run; CREATE TABLE run (run_number INTEGER PRIMARY KEY, run_id TEXT UNIQUE)",
+    "schema text that is none": f"{SET} sql = 'CREATE nothing' WHERE name = 'run'",
+    "schema text that is a number": f"{SET} sql = 7 WHERE name = 'run'",
+    "schema text that is not UTF-8": (f"{SET} sql = CAST(x'ff00ff' AS TEXT) WHERE name = 'run'"),
+    "a name that is not UTF-8": (f"{SET} name = CAST(x'ff' AS TEXT) WHERE name = 'entry_by_run'"),
+    "no name": f"{SET} name = NULL WHERE name = 'entry_by_run'",
+    "two trees in one place": f"{SET} rootpage = 2 WHERE name = 'entry_by_run'",
+    "a tree beyond the file": f"{SET} rootpage = 1e6 WHERE name = 'entry_by_run'",
+    "a tree on the first page": f"{SET} rootpage = 1 WHERE name = 'entry'",
+}
+
+
+@pytest.mark.parametrize("statement", REFUSED.values(), ids=REFUSED.keys())
+def test_a_hostile_schema_is_refused_or_its_faults_are_found(template: tuple[Path, bytes], statement: str) -> None:
+    """Promise E2: nothing that its maker wrote is run; where the schema is ours, verify() sees what it leads to."""
+    path = _laid(template, statement)
+    tally = Tally()
+    _probe(path, statement, tally)
+    assert (tally.missed, tally.problems) == ([], [])
+    for opener in OPENERS:
+        try:
+            store = opener(path)
+        except (NotAStoreError, DamagedStoreError) as error:
+            assert str(path) in str(error)  # noqa: PT017 - either is right
+            continue
+        with store:
+            assert "rootpage" in statement
+            assert not store.verify().ok
+
+
+# What is welcome: whatever it is, it is left alone and nothing of it runs
+
+WELCOME: Final = {
+    "an endless view": f"CREATE VIEW endless AS {ENDLESS}",
+    "five thousand tables": "".join(f"CREATE TABLE t{n} (a, b, c);" for n in range(5000)),
+    "a table of two thousand columns": f"CREATE TABLE wide ({', '.join(f'c{n}' for n in range(1999))})",
+    "a view of a thousand joins": f"CREATE VIEW wide AS {' UNION ALL '.join(['SELECT position FROM entry'] * 400)}",
+    "a trigger of a stranger on his own table": (
+        "CREATE TABLE t (x); CREATE TRIGGER y AFTER INSERT ON t BEGIN DELETE FROM entry; DELETE FROM progress; END"
+    ),
+    "generated columns": "CREATE TABLE g (a, b AS (a || a), c AS (b || b) STORED); INSERT INTO g VALUES ('x')",
+    "a search index": "CREATE VIRTUAL TABLE f USING fts5(a); INSERT INTO f VALUES ('x')",
+    "a table named to look like SQL": 'CREATE TABLE "entry; DROP TABLE entry; --" (x)',
+    "statistics that lie": (
+        "ANALYZE; UPDATE sqlite_stat1 SET stat = '1 1 1 1'; INSERT INTO sqlite_stat1 VALUES ('entry', 'entry_by_run', 'x y')"
+    ),
+    "foreign keys to ours": "CREATE TABLE k (p REFERENCES entry (position) ON DELETE CASCADE); INSERT INTO k VALUES (1)",
+    "our triggers gone": "SELECT 1",
+}
+
+
+@pytest.mark.parametrize("statement", WELCOME.values(), ids=WELCOME.keys())
+def test_what_strangers_keep_beside_the_chain_changes_no_answer(template: tuple[Path, bytes], statement: str) -> None:
+    """Promise E2: it is not run, and the chain goes on."""
+    path = _laid(template, statement)
+    for opener in OPENERS:
+        with opener(path) as store:
+            assert answers(store) == TRUTH
+            assert store.verify(expected=HEAD).ok
+    with CheckpointStore(path) as store:
+        store.append(NEXT)
+        store.verify(expected=HEAD).raise_if_broken()
+
+
+def _make_with(path: Path, pragma: str) -> None:
+    connection = apsw.Connection(str(path))
+    connection.execute(f"PRAGMA {pragma}")
+    with connection:
+        schema.create(connection)
+    connection.close()
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_file_whose_text_is_not_stored_as_utf8_is_refused(
+    path: Path, encoding: str, opener: Callable[[Path], object]
+) -> None:
+    """It would be read rightly and verified wrongly."""
+    _make_with(path, f"encoding = '{encoding}'")
+    with pytest.raises(NotAStoreError, match="UTF-8"):
+        opener(path)
+
+
+@pytest.mark.parametrize("pragma", ["page_size = 65536", "auto_vacuum = full", "secure_delete = on"])
+def test_a_file_with_other_settings_is_as_good(path: Path, pragma: str) -> None:
+    """As somebody's VACUUM INTO, or another maker, may leave it."""
+    _make_with(path, pragma)
+    odd = [entry(1, run_id="ü-日本-\U0001f600", key="<b>"), entry(2, run_id="ü-日本-\U0001f600", key="\u202e\x1b[2J")]
+    with CheckpointStore(path) as store:
+        store.append_many([*ENTRIES, *odd])
+    with CheckpointStore.open_readonly(path) as store:
+        assert list(store.history()) == [*ENTRIES, *odd]
+        store.verify(expected=Head(42, chain_signature([*ENTRIES, *odd]))).raise_if_broken()
+
+
+# Rows that no append would write
+
+COLUMNS: Final = {
+    "entry": ("position", "run_number", "stage_number", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms",
+              "signature"),
+    "run": ("run_number", "run_id"),
+    "stage": ("stage_number", "stage"),
+    "progress": ("run_number", "stage_number", "entries", "signature"),
+}  # fmt: skip
+VALUES: Final = (None, 1.5, float("inf"), "", "text", "7", "x" * 100_000, "\0", b"", b"\xff", bytes(32), -1, 0, 2**63 - 1,
+                 -(2**63))  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "column"), [(table, column) for table, columns in COLUMNS.items() for column in columns])
+def test_a_value_of_a_wrong_kind_is_an_error_of_ours_or_a_fault(
+    template: tuple[Path, bytes], table: str, column: str
+) -> None:
+    """Promise F2: in the first, a middle and the last row of each table, each kind of value that SQLite has."""
+    tally = Tally()
+    for value in VALUES:
+        for place in ("min(rowid)", "7", "max(rowid)") if table != "progress" else ("",):
+            where = f"WHERE rowid = (SELECT {place} FROM {table})" if place else "WHERE run_number = 1 AND stage_number = 1"
+            try:
+                path = _laid(template, (f"UPDATE {table} SET {column} = ? {where}", (value,)), loose=True)
+            except (apsw.ConstraintError, apsw.MismatchError):  # a rowid is an integer, in any table, and unique
+                continue
+            _probe(path, f"{table}.{column} = {value!r:.20} {place}", tally)
+    print(f"{tally.tried} stores, {tally.changed} with a changed answer")
+    assert (tally.missed, tally.problems) == ([], [])
+    assert tally.tried > 0
+
+
+def test_a_tree_that_leads_in_circles_ends(template: tuple[Path, bytes]) -> None:
+    """Promise E3: every table's root as its own child; SQLite itself would walk for ever."""
+    tally = Tally()
+    directory, content = template
+    connection = apsw.Connection(str(_laid(template)))
+    roots: list[Any] = [root for (root,) in connection.execute("SELECT rootpage FROM sqlite_schema WHERE rootpage > 0")]
+    connection.close()
+    interior = 0
+    for root in roots:
+        start = (root - 1) * PAGE_BYTES
+        if content[start] not in {2, 5}:  # the kinds of page that have children
+            continue
+        interior += 1
+        cells = [start + int.from_bytes(content[start + 12 + 2 * n : start + 14 + 2 * n], "big") for n in range(2)]
+        for pointer in (start + 8, *cells):
+            for target in (root, *roots):
+                changed = content[:pointer] + target.to_bytes(4, "big") + content[pointer + 4 :]
+                lay(directory, {NAME: changed})
+                _probe(directory / NAME, f"page {root}, pointer at {pointer}, to {target}", tally)
+    print(f"{interior} trees, {tally.tried} stores")
+    assert (tally.missed, tally.problems) == ([], [])
+    assert interior > 1
+
+
+# Cut and spoilt files
+
+
+def _every(hunt: Callable[[Dose], Tally], *doses: Dose) -> Tally:
+    began = time.monotonic()
+    if len(doses) > 8:
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            tally = sum(pool.map(hunt, doses), Tally())
+    else:
+        tally = sum(map(hunt, doses), Tally())
+    print(
+        f"{hunt.__name__}, MILEPOST_FAULT_SEED={SEED}: {tally.tried:,} stores, {tally.refused:,} refused, {tally.changed:,} "
+        f"with a changed answer, {len(tally.missed)} of these unnoticed, {len(tally.problems)} raw errors "
+        f"in {time.monotonic() - began:.0f} s"
+    )
+    return tally
+
+
+@pytest.mark.parametrize("wal", [False, True])
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_file_cut_at_any_page_is_told(wal: bool, writable: bool) -> None:
+    """Promise E1: the file or its WAL, at the end of each page and a byte before and after."""
+    tally = _every(cut, Dose(wal=wal, writable=writable, notice=with_head))
+    assert (tally.missed, tally.problems) == ([], [])
+    assert tally.tried > 75
+
+
+def _mutations(sample: int, seeds: range) -> list[Dose]:
+    return [
+        Dose(wal=wal, writable=writable, notice=with_head, sample=sample, seed=seed)
+        for seed in seeds
+        for wal in (False, True)
+        for writable in (False, True)
+    ]
+
+
+def test_a_sample_of_spoilt_files_raises_nothing_raw_and_lies_in_nothing() -> None:
+    """Promise E3: bytes, blocks and pages overwritten, exchanged, taken out, put in."""
+    tally = _every(mutate, *_mutations(250, range(SEED, SEED + 1)))
+    assert (tally.missed, tally.problems) == ([], [])
+    assert tally.changed > 200
+
+
+@pytest.mark.long
+def test_no_spoilt_file_raises_anything_raw_or_lies() -> None:
+    """The full dose."""
+    tally = _every(mutate, *_mutations(4000, range(SEED, SEED + 8)))
+    assert (tally.missed, tally.problems) == ([], [])
+
+
+@pytest.mark.long
+def test_atheris_finds_no_file_that_raises_anything_raw(tmp_path: Path) -> None:
+    """Two minutes of fuzzing guided by what the library's own code does with the file."""
+    pytest.importorskip("atheris")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    with fast_directory() as directory:
+        (corpus / "store").write_bytes(closed_store(directory)[NAME])
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("fuzz_file.py"), corpus, "-max_total_time=120", f"-seed={SEED}",
+         "-max_len=20000", f"-artifact_prefix={tmp_path}/"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    print(*run.stderr.splitlines()[-3:], sep="\n")
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+# A broken variant: what the harness is worth
+
+
+def test_a_store_that_does_not_look_at_the_shape_of_a_file_is_caught(
+    template: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trigger of a stranger rewrites what an append records."""
+    monkeypatch.setattr(schema, "refuse_another_shape", lambda connection, path: None)
+    path = _laid(template, "CREATE TRIGGER x AFTER INSERT ON entry BEGIN UPDATE entry SET at_ms = 1; END")
+    with CheckpointStore(path) as store:
+        store.append(NEXT)
+        assert store.latest() != NEXT
+
+
+def test_a_raw_error_is_caught(template: tuple[Path, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness sees what is none of ours."""
+    monkeypatch.setattr(rows, "runs", lambda connection: random.choice([]))
+    tally = Tally()
+    examine(_laid(template), "sound", TRUTH, HEAD, Dose(), tally)
+    assert len(tally.problems) == 1
