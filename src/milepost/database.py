@@ -192,8 +192,11 @@ class Database:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
             self._ended = ForkedStoreError(self.path, "opened before a fork: open the store anew in the child process")
 
-    def _translated(self, error: apsw.Error | UnicodeDecodeError) -> MilepostError:  # noqa: PLR0911 - one line a class
+    def _translated(self, error: apsw.Error | UnicodeDecodeError) -> MilepostError:  # noqa: PLR0911, PLR0912 - one line a class
         """The exception of ours for one of APSW's."""
+        if isinstance(error, apsw.SQLError) and isinstance(error.__context__, apsw.Error):
+            # SQLite had undone the transaction itself, so that APSW's ROLLBACK failed: what came before it is the reason.
+            error = error.__context__
         code = getattr(error, "extendedresult", 0)
         detail = f"{error} ({apsw.mapping_extended_result_codes.get(code, 'SQLite')})"
         match error:
@@ -221,6 +224,8 @@ class Database:
                 return NotAStoreError(self.path, "not an SQLite database: choose another path for the checkpoints")
             case apsw.ReadOnlyError():
                 return ReadOnlyStoreError(self.path, f"{detail}: check the permissions of the file and its directory")
+            case apsw.NoMemError():
+                return StoreError(self.path, "SQLite ran out of memory; the chain is as it was: free some and try again")
             case apsw.CantOpenError():
                 return StoreError(self.path, f"{detail}: check that it exists, and its permissions")
             case _:
