@@ -296,6 +296,7 @@ class WritableDatabase(Database):
             _make_wal_durable(connection.filename_wal, self.vfs)
             _sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        self._steps = None
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.write`; inside a transaction block of the same thread it is a savepoint of that."""

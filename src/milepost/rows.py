@@ -86,6 +86,11 @@ def head(connection: apsw.Connection) -> Head:
     return Head(position, _digits(signature))
 
 
+def signature(connection: apsw.Connection) -> str:
+    """The chain's signature, 64 hex digits."""
+    return _digits(tip(connection)[1])
+
+
 def tip(connection: apsw.Connection) -> tuple[int, bytes]:
     """The position and signature (32 bytes) of the last entry; of an empty chain, 0 and zeros."""
     row = connection.execute("SELECT position, signature FROM entry WHERE position = (SELECT max(position) FROM entry)").get
@@ -324,6 +329,7 @@ def _run_summary(run_id: str, entries: int, stages: str, first_at_ms: int, last_
         names = tuple(json.loads(stages))
     except ValueError as error:
         raise apsw.CorruptError(f"run {run_id!a} has a stage whose name is no text") from error
+    _known(signature, "run")
     return RunSummary(run_id, entries, names, first_at_ms, last_at_ms, _digits(signature))
 
 

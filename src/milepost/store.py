@@ -412,7 +412,7 @@ class CheckpointStore:
             InvalidArgumentError: A name that no checkpoint can have.
         """
         if run_id is None:
-            return self._database.read(rows.head).signature
+            return self._database.read(rows.signature)
         check_name("run_id", run_id)
         return self._database.read(rows.run_signature, run_id)
 
