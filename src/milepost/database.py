@@ -66,6 +66,9 @@ _REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes 
 _STEPS: Final = 20_000  # of SQLite's virtual machine, between two looks at whether a query will ever end
 _STEPS_PER_BYTE: Final = 20  # of the file; an integrity check, which takes the most, needs 4 at most
 _WAL_HEADER_BYTES: Final = 32
+_FRAME_HEADER_BYTES: Final = 24  # before each page in the WAL
+_WAL_FLAGS: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
+_AHEAD_PAGES: Final = 64  # how far the WAL grows ahead of what is written to it, at least
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
 _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 _LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
@@ -242,6 +245,7 @@ class WritableDatabase(Database):
         self._block_thread: int | None = None
         self._writing_thread: int | None = None
         self._wal_pages = self._written_back = 0
+        self._wal_room = 1  # how many pages it has without growing; not for the very first commit
         # How long the WAL may get: 16 MB. SQLite's own figure, a quarter of that, suits statements that change one page; an
         # append changes six. Up to 4,062 pages a reader searches one table of the WAL's index.
         self.write_back_pages = 4000
@@ -283,6 +287,7 @@ class WritableDatabase(Database):
         if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
         connection.pragma("cache_size", -_CACHE_KIB)
+        self._page_bytes = int(connection.pragma("page_size"))
         # Write the WAL back ourselves: an automatic checkpoint swallows the error of a sync that fails.
         connection.wal_autocheckpoint(0)
         connection.set_wal_hook(self._note_wal)
@@ -323,6 +328,8 @@ class WritableDatabase(Database):
                 self._clear_leftover()
                 before = self._connection.total_changes()
                 with self._connection:
+                    if self._wal_pages >= self._wal_room and self._synchronous == "full":
+                        self._make_wal_longer()
                     if len(jobs) == 1:
                         self._run(jobs[0])
                     else:
@@ -353,6 +360,22 @@ class WritableDatabase(Database):
             raise StoreError(
                 self.path, "a write was begun within another, by the store's clock: let the clock only tell the time"
             )
+
+    def _make_wal_longer(self) -> None:
+        """
+        Let the WAL grow ahead of what is written to it, to twice its length; call it with the write lock held.
+
+        A sync costs up to twice as much while a file grows as when it is overwritten, since its new length has to be made
+        durable as well. SQLite takes the zeros at the end for nothing, as it does what is left there of an earlier round.
+        """
+        pages = min(2 * self._wal_pages, self.write_back_pages) + _AHEAD_PAGES
+        self._wal_room = max(pages - _AHEAD_PAGES // 2, self._wal_pages + _AHEAD_PAGES)
+        wanted = _WAL_HEADER_BYTES + pages * (_FRAME_HEADER_BYTES + self._page_bytes)
+        # A disk without space for it may have enough for the commit itself.
+        with contextlib.suppress(apsw.Error), _vfs_file(self._connection.filename_wal, self.vfs, _WAL_FLAGS) as file:
+            size = file.xFileSize() if file else wanted
+            for offset in range(size, wanted, _REWRITE_BYTES):
+                file.xWrite(bytes(min(_REWRITE_BYTES, wanted - offset)), offset)  # type: ignore[union-attr]
 
     def _run_apart(self, job: Job) -> None:
         """Run a job as a savepoint of the open transaction."""
@@ -887,7 +910,7 @@ def _make_wal_durable(wal: str, vfs: str | None) -> None:
     What a killed process wrote and did not sync is in the page cache only: visible, and gone with the power. Syncing is
     not enough, because after a sync that failed the kernel takes the lost pages for clean and has nothing to write.
     """
-    with _vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE) as file:
+    with _vfs_file(wal, vfs, _WAL_FLAGS) as file:
         size = file.xFileSize() if file else 0
         if file and size:
             for offset in range(0, size, _REWRITE_BYTES):
@@ -897,7 +920,7 @@ def _make_wal_durable(wal: str, vfs: str | None) -> None:
 
 def _sync_wal(wal: str, vfs: str | None) -> None:
     """Make durable what is written in the WAL; nothing to do takes 20 µs."""
-    with _vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE) as file:
+    with _vfs_file(wal, vfs, _WAL_FLAGS) as file:
         if file:
             file.xSync(apsw.SQLITE_SYNC_FULL)
 
