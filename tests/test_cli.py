@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 import milepost
 from milepost import InvalidArgumentError, MilepostError, StoreBusyError, StoreError
-from milepost.cli import commands, explained
+from milepost.cli import commands
+from milepost.cli.exit_code import explained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,49 @@
+"""
+The command line: arguments in, text and an exit code out.
+
+A command imports what is heavy when it runs, so that `milepost --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import click
+
+from milepost.cli.demonstration import demo
+from milepost.cli.exit_code import EXIT_CODES, explained
+from milepost.cli.reading import head, history, latest, resume, runs, stages
+from milepost.cli.verifying import verify
+
+
+class _Commands(click.Group):
+    """In the order of a first look, not of the alphabet; every error of every command is explained."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were added."""
+        del ctx
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        with explained():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_Commands, epilog=EXIT_CODES)
+@click.version_option(package_name="milepost", prog_name="milepost")
+def commands() -> None:
+    """
+    The flight recorder of a single-node data pipeline, in one SQLite file.
+
+    No command that reads changes a byte of FILE or of its directory, also while a pipeline writes. Tables are for people;
+    --json is for programs.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
+
+
+for command in (runs, stages, latest, resume, history, head, verify, demo):
+    commands.add_command(command)

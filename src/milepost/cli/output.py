@@ -1,0 +1,190 @@
+"""How it looks: tables and facts for people, JSON for programs, and nothing on a terminal that a name has put there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import click
+from rich.cells import cell_len, chop_cells
+
+from milepost.visible import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_GAP: Final = "  "
+_PADDED: Final = 48  # cells; one long name in a pipe does not push everything else to the right
+_LEAST: Final = 8  # cells that a column keeps, however narrow the terminal is
+
+
+class Column(NamedTuple):
+    """
+    A column of a table.
+
+    Attributes:
+        title: Its heading.
+        holds: Names, which may go on in the next line, or numbers or times, which are never broken.
+        spare: Which column goes first where a terminal is too narrow for all: the one with the highest; never one with 0.
+    """
+
+    title: str
+    holds: Literal["name", "number", "time"] = "name"
+    spare: int = 0
+
+
+class Table:
+    """
+    Rows under a heading, printed as they come, so that a table may be of any length.
+
+    The first rows decide how wide the columns are. On a terminal that is too narrow for them, columns that can be spared
+    are left out and long cells go on in the next line; in a pipe nothing is left out or broken.
+    """
+
+    def __init__(self, *columns: Column) -> None:
+        self._columns = columns
+        self._kept: list[int] = []
+        self._widths: list[int] = []
+        self._room = shutil.get_terminal_size().columns if on_terminal() else None
+
+    def print(self, rows: Sequence[Sequence[str]]) -> None:
+        """Print more rows: as many texts in each as there are columns, whatever is in them."""
+        shown = [[visible(cell) for cell in row] for row in rows]
+        if not self._widths:
+            names = [column.title for column in self._columns]
+            self._lay_out([names, *shown])
+            click.echo(click.style(self._line(names), bold=True) if styled() else self._line(names))
+        write("".join(f"{self._line(row)}\n" for row in shown))
+
+    def _lay_out(self, rows: Sequence[Sequence[str]]) -> None:
+        widths = [max(map(_cells, cells)) for cells in zip(*rows, strict=True)]
+        kept = list(range(len(self._columns)))
+        if self._room is None:
+            widths = [min(width, _PADDED) for width in widths]
+        else:
+            for spare in sorted((index for index in kept if self._columns[index].spare), key=self._spare):
+                if _total(widths, kept) > self._room:
+                    kept.remove(spare)
+            self._narrow(widths, kept)
+            left_out = [self._columns[index].title for index in range(len(widths)) if index not in kept]
+            if left_out:
+                note(f"left out here: {', '.join(left_out)} (a wider terminal or --json has them)")
+        self._kept, self._widths = kept, widths
+
+    def _spare(self, index: int) -> int:
+        return -self._columns[index].spare
+
+    def _narrow(self, widths: list[int], kept: Sequence[int]) -> None:
+        """Take from the widest names until everything fits."""
+        names = [index for index in kept if self._columns[index].holds == "name"]
+        while _total(widths, kept) > (self._room or 0):
+            widest = max(names, key=widths.__getitem__)
+            if widths[widest] <= _LEAST:
+                return
+            widths[widest] -= 1
+
+    def _line(self, row: Sequence[str]) -> str:
+        """A row as one line or, on a terminal, as many as its longest cell needs."""
+        parts = {index: self._parts(row[index], self._widths[index]) for index in self._kept}
+        lines = []
+        for number in range(max(map(len, parts.values()))):
+            cells = [
+                _padded(
+                    parts[index][number] if number < len(parts[index]) else "", self._widths[index], self._columns[index]
+                )
+                for index in self._kept
+            ]
+            lines.append(_GAP.join(cells).rstrip())
+        return "\n".join(lines)
+
+    def _parts(self, cell: str, width: int) -> list[str]:
+        return [cell] if self._room is None or _cells(cell) <= width else chop_cells(cell, width)
+
+
+def facts(named: Mapping[str, str]) -> None:
+    """Values with their names before them."""
+    width = max(map(len, named))
+    for name, value in named.items():
+        click.echo(f"{click.style(name, bold=True) if styled() else name}{' ' * (width - len(name))}  {visible(value)}")
+
+
+def item(text: str) -> None:
+    """One of several, under what they are."""
+    click.echo(f"  {visible(text)}")
+
+
+def document(value: object) -> None:
+    """One JSON document."""
+    write(f"{_json(value, indent=2)}\n")
+
+
+def line(value: object) -> str:
+    """A value as one line of JSON Lines, its end included."""
+    return f"{_json(value)}\n"
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")  # the one control that is ASCII and not escaped
+
+
+def write(text: str) -> None:
+    """Data to standard output, as it is."""
+    sys.stdout.write(text)
+
+
+def note(sentence: str) -> None:
+    """A remark to standard error: standard output has nothing but data."""
+    click.echo(f"milepost: {visible(sentence)}", err=True)
+
+
+def on_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def styled() -> bool:
+    """Whether escape codes may be written to standard output."""
+    return on_terminal() and colored()
+
+
+def colored() -> bool:
+    """Whether a terminal takes escape codes, and its user wants them (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def iso(at_ms: int) -> str | None:
+    """A time as ISO 8601, like `2026-01-31T12:00:00.000Z`; None after the year 9999, which ISO 8601 has no digits for."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=at_ms)
+    except OverflowError:
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def time(at_ms: int) -> str:
+    """A time as people read it, in UTC."""
+    text = iso(at_ms)
+    return f"{at_ms} ms" if text is None else text[:-1].replace("T", " ")
+
+
+def count(number: int) -> str:
+    """A number as people read it."""
+    return f"{number:,}"
+
+
+def _padded(cell: str, width: int, column: Column) -> str:
+    space = " " * (width - _cells(cell))
+    return space + cell if column.holds == "number" else cell + space
+
+
+def _cells(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[index] for index in kept) + len(_GAP) * (len(kept) - 1)

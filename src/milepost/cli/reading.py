@@ -1,0 +1,384 @@
+"""The commands that look: runs, stages, latest, resume, history, head."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+from itertools import islice
+from time import sleep
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from milepost.checkpoint import MAX_INTEGER
+from milepost.cli import argument, output
+from milepost.cli.exit_code import ExitCode
+from milepost.cli.output import Column
+from milepost.errors import NoCheckpointError, StoreBusyError, StoreError
+from milepost.receipt import Head
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from milepost.checkpoint import Checkpoint, ResumePoint
+    from milepost.receipt import Receipt
+
+    _Recorded = tuple[Receipt, Checkpoint]
+
+_PAGE: Final = 1000
+_POLL_MS: Final = 500
+_SIGNATURE: Final = 12  # hex digits of a signature in a table
+
+
+@click.command()
+@argument.file
+@argument.as_json
+def runs(file: str, as_json: bool) -> None:
+    """Every run: how much it recorded, and when."""
+    with CheckpointStore.open_readonly(file) as store:
+        found = store.runs()
+    if as_json:
+        output.document(
+            [
+                {
+                    "run_id": run.run_id,
+                    "entries": run.entries,
+                    "stages": run.stages,
+                    **_time("first_at", run.first_at_ms),
+                    **_time("last_at", run.last_at_ms),
+                    "signature": run.signature,
+                }
+                for run in found
+            ]
+        )
+        return
+    table = output.Table(
+        Column("run"),
+        Column("entries", "number"),
+        Column("stages", spare=1),
+        Column("first (UTC)", "time", spare=2),
+        Column("last (UTC)", "time"),
+        Column("signature", spare=3),
+    )
+    table.print(
+        [
+            (
+                run.run_id,
+                output.count(run.entries),
+                ", ".join(run.stages),
+                output.time(run.first_at_ms),
+                output.time(run.last_at_ms),
+                run.signature[:_SIGNATURE],
+            )
+            for run in found
+        ]
+    )
+
+
+@click.command()
+@argument.file
+@argument.as_json
+def stages(file: str, as_json: bool) -> None:
+    """Every stage, over all runs."""
+    with CheckpointStore.open_readonly(file) as store:
+        found = store.stages()
+    if as_json:
+        output.document(
+            [
+                {
+                    "stage": each.stage,
+                    "entries": each.entries,
+                    "runs": each.runs,
+                    **_time("first_at", each.first_at_ms),
+                    **_time("last_at", each.last_at_ms),
+                }
+                for each in found
+            ]
+        )
+        return
+    table = output.Table(
+        Column("stage"),
+        Column("entries", "number"),
+        Column("runs", "number"),
+        Column("first (UTC)", "time", spare=1),
+        Column("last (UTC)", "time"),
+    )
+    table.print(
+        [
+            (
+                each.stage,
+                output.count(each.entries),
+                output.count(each.runs),
+                output.time(each.first_at_ms),
+                output.time(each.last_at_ms),
+            )
+            for each in found
+        ]
+    )
+
+
+@click.command()
+@argument.file
+@argument.run
+@argument.stage
+@click.option("--as-of", type=argument.time, help="The last one stated by then: ISO 8601 (UTC) or ms since 1970.")
+@argument.as_json
+def latest(file: str, run_id: str | None, stage: str | None, as_of: int | None, as_json: bool) -> None:
+    """The last checkpoint, of the file, a run or a stage."""
+    with CheckpointStore.open_readonly(file) as store:
+        found = next(store.receipts(run_id, stage, until_ms=as_of, newest_first=True, limit=1), None)
+    if found is None:
+        raise NoCheckpointError(run_id, stage) if stage else click.ClickException("no checkpoint is recorded there")
+    if as_json:
+        output.document(_record(*found))
+        return
+    receipt, entry = found
+    output.facts(
+        {
+            "run": entry.run_id,
+            "stage": entry.stage,
+            "sequence": str(entry.sequence),
+            "offset": str(entry.watermark.offset),
+            "event time": output.time(entry.watermark.event_time_ms),
+            "key": entry.idempotency_key,
+            "at": output.time(entry.at_ms),
+            "position": str(receipt.position),
+            "signature": receipt.signature,
+        }
+    )
+
+
+@click.command()
+@argument.file
+@argument.run
+@argument.stage
+@argument.as_json
+def resume(file: str, run_id: str | None, stage: str | None, as_json: bool) -> None:
+    """Where every stage starts again, or one."""
+    with CheckpointStore.open_readonly(file) as store:
+        if stage is None:
+            points = list(store.resume_points(run_id).values())
+        else:
+            points = [store.resume_point_for_stage(stage, run_id)]
+    if as_json:
+        output.document([_resume_record(point) for point in points])
+        return
+    table = output.Table(
+        Column("stage"),
+        Column("run"),
+        Column("sequence", "number"),
+        Column("offset", "number"),
+        Column("event time (UTC)", "time"),
+    )
+    table.print(
+        [
+            (
+                point.stage,
+                point.run_id,
+                str(point.sequence),
+                str(point.watermark.offset),
+                output.time(point.watermark.event_time_ms),
+            )
+            for point in points
+        ]
+    )
+
+
+@click.command()
+@argument.file
+@argument.run
+@argument.stage
+@click.option("--since", type=argument.time, help="Only stated at that time or later: ISO 8601 (UTC) or ms since 1970.")
+@click.option("--until", type=argument.time, help="Only stated at that time or before.")
+@click.option("--after", type=int, default=0, metavar="POSITION", help="Only above this position of the chain.")
+@click.option("--limit", type=int, metavar="N", help="Only the first N.")
+@click.option("--newest-first", is_flag=True, help="In the opposite order.")
+@click.option("--follow", is_flag=True, help="Go on with what is appended from now on, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: a line of JSON for each, in ASCII.")
+def history(
+    file: str,
+    run_id: str | None,
+    stage: str | None,
+    since: int | None,
+    until: int | None,
+    after: int,
+    limit: int | None,
+    newest_first: bool,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """
+    The checkpoints, in the order in which they were recorded.
+
+    What the clock said is shown as it was stated: the order of the chain is the order of commits, whatever the clock did.
+    """
+    if follow and newest_first:
+        raise click.UsageError("--follow goes with the order of the chain: leave out --newest-first")
+    with CheckpointStore.open_readonly(file) as store:
+
+        def recorded(after: int, limit: int | None) -> Iterator[_Recorded]:
+            return store.receipts(
+                run_id, stage, since_ms=since, until_ms=until, after=after, limit=limit, newest_first=newest_first
+            )
+
+        pages = _followed(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
+        try:
+            _show_history(pages, run_id, stage, as_json=as_json)
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+            raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None  # how it is meant to end: no error
+
+
+def _show_history(pages: Iterator[list[_Recorded]], run_id: str | None, stage: str | None, *, as_json: bool) -> None:
+    table = _history_table(run_id, stage)
+    for page in pages:
+        if as_json:
+            output.write("".join(output.line(_record(*found)) for found in page))
+        else:
+            table.print([_history_row(run_id, stage, *found) for found in page])
+        sys.stdout.flush()
+
+
+def _history_table(run_id: str | None, stage: str | None) -> output.Table:
+    return output.Table(
+        Column("position", "number"),
+        Column("at (UTC)", "time"),
+        *([] if run_id else [Column("run")]),
+        *([] if stage else [Column("stage")]),
+        Column("sequence", "number", spare=1),
+        Column("offset", "number"),
+        Column("event time (UTC)", "time", spare=2),
+        Column("key", spare=3),
+    )
+
+
+def _history_row(run_id: str | None, stage: str | None, receipt: Receipt, entry: Checkpoint) -> list[str]:
+    """A row of the history; what is the same in all rows needs no column."""
+    return [
+        str(receipt.position),
+        output.time(entry.at_ms),
+        *([] if run_id else [entry.run_id]),
+        *([] if stage else [entry.stage]),
+        str(entry.sequence),
+        str(entry.watermark.offset),
+        output.time(entry.watermark.event_time_ms),
+        entry.idempotency_key,
+    ]
+
+
+def _pages(recorded: Iterator[_Recorded]) -> Iterator[list[_Recorded]]:
+    """At least one page, which may be empty."""
+    while True:
+        page = list(islice(recorded, _PAGE))
+        yield page
+        if len(page) < _PAGE:
+            return
+
+
+def _followed(
+    store: CheckpointStore, recorded: Callable[[int, int | None], Iterator[_Recorded]], after: int, limit: int | None
+) -> Iterator[list[_Recorded]]:
+    """Pages for ever, or until there were `limit` entries; an empty one where nothing is new."""
+    remaining = MAX_INTEGER if limit is None else limit
+    seen = 0
+    while True:
+        try:
+            end = len(store)
+            page = list(islice(recorded(after, remaining), _PAGE))
+        except StoreBusyError:  # the file changed hands too often just now: look again
+            end, page = seen, []
+        if end < seen:
+            raise StoreError(store.path, f"it had {seen} entries and now has {end}: another file was put in its place")
+        seen = end
+        yield page
+        remaining -= len(page)
+        if remaining <= 0:
+            return
+        if page:
+            after = page[-1][0].position
+        if len(page) < _PAGE:
+            after = max(after, end)  # what does not belong to this walk is not read again
+            _wait()
+
+
+def _wait() -> None:
+    """Until the next look; a pipe that nobody reads any more is noticed at once, not at the next entry."""
+    if hasattr(select, "poll") and _is_pipe():
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if poll.poll(_POLL_MS):
+            raise BrokenPipeError
+    else:
+        sleep(_POLL_MS / 1000)
+
+
+def _is_pipe() -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except OSError:  # not a file of the system at all
+        return False
+
+
+@click.command()
+@argument.file
+@click.option("--run", "run_id", metavar="RUN", help="Of the chain over this run's own entries.")
+@argument.as_json
+def head(file: str, run_id: str | None, as_json: bool) -> None:
+    """
+    The state of the chain in one line, to keep elsewhere.
+
+    `milepost verify --expected` takes it: a chain that contains a head kept elsewhere was neither cut, rolled back nor
+    rewritten up to there.
+    """
+    with CheckpointStore.open_readonly(file) as store:
+        found = store.head() if run_id is None else _head_of_run(store, run_id)
+    show_head(found, as_json=as_json)
+
+
+def show_head(head: Head, *, as_json: bool) -> None:
+    """A head, as its line or as JSON."""
+    if as_json:
+        output.document({"entries": head.entries, "signature": head.signature})
+    else:
+        click.echo(str(head))
+
+
+def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
+    for run in store.runs():
+        if run.run_id == run_id:
+            return Head(run.entries, run.signature)
+    raise click.ClickException("no checkpoint is recorded there")
+
+
+def _record(receipt: Receipt, entry: Checkpoint) -> dict[str, Any]:
+    """The columns of the view `checkpoint` in the file."""
+    return {
+        "position": receipt.position,
+        "run_id": entry.run_id,
+        "stage": entry.stage,
+        "sequence": entry.sequence,
+        "offset": entry.watermark.offset,
+        **_time("event_time", entry.watermark.event_time_ms),
+        "idempotency_key": entry.idempotency_key,
+        **_time("at", entry.at_ms),
+        "signature": receipt.signature,
+    }
+
+
+def _resume_record(point: ResumePoint) -> dict[str, Any]:
+    return {
+        "run_id": point.run_id,
+        "stage": point.stage,
+        "sequence": point.sequence,
+        "offset": point.watermark.offset,
+        **_time("event_time", point.watermark.event_time_ms),
+    }
+
+
+def _time(name: str, at_ms: int) -> dict[str, int | str | None]:
+    """A time for programs: in ms since the epoch, and readable."""
+    return {f"{name}_ms": at_ms, name: output.iso(at_ms)}

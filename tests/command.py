@@ -1,0 +1,65 @@
+"""Run the command line in a test: in this process, as a process in a pipe, or on a terminal of a given width."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from click.testing import CliRunner, Result
+
+from milepost.cli import commands
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "milepost"]
+
+
+def run(*arguments: str | Path, stdin: bytes | None = None) -> Result:
+    """In this process, which is quick; standard output is no terminal."""
+    return CliRunner().invoke(commands, [str(argument) for argument in arguments], input=stdin)
+
+
+def answer(*arguments: str | Path, exit_code: int = 0) -> str:
+    """What a command writes to standard output; it says nothing to standard error if all is well."""
+    result = run(*arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert (exit_code, exit_code != 0) == (result.exit_code, bool(result.stderr) or exit_code == result.exit_code == 1)
+    return result.stdout
+
+
+def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """As a process of its own."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=60, check=False, **options)
+
+
+def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -> tuple[int, str]:
+    """On a terminal: the exit code, and everything that reached the screen."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+    import pty  # noqa: PLC0415
+    import struct  # noqa: PLC0415
+    import termios  # noqa: PLC0415
+
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
+    child = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**kept, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment},
+    )
+    os.close(terminal)
+    seen = b""
+    try:
+        while part := os.read(screen, 1 << 16):
+            seen += part
+    except OSError:  # how Linux says that the last writer has closed it
+        pass
+    finally:
+        os.close(screen)
+    return child.wait(60), seen.decode().replace("\r\n", "\n")

@@ -1,0 +1,97 @@
+"""The command `verify`: intact is 0, a fault is 1, and on a terminal one sees it work."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+
+from chains import chain, entry, mixed
+from command import answer, on_terminal, process, run
+from milepost import CheckpointStore, Head
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def file(path: Path) -> Path:
+    """A file with three runs of three stages."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(mixed(30))
+    return path
+
+
+def tamper(path: Path, statement: str) -> None:
+    """Change a file as somebody would who knows its tables."""
+    connection = apsw.Connection(str(path))
+    connection.execute("DROP TRIGGER entry_is_never_updated")
+    connection.execute(statement)
+    connection.close()
+
+
+def test_an_intact_chain_is_exit_code_0_and_says_its_head(file: Path) -> None:
+    """For people and for programs."""
+    head = Head.parse(answer("head", file))
+    assert answer("verify", file) == f"intact  30 entries\nhead    {head}\n"
+    assert json.loads(answer("verify", file, "--json", "--workers", "2")) == {
+        "ok": True,
+        "entries": 30,
+        "signature": head.signature,
+        "faults": [],
+    }
+
+
+def test_every_fault_is_named_with_exit_code_1(file: Path) -> None:
+    """In the words of the library."""
+    tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position IN (4, 20)")
+    with CheckpointStore.open_readonly(file) as store:
+        faults = store.verify().faults
+    assert [fault.position for fault in faults] == [4, 20]
+    shown = answer("verify", file, exit_code=1).splitlines()
+    assert shown == ["broken  2 faults in 30 entries", *[f"  {fault}" for fault in faults]]
+    found = json.loads(answer("verify", file, "--json", exit_code=1))
+    assert found["ok"] is False
+    assert found["faults"] == [
+        {"kind": fault.kind, "position": fault.position, "expected": fault.expected, "found": fault.found}
+        for fault in faults
+    ]
+
+
+def test_a_head_kept_elsewhere_is_looked_for(file: Path, tmp_path: Path) -> None:
+    """The chain may have grown since; another chain, or a shorter one, is a fault."""
+    kept = answer("head", file)
+    with CheckpointStore(file, durability="normal") as store:
+        store.append(entry(1, run_id="later"))
+    answer("verify", file, "--expected", kept)
+    assert answer("verify", file, "--since", kept).startswith("intact  31 entries")
+    other = tmp_path / "other"
+    with CheckpointStore(other, durability="normal") as store:
+        store.append_many(chain(30))
+    for option in ("--expected", "--since"):
+        assert " head: expected " in answer("verify", other, option, kept, exit_code=1)
+    assert " head: expected " in answer("verify", file, "--run", "run-1", "--expected", kept, exit_code=1)
+
+
+@pytest.mark.parametrize(
+    "options", [["--expected", "12:abc"], ["--since", ""], ["--workers", "0"], ["--since", f"0:{'0' * 64}", "--run", "a"]]
+)
+def test_a_wrong_option_is_exit_code_2(file: Path, options: list[str]) -> None:
+    """One sentence, before any output."""
+    result = run("verify", file, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+
+
+def test_a_terminal_shows_how_fast_it_goes(path: Path) -> None:
+    """On standard error, with a rate; a pipe, or a file, sees nothing of it."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(3000))
+    exit_code, screen = on_terminal("verify", path)
+    assert exit_code == 0
+    assert re.search(r"3,000 of 3,000 .*[1-9][\d,]* a second", screen)
+    assert process("verify", path).stderr == b""
+    assert "\x1b[3" not in on_terminal("verify", path, NO_COLOR="1")[1]
