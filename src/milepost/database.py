@@ -6,7 +6,7 @@ lock, in a transaction where it writes, and turn APSW's exceptions into ours.
 
 What an ordinary WAL database with synchronous=FULL still loses, and what is done about it here:
 
-- two processes that create the file at once, or a kill while it is made: `_put_in_place` links it there when it is whole;
+- two processes that create the file at once, or a kill while it is made: `put_in_place` links it there when it is whole;
 - a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
   goes: `_make_wal_durable` writes the WAL's bytes again and syncs them before the first answer;
 - a file or WAL that is unlinked under us by another program: `_refuse_another_file` looks before a commit is acknowledged;
@@ -837,7 +837,7 @@ def _warn_of_remote(path: str) -> None:
 
 def _create(path: str, vfs: str | None, keyed: Hash | None) -> None:
     """Make a new store; one that another process has put there meanwhile is as good."""
-    with contextlib.suppress(FileExistsError), _put_in_place(path) as aside:
+    with contextlib.suppress(FileExistsError), put_in_place(path) as aside:
         connection = _connect(aside, "mode=rw", vfs)
         try:
             connection.pragma("journal_mode", "wal")
@@ -856,7 +856,7 @@ def copy(connection: apsw.Connection, path: str) -> None:
         https://sqlite.org/backup.html; all pages in one step, which is one read transaction: in WAL mode it stops no writer.
     """
     try:
-        with _put_in_place(path) as aside:
+        with put_in_place(path) as aside:
             target = apsw.Connection(aside)
             try:
                 target.pragma("synchronous", "full")
@@ -871,7 +871,7 @@ def copy(connection: apsw.Connection, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _put_in_place(path: str) -> Iterator[str]:
+def put_in_place(path: str) -> Iterator[str]:
     """
     Give another name to make a file under, and link it into place: all of it, durably, or nothing.
 
@@ -892,7 +892,7 @@ def _refuse_second_name(path: str) -> None:
     """
     A file with two names would be written through two WALs, and break.
 
-    For an instant a new file has two, until `_put_in_place` has removed the first; a kill in that instant leaves it there.
+    For an instant a new file has two, until `put_in_place` has removed the first; a kill in that instant leaves it there.
     """
     identity = _identity(path)
     for name in os.listdir(_directory(path)):  # noqa: PTH208 - `path` is a str, whatever it contains

@@ -17,6 +17,8 @@ from milepost.visible import visible
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from milepost.receipt import Head
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GAP: Final = "  "
 _PADDED: Final = 48  # cells; one long name in a pipe does not push everything else to the right
@@ -121,6 +123,14 @@ def item(text: str) -> None:
 def document(value: object) -> None:
     """One JSON document."""
     write(f"{_json(value, indent=2)}\n")
+
+
+def head(found: Head, *, as_json: bool) -> None:
+    """A head: the one line that is kept elsewhere, or JSON."""
+    if as_json:
+        document({"entries": found.entries, "signature": found.signature})
+    else:
+        click.echo(str(found))
 
 
 def line(value: object) -> str:

@@ -336,15 +336,7 @@ def head(file: str, run_id: str | None, as_json: bool) -> None:
     """
     with CheckpointStore.open_readonly(file) as store:
         found = store.head() if run_id is None else _head_of_run(store, run_id)
-    show_head(found, as_json=as_json)
-
-
-def show_head(head: Head, *, as_json: bool) -> None:
-    """A head, as its line or as JSON."""
-    if as_json:
-        output.document({"entries": head.entries, "signature": head.signature})
-    else:
-        click.echo(str(head))
+    output.head(found, as_json=as_json)
 
 
 def _head_of_run(store: CheckpointStore, run_id: str) -> Head:

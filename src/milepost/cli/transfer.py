@@ -1,0 +1,224 @@
+"""The commands that carry a chain elsewhere: export, import, backup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from milepost.checkpoint import Checkpoint, Watermark
+from milepost.cli import argument, output
+from milepost.cli.exit_code import ExitCode
+from milepost.database import absolute, put_in_place
+from milepost.errors import InvalidCheckpointError, RejectedCheckpointError, StoreError, shown
+from milepost.store import CheckpointStore
+from milepost.visible import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from milepost.receipt import Receipt
+
+    _Writer = Callable[[IO[bytes], Iterator[tuple[Receipt, Checkpoint]]], None]
+
+_FIELDS: Final = ("run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms")
+_BATCH: Final = 10_000  # entries that are written or read at a time
+_LONGEST_LINE: Final = 65_536  # bytes; three names of 1,024 bytes, escaped, and four integers have 18,600
+_FORMULA: Final = tuple("=+-@\t\r＝＋－＠")
+
+
+class WrongLine(click.ClickException):
+    """A line of an import that is no checkpoint, or not one that may stand there."""
+
+    exit_code = ExitCode.WRONG_INPUT
+
+    def __init__(self, number: int, fault: str) -> None:
+        super().__init__(visible(f"line {number}: {fault}"))
+
+
+@click.command()
+@argument.file
+@click.option(
+    "--format", "form", type=click.Choice(["jsonl", "csv"]), help="What to write.  [default: by FILE's ending, or jsonl]"
+)
+@click.option("--output", "target", metavar="FILE", default="-", help="A new file.  [default: standard output]")
+@argument.run
+@argument.stage
+def export(file: str, form: str | None, target: str, run_id: str | None, stage: str | None) -> None:
+    r"""
+    Write the checkpoints down for other programs, in the order of the chain.
+
+    jsonl is exact: a line of JSON for each checkpoint with its seven values (run_id, stage, sequence, offset, event_time_ms,
+    idempotency_key, at_ms), which `milepost import` reads back to the same signature.
+
+    csv is for spreadsheets, with the columns of the view `checkpoint`, in UTF-8. It is not exact: a name that would start
+    a formula has an apostrophe before it, and characters that a screen obeys or hides are written out, like \x1b.
+    """
+    ending = Path(target).suffix.removeprefix(".")
+    write = _WRITERS[form or (ending if ending in _WRITERS else "jsonl")]
+    with CheckpointStore.open_readonly(file) as store:
+        entries = store.receipts(run_id, stage)
+        if target == "-":
+            write(sys.stdout.buffer, entries)
+        else:
+            with _new_file(target) as stream:
+                write(stream, entries)
+
+
+def _write_jsonl(stream: IO[bytes], entries: Iterator[tuple[Receipt, Checkpoint]]) -> None:
+    while page := list(islice(entries, _BATCH)):
+        stream.write("".join(output.line(_values(entry)) for _, entry in page).encode("ascii"))
+
+
+def _write_csv(stream: IO[bytes], entries: Iterator[tuple[Receipt, Checkpoint]]) -> None:
+    text = io.StringIO(newline="")
+    # Every name in quotes: a program that takes another separator, as some do by their language, finds none inside.
+    table = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
+    table.writerow(["position", *_FIELDS, "event_time", "at", "signature"])
+    while True:
+        stream.write(text.getvalue().encode())
+        text.seek(0)
+        text.truncate()
+        page = list(islice(entries, _BATCH))
+        if not page:
+            return
+        for receipt, entry in page:
+            times = output.iso(entry.watermark.event_time_ms), output.iso(entry.at_ms)
+            cells = (receipt.position, *_values(entry).values(), *times, receipt.signature)
+            table.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+
+
+_WRITERS: Final[dict[str, _Writer]] = {"jsonl": _write_jsonl, "csv": _write_csv}
+
+
+def _cell(text: str) -> str:
+    """A text that a spreadsheet takes for a text."""
+    return visible(f"'{text}" if text.startswith(_FORMULA) else text)
+
+
+def _values(entry: Checkpoint) -> dict[str, str | int]:
+    """The seven values of a checkpoint, by name; `_checkpoint` is the way back."""
+    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
+    return dict(zip(_FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
+
+
+@click.command("import")
+@click.argument("source", metavar="FILE.jsonl", type=click.Path(allow_dash=True))
+@click.argument("new", metavar="NEW.milepost", type=click.Path())
+@argument.as_json
+def import_(source: str, new: str, as_json: bool) -> None:
+    """
+    Make a new file from what `milepost export` wrote, and print its head.
+
+    FILE.jsonl may be - for standard input. The chain is the same, to its signature. The new file appears when all of it
+    is there; a line that is wrong is named by its number, and then nothing appears.
+    """
+    target = _not_there_yet(new)
+    with (
+        click.open_file(source, "rb") as lines,
+        tempfile.TemporaryDirectory(prefix=".milepost-", dir=Path(target).parent) as aside,
+        CheckpointStore(Path(aside, "new"), durability="normal") as store,  # the backup is what has to last
+    ):
+        checkpoints = _checkpoints(lines)
+        while batch := list(islice(checkpoints, _BATCH)):
+            _append(store, batch)
+        head = store.backup(target)
+    output.head(head, as_json=as_json)
+
+
+def _append(store: CheckpointStore, batch: list[Checkpoint]) -> None:
+    """Append the next lines of a file, of which every line before is in the store."""
+    before = len(store)
+    try:
+        receipt = store.append_many(batch)
+    except (InvalidCheckpointError, RejectedCheckpointError) as error:
+        *facts, index = error.args
+        raise WrongLine(before + index + 1, str(type(error)(*facts))) from None
+    if receipt.duplicates:
+        recorded = [*store.history(after=before), None]
+        index = next(i for i, (entry, kept) in enumerate(zip(batch, recorded, strict=False)) if entry != kept)
+        raise WrongLine(before + index + 1, "this checkpoint is in the file already, further up")
+
+
+def _checkpoints(lines: IO[bytes]) -> Iterator[Checkpoint]:
+    number = 0
+    while line := lines.readline(_LONGEST_LINE + 1):
+        number += 1
+        if len(line) > _LONGEST_LINE:
+            raise WrongLine(number, f"longer than the {_LONGEST_LINE:,} bytes that a checkpoint may take")
+        try:
+            values = json.loads(line.decode(), object_pairs_hook=_unambiguous)
+        except (ValueError, RecursionError) as error:
+            why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise WrongLine(number, f"no JSON object in UTF-8 ({why})") from None
+        yield _checkpoint(number, values)
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return values
+
+
+def _checkpoint(number: int, values: object) -> Checkpoint:
+    """The checkpoint of `_values`; whether it is a valid one is for the store to say."""
+    if not isinstance(values, dict):
+        raise WrongLine(number, f"must be a JSON object, not {shown(values)}")
+    if values.keys() != set(_FIELDS):
+        wrong = [f"{name} is missing" for name in _FIELDS if name not in values]
+        wrong += [f"{shown(name)} is no value of a checkpoint" for name in values if name not in _FIELDS]
+        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(_FIELDS)}")
+    run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in _FIELDS)
+    return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
+
+
+@click.command()
+@argument.file
+@click.argument("target", type=click.Path())
+@argument.as_json
+def backup(file: str, target: str, as_json: bool) -> None:
+    """
+    Make an exact copy, also while a pipeline writes, and print its head.
+
+    The copy is a file like any other, and durable when this ends; nothing is ever overwritten.
+    """
+    with CheckpointStore.open_readonly(file) as store:
+        head = store.backup(target)
+    output.head(head, as_json=as_json)
+
+
+@contextmanager
+def _new_file(path: str) -> Iterator[IO[bytes]]:
+    """A file to write that appears when all of it is written, and is durable then."""
+    target = _not_there_yet(path)
+    try:
+        with put_in_place(target) as aside, Path(aside).open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError:
+        _refuse_existing(target)
+
+
+def _not_there_yet(path: str) -> str:
+    """The absolute name of a file that does not exist, in a directory that does."""
+    target = absolute(path)
+    if os.path.lexists(target):
+        _refuse_existing(target)
+    if not Path(target).parent.is_dir():
+        raise StoreError(target, "its directory does not exist: make it first")
+    return target
+
+
+def _refuse_existing(path: str) -> NoReturn:
+    raise StoreError(path, "there is a file already, and nothing is ever overwritten: choose another path")
