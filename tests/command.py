@@ -63,3 +63,25 @@ def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -
     finally:
         os.close(screen)
     return child.wait(60), seen.decode().replace("\r\n", "\n")
+
+
+READING: list[list[str]] = [
+    ["runs", "FILE"],
+    ["stages", "FILE"],
+    ["latest", "FILE"],
+    ["resume", "FILE"],
+    ["history", "FILE"],
+    ["history", "FILE", "--newest-first", "--limit", "3"],
+    ["history", "FILE", "--follow", "--limit", "3"],
+    ["head", "FILE"],
+    ["verify", "FILE"],
+    ["export", "FILE"],
+    ["export", "FILE", "--format", "csv"],
+]
+"""Every command that only reads, with FILE where the file stands; those that take --json are shown without it."""
+
+
+def reading(path: Path) -> list[list[str]]:
+    """Every command that only reads, on a file, also as JSON."""
+    commands = [[str(path) if word == "FILE" else word for word in command] for command in READING]
+    return commands + [[*command, "--json"] for command in commands if command[0] != "export"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 import milepost
 from milepost import InvalidArgumentError, MilepostError, StoreBusyError, StoreError
 from milepost.cli import commands
-from milepost.cli.exit_code import explained
+from milepost.cli.exit_code import ExitCode, explained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +83,39 @@ def test_the_help_of_every_command_fits_80_columns() -> None:
         result = CliRunner().invoke(commands, [*name.split(), "--help"])
         assert result.exit_code == 0
         assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_every_exit_code_is_in_the_help() -> None:
+    """With what it means."""
+    result = CliRunner().invoke(commands, ["--help"])
+    listed = re.findall(r"^ +(\d+)  \S", result.output.partition("Exit codes:")[2], re.MULTILINE)
+    assert [int(number) for number in listed] == list(ExitCode)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands(shell: str) -> None:
+    """Through click: the line that the README gives writes a script, and that script asks us."""
+    environment = {**os.environ, "_MILEPOST_COMPLETE": f"{shell}_source"}
+    command = [sys.executable, "-c", "from milepost.__main__ import main; main()"]
+    script = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    if shell == "bash" and "bash" in script.stderr.lower():
+        pytest.skip("click wants a newer bash")
+    assert (script.returncode, "_MILEPOST_COMPLETE" in script.stdout) == (0, True)
+    word = "hi" if shell == "fish" else "1"
+    environment |= {"_MILEPOST_COMPLETE": f"{shell}_complete", "COMP_WORDS": "milepost hi", "COMP_CWORD": word}
+    asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "history" in asked.stdout
+
+
+def test_help_imports_neither_tables_nor_bars() -> None:
+    """What is heavy comes with the command that needs it."""
+    program = (
+        "import sys\nfrom milepost.cli import commands\n"
+        "heavy = {'rich.console', 'rich.progress', 'matplotlib', 'pandas', 'arro3', 'milepost.demo.show'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
