@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from milepost.cli import commands
+from milepost.cli.exit_code import EXIT_CODES
+
 TOP = Path(__file__).parents[1]
 README = (TOP / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+CONSOLE = re.findall(r"^\$ (milepost .*)$", README, re.MULTILINE)
+LINE = re.findall(r"^```json\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
@@ -22,6 +29,26 @@ def test_every_program_runs_as_it_stands(program: str, tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+def test_every_command_of_the_console_runs_as_it_stands(tmp_path: Path) -> None:
+    """One after the other, on the file that the first program makes; none fails, and none says a word of warning."""
+    subprocess.run([sys.executable, "-c", PROGRAMS[0]], cwd=tmp_path, capture_output=True, check=True)
+    milepost = f'milepost() {{ {shlex.quote(sys.executable)} -W error -m milepost "$@"; }}\n'
+    for command in CONSOLE:
+        run = subprocess.run(["sh", "-c", milepost + command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stderr) == (0, ""), command
+    named = {command.split()[1] for command in CONSOLE}
+    assert {*named, "demo"} == set(commands.commands)
+    assert (tmp_path / "orders.jsonl").read_text().startswith(LINE)
+
+
+def test_the_exit_codes_are_those_of_the_help() -> None:
+    """Number for number, word for word."""
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", README, re.MULTILINE))
+    helped = dict(re.findall(r"^ +(\d+)  (.*)$", EXIT_CODES, re.MULTILINE))
+    assert table == {number: meaning for number, meaning in helped.items() if int(number) < 128}
 
 
 def test_the_two_commands_do_all_the_set_up() -> None:
