@@ -7,7 +7,7 @@ import click
 from milepost.cli.exit_code import ExitCode
 
 
-@click.command(short_help="Kill a pipeline, resume it, prove that nothing was lost or done twice.")
+@click.command(short_help="Kill a pipeline, resume it, and prove that nothing was lost.")
 @click.option("--input", "csv", metavar="FILE.csv", help="Run the job over this CSV instead of the flights.")
 @click.option("--event-time", metavar="COLUMN", help="Its column with the time of each record.")
 @click.option("--by", metavar="COLUMN", help="Its column to total by, beside the day.")

@@ -55,10 +55,10 @@ class WrongLine(click.ClickException):
 @argument.stage
 def export(file: str, form: str | None, target: str, run_id: str | None, stage: str | None) -> None:
     r"""
-    Write the checkpoints down for other programs, in the order of the chain.
+    Write the checkpoints down for other programs.
 
-    jsonl is exact: a line of JSON for each checkpoint with its seven values (run_id, stage, sequence, offset, event_time_ms,
-    idempotency_key, at_ms), which `milepost import` reads back to the same signature.
+    jsonl is exact: a line of JSON for each checkpoint, in the order of the chain, with its seven values (run_id, stage,
+    sequence, offset, event_time_ms, idempotency_key, at_ms). `milepost import` reads it back to the same signature.
 
     csv is for spreadsheets, with the columns of the view `checkpoint`, in UTF-8. It is not exact: a name that would start
     a formula has an apostrophe before it, and characters that a screen obeys or hides are written out, like \x1b.
@@ -117,10 +117,10 @@ def _values(entry: Checkpoint) -> dict[str, str | int]:
 @argument.as_json
 def import_(source: str, new: str, as_json: bool) -> None:
     """
-    Make a new file from what `milepost export` wrote, and print its head.
+    Make a new file from what `milepost export` wrote.
 
-    FILE.jsonl may be - for standard input. The chain is the same, to its signature. The new file appears when all of it
-    is there; a line that is wrong is named by its number, and then nothing appears.
+    It prints the head of the new file, whose chain is the same, to its signature. FILE.jsonl may be - for standard input.
+    The new file appears when all of it is there; a line that is wrong is named by its number, and then nothing appears.
     """
     target = _not_there_yet(new)
     with (
@@ -188,9 +188,9 @@ def _checkpoint(number: int, values: object) -> Checkpoint:
 @argument.as_json
 def backup(file: str, target: str, as_json: bool) -> None:
     """
-    Make an exact copy, also while a pipeline writes, and print its head.
+    Make an exact copy, also while a pipeline writes.
 
-    The copy is a file like any other, and durable when this ends; nothing is ever overwritten.
+    It prints the head of the copy, which is a file like any other, and durable when this ends. Nothing is overwritten.
     """
     with CheckpointStore.open_readonly(file) as store:
         head = store.backup(target)
