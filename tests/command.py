@@ -23,11 +23,11 @@ def run(*arguments: str | Path, stdin: bytes | None = None) -> Result:
 
 
 def answer(*arguments: str | Path, exit_code: int = 0) -> str:
-    """What a command writes to standard output; it says nothing to standard error if all is well."""
+    """What a command writes to standard output; nothing is on standard error if all is well."""
     result = run(*arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert (exit_code, exit_code != 0) == (result.exit_code, bool(result.stderr) or exit_code == result.exit_code == 1)
+    assert (result.exit_code, result.stderr) == (exit_code, result.stderr if exit_code else "")
     return result.stdout
 
 

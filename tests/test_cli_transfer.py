@@ -92,6 +92,19 @@ def test_the_export_of_a_run_is_a_chain_of_its_own(file: Path, tmp_path: Path) -
     assert json.loads(imported.stdout) == {"entries": 10, "signature": signature}
 
 
+def test_a_keyed_chain_is_imported_with_its_key(path: Path, tmp_path: Path) -> None:
+    """To the same signature, which nobody without the key can make."""
+    key = tmp_path / "key"
+    key.write_bytes(b"secret")
+    with CheckpointStore(path, durability="normal", key=b"secret") as store:
+        store.append_many(chain(3))
+        head = store.head()
+    exported = answer("export", path).encode()
+    assert run("import", "-", tmp_path / "keyed", "--key-file", key, stdin=exported).stdout == f"{head}\n"
+    assert run("verify", tmp_path / "keyed", "--key-file", key).exit_code == 0
+    assert run("import", "-", tmp_path / "plain", stdin=exported).stdout != f"{head}\n"
+
+
 HOSTILE_CELLS = [
     "=1+1",
     "+1",

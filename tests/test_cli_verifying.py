@@ -28,7 +28,7 @@ def file(path: Path) -> Path:
 def tamper(path: Path, statement: str) -> None:
     """Change a file as somebody would who knows its tables."""
     connection = apsw.Connection(str(path))
-    connection.execute("DROP TRIGGER entry_is_never_updated")
+    connection.execute("DROP TRIGGER IF EXISTS entry_is_never_updated")
     connection.execute(statement)
     connection.close()
 
@@ -74,6 +74,37 @@ def test_a_head_kept_elsewhere_is_looked_for(file: Path, tmp_path: Path) -> None
     for option in ("--expected", "--since"):
         assert " head: expected " in answer("verify", other, option, kept, exit_code=1)
     assert " head: expected " in answer("verify", file, "--run", "run-1", "--expected", kept, exit_code=1)
+
+
+def test_a_keyed_chain_is_judged_with_its_key_only(path: Path, tmp_path: Path) -> None:
+    """Without it, or with another, 4; with it 0, or 1 where a fault is found."""
+    key, other = tmp_path / "key", tmp_path / "other"
+    key.write_bytes(b"\x00hunter2\n")
+    other.write_bytes(b"\x00hunter2")
+    with CheckpointStore(path, durability="normal", key=key.read_bytes()) as store:
+        store.append_many(chain(10))
+        head = store.head()
+    assert answer("verify", path, "--key-file", key, "--expected", str(head)).startswith("intact  10 entries\n")
+    unjudged = run("verify", path)
+    assert (unjudged.exit_code, unjudged.stderr) == (4, "")
+    assert unjudged.stdout.startswith("not judged  10 entries\n  key: expected the key of the chain")
+    judged = run("verify", path, "--json")
+    assert judged.exit_code == 4
+    assert [fault["kind"] for fault in json.loads(judged.stdout)["faults"]] == ["key"]
+    wrong = run("verify", path, "--key-file", other)
+    assert (wrong.exit_code, wrong.stdout) == (4, "")
+    tamper(path, "UPDATE entry SET offset = offset + 1 WHERE position = 4")
+    assert "position 4: link: " in answer("verify", path, "--key-file", key, exit_code=1)
+
+
+def test_a_key_file_has_to_be_there_and_have_a_key(file: Path, tmp_path: Path) -> None:
+    """Exit code 3 and 2; and 4 where a chain without a key is given one."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "key").write_bytes(b"hunter2")
+    for name, exit_code in (("none", 3), ("empty", 2), ("key", 4)):
+        result = run("verify", file, "--key-file", tmp_path / name)
+        assert (result.exit_code, result.stdout) == (exit_code, "")
+        assert "hunter2" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from milepost.errors import InvalidArgumentError, MilepostError, StoreError
+from milepost.errors import InvalidArgumentError, MilepostError, StoreError, WrongKeyError
 from milepost.visible import visible
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     UNPROVEN = 1
     WRONG_INPUT = 2
     NO_FILE = 3
+    UNJUDGED = 4
     INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
     NO_READER = 141  # 128 + SIGPIPE
 
@@ -34,6 +35,7 @@ Exit codes:
     1  a fault was found, two runs differ, or nothing is recorded there
     2  a wrong argument or input
     3  a file that cannot be opened or written
+    4  cannot be judged: the chain is keyed, and this is not its key
   130  interrupted
   141  the reader of a pipe went away, as `head` does"""
 
@@ -46,6 +48,8 @@ def explained() -> Iterator[None]:
         sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
     except InvalidArgumentError as error:
         _leave(str(error), ExitCode.WRONG_INPUT)
+    except WrongKeyError as error:
+        _leave(str(error), ExitCode.UNJUDGED)
     except StoreError as error:
         _leave(str(error), ExitCode.NO_FILE)
     except MilepostError as error:

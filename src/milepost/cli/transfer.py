@@ -114,19 +114,22 @@ def _values(entry: Checkpoint) -> dict[str, str | int]:
 @click.command("import")
 @click.argument("source", metavar="FILE.jsonl", type=click.Path(allow_dash=True))
 @click.argument("new", metavar="NEW.milepost", type=click.Path())
+@argument.key_file
 @argument.as_json
-def import_(source: str, new: str, as_json: bool) -> None:
+def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
     """
     Make a new file from what `milepost export` wrote.
 
-    It prints the head of the new file, whose chain is the same, to its signature. FILE.jsonl may be - for standard input.
+    It prints the head of the new file, whose chain is the same, to its signature (of a keyed chain, with its key).
+    FILE.jsonl may be - for standard input.
     The new file appears when all of it is there; a line that is wrong is named by its number, and then nothing appears.
     """
     target = _not_there_yet(new)
     with (
         click.open_file(source, "rb") as lines,
         tempfile.TemporaryDirectory(prefix=".milepost-", dir=Path(target).parent) as aside,
-        CheckpointStore(Path(aside, "new"), durability="normal") as store,  # the backup is what has to last
+        # The backup of this is what has to last.
+        CheckpointStore(Path(aside, "new"), durability="normal", key=argument.key(key_file)) as store,
     ):
         checkpoints = _checkpoints(lines)
         while batch := list(islice(checkpoints, _BATCH)):

@@ -25,19 +25,33 @@ if TYPE_CHECKING:
 @click.option("--expected", type=argument.head, help="A head kept elsewhere, which the chain must contain.")
 @click.option("--since", type=argument.head, help="A trusted head: read only what came after it.")
 @click.option("--workers", type=int, default=1, metavar="N", help="How many processes may share the work.  [default: 1]")
+@argument.key_file
 @argument.as_json
-def verify(file: str, run_id: str | None, expected: Head | None, since: Head | None, workers: int, as_json: bool) -> None:
+def verify(
+    file: str,
+    run_id: str | None,
+    expected: Head | None,
+    since: Head | None,
+    workers: int,
+    key_file: str | None,
+    as_json: bool,
+) -> None:
     """
     Recompute the chain from the rows, and name every fault.
 
     A chain cannot show by itself that its tail was cut off, that an older copy was put back, or that all of it was written
-    anew: give a head that was kept elsewhere as --expected.
+    anew: give a head that was kept elsewhere as --expected. A keyed chain cannot be judged without its key.
     """
-    with CheckpointStore.open_readonly(file) as store, _progress() as progress:
+    with CheckpointStore.open_readonly(file, key=argument.key(key_file)) as store, _progress() as progress:
         verification = store.verify(run_id=run_id, since=since, expected=expected, workers=workers, progress=progress)
     _show(verification, as_json=as_json)
     if not verification.ok:
-        raise click.exceptions.Exit(ExitCode.UNPROVEN)
+        raise click.exceptions.Exit(ExitCode.UNJUDGED if _unjudged(verification) else ExitCode.UNPROVEN)
+
+
+def _unjudged(verification: Verification) -> bool:
+    """Whether nothing is wrong but that the key is missing."""
+    return {fault.kind for fault in verification.faults} == {"key"}
 
 
 def _show(verification: Verification, *, as_json: bool) -> None:
@@ -63,10 +77,16 @@ def _show(verification: Verification, *, as_json: bool) -> None:
             }
         )
         return
-    how_many = "1 fault" if len(faults) == 1 else f"{output.count(len(faults))} faults"
-    output.facts({"broken": f"{how_many} in {output.count(verification.entries)} entries"})
+    if _unjudged(verification):
+        output.facts({"not judged": f"{output.count(verification.entries)} entries"})
+    else:
+        output.facts({"broken": f"{_how_many(len(faults))} in {output.count(verification.entries)} entries"})
     for fault in faults:
         output.item(str(fault))
+
+
+def _how_many(faults: int) -> str:
+    return "1 fault" if faults == 1 else f"{output.count(faults)} faults"
 
 
 @contextmanager
