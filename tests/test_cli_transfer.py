@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains import MAX, chain, checkpoints, entry, mixed
@@ -44,6 +44,7 @@ def recorded(path: Path) -> tuple[list[Checkpoint], Head]:
         return list(store.history()), store.head()
 
 
+@settings(max_examples=20)  # each makes three files, durably
 @given(st.lists(checkpoints, max_size=20))
 def test_an_export_is_imported_to_the_same_signature(entries: list[Checkpoint]) -> None:
     """Whatever the names and numbers are; each line is ASCII, one JSON object, with its values in their order."""
@@ -251,7 +252,7 @@ def test_a_line_of_no_utf_8_is_named_too(tmp_path: Path) -> None:
     assert recorded(tmp_path / "new")[0] == mixed(30)[:3]
 
 
-@pytest.mark.parametrize("at", [9_999, 10_000, 10_001, 19_999, 20_500])
+@pytest.mark.parametrize("at", [9_999, 10_000, 20_500])
 def test_a_wrong_line_of_a_later_batch_has_its_number(tmp_path: Path, at: int) -> None:
     """Rejected, invalid or recorded before."""
     lines = [json.dumps(values(each)) for each in chain(21_000)]
