@@ -121,6 +121,9 @@ def test_resume_gives_every_stage_or_one(file: Path, reader: CheckpointStore) ->
     assert shown() == list(reader.resume_points().values())
     assert shown("--run", "run-2") == list(reader.resume_points("run-2").values())
     assert shown("--stage", "load") == [reader.resume_point_for_stage("load")]
+    assert shown("--as-of", "500") == list(reader.resume_points(as_of_ms=500).values()) != shown()
+    expected = reader.resume_point_for_stage("load", as_of_ms="1970-01-01T00:00:00.500Z")
+    assert shown("--stage", "load", "--as-of", "1970-01-01T00:00:00.500Z") == [expected]
     assert shown("--stage", "load", "--run", "run-0") == [reader.resume_point_for_stage("load", "run-0")]
     assert len(answer("resume", file).splitlines()) == 1 + len(reader.resume_points())
 

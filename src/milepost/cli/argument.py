@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 import click
 
 from milepost.errors import InvalidArgumentError
 from milepost.receipt import Head
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-
-def time(text: str) -> int:
-    """Ms since the epoch, from what stands on the command line."""
-    try:
-        return milliseconds(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!a} is neither ISO 8601, like 2026-01-31T12:00Z, nor ms since 1970") from None
+def time(text: str) -> str | int:
+    """A time as the store takes it: a whole number is ms since the epoch, anything else should be ISO 8601."""
+    return int(text) if text.isascii() and text.isdigit() else text
 
 
 def head(text: str) -> Head:
@@ -35,16 +28,11 @@ def key(path: str | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
-def milliseconds(text: str) -> int:
-    """Ms since the epoch, from a whole number of them or from ISO 8601; a time without a zone is UTC."""
-    if text.isascii() and text.isdigit():
-        return int(text)
-    moment = datetime.fromisoformat(text)
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
-
-
 file = click.argument("file", type=click.Path())
 run = click.option("--run", "run_id", metavar="RUN", help="Only this run.")
 stage = click.option("--stage", metavar="STAGE", help="Only this stage.")
 key_file = click.option("--key-file", metavar="FILE", help="The key of a keyed chain: all of FILE's bytes.")
+as_of = click.option(
+    "--as-of", type=time, help="What the answer was at that time: ISO 8601 (UTC, unless it says) or ms since 1970."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="For programs: JSON, in ASCII.")

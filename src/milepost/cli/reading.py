@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from milepost.checkpoint import Checkpoint, ResumePoint
     from milepost.receipt import Receipt
+    from milepost.times import Time
 
     _Recorded = tuple[Receipt, Checkpoint]
 
@@ -124,9 +125,9 @@ def stages(file: str, as_json: bool) -> None:
 @argument.file
 @argument.run
 @argument.stage
-@click.option("--as-of", type=argument.time, help="The last one stated by then: ISO 8601 (UTC) or ms since 1970.")
+@argument.as_of
 @argument.as_json
-def latest(file: str, run_id: str | None, stage: str | None, as_of: int | None, as_json: bool) -> None:
+def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
     """The last checkpoint, of the file, a run or a stage."""
     with CheckpointStore.open_readonly(file) as store:
         found = next(store.receipts(run_id, stage, until_ms=as_of, newest_first=True, limit=1), None)
@@ -155,14 +156,15 @@ def latest(file: str, run_id: str | None, stage: str | None, as_of: int | None, 
 @argument.file
 @argument.run
 @argument.stage
+@argument.as_of
 @argument.as_json
-def resume(file: str, run_id: str | None, stage: str | None, as_json: bool) -> None:
+def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
     """Where every stage starts again, or one."""
     with CheckpointStore.open_readonly(file) as store:
         if stage is None:
-            points = list(store.resume_points(run_id).values())
+            points = list(store.resume_points(run_id, as_of_ms=as_of).values())
         else:
-            points = [store.resume_point_for_stage(stage, run_id)]
+            points = [store.resume_point_for_stage(stage, run_id, as_of_ms=as_of)]
     if as_json:
         output.document([_resume_record(point) for point in points])
         return
@@ -191,7 +193,7 @@ def resume(file: str, run_id: str | None, stage: str | None, as_json: bool) -> N
 @argument.file
 @argument.run
 @argument.stage
-@click.option("--since", type=argument.time, help="Only stated at that time or later: ISO 8601 (UTC) or ms since 1970.")
+@click.option("--since", type=argument.time, help="Only stated at that time or later: ISO 8601 or ms since 1970.")
 @click.option("--until", type=argument.time, help="Only stated at that time or before.")
 @click.option("--after", type=int, default=0, metavar="POSITION", help="Only above this position of the chain.")
 @click.option("--limit", type=int, metavar="N", help="Only the first N.")
@@ -202,8 +204,8 @@ def history(
     file: str,
     run_id: str | None,
     stage: str | None,
-    since: int | None,
-    until: int | None,
+    since: Time | None,
+    until: Time | None,
     after: int,
     limit: int | None,
     newest_first: bool,
