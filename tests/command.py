@@ -66,6 +66,7 @@ def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -
 
 
 READING: list[list[str]] = [
+    ["summary", "FILE"],
     ["runs", "FILE"],
     ["stages", "FILE"],
     ["latest", "FILE"],
@@ -75,13 +76,15 @@ READING: list[list[str]] = [
     ["history", "FILE", "--follow", "--limit", "3"],
     ["head", "FILE"],
     ["verify", "FILE"],
+    ["compare", "FILE", "--", "RUN", "RUN"],
     ["export", "FILE"],
     ["export", "FILE", "--format", "csv"],
 ]
-"""Every command that only reads, with FILE where the file stands; those that take --json are shown without it."""
+"""Every command that only reads, with FILE and RUN where these stand; those that take --json are shown without it."""
 
 
-def reading(path: Path) -> list[list[str]]:
-    """Every command that only reads, on a file, also as JSON."""
-    commands = [[str(path) if word == "FILE" else word for word in command] for command in READING]
-    return commands + [[*command, "--json"] for command in commands if command[0] != "export"]
+def reading(path: Path, run_id: str = "run-7") -> list[list[str]]:
+    """Every command that only reads, on a file with that run, also as JSON."""
+    given = {"FILE": str(path), "RUN": run_id}
+    commands = [[given.get(word, word) for word in command] for command in READING]
+    return commands + [[command[0], "--json", *command[1:]] for command in commands if command[0] != "export"]

@@ -64,17 +64,20 @@ def obeyed(screen: str) -> set[str]:
 
 def test_nothing_in_a_name_is_obeyed_in_a_pipe(file: Path) -> None:
     """By any command; JSON is ASCII as well."""
-    for command in reading(file):
-        shown = answer(*command) if command[0] != "export" else process(*command).stdout.decode()
+    for command in reading(file, HOSTILE[0]):
+        shown = process(*command).stdout.decode() if command[0] == "export" else answer(*command)
         assert obeyed(shown.replace("\r\n", "\n")) <= {"\n"}, command
         assert shown.isascii() or "--json" not in command
+    for other in HOSTILE[1:]:
+        assert obeyed(answer("compare", file, "--", HOSTILE[0], other, exit_code=1)) <= {"\n"}
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("command", [command for command in READING if "--newest-first" not in command], ids=" ".join)
 def test_nothing_in_a_name_is_obeyed_on_a_terminal(file: Path, command: list[str], columns: int) -> None:
     """What is left, once our own bold type and the bar of verify are taken away, is text."""
-    exit_code, screen = on_terminal(*[str(file) if word == "FILE" else word for word in command], columns=columns)
+    given = {"FILE": str(file), "RUN": HOSTILE[0]}
+    exit_code, screen = on_terminal(*[given.get(word, word) for word in command], columns=columns)
     assert exit_code == 0
     if command[0] == "verify":
         screen = screen[screen.index("intact") :]

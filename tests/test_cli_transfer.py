@@ -170,7 +170,7 @@ def test_nothing_is_ever_overwritten(file: Path, tmp_path: Path, arguments: tupl
 def test_an_export_to_a_full_disk_leaves_nothing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole, or not there."""
 
-    def full(stream: object, entries: object) -> None:
+    def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(__import__("milepost.cli.transfer", fromlist=["_WRITERS"])._WRITERS, "jsonl", full)

@@ -36,7 +36,20 @@ ORDER = [
 ]
 PURE = ["visible", "errors", "signature", "checkpoint", "arguments", "times", "receipt", "summary", "audit", "comparison"]
 MODULES = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.glob("*.py"))}
-CLI_ORDER = ["exit_code", "argument", "output", "demonstration", "reading", "verifying", "transfer", "__init__"]
+CLI_ORDER = [
+    "exit_code",
+    "argument",
+    "output",
+    "record",
+    "new_file",
+    "demonstration",
+    "summarizing",
+    "reading",
+    "verifying",
+    "comparing",
+    "transfer",
+    "__init__",
+]
 CLI = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in sorted((SOURCE / "cli").glob("*.py"))}
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
+from milepost.cli.comparing import compare
 from milepost.cli.demonstration import demo
 from milepost.cli.exit_code import EXIT_CODES, explained
 from milepost.cli.reading import head, history, latest, resume, runs, stages
+from milepost.cli.summarizing import summary
 from milepost.cli.transfer import backup, export, import_
 from milepost.cli.verifying import verify
 
@@ -46,5 +48,5 @@ def commands() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
 
 
-for command in (runs, stages, latest, resume, history, head, verify, export, import_, backup, demo):
+for command in (summary, runs, stages, latest, resume, history, head, verify, compare, export, import_, backup, demo):
     commands.add_command(command)

@@ -52,8 +52,8 @@ def explained() -> Iterator[None]:
         _leave(str(error), ExitCode.UNJUDGED)
     except StoreError as error:
         _leave(str(error), ExitCode.NO_FILE)
-    except MilepostError as error:
-        _leave(str(error), ExitCode.UNPROVEN)
+    except MilepostError as error:  # an ImportError of ours names an extra that is to be installed
+        _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.UNPROVEN)
     except BrokenPipeError:
         _leave_stdout()
         raise click.exceptions.Exit(ExitCode.NO_READER) from None

@@ -17,7 +17,6 @@ from milepost.visible import visible
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from milepost.receipt import Head
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GAP: Final = "  "
@@ -125,12 +124,10 @@ def document(value: object) -> None:
     write(f"{_json(value, indent=2)}\n")
 
 
-def head(found: Head, *, as_json: bool) -> None:
-    """A head: the one line that is kept elsewhere, or JSON."""
-    if as_json:
-        document({"entries": found.entries, "signature": found.signature})
-    else:
-        click.echo(str(found))
+def text(lines: str) -> None:
+    """What the library says for people, line by line."""
+    for each in lines.split("\n"):
+        click.echo(visible(each))
 
 
 def line(value: object) -> str:

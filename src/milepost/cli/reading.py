@@ -8,12 +8,12 @@ import stat
 import sys
 from itertools import islice
 from time import sleep
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from milepost.checkpoint import MAX_INTEGER
-from milepost.cli import argument, output
+from milepost.cli import argument, output, record
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.output import Column
 from milepost.errors import NoCheckpointError, StoreBusyError, StoreError
@@ -23,7 +23,7 @@ from milepost.store import CheckpointStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.checkpoint import Checkpoint, ResumePoint
+    from milepost.checkpoint import Checkpoint
     from milepost.receipt import Receipt
     from milepost.times import Time
 
@@ -42,19 +42,7 @@ def runs(file: str, as_json: bool) -> None:
     with CheckpointStore.open_readonly(file) as store:
         found = store.runs()
     if as_json:
-        output.document(
-            [
-                {
-                    "run_id": run.run_id,
-                    "entries": run.entries,
-                    "stages": run.stages,
-                    **_time("first_at", run.first_at_ms),
-                    **_time("last_at", run.last_at_ms),
-                    "signature": run.signature,
-                }
-                for run in found
-            ]
-        )
+        output.document([record.run(each) for each in found])
         return
     table = output.Table(
         Column("run"),
@@ -87,18 +75,7 @@ def stages(file: str, as_json: bool) -> None:
     with CheckpointStore.open_readonly(file) as store:
         found = store.stages()
     if as_json:
-        output.document(
-            [
-                {
-                    "stage": each.stage,
-                    "entries": each.entries,
-                    "runs": each.runs,
-                    **_time("first_at", each.first_at_ms),
-                    **_time("last_at", each.last_at_ms),
-                }
-                for each in found
-            ]
-        )
+        output.document([record.stage(each) for each in found])
         return
     table = output.Table(
         Column("stage"),
@@ -134,7 +111,7 @@ def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
     if found is None:
         raise NoCheckpointError(run_id, stage) if stage else click.ClickException("no checkpoint is recorded there")
     if as_json:
-        output.document(_record(*found))
+        output.document(record.recorded(*found))
         return
     receipt, entry = found
     output.facts(
@@ -166,7 +143,7 @@ def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
         else:
             points = [store.resume_point_for_stage(stage, run_id, as_of_ms=as_of)]
     if as_json:
-        output.document([_resume_record(point) for point in points])
+        output.document([record.resume_point(point) for point in points])
         return
     table = output.Table(
         Column("stage"),
@@ -239,7 +216,7 @@ def _show_history(pages: Iterator[list[_Recorded]], run_id: str | None, stage: s
     table = _history_table(run_id, stage)
     for page in pages:
         if as_json:
-            output.write("".join(output.line(_record(*found)) for found in page))
+            output.write("".join(output.line(record.recorded(*found)) for found in page))
         else:
             table.print([_history_row(run_id, stage, *found) for found in page])
         sys.stdout.flush()
@@ -338,7 +315,15 @@ def head(file: str, run_id: str | None, as_json: bool) -> None:
     """
     with CheckpointStore.open_readonly(file) as store:
         found = store.head() if run_id is None else _head_of_run(store, run_id)
-    output.head(found, as_json=as_json)
+    show_head(found, as_json=as_json)
+
+
+def show_head(found: Head, *, as_json: bool) -> None:
+    """The one line that is kept elsewhere, or JSON."""
+    if as_json:
+        output.document(record.head(found))
+    else:
+        click.echo(str(found))
 
 
 def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
@@ -346,33 +331,3 @@ def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
         if run.run_id == run_id:
             return Head(run.entries, run.signature)
     raise click.ClickException("no checkpoint is recorded there")
-
-
-def _record(receipt: Receipt, entry: Checkpoint) -> dict[str, Any]:
-    """The columns of the view `checkpoint` in the file."""
-    return {
-        "position": receipt.position,
-        "run_id": entry.run_id,
-        "stage": entry.stage,
-        "sequence": entry.sequence,
-        "offset": entry.watermark.offset,
-        **_time("event_time", entry.watermark.event_time_ms),
-        "idempotency_key": entry.idempotency_key,
-        **_time("at", entry.at_ms),
-        "signature": receipt.signature,
-    }
-
-
-def _resume_record(point: ResumePoint) -> dict[str, Any]:
-    return {
-        "run_id": point.run_id,
-        "stage": point.stage,
-        "sequence": point.sequence,
-        "offset": point.watermark.offset,
-        **_time("event_time", point.watermark.event_time_ms),
-    }
-
-
-def _time(name: str, at_ms: int) -> dict[str, int | str | None]:
-    """A time for programs: in ms since the epoch, and readable."""
-    return {f"{name}_ms": at_ms, name: output.iso(at_ms)}

@@ -5,32 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import tempfile
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from milepost.checkpoint import Checkpoint, Watermark
-from milepost.cli import argument, output
+from milepost.cli import argument, output, record
 from milepost.cli.exit_code import ExitCode
-from milepost.database import absolute, put_in_place
-from milepost.errors import InvalidCheckpointError, RejectedCheckpointError, StoreError, shown
+from milepost.cli.new_file import new_file, not_there_yet
+from milepost.cli.reading import show_head
+from milepost.errors import InvalidCheckpointError, RejectedCheckpointError, shown
 from milepost.store import CheckpointStore
 from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.receipt import Receipt
+    _Writer = Callable[[IO[bytes], CheckpointStore, str | None, str | None], None]
 
-    _Writer = Callable[[IO[bytes], Iterator[tuple[Receipt, Checkpoint]]], None]
-
-_FIELDS: Final = ("run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms")
 _BATCH: Final = 10_000  # entries that are written or read at a time
 _LONGEST_LINE: Final = 65_536  # bytes; three names of 1,024 bytes, escaped, and four integers have 18,600
 _FORMULA: Final = tuple("=+-@\t\r＝＋－＠")
@@ -48,7 +44,10 @@ class WrongLine(click.ClickException):
 @click.command()
 @argument.file
 @click.option(
-    "--format", "form", type=click.Choice(["jsonl", "csv"]), help="What to write.  [default: by FILE's ending, or jsonl]"
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    help="What to write.  [default: by FILE's ending, or jsonl]",
 )
 @click.option("--output", "target", metavar="FILE", default="-", help="A new file.  [default: standard output]")
 @argument.run
@@ -66,24 +65,25 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
     ending = Path(target).suffix.removeprefix(".")
     write = _WRITERS[form or (ending if ending in _WRITERS else "jsonl")]
     with CheckpointStore.open_readonly(file) as store:
-        entries = store.receipts(run_id, stage)
         if target == "-":
-            write(sys.stdout.buffer, entries)
+            write(sys.stdout.buffer, store, run_id, stage)
         else:
-            with _new_file(target) as stream:
-                write(stream, entries)
+            with new_file(target) as stream:
+                write(stream, store, run_id, stage)
 
 
-def _write_jsonl(stream: IO[bytes], entries: Iterator[tuple[Receipt, Checkpoint]]) -> None:
+def _write_jsonl(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
+    entries = store.history(run_id, stage)
     while page := list(islice(entries, _BATCH)):
-        stream.write("".join(output.line(_values(entry)) for _, entry in page).encode("ascii"))
+        stream.write("".join(output.line(record.checkpoint(entry)) for entry in page).encode("ascii"))
 
 
-def _write_csv(stream: IO[bytes], entries: Iterator[tuple[Receipt, Checkpoint]]) -> None:
+def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
+    entries = store.receipts(run_id, stage)
     text = io.StringIO(newline="")
     # Every name in quotes: a program that takes another separator, as some do by their language, finds none inside.
     table = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
-    table.writerow(["position", *_FIELDS, "event_time", "at", "signature"])
+    table.writerow(["position", *record.FIELDS, "event_time", "at", "signature"])
     while True:
         stream.write(text.getvalue().encode())
         text.seek(0)
@@ -93,7 +93,7 @@ def _write_csv(stream: IO[bytes], entries: Iterator[tuple[Receipt, Checkpoint]])
             return
         for receipt, entry in page:
             times = output.iso(entry.watermark.event_time_ms), output.iso(entry.at_ms)
-            cells = (receipt.position, *_values(entry).values(), *times, receipt.signature)
+            cells = (receipt.position, *record.checkpoint(entry).values(), *times, receipt.signature)
             table.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
@@ -103,12 +103,6 @@ _WRITERS: Final[dict[str, _Writer]] = {"jsonl": _write_jsonl, "csv": _write_csv}
 def _cell(text: str) -> str:
     """A text that a spreadsheet takes for a text."""
     return visible(f"'{text}" if text.startswith(_FORMULA) else text)
-
-
-def _values(entry: Checkpoint) -> dict[str, str | int]:
-    """The seven values of a checkpoint, by name; `_checkpoint` is the way back."""
-    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
-    return dict(zip(_FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
 
 
 @click.command("import")
@@ -124,7 +118,7 @@ def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
     FILE.jsonl may be - for standard input.
     The new file appears when all of it is there; a line that is wrong is named by its number, and then nothing appears.
     """
-    target = _not_there_yet(new)
+    target = not_there_yet(new)
     with (
         click.open_file(source, "rb") as lines,
         tempfile.TemporaryDirectory(prefix=".milepost-", dir=Path(target).parent) as aside,
@@ -135,7 +129,7 @@ def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
         while batch := list(islice(checkpoints, _BATCH)):
             _append(store, batch)
         head = store.backup(target)
-    output.head(head, as_json=as_json)
+    show_head(head, as_json=as_json)
 
 
 def _append(store: CheckpointStore, batch: list[Checkpoint]) -> None:
@@ -174,14 +168,14 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _checkpoint(number: int, values: object) -> Checkpoint:
-    """The checkpoint of `_values`; whether it is a valid one is for the store to say."""
+    """The checkpoint of `record.checkpoint`; whether it is a valid one is for the store to say."""
     if not isinstance(values, dict):
         raise WrongLine(number, f"must be a JSON object, not {shown(values)}")
-    if values.keys() != set(_FIELDS):
-        wrong = [f"{name} is missing" for name in _FIELDS if name not in values]
-        wrong += [f"{shown(name)} is no value of a checkpoint" for name in values if name not in _FIELDS]
-        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(_FIELDS)}")
-    run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in _FIELDS)
+    if values.keys() != set(record.FIELDS):
+        wrong = [f"{name} is missing" for name in record.FIELDS if name not in values]
+        wrong += [f"{shown(name)} is no value of a checkpoint" for name in values if name not in record.FIELDS]
+        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}")
+    run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in record.FIELDS)
     return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
 
 
@@ -197,31 +191,4 @@ def backup(file: str, target: str, as_json: bool) -> None:
     """
     with CheckpointStore.open_readonly(file) as store:
         head = store.backup(target)
-    output.head(head, as_json=as_json)
-
-
-@contextmanager
-def _new_file(path: str) -> Iterator[IO[bytes]]:
-    """A file to write that appears when all of it is written, and is durable then."""
-    target = _not_there_yet(path)
-    try:
-        with put_in_place(target) as aside, Path(aside).open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-    except FileExistsError:
-        _refuse_existing(target)
-
-
-def _not_there_yet(path: str) -> str:
-    """The absolute name of a file that does not exist, in a directory that does."""
-    target = absolute(path)
-    if os.path.lexists(target):
-        _refuse_existing(target)
-    if not Path(target).parent.is_dir():
-        raise StoreError(target, "its directory does not exist: make it first")
-    return target
-
-
-def _refuse_existing(path: str) -> NoReturn:
-    raise StoreError(path, "there is a file already, and nothing is ever overwritten: choose another path")
+    show_head(head, as_json=as_json)

@@ -1,0 +1,66 @@
+"""The command `compare`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.cli import argument, output, record
+from milepost.cli.exit_code import ExitCode
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.cli.record import Record
+    from milepost.comparison import Comparison, Divergence
+
+
+@click.command()
+@argument.file
+@click.argument("run_id", metavar="RUN")
+@click.argument("other_run_id", metavar="OTHER")
+@argument.as_json
+def compare(file: str, run_id: str, other_run_id: str, as_json: bool) -> None:
+    """
+    Whether a replay repeated the original, stage by stage.
+
+    Offset, event time and idempotency key are compared, sequence by sequence. The clock is not: no two runs have the same.
+    """
+    with CheckpointStore.open_readonly(file) as store:
+        comparison = store.compare(run_id, other_run_id)
+    if as_json:
+        output.document(_record(comparison))
+    else:
+        output.text(str(comparison))
+    if not comparison.identical:
+        raise click.exceptions.Exit(ExitCode.UNPROVEN)
+
+
+def _record(comparison: Comparison) -> Record:
+    return {
+        "run_id": comparison.run_id,
+        "other_run_id": comparison.other_run_id,
+        "identical": comparison.identical,
+        "stages": [
+            {
+                "stage": stage.stage,
+                "identical": stage.identical,
+                "entries": stage.entries,
+                "other_entries": stage.other_entries,
+                "common": stage.common,
+                "different": stage.different,
+                "first_only": stage.first_only,
+                "other_first_only": stage.other_first_only,
+                "divergence": stage.divergence and _divergence(stage.divergence),
+            }
+            for stage in comparison.stages
+        ],
+    }
+
+
+def _divergence(divergence: Divergence) -> Record:
+    return {
+        "sequence": divergence.sequence,
+        "one": divergence.one and record.checkpoint(divergence.one),
+        "other": divergence.other and record.checkpoint(divergence.other),
+    }

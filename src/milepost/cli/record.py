@@ -1,0 +1,82 @@
+"""What a program gets of what the store answers: plain values by name, times in ms and in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from milepost.cli.output import iso
+
+if TYPE_CHECKING:
+    from milepost.checkpoint import Checkpoint, ResumePoint
+    from milepost.receipt import Head, Receipt
+    from milepost.summary import RunSummary, StageSummary
+
+Record = dict[str, Any]
+
+FIELDS: Final = ("run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms")
+"""The seven values of a checkpoint, flat."""
+
+
+def checkpoint(entry: Checkpoint) -> Record:
+    """A checkpoint as it is exported: exact, and nothing twice."""
+    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
+    return dict(zip(FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
+
+
+def recorded(receipt: Receipt, entry: Checkpoint) -> Record:
+    """A checkpoint with its place in the chain: the columns of the view `checkpoint` in the file."""
+    return {
+        "position": receipt.position,
+        "run_id": entry.run_id,
+        "stage": entry.stage,
+        "sequence": entry.sequence,
+        "offset": entry.watermark.offset,
+        **time("event_time", entry.watermark.event_time_ms),
+        "idempotency_key": entry.idempotency_key,
+        **time("at", entry.at_ms),
+        "signature": receipt.signature,
+    }
+
+
+def resume_point(point: ResumePoint) -> Record:
+    """Where a stage starts again."""
+    return {
+        "run_id": point.run_id,
+        "stage": point.stage,
+        "sequence": point.sequence,
+        "offset": point.watermark.offset,
+        **time("event_time", point.watermark.event_time_ms),
+    }
+
+
+def run(found: RunSummary) -> Record:
+    """A run."""
+    return {
+        "run_id": found.run_id,
+        "entries": found.entries,
+        "stages": found.stages,
+        **time("first_at", found.first_at_ms),
+        **time("last_at", found.last_at_ms),
+        "signature": found.signature,
+    }
+
+
+def stage(found: StageSummary) -> Record:
+    """A stage, over all runs."""
+    return {
+        "stage": found.stage,
+        "entries": found.entries,
+        "runs": found.runs,
+        **time("first_at", found.first_at_ms),
+        **time("last_at", found.last_at_ms),
+    }
+
+
+def head(found: Head) -> Record:
+    """A head."""
+    return {"entries": found.entries, "signature": found.signature}
+
+
+def time(name: str, at_ms: int | None) -> Record:
+    """A time, or None for none: `name` in words, `name_ms` in ms since the epoch."""
+    return {f"{name}_ms": at_ms, name: None if at_ms is None else iso(at_ms)}

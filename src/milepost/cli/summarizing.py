@@ -1,0 +1,59 @@
+"""The command `summary`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.cli import argument, output, record
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.cli.record import Record
+    from milepost.summary import StoreSummary
+
+
+@click.command()
+@argument.file
+@argument.as_json
+def summary(file: str, as_json: bool) -> None:
+    """The file on one page: stages, last runs, silences."""
+    with CheckpointStore.open_readonly(file) as store:
+        found = store.summary()
+    if as_json:
+        output.document(_record(found))
+    else:
+        output.text(str(found))
+
+
+def _record(found: StoreSummary) -> Record:
+    return {
+        "path": found.path,
+        "size_bytes": found.size_bytes,
+        "head": record.head(found.head),
+        **record.time("first_at", found.first_at_ms),
+        **record.time("last_at", found.last_at_ms),
+        "latest_run_id": found.latest_run_id,
+        "runs": found.runs,
+        "last_runs": [record.run(run) for run in found.last_runs],
+        "stages": [
+            {
+                **record.resume_point(stage.point),
+                "entries": stage.entries,
+                "missing": stage.missing,
+                "lag_offset": stage.lag_offset,
+                "lag_ms": stage.lag_ms,
+            }
+            for stage in found.stages
+        ],
+        "silences": [
+            {
+                "after": silence.after,
+                "before": silence.before,
+                **record.time("since", silence.since_ms),
+                **record.time("until", silence.until_ms),
+            }
+            for silence in found.silences
+        ],
+    }
