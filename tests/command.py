@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "milepost"]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""Of a process whose output is buffered, as it is for users: what cannot be written may be noticed at the very end."""
 
 
 def run(*arguments: str | Path, stdin: bytes | None = None) -> Result:
@@ -33,7 +35,8 @@ def answer(*arguments: str | Path, exit_code: int = 0) -> str:
 
 def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """As a process of its own."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=60, check=False, **options)
+    given = {"env": ENVIRONMENT, "capture_output": True, "timeout": 60, **options}
+    return subprocess.run([*COMMAND, *arguments], check=False, **given)
 
 
 def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -> tuple[int, str]:

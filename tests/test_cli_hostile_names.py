@@ -104,9 +104,11 @@ def test_json_has_every_name_as_it_is(file: Path) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_that_is_asked_for_is_found(file: Path, name: str) -> None:
-    """Also one that looks like an option."""
+    """Also one that looks like an option; and it is shown as text."""
     found = json.loads(answer("latest", file, f"--run={name}", f"--stage={name}", "--json"))
     assert (found["run_id"], found["stage"]) == (name, name)
+    for command in ("latest", "resume"):
+        assert obeyed(answer(command, file, f"--run={name}", f"--stage={name}")) <= {"\n"}
 
 
 def test_nothing_in_a_name_is_obeyed_in_an_error(file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chains import MAX, chain, entry, mixed
-from command import COMMAND, answer, on_terminal, process, run
+from command import COMMAND, ENVIRONMENT, answer, on_terminal, process, run
 from milepost import CheckpointStore, Head, Watermark
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def test_a_table_in_a_pipe_leaves_nothing_out(path: Path) -> None:
     """Not a column, not an end of a name, not a row: and no escape codes, also with FORCE_COLOR."""
     with CheckpointStore(path, durability="normal") as store:
         store.append_many([entry(1, run_id="r" * 1000, key="k" * 1000), entry(2)])
-    text = process("history", path, env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "40"}).stdout.decode()
+    text = process("history", path, env={**ENVIRONMENT, "FORCE_COLOR": "1", "COLUMNS": "40"}).stdout.decode()
     assert len(text.splitlines()) == 3
     assert "r" * 1000 in text
     assert "k" * 1000 in text
@@ -219,7 +218,7 @@ def test_a_terminal_that_knows_ascii_only_gets_ascii(path: Path) -> None:
     """A name is written out rather than lost."""
     with CheckpointStore(path, durability="normal") as store:
         store.append(entry(1, run_id="Zürich"))
-    assert b"Z\\xfcrich" in process("runs", path, env={**os.environ, "PYTHONIOENCODING": "ascii"}).stdout
+    assert b"Z\\xfcrich" in process("runs", path, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}).stdout
 
 
 def test_head_is_one_line_that_verify_takes_back(file: Path, reader: CheckpointStore) -> None:
@@ -284,7 +283,10 @@ class Follower:
 
     def __init__(self, path: Path, *options: str) -> None:
         self.child = subprocess.Popen(
-            [*COMMAND, "history", path, "--follow", "--json", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*COMMAND, "history", path, "--follow", "--json", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
         )
         assert self.child.stdout is not None
         self.stdout = self.child.stdout
@@ -299,7 +301,10 @@ class Follower:
         """The exit code, and what it said to standard error."""
         assert self.child.stderr is not None
         with self.child, self.child.stderr:
-            return self.child.wait(30), self.child.stderr.read()
+            try:
+                return self.child.wait(30), self.child.stderr.read()
+            finally:
+                self.child.kill()
 
 
 def test_follow_goes_on_through_restarts_and_kills_of_the_writer(path: Path) -> None:
@@ -350,9 +355,8 @@ def test_the_reader_of_a_pipe_may_go_away(path: Path) -> None:
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(chain(5000))
     for options in ([], ["--json"]):
-        with subprocess.Popen(
-            [*COMMAND, "history", path, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as child:
+        command = [*COMMAND, "history", str(path), *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as child:
             assert child.stdout is not None
             assert child.stderr is not None
             child.stdout.readline()
@@ -364,6 +368,6 @@ def test_the_reader_of_a_pipe_may_go_away(path: Path) -> None:
 def test_an_answer_that_cannot_be_written_is_exit_code_3(file: Path) -> None:
     """One sentence, no traceback."""
     with Path("/dev/full").open("wb") as full:
-        ended = subprocess.run([*COMMAND, "runs", file], stdout=full, stderr=subprocess.PIPE, check=False)
+        ended = process("runs", file, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert ended.returncode == 3
     assert ended.stderr == b"Error: [Errno 28] No space left on device\n"

