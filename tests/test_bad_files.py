@@ -142,8 +142,11 @@ def test_a_missing_directory_is_told(path: Path) -> None:
     assert not (path.parent / "missing").exists()
 
 
-NAMES = ["a?mode=ro", "a#b", "a%41", "file:x", ":memory:", "with space", "line\nbreak", "ü-日本", "'; DROP TABLE run; --",
-         "-wal"]  # fmt: skip
+NAMES = ["a?mode=ro", "a?vfs=none", "a?immutable=1&cache=shared", "a#b", "a%41", "a%00b", "%", "%2e%2e%2f", "file:x",
+         "file:x?mode=memory", "file::memory:", ":memory:", "memdb", "with space", " leading space", "trailing space ",
+         "line\nbreak", "carriage\rreturn", "tab\there", "\x1b[2J", "\u202eoediv", "ü-日本", "e\u0301", "\U0001f600",
+         "'; DROP TABLE run; --", 'say "yes"', "it's", "back\\slash", "-wal", "-rf", "~", "$HOME", "*", "a;b|c&d", "<b>",
+         "=1+1", "x-wal", "x-journal"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

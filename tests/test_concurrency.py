@@ -48,6 +48,12 @@ def test_eight_processes_append_durably_to_one_new_file(path: Path) -> None:
     _writers(path, 8, 500, "full")
 
 
+@pytest.mark.long
+def test_thirty_two_processes_append_to_one_new_file(path: Path) -> None:
+    """Promise B1: nobody starves."""
+    _writers(path, 32, 250, "normal")
+
+
 def test_eight_threads_append_to_one_store(path: Path) -> None:
     """Durably; their receipts are the positions of one chain."""
     with CheckpointStore(path) as store:
