@@ -151,3 +151,16 @@ def test_advance_in_a_block_counts_on_from_what_the_block_has_appended(sink: Che
     last = sink.latest()
     assert last is not None
     assert last.sequence == 8
+
+
+def test_what_a_block_runs_may_take_as_long_as_it_takes(store: CheckpointStore) -> None:
+    """Only the store's own queries are bounded by the size of the file; nor is its check of a sink with many rules."""
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT {} FROM n"
+    checks = ", ".join(f"CHECK (amount < {1000 + n})" for n in range(20))
+    with store.transaction() as connection:
+        assert connection.execute(many.format(2_000_000, "count(*)")).get == 2_000_000
+        store.append(entry(1))
+        assert connection.execute(many.format(1_000_000, "max(i)")).get == 1_000_000
+        connection.execute(f"CREATE TABLE sink (amount INTEGER NOT NULL, {checks}) STRICT")
+        connection.execute(f"INSERT INTO sink {many.format(50_000, 0)}")
+    assert store.verify().ok
