@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
@@ -302,6 +303,32 @@ def test_a_file_cut_at_any_page_is_told(wal: bool, writable: bool) -> None:
     tally = _every(cut, Dose(wal=wal, writable=writable, notice=with_head))
     assert (tally.missed, tally.problems) == ([], [])
     assert tally.tried > 75
+
+
+def test_files_of_different_times_and_stores_are_told_apart(tmp_path: Path) -> None:
+    """Promise E4: a file, a WAL and a shm, each of its own moment, missing, empty, garbage, or of another store."""
+    files: list[bytes] = []
+    wals: list[bytes | None] = [None, b"", bytes(5000)]
+    shms: list[bytes | None] = [None, b"", b"\xa5" * 32768]
+    for name, entries in ((NAME, ENTRIES), ("other", [each._replace(at_ms=1) for each in ENTRIES])):
+        with CheckpointStore(tmp_path / name, durability="normal") as store:
+            for start, write_back_pages in ((0, 1000), (10, 1), (20, 1000), (30, 1000)):  # the WAL begins anew at 20
+                store._database.write_back_pages = write_back_pages  # type: ignore[union-attr]
+                for each in entries[start : start + 10]:
+                    store.append(each)
+                files.append((tmp_path / name).read_bytes())
+                wals.append((tmp_path / f"{name}-wal").read_bytes())
+                shms.append((tmp_path / f"{name}-shm").read_bytes())
+    tally = Tally()
+    with fast_directory() as directory:
+        for number, combination in enumerate(itertools.product(dict.fromkeys(files), wals, shms)):
+            laid = dict(zip((NAME, f"{NAME}-wal", f"{NAME}-shm"), combination, strict=True))
+            for writable in (False, True):
+                lay(directory, {name: bytes(data) for name, data in laid.items() if data is not None})
+                examine(directory / NAME, f"{number}", TRUTH, HEAD, Dose(notice=with_head, writable=writable), tally)
+    print(f"{tally.tried} combinations, {tally.refused} refused, {tally.changed} with a changed answer")
+    assert (tally.missed, tally.problems) == ([], [])
+    assert tally.tried - tally.refused - tally.changed > 0
 
 
 def _mutations(sample: int, seeds: range) -> list[Dose]:

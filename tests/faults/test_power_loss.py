@@ -88,7 +88,7 @@ def test_normal_durability_leaves_a_shorter_intact_chain_after_power_loss() -> N
 
 def test_a_failed_sync_leaves_a_shorter_intact_chain_with_normal_durability() -> None:
     """Closing the store that failed writes no WAL back that the kernel has forgotten."""
-    tally = _run(failed_sync, [Dose(SEED, stride=9, durability="normal")])
+    tally = _run(failed_sync, [Dose(SEED, stride=20, durability="normal")])
     assert tally.losses == []
     assert tally.distinct > 300
 
