@@ -172,6 +172,25 @@ BAD_TIMES: dict[str, Any] = BAD_INTEGERS | {
     "digits of another script": "٢٠١٣-03-01",
 }
 BAD_BOOLS: dict[str, Any] = {"None": None, "0": 0, "1": 1, "float": 1.0, "str": "True", "10 MB": TEN_MEGABYTES, **HOSTILE}
+BAD_STATEMENTS: dict[str, Any] = {
+    "None": None,
+    "int": 1,
+    "bytes": b"SELECT 1",
+    "empty": "",
+    "no SQL": "hello",
+    "two": "VALUES (1); VALUES (2)",
+    "10 MB": TEN_MEGABYTES,
+}
+BAD_PARAMETERS: dict[str, Any] = {
+    "None": None,
+    "int": 1,
+    "str": "1",
+    "object": (object(),),
+    "too few": (),
+    "too many": (1, 2),
+    "too large": (2**64,),
+    "10 MB": TEN_MEGABYTES,
+}
 BAD_CALLABLES: dict[str, Any] = {"bool": True, "int": 1767225600000, "str": "time", "10 MB": TEN_MEGABYTES, **HOSTILE}
 BAD_WATERMARKS: dict[str, Any] = {
     "None": None,
@@ -359,6 +378,8 @@ CALLS: dict[str, Call] = {
     "chain_signature run_id": Call("run_id", lambda s, x: s.chain_signature(x), BAD_NAMES),
     "compare run_id": Call("run_id", lambda s, x: s.compare(x, "run-7"), BAD_NAMES | NONE),
     "compare other_run_id": Call("other_run_id", lambda s, x: s.compare("run-7", x), BAD_NAMES | NONE),
+    "frame run_id": Call("run_id", lambda s, x: s.frame(x), BAD_NAMES),
+    "frame stage": Call("stage", lambda s, x: s.frame(stage=x), BAD_NAMES),
     "verify run_id": Call("run_id", lambda s, x: s.verify(run_id=x), BAD_NAMES),
     # Integers
     "append sequence": Call("sequence", lambda s, x: s.append(entry(NEXT)._replace(sequence=x)), BAD_INTEGERS | NONE),
@@ -402,6 +423,10 @@ CALLS: dict[str, Call] = {
     "receipts until_ms": Call("until_ms", lambda s, x: s.receipts(until_ms=x), BAD_TIMES),
     "receipts after": Call("after", lambda s, x: s.receipts(after=x), BAD_INTEGERS | NONE),
     "receipts limit": Call("limit", lambda s, x: s.receipts(limit=x), BAD_INTEGERS),
+    "frame since_ms": Call("since_ms", lambda s, x: s.frame(since_ms=x), BAD_TIMES),
+    "frame until_ms": Call("until_ms", lambda s, x: s.frame(until_ms=x), BAD_TIMES),
+    "frame after": Call("after", lambda s, x: s.frame(after=x), BAD_INTEGERS | NONE),
+    "frame limit": Call("limit", lambda s, x: s.frame(limit=x), BAD_INTEGERS),
     "verify workers": Call("workers", lambda s, x: s.verify(workers=x), BAD_INTEGERS | NONE | {"0": 0}),
     "Receipt position": Call("position", lambda _, x: Receipt(x, DIGITS), BAD_INTEGERS | NONE | {"0": 0}),
     "BatchReceipt appended": Call("appended", lambda _, x: BatchReceipt(x, 0, 0, DIGITS), BAD_INTEGERS | NONE),
@@ -420,11 +445,15 @@ CALLS: dict[str, Call] = {
     # Switches and callables
     "history newest_first": Call("newest_first", lambda s, x: s.history(newest_first=x), BAD_BOOLS),
     "receipts newest_first": Call("newest_first", lambda s, x: s.receipts(newest_first=x), BAD_BOOLS),
+    "frame newest_first": Call("newest_first", lambda s, x: s.frame(newest_first=x), BAD_BOOLS),
     "checkpointed transaction": Call("transaction", lambda s, x: _loop(s, transaction=x), BAD_BOOLS),
     "Receipt duplicate": Call("duplicate", lambda _, x: Receipt(1, DIGITS, x), BAD_BOOLS),
     "checkpointed event_time_ms": Call("event_time_ms", lambda s, x: _loop(s, event_time_ms=x), BAD_CALLABLES),
     "checkpointed seek": Call("seek", lambda s, x: _loop(s, seek=x), BAD_CALLABLES),
     "verify progress": Call("progress", lambda s, x: s.verify(progress=x), BAD_CALLABLES),
+    # SQL
+    "sql statement": Call("statement", lambda s, x: s.sql(x), BAD_STATEMENTS),
+    "sql parameters": Call("parameters", lambda s, x: s.sql("SELECT ?", x), BAD_PARAMETERS),
     # Heads and signatures
     "verify since": Call("since", lambda s, x: s.verify(since=x), BAD_HEADS),
     "verify expected": Call("expected", lambda s, x: s.verify(expected=x), BAD_HEADS),
@@ -550,6 +579,7 @@ def test_a_bad_argument_is_named_and_changes_nothing(used: CheckpointStore, name
 def test_the_table_of_calls_has_every_argument_of_every_verb() -> None:
     """A verb that is new must be added to it."""
     without_arguments = {"close", "durability", "head", "path", "runs", "stages", "summary", "transaction"}
+    without_arguments |= {"to_arrow", "to_pandas", "to_polars"}
     verbs = {name for name in vars(CheckpointStore) if not name.startswith("_")} - without_arguments
     assert verbs <= {call.split()[0] for call in CALLS}
 
@@ -731,6 +761,8 @@ VERBS: dict[str, Callable[[CheckpointStore], object]] = {
     "history": lambda s: list(s.history()),
     "history, before it is walked": lambda s: s.history(),
     "receipts": lambda s: list(s.receipts()),
+    "frame, when it is read": lambda s: s.frame().to_polars(),
+    "sql": lambda s: s.sql("SELECT 1"),
     "runs": lambda s: s.runs(),
     "stages": lambda s: s.stages(),
     "len": len,

@@ -33,9 +33,19 @@ ORDER = [
     "checkpointed",
     "store",
     "__init__",
+    "forensics.__init__",
+    "forensics.html",
+    "forensics.extra",
+    "forensics.frames",
+    "forensics.sql",
 ]
 PURE = ["visible", "errors", "signature", "checkpoint", "arguments", "times", "receipt", "summary", "audit", "comparison"]
-MODULES = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(SOURCE.glob("*.py"))}
+FORENSICS = [module for module in ORDER if module.startswith("forensics.")]
+EXTRAS = {"arro3", "matplotlib", "pandas", "polars", "pyarrow", "duckdb", "numpy"}
+MODULES = {
+    ".".join(file.relative_to(SOURCE).with_suffix("").parts): ast.parse(file.read_text(encoding="utf-8"))
+    for file in sorted([*SOURCE.glob("*.py"), *SOURCE.glob("forensics/*.py")])
+}
 
 
 def _imports(tree: ast.Module) -> set[str]:
@@ -45,8 +55,10 @@ def _imports(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "milepost":
                 found |= {name.name for name in node.names}
+            elif node.module == "milepost.forensics":
+                found |= {f"forensics.{name.name}" for name in node.names}
             elif node.module.startswith("milepost."):
-                found.add(node.module.split(".")[1])
+                found.add(node.module.removeprefix("milepost."))
     return found
 
 
@@ -67,6 +79,17 @@ def test_a_module_imports_only_from_above(module: str) -> None:
 def test_what_computes_touches_no_file_and_no_database(module: str) -> None:
     """Standard library only."""
     assert _packages(MODULES[module]).isdisjoint({"apsw", "os", "pathlib", "time", "click", "rich"})
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in FORENSICS])
+def test_only_forensics_knows_the_packages_of_notebooks(module: str) -> None:
+    """Everything else works without them."""
+    assert _packages(MODULES[module]).isdisjoint(EXTRAS)
+
+
+def test_every_module_of_forensics_has_its_place_in_the_order() -> None:
+    """No one is left out of these tests."""
+    assert [module for module in MODULES if module.startswith("forensics.") and module not in ORDER] == []
 
 
 @pytest.mark.parametrize("module", ORDER)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import milepost
 import milepost.checkpoint
 from milepost import errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONTRACT = ["watermark", "checkpoint", "valid_watermark", "valid", "watermark_label", "checkpoint_label",
             "resume_point_label", "latest", "latest_for_stage", "resume_point_for_stage", "chain_signature"]  # fmt: skip
@@ -33,12 +37,13 @@ def test_every_public_name_is_exported_once_in_order() -> None:
         assert getattr(milepost, name).__doc__
 
 
-def test_importing_milepost_needs_apsw_alone() -> None:
+def test_importing_milepost_and_using_a_store_needs_apsw_alone(tmp_path: Path) -> None:
     """No extra is imported, and none has to be installed."""
     program = (
         "import sys, milepost\n"
-        "extra = {'click', 'rich', 'pandas', 'numpy', 'matplotlib', 'pyarrow', 'polars', 'sqlite3'} & set(sys.modules)\n"
-        "print(sorted(extra))"
+        "with milepost.CheckpointStore('orders.milepost') as store: len(store)\n"
+        "extra = {'click', 'rich', 'pandas', 'numpy', 'matplotlib', 'arro3', 'pyarrow', 'polars', 'duckdb', 'sqlite3'}\n"
+        "print(sorted(extra & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert found.stdout == "[]\n"

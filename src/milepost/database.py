@@ -28,7 +28,7 @@ import time
 import warnings
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, TypeVarTuple
 from urllib.parse import quote_from_bytes
 
 import apsw
@@ -76,6 +76,12 @@ _OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
 
+class Read(Protocol):
+    """Run one query of rows.py: `read` or `read_committed` of a database."""
+
+    def __call__(self, query: Callable[[apsw.Connection, *Given], T], /, *given: *Given) -> T: ...  # noqa: D102 - the protocol says it
+
+
 class Database:
     """One connection, shared by the threads of one process."""
 
@@ -120,6 +126,19 @@ class Database:
             finally:
                 self._steps = None
 
+    def read_committed(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+        """As `read`, of what is committed: never waits for a transaction block, of whatever thread, nor sees into it."""
+        raise NotImplementedError
+
+    def read_apart(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+        """As `read_committed`, on a read-only connection that nothing else uses."""
+        self._refuse_if_ended()
+        apart = ReadOnlyDatabase(self.path, self.vfs, self._keyed)
+        try:
+            return apart.read(query, *given)
+        finally:
+            apart.close()
+
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Run a query that writes, in one transaction: when this returns it is committed, and if it raises, undone."""
         raise NotImplementedError
@@ -130,12 +149,7 @@ class Database:
 
     def copy_to(self, path: str) -> None:
         """Make an exact copy of what is committed, on a connection of its own: other threads go on."""
-        self._refuse_if_ended()
-        source = ReadOnlyDatabase(self.path, self.vfs, self._keyed)
-        try:
-            source.read(copy, path)
-        finally:
-            source.close()
+        self.read_apart(copy, path)
 
     @property
     def closed(self) -> bool:
@@ -252,6 +266,8 @@ class WritableDatabase(Database):
         self.long_wal_pages = 65_536
         self._long_wal_told = False
         self._cut_short = False
+        self._reader: ReadOnlyDatabase | None = None  # for `read_committed`, from the first use on
+        self._reader_lock = threading.Lock()
         self._synchronous = synchronous
         self._group = GroupCommit(self._commit)
         try:
@@ -302,6 +318,21 @@ class WritableDatabase(Database):
             _sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._steps = None
+
+    def read_committed(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+        """As `Database.read_committed`."""
+        self._refuse_if_ended()
+        with self._reader_lock:
+            self._refuse_if_ended()
+            if self._reader is None:
+                self._reader = ReadOnlyDatabase(self.path, self.vfs, self._keyed)
+        return self._reader.read(query, *given)
+
+    def _close_connection(self) -> None:
+        with self._reader_lock:
+            if self._reader is not None:
+                self._reader.close()
+        super()._close_connection()
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
@@ -595,6 +626,10 @@ class ReadOnlyDatabase(Database):
                 if not self._stale():
                     return result
             raise StoreBusyError(self.path, self.busy_timeout_ms)
+
+    def read_committed(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+        """As `read`: there are no transaction blocks."""
+        return self.read(query, *given)
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Refuse."""

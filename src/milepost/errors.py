@@ -20,6 +20,7 @@ MilepostError                                  catch this to catch everything of
 │   ├── FailedStoreError                       durability can no longer be promised: close it and open it anew
 │   ├── StoreFullError                         no space left: free some and try again
 │   └── StoreBusyError (TimeoutError)          another writer held the lock: try again
+├── MissingPackageError (ModuleNotFoundError)  a package that milepost does without is needed here: install it
 └── BrokenChainError                           `Verification.raise_if_broken()` found faults
 
 MilepostWarning (UserWarning)                  not raised but warned of: it works, and may not for long
@@ -215,6 +216,17 @@ class StoreBusyError(StoreError, TimeoutError):
         )
         self.args = (path, waited_ms)
         self.waited_ms = waited_ms
+
+
+class MissingPackageError(MilepostError, ModuleNotFoundError):
+    """A verb needs `package`, which milepost does without elsewhere; `install` is what to give to pip."""
+
+    def __init__(self, package: str, install: str) -> None:
+        super().__init__(package, install)
+        self.package, self.install = package, install
+
+    def __str__(self) -> str:
+        return f"this needs {self.package}, which is not installed: pip install {self.install}"
 
 
 class BrokenChainError(MilepostError):

@@ -37,6 +37,9 @@ How many rows a walk reads at a time: enough to hide the cost of a statement, an
 are gone before Python's garbage collector, which looks at every 700 new ones, has seen them (a third of the time).
 """
 
+BATCH: Final = 1000
+"""How many rows of a frame are read at a time: with 200, what takes them needs twice the memory and a third more time."""
+
 _RUN: Final = "(SELECT run_number FROM run WHERE run_id = ?)"
 _STAGE: Final = "(SELECT stage_number FROM stage WHERE stage = ?)"
 
@@ -293,6 +296,13 @@ def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) ->
     marks = map(_new, repeat(Watermark), zip(offsets, event_times_ms, strict=True))
     names = map(runs.__getitem__, run_numbers), map(stages.__getitem__, stage_numbers)
     return list(map(_new, repeat(Checkpoint), zip(*names, sequences, marks, keys, ats_ms, strict=True)))
+
+
+def names(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> tuple[list[str], list[str], list[str]]:
+    """Of each numbered row the run_id, the stage, and the signature as 64 hex digits."""
+    runs = _Names(connection, "SELECT run_id FROM run WHERE run_number = ?")
+    stages = _Names(connection, "SELECT stage FROM stage WHERE stage_number = ?")
+    return [runs[row[1]] for row in numbered], [stages[row[2]] for row in numbered], [_digits(row[8]) for row in numbered]
 
 
 def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:

@@ -20,7 +20,7 @@ from milepost.times import to_ms
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 
     from milepost.audit import Verification
     from milepost.comparison import Comparison
+    from milepost.database import Read
+    from milepost.forensics.frames import Frame
     from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
 
-    _Page = tuple[list[tuple[Any, ...]], list[Receipt], list[Checkpoint]]  # numbered rows, and what they are
+    _Rows = list[tuple[Any, ...]]
 
 Record = TypeVar("Record")
+T = TypeVar("T")
 
 
 def _wall_clock() -> int:
@@ -461,8 +464,8 @@ class CheckpointStore:
             InvalidArgumentError: A value that nothing recorded can have.
         """
         walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
-        pages = self._pages(walk, after, limit, linked=False)
-        return chain.from_iterable(entries for _, _, entries in pages)
+        pages = _pages(self._database.read, walk, after, limit, rows.checkpoints, size=rows.PAGE, linked=False)
+        return chain.from_iterable(pages)
 
     def receipts(
         self,
@@ -477,30 +480,8 @@ class CheckpointStore:
     ) -> Iterator[tuple[Receipt, Checkpoint]]:
         """As `history`, each checkpoint with its receipt: the position and the signature it has in the chain."""
         walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
-        pages = self._pages(walk, after, limit, linked=True)
-        return chain.from_iterable(zip(receipts, entries, strict=True) for _, receipts, entries in pages)
-
-    def _pages(self, walk: rows.Walk, after: int, limit: int | None, *, linked: bool) -> Iterator[_Page]:
-        check_integer("after", after)
-        if limit is not None:
-            check_integer("limit", limit)
-        before = self._database.read(rows.tip)[0] + 1
-        return self._turn_pages(walk, after, before, MAX_INTEGER if limit is None else limit, linked=linked)
-
-    def _turn_pages(self, walk: rows.Walk, after: int, before: int, remaining: int, *, linked: bool) -> Iterator[_Page]:
-        def page(connection: apsw.Connection, limit: int) -> _Page:
-            numbered = rows.page(connection, walk, after, before, limit, linked=linked)
-            return numbered, rows.receipts(numbered) if linked else [], rows.checkpoints(connection, numbered)
-
-        while remaining > 0:
-            limit = min(rows.PAGE, remaining)
-            numbered, receipts, entries = self._database.read(page, limit)
-            yield numbered, receipts, entries
-            if len(numbered) < limit:
-                return
-            remaining -= limit
-            position = numbered[-1][0]
-            after, before = (after, position) if walk.newest_first else (position, before)
+        pages = _pages(self._database.read, walk, after, limit, _recorded, size=rows.PAGE, linked=True)
+        return chain.from_iterable(pages)
 
     def runs(self) -> list[RunSummary]:
         """A summary of every run, in the order of first appearance; it costs by the number of runs, not of entries."""
@@ -633,6 +614,95 @@ class CheckpointStore:
         with type(self).open_readonly(target) as made:
             return made.head()
 
+    # Forensics: what a notebook takes (the extra `notebook`)
+
+    def frame(
+        self,
+        run_id: str | None = None,
+        stage: str | None = None,
+        *,
+        since_ms: Time | None = None,
+        until_ms: Time | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Frame:
+        """
+        What `history` gives, as a table: `polars.DataFrame(store.frame())`, `duckdb.sql("SELECT … FROM frame")`.
+
+        It has the columns position, run_id, stage, sequence, offset, event_time, idempotency_key, at and signature. It
+        is read when something takes it, and anew each time, in batches of a page; nothing of the file is held between
+        two of them. Inside `transaction()` it shows what was committed before. Times are timestamps of 64 bits in ms,
+        which hold every time that a checkpoint may have; what a library makes of the year 200,000 is its own.
+
+        Args:
+            run_id: As `history`.
+            stage: As `history`.
+            since_ms: As `history`.
+            until_ms: As `history`.
+            after: As `history`.
+            limit: As `history`.
+            newest_first: As `history`.
+
+        Raises:
+            InvalidArgumentError: A value that nothing recorded can have.
+            MissingPackageError: arro3-core is not installed: it is part of the extra `notebook`.
+        """
+        from milepost.forensics import frames  # noqa: PLC0415
+
+        walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
+        _check_window(after, limit)
+        # A connection of its own, because DuckDB reads in a thread of its own: inside transaction() that would wait for
+        # the end of the block, which waits for DuckDB.
+        read = self._database.read_committed
+        return frames.of_checkpoints(lambda: _pages(read, walk, after, limit, frames.batch, size=rows.BATCH, linked=True))
+
+    def sql(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Frame:
+        """
+        Ask the file anything: `store.sql("SELECT stage, max(offset) FROM checkpoint GROUP BY stage")`.
+
+        The view `checkpoint` has the recorded checkpoints in readable columns; every other table of the file can be read
+        too. The statement runs on a connection of its own that can only read, and its answer is read at once and kept in
+        memory, so that nothing stays open. Inside `transaction()` it sees what was committed before. Ctrl-C stops it.
+
+        A column has the type of its values: int, float, text or bytes, each with or without NULL; int beside float is
+        float, and without a value it is what its table declares, or text. Of two columns with one name, the second gets
+        the name with `_2`.
+
+        Args:
+            statement: One statement that only reads, with `?` or `:name` for what comes from data.
+            parameters: A sequence for `?`, a mapping for `:name`.
+
+        Raises:
+            InvalidArgumentError: It would write, is not one statement, SQLite cannot run it, or a column has values of
+                several types; the message is SQLite's.
+            MissingPackageError: arro3-core is not installed: it is part of the extra `notebook`.
+            StoreError: The file cannot be read.
+        """
+        from milepost.forensics import sql  # noqa: PLC0415
+
+        if type(statement) is not str:
+            raise InvalidArgumentError("statement", statement, "must be a str")
+        if not isinstance(parameters, tuple | list | dict):
+            raise InvalidArgumentError("parameters", parameters, "must be a tuple or a list for ?, or a dict for :name")
+        return sql.frame(statement, *self._database.read_apart(sql.ask, statement, parameters))
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The whole chain for whoever takes Arrow: `polars.DataFrame(store)`, as `frame()`."""
+        return self.frame().__arrow_c_stream__(requested_schema)
+
+    def to_arrow(self) -> Any:
+        """The whole chain as a `pyarrow.Table`: `frame().to_arrow()`."""
+        return self.frame().to_arrow()
+
+    def to_polars(self) -> Any:
+        """The whole chain as a `polars.DataFrame`: `frame().to_polars()`."""
+        return self.frame().to_polars()
+
+    def to_pandas(self) -> Any:
+        """The whole chain as a `pandas.DataFrame`: `frame().to_pandas()`."""
+        return self.frame().to_pandas()
+
     # The end
 
     def close(self) -> None:
@@ -696,3 +766,55 @@ def _checked_walk(
     most = MAX_INTEGER if until_ms is None else to_ms("until_ms", until_ms)
     check_bool("newest_first", newest_first)
     return rows.Walk(run_id, stage, least, most, newest_first)
+
+
+def _recorded(connection: apsw.Connection, numbered: _Rows) -> list[tuple[Receipt, Checkpoint]]:
+    return list(zip(rows.receipts(numbered), rows.checkpoints(connection, numbered), strict=True))
+
+
+def _check_window(after: int, limit: int | None) -> None:
+    check_integer("after", after)
+    if limit is not None:
+        check_integer("limit", limit)
+
+
+def _pages(
+    read: Read,
+    walk: rows.Walk,
+    after: int,
+    limit: int | None,
+    dress: Callable[[apsw.Connection, _Rows], T],
+    *,
+    size: int,
+    linked: bool,
+) -> Iterator[T]:
+    """Pages of `size` rows of a walk along the chain as it is now: what `dress` makes of numbered rows."""
+    _check_window(after, limit)
+    before = read(rows.tip)[0] + 1
+    return _turn_pages(read, walk, after, before, MAX_INTEGER if limit is None else limit, dress, size=size, linked=linked)
+
+
+def _turn_pages(
+    read: Read,
+    walk: rows.Walk,
+    after: int,
+    before: int,
+    remaining: int,
+    dress: Callable[[apsw.Connection, _Rows], T],
+    *,
+    size: int,
+    linked: bool,
+) -> Iterator[T]:
+    def page(connection: apsw.Connection, limit: int) -> tuple[_Rows, T]:
+        numbered = rows.page(connection, walk, after, before, limit, linked=linked)
+        return numbered, dress(connection, numbered)
+
+    while remaining > 0:
+        limit = min(size, remaining)
+        numbered, dressed = read(page, limit)
+        yield dressed
+        if len(numbered) < limit:
+            return
+        remaining -= limit
+        position = numbered[-1][0]
+        after, before = (after, position) if walk.newest_first else (position, before)

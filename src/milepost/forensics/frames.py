@@ -1,0 +1,192 @@
+"""A view of checkpoints, or the answer to a query, as a table that polars, pyarrow, DuckDB and pandas take as it is."""
+
+from __future__ import annotations
+
+from html import escape
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+
+from milepost import rows
+from milepost.errors import MilepostError, shown
+from milepost.forensics.extra import extra
+from milepost.times import iso
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import arro3.core as arrow
+else:
+    arrow = extra("arro3.core")
+
+_NAME: Final = arrow.DataType.dictionary(arrow.DataType.int32(), arrow.DataType.utf8())
+_TIME: Final = arrow.DataType.timestamp("ms", tz="UTC")
+
+# The signature as the 64 hex digits that receipts, heads and the view `checkpoint` give, so that it can be compared with
+# them as it is; 32 bytes would take half the memory, and be shown differently by every library.
+CHECKPOINTS: Final = arrow.Schema(
+    [
+        arrow.Field("position", arrow.DataType.int64(), nullable=False),
+        arrow.Field("run_id", _NAME, nullable=False),
+        arrow.Field("stage", _NAME, nullable=False),
+        arrow.Field("sequence", arrow.DataType.int64(), nullable=False),
+        arrow.Field("offset", arrow.DataType.int64(), nullable=False),
+        arrow.Field("event_time", _TIME, nullable=False),
+        arrow.Field("idempotency_key", arrow.DataType.utf8(), nullable=False),
+        arrow.Field("at", _TIME, nullable=False),
+        arrow.Field("signature", arrow.DataType.utf8(), nullable=False),
+    ]
+)
+
+_ROWS: Final = 10  # how many rows a notebook shows
+_COLUMNS: Final = 20  # and how many columns
+_WIDTH: Final = 64  # characters of a value: a signature is shown whole
+
+
+class Frame:
+    """
+    A table that polars, pyarrow, DuckDB and pandas take as it is, and that is read when they do.
+
+    `polars.DataFrame(frame)`, `pyarrow.table(frame)`, `duckdb.sql("SELECT … FROM frame")` and
+    `pandas.DataFrame.from_arrow(frame)` take it through the Arrow PyCapsule interface. A frame of checkpoints reads the
+    store anew each time, page by page, and shows what is recorded by then; between two pages nothing of the file is held,
+    so that a reader that is slow, or forgotten, does not make the WAL grow. The answer to a query is read already.
+
+    Source:
+        https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html
+    """
+
+    def __init__(self, schema: arrow.Schema, batches: Callable[[], Iterable[arrow.RecordBatch]]) -> None:
+        self._schema = schema
+        self._batches = batches
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return self._schema.names
+
+    def __arrow_c_schema__(self) -> object:
+        return self._schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        # A new reader each time: DuckDB asks twice, for the columns and for the rows.
+        reader = arrow.RecordBatchReader.from_batches(self._schema, self._batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def to_arrow(self) -> Any:
+        """
+        All of it as a `pyarrow.Table`.
+
+        Raises:
+            MissingPackageError: pyarrow is not installed.
+        """
+        return extra("pyarrow", "pyarrow").table(self)
+
+    def to_polars(self) -> Any:
+        """
+        All of it as a `polars.DataFrame`.
+
+        Raises:
+            MissingPackageError: polars is not installed.
+        """
+        return extra("polars", "polars").DataFrame(self)
+
+    def to_pandas(self) -> Any:
+        """
+        All of it as a `pandas.DataFrame`, whose names are Categorical and whose times have a resolution of ms.
+
+        Raises:
+            MissingPackageError: pandas, or pyarrow, through which pandas takes it, is not installed.
+        """
+        extra("pandas", "pandas pyarrow")
+        return extra("pyarrow", "pandas pyarrow").table(self).to_pandas()
+
+    def _first_rows(self) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """What is shown: the first columns, and one row more than are shown."""
+        columns = self.columns[:_COLUMNS]
+        found: list[tuple[Any, ...]] = []
+        for each in self._batches():
+            first = each.slice(0, min(_ROWS + 1 - len(found), each.num_rows))
+            found += zip(*(_values(first.column(i)) for i in range(len(columns))), strict=True)
+            if len(found) > _ROWS:
+                break
+        return columns, found
+
+    def __repr__(self) -> str:
+        try:
+            columns, found = self._first_rows()
+        except MilepostError as error:  # a repr is for looking, also after close()
+            return f"<Frame {shown(self.columns)[:200]}: {error}>"
+        lines = [columns, *([_cell(value) for value in row] for row in found[:_ROWS])]
+        head = f"<Frame: {len(self.columns)} columns, {_count(found)}>"
+        return "\n".join([head, *("  ".join(shown(cell)[1:-1] for cell in line) for line in lines)])
+
+    def _repr_html_(self) -> str:
+        try:
+            columns, found = self._first_rows()
+        except MilepostError as error:
+            return f"<p>{escape(str(error))}</p>"
+        names = "".join(f"<th>{escape(_short(name))}</th>" for name in columns)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(value))}</td>' for value in row)}</tr>" for row in found[:_ROWS])
+        more = f", {len(self.columns):,} columns" if len(self.columns) > _COLUMNS else ""
+        return (
+            f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table><p>{_count(found)}{more}: "
+            "give this to polars, pyarrow, DuckDB or pandas</p>"
+        )
+
+
+def _count(found: list[tuple[Any, ...]]) -> str:
+    return f"the first {_ROWS} rows" if len(found) > _ROWS else f"{len(found)} row{'s' * (len(found) != 1)}"
+
+
+def _values(column: arrow.ChunkedArray | arrow.Array) -> list[Any]:
+    """The values of a column, times as text: not every one fits a datetime."""
+    if arrow.DataType.is_timestamp(column.type):
+        return [iso(ms) for ms in column.cast(arrow.DataType.int64()).to_pylist()]
+    return column.to_pylist()
+
+
+def _cell(value: object) -> str:
+    return _short("NULL" if value is None else value if isinstance(value, str) else repr(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+
+
+def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
+    """A frame over the batches of a walk, which is begun anew each time."""
+    return Frame(CHECKPOINTS, batches)
+
+
+def batch(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> arrow.RecordBatch:
+    """A page of linked rows, as rows.py gives them."""
+    run_ids, stages, signatures = rows.names(connection, numbered)
+    columns = zip(*numbered, strict=True) if numbered else repeat((), 9)
+    position, _, _, sequence, offset, event_time_ms, key, at_ms, _ = columns
+    try:
+        arrays = [
+            _integers(position),
+            _names(run_ids),
+            _names(stages),
+            _integers(sequence),
+            _integers(offset),
+            _integers(event_time_ms).cast(_TIME),
+            arrow.Array(key, arrow.DataType.utf8()),
+            _integers(at_ms).cast(_TIME),
+            arrow.Array(signatures, arrow.DataType.utf8()),
+        ]
+    except (TypeError, ValueError) as error:  # in a damaged file SQLite gives what it finds, STRICT or not
+        raise apsw.CorruptError(f"a row has what no append writes: {error}") from error
+    if any(array.null_count for array in arrays):
+        raise apsw.CorruptError("a row has NULL, which no append writes")
+    return arrow.RecordBatch.from_arrays(arrays, schema=CHECKPOINTS)
+
+
+def _integers(values: Sequence[int]) -> arrow.Array:
+    return arrow.Array(values, arrow.DataType.int64())
+
+
+def _names(values: list[str]) -> arrow.Array:
+    return arrow.Array(values, arrow.DataType.utf8()).cast(_NAME)
