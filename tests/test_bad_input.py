@@ -380,6 +380,10 @@ CALLS: dict[str, Call] = {
     "compare other_run_id": Call("other_run_id", lambda s, x: s.compare("run-7", x), BAD_NAMES | NONE),
     "frame run_id": Call("run_id", lambda s, x: s.frame(x), BAD_NAMES),
     "frame stage": Call("stage", lambda s, x: s.frame(stage=x), BAD_NAMES),
+    "plot_progress run_id": Call("run_id", lambda s, x: s.plot_progress(x), BAD_NAMES),
+    "plot_lag run_id": Call("run_id", lambda s, x: s.plot_lag(x), BAD_NAMES),
+    "plot_compare run_id": Call("run_id", lambda s, x: s.plot_compare(x, "run-7"), BAD_NAMES | NONE),
+    "plot_compare other_run_id": Call("other_run_id", lambda s, x: s.plot_compare("run-7", x), BAD_NAMES | NONE),
     "verify run_id": Call("run_id", lambda s, x: s.verify(run_id=x), BAD_NAMES),
     # Integers
     "append sequence": Call("sequence", lambda s, x: s.append(entry(NEXT)._replace(sequence=x)), BAD_INTEGERS | NONE),
@@ -579,7 +583,7 @@ def test_a_bad_argument_is_named_and_changes_nothing(used: CheckpointStore, name
 def test_the_table_of_calls_has_every_argument_of_every_verb() -> None:
     """A verb that is new must be added to it."""
     without_arguments = {"close", "durability", "head", "path", "runs", "stages", "summary", "transaction"}
-    without_arguments |= {"to_arrow", "to_pandas", "to_polars"}
+    without_arguments |= {"plot_runs", "to_arrow", "to_pandas", "to_polars"}
     verbs = {name for name in vars(CheckpointStore) if not name.startswith("_")} - without_arguments
     assert verbs <= {call.split()[0] for call in CALLS}
 
@@ -763,6 +767,10 @@ VERBS: dict[str, Callable[[CheckpointStore], object]] = {
     "receipts": lambda s: list(s.receipts()),
     "frame, when it is read": lambda s: s.frame().to_polars(),
     "sql": lambda s: s.sql("SELECT 1"),
+    "plot_progress": lambda s: s.plot_progress(),
+    "plot_runs": lambda s: s.plot_runs(),
+    "plot_lag": lambda s: s.plot_lag(),
+    "plot_compare": lambda s: s.plot_compare("run-7", "run-8"),
     "runs": lambda s: s.runs(),
     "stages": lambda s: s.stages(),
     "len": len,

@@ -38,6 +38,8 @@ ORDER = [
     "forensics.extra",
     "forensics.frames",
     "forensics.sql",
+    "forensics.outline",
+    "forensics.plots",
 ]
 PURE = ["visible", "errors", "signature", "checkpoint", "arguments", "times", "receipt", "summary", "audit", "comparison"]
 FORENSICS = [module for module in ORDER if module.startswith("forensics.")]

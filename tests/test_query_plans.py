@@ -8,11 +8,13 @@ import apsw
 import pytest
 
 from chains import chain, entry, mixed
-from milepost import CheckpointStore, Watermark
+from milepost import CheckpointStore, Watermark, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+LANE = rows.Lane(2, 1, "run-1", "load", 10)
 
 LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "latest": lambda store: store.latest(),
@@ -43,6 +45,11 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "history of a stage of a run": lambda store: list(store.history("run-1", "load", after=7)),
     "history of a stage of a run backwards": lambda store: list(store.history("run-1", "load", newest_first=True)),
     "compare": lambda store: store.compare("run-1", "run-2"),
+    "lanes": lambda store: store._database.read(rows.lanes, None, 20),
+    "lanes of a run": lambda store: store._database.read(rows.lanes, "run-1", 20),
+    "ends_of_lane": lambda store: store._database.read(rows.ends_of_lane, LANE),
+    "between_in_lane": lambda store: store._database.read(rows.between_in_lane, LANE, 10, 90),
+    "count_of_runs": lambda store: store._database.read(rows.count_of_runs),
     "append": lambda store: store.append(entry(1, run_id="new")),
     "append of a duplicate": lambda store: store.append(mixed(100)[30]),
     "append_many": lambda store: store.append_many(chain(3, run_id="newer")),

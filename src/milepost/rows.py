@@ -536,6 +536,69 @@ _COMPARED_PAGE: Final = (
 )
 
 
+# What pictures show
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A stage of a run, and how many checkpoints it has."""
+
+    run_number: int
+    stage_number: int
+    run_id: str
+    stage: str
+    entries: int
+
+
+def lanes(connection: apsw.Connection, run_id: str | None, runs: int) -> list[Lane]:
+    """The stages of one run, or of each of the last so many runs, in the order of first appearance."""
+    bindings = (runs,) if run_id is None else (run_id,)
+    return [Lane(*row) for row in connection.execute(_LANES[run_id is not None], bindings)]
+
+
+_LANE: Final = (
+    "SELECT run_number, stage_number, run_id, stage, entries FROM progress "
+    "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number)"
+)
+_LANES: Final = {
+    False: f"{_LANE} WHERE run_number > (SELECT max(run_number) FROM run) - ? ORDER BY run_number, stage_number",
+    True: f"{_LANE} WHERE run_number = {_RUN} ORDER BY stage_number",
+}
+
+
+def count_of_runs(connection: apsw.Connection) -> int:
+    """How many runs there are."""
+    number: int | None = connection.execute("SELECT max(run_number) FROM run").get
+    return number or 0
+
+
+def ends_of_lane(connection: apsw.Connection, lane: Lane) -> list[tuple[int, int, int, int]]:
+    """Sequence, offset, event_time_ms and at_ms of the first and of the last checkpoint of a lane."""
+    numbers = lane.run_number, lane.stage_number
+    return [connection.execute(statement, numbers).get for statement in (_FIRST_OF_LANE, _LAST_OF_LANE)]
+
+
+def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int) -> tuple[int, int, int, int] | None:
+    """The same of a checkpoint of a lane between two sequences, from about the middle, or None if there is none."""
+    numbers, middle = (lane.run_number, lane.stage_number), (low + high) // 2
+    found: tuple[int, int, int, int] | None = None
+    if middle > low:
+        found = connection.execute(_FROM_MIDDLE, (*numbers, middle, high - 1)).get
+        if found is None:
+            found = connection.execute(_BELOW_MIDDLE, (*numbers, low + 1, middle - 1)).get
+    return found
+
+
+_OF_LANE: Final = (
+    "SELECT sequence, offset, event_time_ms, at_ms FROM entry INDEXED BY entry_by_sequence "
+    "WHERE run_number = ? AND stage_number = ?"
+)
+_FIRST_OF_LANE: Final = f"{_OF_LANE} ORDER BY sequence LIMIT 1"
+_LAST_OF_LANE: Final = f"{_OF_LANE} ORDER BY sequence DESC LIMIT 1"
+_FROM_MIDDLE: Final = f"{_OF_LANE} AND sequence BETWEEN ? AND ? ORDER BY sequence LIMIT 1"
+_BELOW_MIDDLE: Final = f"{_OF_LANE} AND sequence BETWEEN ? AND ? ORDER BY sequence DESC LIMIT 1"
+
+
 # What verify() reads
 
 

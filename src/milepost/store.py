@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from milepost.comparison import Comparison
     from milepost.database import Read
     from milepost.forensics.frames import Frame
+    from milepost.forensics.plots import Picture
     from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
@@ -702,6 +703,75 @@ class CheckpointStore:
     def to_pandas(self) -> Any:
         """The whole chain as a `pandas.DataFrame`: `frame().to_pandas()`."""
         return self.frame().to_pandas()
+
+    def plot_progress(self, run_id: str | None = None) -> Picture:
+        """
+        Draw how far each stage had come at what time: its offset, and its event time, against the wall clock.
+
+        A slope is a speed, flat is a stall, a gap is a time in which nothing was recorded, and a line that starts anew is
+        a replay. Of a file with more than 20 runs the last 20 are drawn. Only some checkpoints are read, those that
+        a picture can show: it takes as long for ten million as for ten thousand.
+
+        Args:
+            run_id: Only this run.
+
+        Returns:
+            A `matplotlib.figure.Figure` that a notebook shows by itself; `.savefig(…)` writes it to a file.
+
+        Raises:
+            InvalidArgumentError: A name that no checkpoint can have.
+            MissingPackageError: matplotlib is not installed: it is part of the extra `notebook`.
+        """
+        from milepost.forensics import plots  # noqa: PLC0415
+
+        check_optional_name("run_id", run_id)
+        return plots.progress(self._database.read_committed, run_id)
+
+    def plot_lag(self, run_id: str | None = None) -> Picture:
+        """
+        Draw how far the event time of each stage was behind the wall clock, on a logarithmic scale.
+
+        A stall is a line that rises by itself, a recovery one that falls; the line is broken where nothing was recorded.
+
+        Args:
+            run_id: As `plot_progress`.
+
+        Raises:
+            InvalidArgumentError: As `plot_progress`.
+            MissingPackageError: As `plot_progress`.
+        """
+        from milepost.forensics import plots  # noqa: PLC0415
+
+        check_optional_name("run_id", run_id)
+        return plots.lag(self._database.read_committed, run_id)
+
+    def plot_runs(self) -> Picture:
+        """
+        Draw when which stage of which run was at work: a bar for each, broken where nothing was recorded.
+
+        Raises:
+            MissingPackageError: As `plot_progress`.
+        """
+        from milepost.forensics import plots  # noqa: PLC0415
+
+        return plots.runs(self._database.read_committed)
+
+    def plot_compare(self, run_id: str, other_run_id: str) -> Picture:
+        """
+        Draw two runs over each other, stage by stage, and mark the first sequence at which `compare` finds them different.
+
+        Args:
+            run_id: One run.
+            other_run_id: The other run.
+
+        Raises:
+            NoCheckpointError: As `compare`.
+            InvalidArgumentError: As `compare`.
+            MissingPackageError: As `plot_progress`.
+        """
+        from milepost.forensics import plots  # noqa: PLC0415
+
+        return plots.compare(self._database.read_committed, self.compare(run_id, other_run_id))
 
     # The end
 

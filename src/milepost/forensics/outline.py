@@ -1,0 +1,106 @@
+"""The shape of a stage of a run in a few of its checkpoints: as many as a picture can show, out of ten million."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Mark(NamedTuple):
+    """What a picture needs of a checkpoint."""
+
+    sequence: int
+    offset: int
+    event_time_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """
+    Some marks of a stage of a run, by rising sequence, the first and the last among them.
+
+    Attributes:
+        marks: The marks.
+        neighbours: For each mark but the last, whether nothing is recorded between it and the next.
+        entries: How many there are in all.
+    """
+
+    marks: list[Mark]
+    neighbours: list[bool]
+    entries: int
+
+    def silences(self) -> list[int]:
+        """
+        Where the stage recorded nothing for remarkably long: indexes of the marks before it.
+
+        That is ten times as long as between two checkpoints in general, and a hundredth of the whole at least.
+        """
+        pairs = list(zip(self.marks, self.marks[1:], strict=False))
+        if not pairs:
+            return []
+        first, last = self.marks[0], self.marks[-1]
+        per_entry = (last.sequence - first.sequence) / max(1, self.entries - 1)  # sequences may have gaps
+        paces = [(two.at_ms - one.at_ms) * per_entry / (two.sequence - one.sequence) for one, two in pairs]
+        long = max(10 * median(paces), (last.at_ms - first.at_ms) / 100)
+        return [
+            index
+            for index, ((one, two), close) in enumerate(zip(pairs, self.neighbours, strict=True))
+            if close and two.at_ms - one.at_ms > long
+        ]
+
+    def stretches(self) -> list[list[Mark]]:
+        """The marks from one silence to the next."""
+        ends = [index + 1 for index in self.silences()]
+        return [
+            self.marks[start:end] for start, end in zip([0, *ends], [*ends, len(self.marks)], strict=True) if start < end
+        ]
+
+
+def outline(
+    first: Mark,
+    last: Mark,
+    entries: int,
+    between: Callable[[int, int], Mark | None],
+    distance: Callable[[Mark, Mark], float],
+    *,
+    points: int,
+    enough: float = 0.001,
+) -> Outline:
+    """
+    Choose marks so that the line through them passes close by all others.
+
+    Offset and event time never fall along the sequence, and a clock seldom does, so whatever lies between two marks is
+    within their distance of both. The two that are farthest apart get one between them, until all are close enough or there
+    are as many as asked for: each costs a search through an index, and nothing is scanned.
+
+    Args:
+        first: The first mark there is.
+        last: The last mark there is.
+        entries: How many there are.
+        between: Gives a mark between two sequences, from about the middle, or None where there is none.
+        distance: How far two marks are apart in the picture, as a share of its size.
+        points: How many marks to choose at most, 2 at least.
+        enough: The distance at which two marks are close enough.
+    """
+    marks = {first.sequence: first, last.sequence: last}
+    neighbours: set[int] = set()  # sequences after which nothing comes before the next mark
+    apart = [(-distance(first, last), first, last)] if first != last else []
+    while apart and len(marks) < points:
+        farness, one, two = heapq.heappop(apart)
+        if -farness <= enough:
+            break
+        middle = between(one.sequence, two.sequence)
+        if middle is None:
+            neighbours.add(one.sequence)
+            continue
+        marks[middle.sequence] = middle
+        heapq.heappush(apart, (-distance(one, middle), one, middle))
+        heapq.heappush(apart, (-distance(middle, two), middle, two))
+    chosen = [marks[sequence] for sequence in sorted(marks)]
+    return Outline(chosen, [mark.sequence in neighbours for mark in chosen[:-1]], entries)

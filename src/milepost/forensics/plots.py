@@ -1,0 +1,417 @@
+"""
+Pictures of what happened: progress, runs, lag, and where two runs part.
+
+They are made to be read on a white and on a dark page: no background, grey text, the colours of Okabe and Ito, which
+colour-blind people tell apart; red is for faults alone. Names are hostile data: they are never read as formulas.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from datetime import UTC
+from functools import partial
+from io import BytesIO
+from math import log10
+from operator import sub
+from typing import TYPE_CHECKING, Any, Final
+
+from milepost import rows
+from milepost.errors import shown
+from milepost.forensics.extra import extra
+from milepost.forensics.outline import Mark, Outline, outline
+from milepost.times import lasting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from matplotlib import dates, ticker
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+    from milepost.comparison import Comparison, Divergence
+    from milepost.database import Read
+else:
+    dates, ticker = extra("matplotlib.dates"), extra("matplotlib.ticker")
+    Figure = extra("matplotlib.figure").Figure
+
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+FAULT: Final = "#D55E00"
+GREY: Final = "#808080"  # 4 to 1 on white, 5 to 1 on black
+_DASHES: Final = ("-", "--", ":", "-.")  # with five colours, a look of its own for each of twenty stages
+
+RUNS: Final = 20  # of a file with more, the last ones are shown
+_POINTS: Final = 20_000  # marks in a picture
+_PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False}  # a name is no formula
+_DAY_MS: Final = 86_400_000
+_LAST_DATE_MS: Final = 253_402_214_400_000  # the last day of the year 9999, where Python's calendar ends
+_UNITS: Final = {  # of a span of time: in ms, and how many of it are marked on an axis
+    "ms": (1, (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    "s": (1000, (1, 2, 5, 10, 20, 30)),
+    "min": (60_000, (1, 2, 5, 10, 20, 30)),
+    "h": (3_600_000, (1, 2, 3, 6, 12)),
+    "d": (_DAY_MS, (1, 2, 4, 7, 14, 30, 60, 90, 180)),
+    "y": (365 * _DAY_MS, (1, 2, 3, 5, 10, 15, 20, 30, 50, 100)),
+}
+_SPANS: Final = {count * size: f"{count} {unit}" for unit, (size, counts) in _UNITS.items() for count in counts}
+
+
+class Picture(Figure):
+    """A matplotlib Figure, apart from pyplot and its state, that a notebook shows as the last line of a cell."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib's, on no background; a character that the font lacks is drawn as a box, without a warning."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+            ours: dict[str, Any] = {"transparent": True, "bbox_inches": "tight", "dpi": 120}
+            super().savefig(fname, **ours | options)
+
+    def _repr_png_(self) -> bytes:
+        image = BytesIO()
+        self.savefig(image, format="png")
+        return image.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A stage of a run, as it is drawn."""
+
+    lane: rows.Lane
+    outline: Outline
+    colour: str
+    dash: str
+    width: float  # the stages first in a run have wider lines, so that those on top of each other all show
+
+
+def progress(read: Read, run_id: str | None) -> Picture:
+    """See `CheckpointStore.plot_progress`."""
+    figure, (above, below) = _figure(f"Progress of {_whose(run_id)}", 7.2, 2)
+    lines = _lines(read, run_id, lambda mark: (mark.at_ms, mark.offset, mark.event_time_ms))
+    if not lines:
+        return _nothing(figure, run_id)
+    for axes, height in ((above, _offset), (below, _event_day)):
+        for line in lines:
+            for stretch in line.outline.stretches():
+                axes.plot(_days(stretch), list(map(height, stretch)), **_style(line), **_points(stretch))
+            _mark_silences(axes, line, height)
+    above.set_ylabel("offset")
+    above.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    _label_stages(above, lines, _offset)
+    if run_id is None:
+        _label_runs(above, lines)
+    below.set_ylabel("event time (UTC)")
+    _time_axis(below.yaxis, [mark.event_time_ms for line in lines for mark in line.outline.marks])
+    _clock_axis(below, lines)
+    _note(figure, _counted(read, run_id, lines, "dotted: nothing recorded"))
+    return figure
+
+
+def lag(read: Read, run_id: str | None) -> Picture:
+    """See `CheckpointStore.plot_lag`."""
+    figure, (axes,) = _figure(f"Lag of {_whose(run_id)}", 4.2, 1)
+    lines = _lines(read, run_id, lambda mark: (mark.at_ms, log10(_lag_ms(mark))), _lag_apart)
+    if not lines:
+        return _nothing(figure, run_id)
+    ahead = sum(mark.at_ms < mark.event_time_ms for line in lines for mark in line.outline.marks)
+    for line in lines:
+        for stretch in line.outline.stretches():
+            axes.plot(_days(stretch), [_lag_ms(mark) for mark in stretch], **_style(line), **_points(stretch))
+    axes.set_yscale("log")
+    axes.set_ylabel("wall clock minus event time")
+    lags = [_lag_ms(mark) for line in lines for mark in line.outline.marks]
+    low = max((span for span in _SPANS if span <= min(lags)), default=1)
+    high = min((span for span in _SPANS if span > max(lags)), default=max(lags))
+    axes.set_ylim(low * 0.9, high * 1.1)
+    spans = [span for span in _SPANS if low <= span <= high]
+    axes.yaxis.set_major_locator(ticker.FixedLocator(spans[:: len(spans) // 12 + 1]))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda span, _: _SPANS.get(round(span), "")))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    _label_stages(axes, lines, _lag_ms)
+    if run_id is None:
+        _label_runs(axes, lines)
+    _clock_axis(axes, lines)
+    note = _counted(read, run_id, lines, "a gap: nothing recorded")
+    _note(figure, note + (" · at 1 ms: event time is ahead of the wall clock" if ahead else ""))
+    return figure
+
+
+def runs(read: Read) -> Picture:
+    """See `CheckpointStore.plot_runs`."""
+    lines = _lines(read, None, lambda mark: (mark.at_ms,))
+    figure, (axes,) = _figure("Runs and their stages", min(1.6 + 0.24 * len(lines), 40), 1)
+    if not lines:
+        return _nothing(figure, None)
+    places, names, place = [], [], 0.0
+    first_of_run: dict[int, float] = {}
+    for line in lines:
+        if line.lane.run_number not in first_of_run:
+            place += 0.6  # some air between two runs
+            first_of_run[line.lane.run_number] = place
+            names.append(_short(line.lane.run_id))
+            places.append(place)
+        stretches = [(start := _day(each[0].at_ms), _day(each[-1].at_ms) - start) for each in line.outline.stretches()]
+        axes.broken_barh(stretches, (place - 0.4, 0.8), facecolor=line.colour, edgecolor=line.colour, linewidth=1)
+        for silence in line.outline.silences():
+            axes.plot(
+                [_day(mark.at_ms) for mark in line.outline.marks[silence : silence + 2]], [place, place],
+                color=line.colour, linewidth=0.8, linestyle=":", label="_silence",
+            )  # fmt: skip
+        told = f"  {_short(line.lane.stage)} · {line.lane.entries:,}"
+        axes.annotate(
+            told, (_day(max(mark.at_ms for mark in line.outline.marks)), place),
+            va="center", color=GREY, fontsize=8, annotation_clip=False, **_PLAIN,
+        )  # fmt: skip
+        place += 1
+    axes.set_ylim(place + 0.2, -0.4)
+    axes.set_yticks(places, names, **_PLAIN)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    _clock_axis(axes, lines)
+    _note(figure, _counted(read, None, lines, "dotted: nothing recorded"))
+    return figure
+
+
+def compare(read: Read, found: Comparison) -> Picture:
+    """See `CheckpointStore.plot_compare`."""
+    run_ids = found.run_id, found.other_run_id
+    one_run, other_run = (
+        {line.lane.stage: line for line in _lines(read, run_id, lambda mark: (mark.sequence, mark.offset))}
+        for run_id in run_ids
+    )
+    title = " and ".join(map(_short, run_ids))
+    figure, panels = _figure(title, 1.2 + 2.1 * len(found.stages), len(found.stages), share=False)
+    for compared, axes in zip(found.stages, panels, strict=True):
+        stage = compared.stage
+        for line, colour, width in ((one_run.get(stage), COLOURS[4], 6), (other_run.get(stage), COLOURS[0], 1.5)):
+            if line is not None:
+                marks = line.outline.marks
+                axes.plot(
+                    [mark.sequence for mark in marks], [mark.offset for mark in marks], color=colour, linewidth=width,
+                    solid_capstyle="round", label="_run", **_points(marks),
+                )  # fmt: skip
+        told = f"{_short(stage)}: {compared.entries:,} and {compared.other_entries:,} checkpoints"
+        axes.set_title(told, loc="left", fontsize=9, color=GREY, **_PLAIN)
+        axes.set_ylabel("offset")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ticker.EngFormatter(sep=""))
+        if compared.divergence is None:
+            axes.annotate("identical", (0.99, 0.06), xycoords="axes fraction", ha="right", color=GREY, fontsize=9)
+            continue
+        sequence = compared.divergence.sequence
+        axes.axvline(sequence, color=FAULT, linewidth=1.2, label="divergence")
+        # An offset never falls: there is room above the line at its left half, and below at its right.
+        left = sequence < sum(axes.get_xlim()) / 2
+        axes.annotate(
+            f" they part at sequence {sequence:,}: {_difference(found, compared.divergence)} ",
+            (sequence, 0.88 if left else 0.05), xycoords=("data", "axes fraction"), color=FAULT, fontsize=9,
+            ha="left" if left else "right", annotation_clip=False, **_PLAIN,
+        )  # fmt: skip
+    panels[-1].set_xlabel("sequence")
+    _note(figure, f"wide, light: {_short(found.run_id)} · narrow, dark: {_short(found.other_run_id)}")
+    return figure
+
+
+def _difference(found: Comparison, divergence: Divergence) -> str:
+    one, other = divergence.one, divergence.other
+    if one is None or other is None:
+        return f"only {_short(found.run_id if one else found.other_run_id)} has it"
+    if one.watermark.offset != other.watermark.offset:
+        return f"offset {one.watermark.offset:,}, not {other.watermark.offset:,}"
+    return "another event time" if one.watermark != other.watermark else "another idempotency key"
+
+
+# What is drawn
+
+
+def _lines(
+    read: Read,
+    run_id: str | None,
+    place: Callable[[Mark], tuple[float, ...]],
+    apart: Callable[[Mark, Mark], tuple[float, ...]] | None = None,
+) -> list[_Line]:
+    """
+    The stages of a run, or of the last runs, outlined for a picture in which marks are at `place`.
+
+    `apart` is how far apart two marks, and all between them, can be at most along each axis; where what is drawn does not
+    fall, that is how far they are apart themselves.
+    """
+    lanes = read(rows.lanes, run_id, RUNS)
+    ends = [[Mark(*end) for end in read(rows.ends_of_lane, lane)] for lane in lanes]
+    corners = [place(mark) for pair in ends for mark in pair]
+    sizes = [max(values) - min(values) or 1 for values in zip(*corners, strict=True)]
+
+    def distance(one: Mark, two: Mark) -> float:
+        if apart is None:
+            lengths: Iterable[float] = map(sub, place(two), place(one))
+        else:
+            lengths = apart(one, two)
+        return max(abs(length) / size for length, size in zip(lengths, sizes, strict=True))
+
+    def between(lane: rows.Lane, low: int, high: int) -> Mark | None:
+        found = read(rows.between_in_lane, lane, low, high)
+        return found and Mark(*found)
+
+    points = max(_POINTS // max(1, len(lanes)), 100)
+    stages = {stage: index for index, stage in enumerate(dict.fromkeys(lane.stage for lane in lanes))}
+    return [
+        _Line(
+            lane,
+            outline(first, last, lane.entries, partial(between, lane), distance, points=min(points, 2000)),
+            COLOURS[stages[lane.stage] % len(COLOURS)],
+            _DASHES[stages[lane.stage] // len(COLOURS) % len(_DASHES)],
+            max(4.2 - 1.4 * stages[lane.stage], 1.2),
+        )
+        for lane, (first, last) in zip(lanes, ends, strict=True)
+    ]
+
+
+def _offset(mark: Mark) -> float:
+    return mark.offset
+
+
+def _event_day(mark: Mark) -> float:
+    return _day(mark.event_time_ms)
+
+
+def _lag_ms(mark: Mark) -> int:
+    return max(1, mark.at_ms - mark.event_time_ms)
+
+
+def _lag_apart(one: Mark, two: Mark) -> tuple[float, float]:
+    """Lag rises and falls: between two marks it is at most as if the clock had gone on while event time stood, and back."""
+    most, least = max(1, two.at_ms - one.event_time_ms), max(1, one.at_ms - two.event_time_ms)
+    return two.at_ms - one.at_ms, log10(most / least)
+
+
+def _day(ms: int) -> float:
+    """A time as matplotlib has it: days since the epoch."""
+    return ms / _DAY_MS
+
+
+def _days(marks: Iterable[Mark]) -> list[float]:
+    return [_day(mark.at_ms) for mark in marks]
+
+
+# How it is drawn
+
+
+def _figure(title: str, height: float, panels: int, *, share: bool = True) -> tuple[Picture, Sequence[Axes]]:
+    figure = Picture(figsize=(9, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    all_axes = figure.subplots(panels, 1, sharex=share, squeeze=False)[:, 0]
+    figure.suptitle(title, x=0.01, ha="left", color=GREY, fontsize=11, **_PLAIN)
+    for axes in all_axes:
+        axes.patch.set_alpha(0)
+        axes.tick_params(colors=GREY, which="both", labelsize=8)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.label.set(color=GREY, size=9)
+            axis.offsetText.set(color=GREY, size=8)
+        for side, spine in axes.spines.items():
+            spine.set_color(GREY)
+            spine.set_visible(side in {"left", "bottom"})
+        axes.grid(color=GREY, alpha=0.2, linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, list(all_axes)
+
+
+def _style(line: _Line) -> dict[str, Any]:
+    return {"color": line.colour, "linestyle": line.dash, "linewidth": line.width, "label": f"_{line.lane.stage}"}
+
+
+def _points(marks: Sequence[Mark]) -> dict[str, Any]:
+    """A mark for what a line alone would not show: single checkpoints."""
+    return {"marker": "o", "markersize": 3} if len(marks) < 30 else {}
+
+
+def _mark_silences(axes: Axes, line: _Line, height: Callable[[Mark], float]) -> None:
+    for silence in line.outline.silences():
+        pair = line.outline.marks[silence : silence + 2]
+        axes.plot(
+            _days(pair), list(map(height, pair)), color=line.colour, linewidth=0.8, linestyle=":", label="_silence"
+        )  # fmt: skip
+
+
+def _label_stages(axes: Axes, lines: list[_Line], height: Callable[[Mark], float]) -> None:
+    """The name of each stage at the right, as high as its last line ends, or as near as there is room."""
+    lasts = {line.lane.stage: line for line in lines}.values()
+    axes.get_xlim(), axes.get_ylim()  # settles them
+    to_share = axes.transData + axes.transAxes.inverted()
+    heights = [
+        to_share.transform((_day(mark.at_ms), height(mark)))[1] for mark in (each.outline.marks[-1] for each in lasts)
+    ]
+    top = 2.0
+    for share, line in sorted(zip(heights, lasts, strict=True), key=lambda pair: -pair[0]):
+        top = min(share, 1.0, top - 0.08)
+        axes.annotate(
+            _short(line.lane.stage), (1.01, top), xycoords="axes fraction", color=line.colour, va="center", fontsize=9,
+            annotation_clip=False, **_PLAIN,
+        )  # fmt: skip
+
+
+def _label_runs(axes: Axes, lines: list[_Line]) -> None:
+    """The name of each run over its beginning, where there is room."""
+    starts: dict[str, int] = {}
+    for line in lines:
+        at_ms = line.outline.marks[0].at_ms
+        starts[line.lane.run_id] = min(at_ms, starts.get(line.lane.run_id, at_ms))
+    to_share = axes.transData + axes.transAxes.inverted()
+    free = 0.0
+    for run_id, at_ms in sorted(starts.items(), key=lambda item: item[1]):
+        share = to_share.transform((_day(at_ms), 0))[0]
+        if share >= free:
+            axes.annotate(_short(run_id), (share, 1.02), xycoords="axes fraction", color=GREY, fontsize=8, **_PLAIN)
+            free = share + 0.013 * (len(_short(run_id)) + 1)
+
+
+def _clock_axis(axes: Axes, lines: list[_Line]) -> None:
+    times = [mark.at_ms for line in lines for mark in line.outline.marks]
+    axes.set_xlabel("wall clock (UTC)")
+    _time_axis(axes.xaxis, times)
+
+
+def _time_axis(axis: Axis, times_ms: list[int]) -> None:
+    if max(times_ms) < _LAST_DATE_MS:
+        locator = dates.AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]
+        axis.set_major_locator(locator)
+        axis.set_major_formatter(dates.ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
+    else:
+        axis.set_major_formatter(ticker.FuncFormatter(lambda day, _: f"{day:.4g} days since 1970"))
+
+
+def _note(figure: Picture, text: str) -> None:
+    figure.supxlabel(text, x=0.01, ha="left", color=GREY, fontsize=8, **_PLAIN)
+
+
+def _counted(read: Read, run_id: str | None, lines: list[_Line], legend: str) -> str:
+    entries = sum(line.lane.entries for line in lines)
+    found = f"{entries:,} checkpoints"
+    if run_id is None:
+        shown_runs, all_runs = len({line.lane.run_number for line in lines}), read(rows.count_of_runs)
+        found += " of " if shown_runs == all_runs else f" of the last {shown_runs:,} of "
+        found += "1 run" if all_runs == 1 else f"{all_runs:,} runs"
+    silent = [
+        two.at_ms - one.at_ms
+        for line in lines
+        for one, two in (line.outline.marks[index : index + 2] for index in line.outline.silences())
+    ]
+    return f"{found} · {legend}, for {lasting(max(silent))} at the longest" if silent else found
+
+
+def _nothing(figure: Picture, run_id: str | None) -> Picture:
+    for axes in figure.axes:
+        axes.set_axis_off()
+    figure.axes[0].annotate(
+        f"nothing is recorded in {_whose(run_id)}", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY, **_PLAIN
+    )  # fmt: skip
+    return figure
+
+
+def _whose(run_id: str | None) -> str:
+    return "all runs" if run_id is None else _short(run_id)
+
+
+def _short(name: str) -> str:
+    """A name on one line, of a length that a picture has room for."""
+    text = name if name.isprintable() else shown(name)[1:-1]
+    return text if len(text) <= 32 else f"{text[:31]}…"

@@ -1,0 +1,329 @@
+"""What the pictures show: the data that is drawn, not its pixels."""
+
+from __future__ import annotations
+
+import sys
+from itertools import accumulate
+from math import log10
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import matplotlib.figure
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+
+from chains import EVENT_MS, MAX, entry
+from milepost import Checkpoint, CheckpointStore, InvalidArgumentError, MissingPackageError, NoCheckpointError, Watermark
+from milepost.forensics import plots
+from milepost.forensics.outline import Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from milepost.forensics.plots import Picture
+
+    Draw = Callable[[CheckpointStore], Picture]
+
+DAY_MS = 86_400_000
+PICTURES: dict[str, Draw] = {
+    "progress": lambda store: store.plot_progress(),
+    "progress of a run": lambda store: store.plot_progress("run-7"),
+    "runs": lambda store: store.plot_runs(),
+    "lag": lambda store: store.plot_lag(),
+    "lag of a run": lambda store: store.plot_lag("run-7"),
+    "compare": lambda store: store.plot_compare("run-7", "run-8"),
+}
+each_picture = pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES.keys())
+
+
+def _ticking(length: int, *, run_id: str = "run-7", stage: str = "load", outage: int | None = None) -> list[Checkpoint]:
+    """A checkpoint each second, 5 s behind its events; after the one with the sequence `outage`, an hour without."""
+    entries = []
+    for i in range(1, length + 1):
+        at_ms = EVENT_MS + i * 1000 + (3_600_000 if outage and i > outage else 0)
+        entries.append(entry(i, run_id=run_id, stage=stage, event_time_ms=EVENT_MS + i * 1000 - 5000, at_ms=at_ms))
+    return entries
+
+
+def _texts(figure: Picture) -> list[str]:
+    return [text.get_text().strip() for text in figure.findobj(mpl.text.Text) if text.get_text().strip()]
+
+
+def _xs(line: Any) -> list[float]:
+    return sorted(set(line.get_xdata()))
+
+
+def _lines(figure: Picture, panel: int = 0) -> list[list[tuple[float, float]]]:
+    """The points of each line of a panel, without the dotted ones over silences."""
+    lines = [line for line in figure.axes[panel].lines if line.get_label() != "_silence"]
+    points: list[Any] = [line.get_xydata() for line in lines]
+    return [[(float(x), float(y)) for x, y in each] for each in points]
+
+
+def test_progress_is_offset_and_event_time_against_the_wall_clock(store: CheckpointStore) -> None:
+    """Every checkpoint of a short run, as days since the epoch in UTC."""
+    entries = _ticking(20)
+    store.append_many(entries)
+    figure = store.plot_progress("run-7")
+    assert _lines(figure, 0) == [[(e.at_ms / DAY_MS, e.watermark.offset) for e in entries]]
+    assert _lines(figure, 1) == [[(e.at_ms / DAY_MS, e.watermark.event_time_ms / DAY_MS) for e in entries]]
+    assert "load" in _texts(figure)
+    assert "wall clock (UTC)" in _texts(figure)
+
+
+def test_progress_is_broken_at_an_outage(store: CheckpointStore) -> None:
+    """Two lines, and a dotted one between them; the note says how long it was."""
+    store.append_many(_ticking(100, outage=40))
+    figure = store.plot_progress()
+    assert [len(line) for line in _lines(figure)] == [40, 60]
+    assert [line.get_linestyle() for line in figure.axes[0].lines if line.get_label() == "_silence"] == [":"]
+    assert "100 checkpoints of 1 run · dotted: nothing recorded, for 1 h at the longest" in _texts(figure)
+
+
+def test_a_replay_starts_a_line_of_its_own(store: CheckpointStore) -> None:
+    """Under the name of its run, in the colour of its stage."""
+    store.append_many(_ticking(30))
+    store.append_many(e._replace(run_id="run-8", at_ms=e.at_ms + 60_000) for e in _ticking(30))
+    figure = store.plot_progress()
+    assert [line[0][1] for line in _lines(figure)] == [500, 500]
+    assert len({to_hex(line.get_color()) for line in figure.axes[0].lines}) == 1
+    assert {"run-7", "run-8"} <= set(_texts(figure))
+
+
+def test_lag_is_wall_clock_minus_event_time_on_a_log_scale(store: CheckpointStore) -> None:
+    """Broken at an outage, after which it is an hour more."""
+    store.append_many(_ticking(100, outage=40))
+    figure = store.plot_lag()
+    assert figure.axes[0].get_yscale() == "log"
+    before, after = _lines(figure)
+    assert {lag for _, lag in before} == {5000}
+    assert {lag for _, lag in after} == {3_605_000}
+    assert "1 h" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def test_a_short_stall_in_a_long_run_is_in_the_picture(store: CheckpointStore) -> None:
+    """A minute of five hours, after which the stage catches up at once: its peak is drawn."""
+    entries = _ticking(20_000)
+    for i in range(7_000, 20_000):
+        mark = entries[i].watermark
+        caught_up = mark.event_time_ms + (60_000 if i >= 7_003 else 0)
+        entries[i] = entries[i]._replace(at_ms=entries[i].at_ms + 60_000, watermark=mark._replace(event_time_ms=caught_up))
+    store.append_many(entries)
+    (line,) = _lines(store.plot_lag())
+    assert max(lag for _, lag in line) == 65_000
+    assert {lag for _, lag in line} == {5_000, 65_000}
+    assert len(line) <= 2000
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=3))
+def test_lag_between_two_marks_is_within_what_they_allow(steps: list[tuple[int, int]]) -> None:
+    """As long as neither time falls, whatever happens in between."""
+    ats, events = (list(accumulate(step)) for step in zip(*steps, strict=True))
+    marks = [Mark(i, 0, event, at) for i, (at, event) in enumerate(zip(ats, events, strict=True))]
+    _, allowed = plots._lag_apart(marks[0], marks[-1])
+    lags = [log10(max(1, mark.at_ms - mark.event_time_ms)) for mark in marks]
+    assert max(lags) - min(lags) <= allowed + 1e-9
+
+
+def test_an_event_time_ahead_of_the_clock_is_drawn_at_the_bottom_and_told(store: CheckpointStore) -> None:
+    """A logarithm has no place for it."""
+    store.append_many(
+        [entry(1, event_time_ms=EVENT_MS, at_ms=EVENT_MS - 9), entry(2, event_time_ms=EVENT_MS, at_ms=EVENT_MS)]
+    )
+    figure = store.plot_lag()
+    assert [lag for _, lag in _lines(figure)[0]] == [1, 1]
+    assert any("event time is ahead of the wall clock" in text for text in _texts(figure))
+
+
+def test_runs_are_bars_with_a_break_at_an_outage(store: CheckpointStore) -> None:
+    """One for each stage of each run; the run's name at its left, the stage and its number of entries at its right."""
+    store.append_many(_ticking(100, outage=40))
+    store.append_many(_ticking(10, run_id="run-8", stage="extract"))
+    figure = store.plot_runs()
+    bars = [
+        [(float(path.vertices[:, 0].min()), float(path.vertices[:, 0].max())) for path in collection.get_paths()]  # type: ignore[union-attr, index]
+        for collection in figure.axes[0].collections
+        if isinstance(collection, PolyCollection)
+    ]
+
+    def days(*ats_ms: int) -> Any:
+        return pytest.approx([at_ms / DAY_MS for at_ms in ats_ms], abs=1e-9)
+
+    (first, second), (only,) = bars
+    assert list(first) == days(EVENT_MS + 1000, EVENT_MS + 40_000)
+    assert list(second) == days(EVENT_MS + 3_641_000, EVENT_MS + 3_700_000)
+    assert list(only) == days(EVENT_MS + 1000, EVENT_MS + 10_000)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["run-7", "run-8"]
+    assert {"load · 100", "extract · 10"} <= set(_texts(figure))
+
+
+def test_only_the_last_runs_are_drawn_and_it_says_so(store: CheckpointStore) -> None:
+    """A picture of a hundred runs could not be read."""
+    for i in range(plots.RUNS + 5):
+        store.append(entry(run_id=f"run-{i}"))
+    figure = store.plot_runs()
+    assert len(figure.axes[0].get_yticklabels()) == plots.RUNS
+    assert "20 checkpoints of the last 20 of 25 runs" in _texts(figure)
+
+
+def _divergences(figure: Picture) -> list[list[float]]:
+    marks = [[line for line in axes.lines if line.get_label() == "divergence"] for axes in figure.axes]
+    return [[x for line in lines for x in _xs(line)] for lines in marks]
+
+
+def test_two_equal_runs_are_identical_whatever_their_clocks(store: CheckpointStore) -> None:
+    """Two lines over each other and no mark."""
+    store.append_many(_ticking(50))
+    store.append_many(e._replace(run_id="run-8", at_ms=7) for e in _ticking(50))
+    figure = store.plot_compare("run-7", "run-8")
+    assert _divergences(figure) == [[]]
+    assert "identical" in _texts(figure)
+    one, other = _lines(figure)
+    assert one == other
+
+
+def _changed(**changes: Any) -> Callable[[Checkpoint], Checkpoint]:
+    return lambda e: e._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_changed(watermark=Watermark(15_007, EVENT_MS + 25_000)), "offset 15,000, not 15,007"),
+        (_changed(watermark=Watermark(15_000, EVENT_MS + 25_001)), "another event time"),
+        (_changed(idempotency_key="other"), "another idempotency key"),
+    ],
+)
+def test_the_first_divergence_is_marked_at_its_sequence(
+    store: CheckpointStore, change: Callable[[Checkpoint], Checkpoint], told: str
+) -> None:
+    """In red, with what it is; a later one is not marked."""
+    replay = [e._replace(run_id="run-8") for e in _ticking(50)]
+    replay[29] = change(replay[29])
+    replay[40] = replay[40]._replace(idempotency_key="later")
+    store.append_many(_ticking(50))
+    store.append_many(replay)
+    for order in (("run-7", "run-8"), ("run-8", "run-7")):
+        figure = store.plot_compare(*order)
+        assert _divergences(figure) == [[30]]
+        mark = next(line for line in figure.axes[0].lines if line.get_label() == "divergence")
+        assert mark.get_color() == plots.FAULT
+    assert f"they part at sequence 30: {told}" in _texts(store.plot_compare("run-7", "run-8"))
+
+
+def test_what_only_one_run_has_is_a_divergence(store: CheckpointStore) -> None:
+    """A run that ended early, a checkpoint left out, a stage that the other never had."""
+    store.append_many(e for e in _ticking(50) if e.sequence != 40)
+    store.append_many(e._replace(run_id="run-8") for e in _ticking(50) if e.sequence not in {20, 49, 50})
+    store.append_many(_ticking(5, stage="extract", run_id="run-8"))
+    figure = store.plot_compare("run-7", "run-8")
+    assert _divergences(figure) == [[20], [1]]
+    assert "they part at sequence 20: only run-7 has it" in _texts(figure)
+    assert "they part at sequence 1: only run-8 has it" in _texts(figure)
+
+
+@each_picture
+def test_a_picture_is_a_figure_that_a_notebook_shows(store: CheckpointStore, draw: Draw) -> None:
+    """As a PNG with no background, without pyplot, which keeps a list of all figures."""
+    store.append_many(_ticking(100, outage=40))
+    store.append_many(_ticking(100, run_id="run-8"))
+    figure = draw(store)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    assert isinstance(figure, plots.Picture)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "compare"])
+def test_nothing_recorded_is_told(store: CheckpointStore, name: str) -> None:
+    """Not an error, not an empty frame; but two runs that nobody recorded are not compared."""
+    with pytest.raises(NoCheckpointError):
+        store.plot_compare("run-7", "run-8")
+    figure = PICTURES[name](store)
+    assert any(text.startswith("nothing is recorded in") for text in _texts(figure))
+    assert figure._repr_png_()
+
+
+@each_picture
+def test_red_is_for_faults_alone(store: CheckpointStore, draw: Draw) -> None:
+    """None of the stages' colours is it, whatever the number of stages; an outage is none either."""
+    for i in range(12):
+        store.append_many(_ticking(20, stage=f"stage-{i}", outage=10))
+        store.append_many(_ticking(20, stage=f"stage-{i}", outage=10, run_id="run-8"))
+    colours = {to_hex(line.get_color()).upper() for axes in draw(store).axes for line in axes.lines}
+    assert plots.FAULT not in colours
+    assert colours
+
+
+HOSTILE = ["$\\frac{", "$x^2$", "a_b%#&~", "<b>&", "\x1b[2J\n\t", "実行 🚀", "\u202eevil", "_hidden", "x" * 1000, "{}"]
+
+
+@each_picture
+def test_a_hostile_name_is_drawn_as_it_is(store: CheckpointStore, draw: Draw) -> None:
+    """No formula, no control character, no warning about a character that the font lacks, no picture a mile wide."""
+    for name in HOSTILE:
+        for run_id in ("run-7", "run-8", name):
+            ticks = _ticking(40, outage=20, run_id=run_id, stage=name)
+            store.append_many(e._replace(idempotency_key=f"k{e.sequence}") for e in ticks)
+    figure = draw(store)
+    assert figure._repr_png_()
+    texts = _texts(figure)
+    assert all(text.isprintable() for text in texts)
+    assert max(map(len, texts)) < 200
+    for name in ("$\\frac{", "$x^2$", "a_b%#&~", "<b>&", "実行 🚀", "_hidden"):
+        assert any(name in text for text in texts)
+    for text in figure.findobj(mpl.text.Text):
+        if "$" in text.get_text():
+            assert not text.get_parse_math()
+            assert not text.get_usetex()
+
+
+@each_picture
+def test_the_largest_numbers_can_be_drawn(store: CheckpointStore, draw: Draw) -> None:
+    """A time beyond every calendar is told in days."""
+    for run_id in ("run-7", "run-8"):
+        store.append(entry(0, run_id=run_id, offset=0, event_time_ms=0, at_ms=0))
+        store.append(entry(MAX, run_id=run_id, offset=MAX, event_time_ms=MAX, at_ms=MAX))
+    assert draw(store)._repr_png_()
+
+
+@each_picture
+def test_a_single_checkpoint_can_be_drawn(store: CheckpointStore, draw: Draw) -> None:
+    """And is seen: a line of one point would not be."""
+    store.append(entry(run_id="run-7"))
+    store.append(entry(run_id="run-8"))
+    figure = draw(store)
+    assert figure._repr_png_()
+    assert all(line.get_marker() == "o" for line in figure.axes[0].lines)
+
+
+def test_a_long_run_is_read_in_few_searches(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20,000 checkpoints at most 2,000 are drawn, and the outage among them is where it is."""
+    store.append_many(_ticking(20_000, outage=12_345))
+    figure = store.plot_progress("run-7")
+    before, after = _lines(figure)
+    assert len(before) + len(after) <= 2000
+    assert before[-1] == ((EVENT_MS + 12_345_000) / DAY_MS, 12_345 * 500)
+    assert after[0] == ((EVENT_MS + 12_346_000 + 3_600_000) / DAY_MS, 12_346 * 500)
+
+
+def test_a_wrong_name_is_refused(store: CheckpointStore) -> None:
+    """Before anything is drawn."""
+    for draw in (store.plot_progress, store.plot_lag):
+        with pytest.raises(InvalidArgumentError):
+            draw("")
+    with pytest.raises(InvalidArgumentError):
+        store.plot_compare("run-7", 8)  # type: ignore[arg-type]
+
+
+def test_without_matplotlib_a_picture_names_the_extra(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one sentence."""
+    for module in ("matplotlib", "matplotlib.dates"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "milepost.forensics.plots")
+    monkeypatch.delattr("milepost.forensics.plots")
+    with pytest.raises(MissingPackageError, match=r'needs matplotlib, .* pip install "milepost\[notebook\]"'):
+        store.plot_runs()
