@@ -33,7 +33,7 @@ TAKERS: dict[str, Callable[[Frame], int]] = {
 
 @pytest.mark.parametrize("taker", TAKERS)
 def test_frames(race: Race, filled: Callable[[int], Filled], dose: Dose, large: int, taker: str) -> None:
-    """µs an entry of the largest store; the floor fetches a list of tuples, without a position or a signature."""
+    """µs an entry of the largest store; the floor fetches tuples, without position and signature."""
     files, take = filled(large), TAKERS[taker]
     with CheckpointStore(files.path) as store, closing(floor.connect(files.floor_path, "full")) as connection:
 
@@ -54,6 +54,6 @@ def test_frames(race: Race, filled: Callable[[int], Filled], dose: Dose, large: 
             lambda: theirs,
             lambda: ours,
             rounds=dose.of(5, 3),
-            figure=Figure(1.7),
+            figure=Figure(2.0),
             warm_up=True,
         )
