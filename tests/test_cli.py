@@ -17,6 +17,7 @@ import milepost
 from milepost import InvalidArgumentError, MilepostError, StoreBusyError, StoreError
 from milepost.cli import commands
 from milepost.cli.exit_code import ExitCode, explained
+from milepost.cli.plotting import plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ def test_the_version_is_told() -> None:
 
 def test_the_help_of_every_command_fits_80_columns() -> None:
     """Nobody has to scroll sideways to read how a command is used."""
-    for name in ("", *commands.commands):
+    for name in ("", *commands.commands, *(f"plot {kind}" for kind in plot.commands)):
         result = CliRunner().invoke(commands, [*name.split(), "--help"])
         assert result.exit_code == 0
         assert max(map(len, result.output.splitlines())) <= 80

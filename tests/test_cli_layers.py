@@ -20,6 +20,7 @@ ORDER = [
     "reading",
     "verifying",
     "comparing",
+    "plotting",
     "transfer",
     "__init__",
 ]

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains import MAX, chain, checkpoints, entry, mixed
-from command import COMMAND, answer, process, run
+from command import COMMAND, answer, on_terminal, process, run
 from milepost import Checkpoint, CheckpointStore, Head, RejectedCheckpointError
 
 FIELDS = ["run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms"]
@@ -299,3 +300,44 @@ def test_an_empty_export_is_an_empty_chain(path: Path, tmp_path: Path) -> None:
     CheckpointStore(path).close()
     assert answer("export", path) == ""
     assert run("import", "-", tmp_path / "new", stdin=b"").stdout == f"{recorded(path)[1]}\n"
+
+
+def test_parquet_has_the_columns_of_the_view(path: Path, tmp_path: Path) -> None:
+    """Exact, to the widest integer; in a pipe as in a file."""
+    io_ = pytest.importorskip("arro3.io")
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([*mixed(30), entry(MAX, run_id="\x1b=1", offset=MAX, event_time_ms=MAX)])
+        receipts = list(store.receipts())
+    answer("export", path, "--output", tmp_path / "a.parquet")
+    (tmp_path / "b").write_bytes(process("export", path, "--format", "parquet").stdout)
+    for name in ("a.parquet", "b"):
+        table = io_.read_parquet(tmp_path / name).read_all()
+        columns = {column: table[column].to_pylist() for column in table.column_names if column not in {"at", "event_time"}}
+        assert columns == {
+            "position": [receipt.position for receipt, _ in receipts],
+            "run_id": [each.run_id for _, each in receipts],
+            "stage": [each.stage for _, each in receipts],
+            "sequence": [each.sequence for _, each in receipts],
+            "offset": [each.watermark.offset for _, each in receipts],
+            "idempotency_key": [each.idempotency_key for _, each in receipts],
+            "signature": [receipt.signature for receipt, _ in receipts],
+        }
+    assert io_.read_parquet(tmp_path / "b").read_all().num_rows == 31
+
+
+def test_without_arro3_one_sentence_gives_the_pip_command(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves no file behind."""
+    monkeypatch.setitem(sys.modules, "arro3.io", None)
+    result = run("export", file, "--output", tmp_path / "a.parquet")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith('Error: parquet needs arro3-io: run  pip install "milepost[parquet]"\n')
+    assert [each.name for each in tmp_path.iterdir()] == ["orders.milepost"]
+
+
+def test_parquet_is_not_for_a_terminal(file: Path) -> None:
+    """It would be obeyed."""
+    exit_code, screen = on_terminal("export", file, "--format", "parquet")
+    assert exit_code == 2
+    assert screen.endswith("parquet is nothing to read on a terminal: give --output FILE\n")

@@ -15,6 +15,7 @@ import click
 from milepost.cli.comparing import compare
 from milepost.cli.demonstration import demo
 from milepost.cli.exit_code import EXIT_CODES, explained
+from milepost.cli.plotting import plot
 from milepost.cli.reading import head, history, latest, resume, runs, stages
 from milepost.cli.summarizing import summary
 from milepost.cli.transfer import backup, export, import_
@@ -48,5 +49,5 @@ def commands() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
 
 
-for command in (summary, runs, stages, latest, resume, history, head, verify, compare, export, import_, backup, demo):
+for command in (summary, runs, stages, latest, resume, history, head, verify, compare, plot, export, import_, backup, demo):
     commands.add_command(command)

@@ -1,0 +1,78 @@
+"""The commands under `plot`: a picture into a new file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.cli import argument
+from milepost.cli.new_file import new_file
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.forensics.plots import Picture
+
+
+def _picture(value: str) -> str:
+    if Path(value).suffix.lower() not in {".png", ".svg"}:
+        raise click.BadParameter(f"{value!a} must end in .png or .svg")
+    return value
+
+
+_target = click.argument("picture", metavar="PICTURE", type=_picture)
+
+
+@click.group(short_help="Draw progress, runs, lag or a comparison, as PNG or SVG.")
+def plot() -> None:
+    """
+    Draw what happened into a new file, PICTURE, as PNG or SVG by its ending.
+
+    This needs the extra `notebook`.
+    """
+
+
+@plot.command()
+@argument.file
+@_target
+@argument.run
+def progress(file: str, picture: str, run_id: str | None) -> None:
+    """How far each stage had come at what time."""
+    with CheckpointStore.open_readonly(file) as store:
+        _save(store.plot_progress(run_id), picture)
+
+
+@plot.command()
+@argument.file
+@_target
+def runs(file: str, picture: str) -> None:
+    """When which stage of which run was at work."""
+    with CheckpointStore.open_readonly(file) as store:
+        _save(store.plot_runs(), picture)
+
+
+@plot.command()
+@argument.file
+@_target
+@argument.run
+def lag(file: str, picture: str, run_id: str | None) -> None:
+    """How far event time was behind the clock."""
+    with CheckpointStore.open_readonly(file) as store:
+        _save(store.plot_lag(run_id), picture)
+
+
+@plot.command()
+@argument.file
+@click.argument("run_id", metavar="RUN")
+@click.argument("other_run_id", metavar="OTHER")
+@_target
+def compare(file: str, run_id: str, other_run_id: str, picture: str) -> None:
+    """Two runs over each other, and where they part."""
+    with CheckpointStore.open_readonly(file) as store:
+        _save(store.plot_compare(run_id, other_run_id), picture)
+
+
+def _save(drawn: Picture, path: str) -> None:
+    with new_file(path) as stream:
+        drawn.savefig(stream, format=Path(path).suffix.lower().removeprefix("."))

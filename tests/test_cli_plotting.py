@@ -1,0 +1,85 @@
+"""The commands under `plot`: a picture in a new file, of whatever there is to draw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import unicodedata
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from chains import entry, mixed
+from command import run
+from milepost import CheckpointStore
+from milepost.cli.plotting import plot
+from test_cli_hostile_names import HOSTILE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml "}
+RUNS = {"progress": [], "runs": [], "lag": [], "compare": ["run-1", "run-2"]}
+
+
+@pytest.fixture
+def file(path: Path) -> Path:
+    """A file with three runs of three stages."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(mixed(60))
+    return path
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("ending", SIGNATURES)
+def test_a_picture_is_drawn_into_a_new_file(file: Path, kind: str, ending: str) -> None:
+    """PNG or SVG, by its ending; and nothing else changes."""
+    before = file.read_bytes()
+    picture = file.parent / f"picture{ending}"
+    result = run("plot", kind, file, *RUNS[kind], picture)
+    assert (result.exit_code, result.output) == (0, "")
+    assert picture.read_bytes().startswith(SIGNATURES[ending])
+    assert sorted(each.name for each in file.parent.iterdir()) == ["orders.milepost", picture.name]
+    assert file.read_bytes() == before
+    assert run("plot", kind, file, *RUNS[kind], picture).exit_code == 3
+
+
+def test_every_kind_is_tested() -> None:
+    """A new one has to be entered here."""
+    assert set(RUNS) == set(plot.commands)
+
+
+@pytest.mark.parametrize("first", range(0, len(HOSTILE), 9))
+@pytest.mark.parametrize("kind", RUNS)
+def test_names_in_a_picture_are_text(path: Path, kind: str, first: int) -> None:
+    """An SVG of hostile names, nine at a time, is well-formed, with nothing in it that a screen would obey."""
+    names = HOSTILE[first : first + 9]
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(entry(1, run_id=name, stage=name, key=name) for name in names)
+    picture = path.parent / "a.svg"
+    result = run("plot", kind, "--", path, *(names[:2] if kind == "compare" else []), picture)
+    assert (result.exit_code, result.output) == (0, "")
+    text = picture.read_text(encoding="utf-8")
+    kinds = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    assert {each for each in text if unicodedata.category(each) in kinds} == {"\n"}
+    assert "{http://www.w3.org/2000/svg}script" not in {each.tag for each in ET.fromstring(text).iter()}
+
+
+@pytest.mark.parametrize("picture", ["a.txt", "a", "a.pdf"])
+def test_another_ending_is_exit_code_2(file: Path, picture: str) -> None:
+    """Before anything is drawn."""
+    result = run("plot", "runs", file, file.parent / picture)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "must end in .png or .svg" in result.stderr
+
+
+def test_without_matplotlib_one_sentence_gives_the_pip_command(file: Path) -> None:
+    """And leaves no file behind."""
+    program = "import sys\nsys.modules['matplotlib'] = None\nfrom milepost.cli import commands\ncommands()"
+    command = [sys.executable, "-c", program, "plot", "runs", str(file), str(file.parent / "a.png")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("Error: ")
+    assert 'pip install "milepost[notebook]"' in ended.stderr
+    assert [each.name for each in file.parent.iterdir()] == ["orders.milepost"]
