@@ -553,7 +553,15 @@ class Lane:
 def lanes(connection: apsw.Connection, run_id: str | None, runs: int) -> list[Lane]:
     """The stages of one run, or of each of the last so many runs, in the order of first appearance."""
     bindings = (runs,) if run_id is None else (run_id,)
-    return [Lane(*row) for row in connection.execute(_LANES[run_id is not None], bindings)]
+    found: list[tuple[Any, ...]] = connection.execute(_LANES[run_id is not None], bindings).fetchall()
+    return [Lane(*_typed(row, int, int, str, str, int)) for row in found]
+
+
+def _typed(row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
+    """A row with values of these types, instead of which a damaged file may have anything."""
+    if row is None or tuple(map(type, row)) != types:
+        raise apsw.CorruptError(f"a row is {row!a:.200}, as no append leaves it")
+    return row
 
 
 _LANE: Final = (
@@ -572,21 +580,22 @@ def count_of_runs(connection: apsw.Connection) -> int:
     return number or 0
 
 
-def ends_of_lane(connection: apsw.Connection, lane: Lane) -> list[tuple[int, int, int, int]]:
+def ends_of_lane(connection: apsw.Connection, lane: Lane) -> list[tuple[int, ...]]:
     """Sequence, offset, event_time_ms and at_ms of the first and of the last checkpoint of a lane."""
     numbers = lane.run_number, lane.stage_number
-    return [connection.execute(statement, numbers).get for statement in (_FIRST_OF_LANE, _LAST_OF_LANE)]
+    found = [connection.execute(statement, numbers).get for statement in (_FIRST_OF_LANE, _LAST_OF_LANE)]
+    return [_typed(row, int, int, int, int) for row in found]
 
 
-def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int) -> tuple[int, int, int, int] | None:
+def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int) -> tuple[int, ...] | None:
     """The same of a checkpoint of a lane between two sequences, from about the middle, or None if there is none."""
     numbers, middle = (lane.run_number, lane.stage_number), (low + high) // 2
-    found: tuple[int, int, int, int] | None = None
-    if middle > low:
-        found = connection.execute(_FROM_MIDDLE, (*numbers, middle, high - 1)).get
-        if found is None:
-            found = connection.execute(_BELOW_MIDDLE, (*numbers, low + 1, middle - 1)).get
-    return found
+    if middle == low:
+        return None
+    row: tuple[Any, ...] | None = connection.execute(_FROM_MIDDLE, (*numbers, middle, high - 1)).get
+    if row is None:
+        row = connection.execute(_BELOW_MIDDLE, (*numbers, low + 1, middle - 1)).get
+    return row and _typed(row, int, int, int, int)
 
 
 _OF_LANE: Final = (

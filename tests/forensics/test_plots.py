@@ -16,7 +16,16 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
 from chains import EVENT_MS, MAX, entry
-from milepost import Checkpoint, CheckpointStore, InvalidArgumentError, MissingPackageError, NoCheckpointError, Watermark
+from milepost import (
+    Checkpoint,
+    CheckpointStore,
+    DamagedStoreError,
+    InvalidArgumentError,
+    MissingPackageError,
+    NoCheckpointError,
+    Watermark,
+    rows,
+)
 from milepost.forensics import plots
 from milepost.forensics.outline import Mark
 
@@ -308,6 +317,17 @@ def test_a_long_run_is_read_in_few_searches(store: CheckpointStore, monkeypatch:
     assert len(before) + len(after) <= 2000
     assert before[-1] == ((EVENT_MS + 12_345_000) / DAY_MS, 12_345 * 500)
     assert after[0] == ((EVENT_MS + 12_346_000 + 3_600_000) / DAY_MS, 12_346 * 500)
+
+
+@pytest.mark.parametrize("statement", ["_LANES", "_FIRST_OF_LANE", "_LAST_OF_LANE", "_FROM_MIDDLE"])
+def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+    """In a damaged file SQLite gives what it finds, whatever the table declares."""
+    store.append_many(_ticking(40))
+    strange = "SELECT 'one', ?, 3, 4, 5" if statement == "_LANES" else "SELECT 1, 'two', ?, ?"
+    strange += " LIMIT ? OFFSET 0 * ?" if statement == "_FROM_MIDDLE" else ""
+    monkeypatch.setattr(rows, statement, {False: strange} if statement == "_LANES" else strange)
+    with pytest.raises(DamagedStoreError, match="as no append leaves it"):
+        store.plot_progress()
 
 
 def test_a_wrong_name_is_refused(store: CheckpointStore) -> None:

@@ -250,7 +250,7 @@ def _lines(
 
     def between(lane: rows.Lane, low: int, high: int) -> Mark | None:
         found = read(rows.between_in_lane, lane, low, high)
-        return found and Mark(*found)
+        return None if found is None else Mark(*found)
 
     points = max(_POINTS // max(1, len(lanes)), 100)
     stages = {stage: index for index, stage in enumerate(dict.fromkeys(lane.stage for lane in lanes))}
