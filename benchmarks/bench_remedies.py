@@ -17,7 +17,7 @@ from benchmarks.bench_append import appending
 from benchmarks.bench_lookup import LOOKUPS
 from benchmarks.race import repeated
 from benchmarks.workload import checkpoint, many_runs, one_run
-from milepost import CheckpointStore, database
+from milepost import CheckpointStore, database, files, wal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     Place = Callable[[], Path]
 
 REMEDIES: Final = {
-    "_make_wal_durable": database,  # of a killed process: written again and synced before the first answer
-    "_sync_directory": database,
+    "make_durable": wal,  # of a killed process: written again and synced before the first answer
+    "sync_directory": files,
     "_refuse_another_file": database.WritableDatabase,  # looked at before each acknowledgement
     "_bound_queries": database.Database,  # a query that does not end
-    "_refuse_foreign_header": database,
+    "refuse_foreign_header": database,
 }
 
 

@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from chains import chain, entry
-from milepost import CheckpointStore, MilepostWarning, database
+from milepost import CheckpointStore, MilepostWarning, database, files
 from milepost.filesystem import remote_kind
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_nothing_is_known_where_there_is_no_list_of_mounts(tmp_path: Path) -> No
 
 def test_a_store_on_a_network_file_system_warns_and_works(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is opened; reading it does not warn."""
-    monkeypatch.setattr(database, "remote_kind", lambda path: "nfs4")
+    monkeypatch.setattr(files, "remote_kind", lambda path: "nfs4")
     with pytest.warns(MilepostWarning, match="nfs4"), CheckpointStore(path) as store:
         store.append_many(chain(3))
     with CheckpointStore.open_readonly(path) as store:

@@ -8,7 +8,7 @@ What an ordinary WAL database with synchronous=FULL still loses, and what is don
 
 - two processes that create the file at once, or a kill while it is made: `put_in_place` links it there when it is whole;
 - a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
-  goes: `_make_wal_durable` writes the WAL's bytes again and syncs them before the first answer;
+  goes: `wal.make_durable` writes the WAL's bytes again and syncs them before the first answer;
 - a file or WAL that is unlinked under us by another program: `_refuse_another_file` looks before a commit is acknowledged;
 - a sync that failed, after which the kernel calls the lost pages clean: the database refuses all further work;
 - a descriptor of the live file closed in our own process, which drops all of SQLite's locks on it: nothing here opens
@@ -21,7 +21,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import stat
 import tempfile
 import threading
 import time
@@ -29,11 +28,11 @@ import warnings
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, TypeVarTuple
-from urllib.parse import quote_from_bytes
 
 import apsw
 
-from milepost import schema
+from milepost import creation, files, schema, wal
+from milepost.connection import connect, refuse_foreign_header
 from milepost.errors import (
     ClosedStoreError,
     DamagedStoreError,
@@ -48,7 +47,6 @@ from milepost.errors import (
     StoreError,
     StoreFullError,
 )
-from milepost.filesystem import remote_kind
 from milepost.group_commit import GroupCommit, Job
 
 if TYPE_CHECKING:
@@ -62,17 +60,10 @@ Given = TypeVarTuple("Given")
 OLDEST_ENGINE: Final = (3, 51, 3)
 """Older SQLites have the WAL-reset race, which loses committed rows (https://sqlite.org/wal.html#walresetbug)."""
 
-_REWRITE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
 _STEPS: Final = 20_000  # of SQLite's virtual machine, between two looks at whether a query will ever end
 _STEPS_PER_BYTE: Final = 200  # of the file; an integrity check of a sink with twenty CHECKs takes 16
-_WAL_HEADER_BYTES: Final = 32
-_FRAME_HEADER_BYTES: Final = 24  # before each page in the WAL
-_WAL_FLAGS: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
 _AHEAD_PAGES: Final = 64  # how far the WAL grows ahead of what is written to it, at least
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
-_ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
-_LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
-_OPEN_FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
 
@@ -149,7 +140,7 @@ class Database:
 
     def copy_to(self, path: str) -> None:
         """Make an exact copy of what is committed, on a connection of its own: other threads go on."""
-        self.read_apart(copy, path)
+        self.read_apart(creation.copy, path)
 
     @property
     def closed(self) -> bool:
@@ -192,7 +183,7 @@ class Database:
         """
         Closing the connection must not write the WAL back: a sync of it would now succeed and mean nothing.
 
-        The next opener writes the WAL again first (`_make_wal_durable`); a power loss before that would leave the file half
+        The next opener writes the WAL again first (`wal.make_durable`); a power loss before that would leave the file half
         written back, and the WAL that would mend it gone.
         """
         if hasattr(self, "_connection"):  # missing where the file could not be made
@@ -271,16 +262,16 @@ class WritableDatabase(Database):
         self._synchronous = synchronous
         self._group = GroupCommit(self._commit)
         try:
-            if not _is_store_file(path):
-                _create(path, vfs, keyed)
-            _refuse_foreign_header(path, vfs)
-            _warn_of_remote(path)
+            if not files.is_store_file(path):
+                creation.create(path, vfs, keyed)
+            refuse_foreign_header(path, vfs)
+            files.warn_of_remote(path)
             for other in list(_open_databases):
                 if isinstance(other, ReadOnlyDatabase) and other.path == path:
                     other.step_aside()
             if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
-                _refuse_second_name(path)
-            self._connection = _connect(path, "mode=rw", vfs, busy_timeout_ms)
+                creation.refuse_second_name(path)
+            self._connection = connect(path, "mode=rw", vfs, busy_timeout_ms)
             try:
                 self._prepare()
             except BaseException:
@@ -289,7 +280,7 @@ class WritableDatabase(Database):
         except (apsw.Error, UnicodeDecodeError) as error:
             raise self._translated(error) from error
         except OSError as error:
-            raise _from_os(path, error) from error
+            raise files.from_os(path, error) from error
 
     def _prepare(self) -> None:
         self._bound_queries()
@@ -310,12 +301,12 @@ class WritableDatabase(Database):
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
         self._leave_wal_alone()  # until it is durable
         with connection:
-            opened = [(name, _identity(name)) for name in (self.path, connection.filename_wal)]
+            opened = [(name, files.identity(name)) for name in (self.path, connection.filename_wal)]
             self._files = [(name, identity) for name, identity in opened if identity is not None]
             if len(self._files) < 2 and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
-            _make_wal_durable(connection.filename_wal, self.vfs)
-            _sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
+            wal.make_durable(connection.filename_wal, self.vfs)
+            files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._steps = None
 
@@ -401,12 +392,9 @@ class WritableDatabase(Database):
         """
         pages = min(2 * self._wal_pages, self.write_back_pages) + _AHEAD_PAGES
         self._wal_room = max(pages - _AHEAD_PAGES // 2, self._wal_pages + _AHEAD_PAGES)
-        wanted = _WAL_HEADER_BYTES + pages * (_FRAME_HEADER_BYTES + self._page_bytes)
-        # A disk without space for it may have enough for the commit itself.
-        with contextlib.suppress(apsw.Error), _vfs_file(self._connection.filename_wal, self.vfs, _WAL_FLAGS) as file:
-            size = file.xFileSize() if file else wanted
-            for offset in range(size, wanted, _REWRITE_BYTES):
-                file.xWrite(bytes(min(_REWRITE_BYTES, wanted - offset)), offset)  # type: ignore[union-attr]
+        length = wal.HEADER_BYTES + pages * (wal.FRAME_HEADER_BYTES + self._page_bytes)
+        with contextlib.suppress(apsw.Error):  # a disk without space for it may have enough for the commit itself
+            wal.lengthen(self._connection.filename_wal, self.vfs, length)
 
     def _run_apart(self, job: Job) -> None:
         """Run a job as a savepoint of the open transaction."""
@@ -541,7 +529,7 @@ class WritableDatabase(Database):
         if self._synchronous == "full" and self._connection.total_changes() == changes_before:
             # All that was stated is recorded already, perhaps by a neighbour that was killed before its sync.
             try:
-                _sync_wal(self._connection.filename_wal, self.vfs)
+                wal.sync(self._connection.filename_wal, self.vfs)
             except apsw.Error as error:
                 raise self._translated(error) from error
         self._refuse_another_file()
@@ -556,7 +544,7 @@ class WritableDatabase(Database):
         database, and `rm` does so anyway; SQLite goes on writing to the unlinked file without an error.
         """
         for name, opened in self._files:
-            if _identity(name) != opened:
+            if files.identity(name) != opened:
                 what = "-wal file" if name != self.path else "file"
                 self._ended = FailedStoreError(
                     self.path,
@@ -596,13 +584,13 @@ class ReadOnlyDatabase(Database):
         self.busy_timeout_ms = 5000
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         try:
-            if not _is_store_file(path):
+            if not files.is_store_file(path):
                 raise StoreError(path, "no such file: check the path, or open it with CheckpointStore() to make it")
             self._open_settled()
         except (apsw.Error, UnicodeDecodeError) as error:
             raise self._translated(error) from error
         except OSError as error:
-            raise _from_os(path, error) from error
+            raise files.from_os(path, error) from error
 
     def read(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.read`, whatever has become of the files around it since the last call."""
@@ -622,7 +610,7 @@ class ReadOnlyDatabase(Database):
                         raise self._translated(error) from error
                     continue
                 except OSError as error:
-                    raise _from_os(self.path, error) from error
+                    raise files.from_os(self.path, error) from error
                 if not self._stale():
                     return result
             raise StoreBusyError(self.path, self.busy_timeout_ms)
@@ -653,17 +641,17 @@ class ReadOnlyDatabase(Database):
 
     def _open_as_found(self, *, waited: bool) -> None:
         self._surroundings = self._look()
-        wal, shm = self._surroundings[1:]
+        of_wal, of_shm = self._surroundings[1:]
         path, how = self.path, "mode=ro&readonly_shm=1"
         # A header without a frame says nothing, and SQLite would wait for ever for the writer that was killed after it.
-        frames = wal is not None and wal[0] > _WAL_HEADER_BYTES
-        self._live = shm is not None and frames and not waited
+        frames = of_wal is not None and of_wal[0] > wal.HEADER_BYTES
+        self._live = of_shm is not None and frames and not waited
         if not self._live:
             how = "mode=ro&immutable=1"
             if frames:
                 path, how = self._copied(), "mode=rw"
-        _refuse_foreign_header(self.path, self.vfs)
-        self._connection = _connect(path, how, self.vfs)
+        refuse_foreign_header(self.path, self.vfs)
+        self._connection = connect(path, how, self.vfs)
         self._bound_queries()
         self._connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
         self._connection.pragma("query_only", True)
@@ -732,280 +720,17 @@ class ReadOnlyDatabase(Database):
         for suffix, kind in (("", apsw.SQLITE_OPEN_MAIN_DB), ("-wal", apsw.SQLITE_OPEN_WAL)):
             # Through the VFS: closing a descriptor of our own would drop the locks that this process may have on it.
             with (
-                _vfs_file(self.path + suffix, self.vfs, kind | apsw.SQLITE_OPEN_READONLY) as file,
+                files.vfs_file(self.path + suffix, self.vfs, kind | apsw.SQLITE_OPEN_READONLY) as file,
                 Path(copy + suffix).open("wb") as made,
             ):
                 size = file.xFileSize() if file else 0
-                made.writelines(_read(file, _REWRITE_BYTES, offset) for offset in range(0, size, _REWRITE_BYTES))
+                made.writelines(files.read(file, files.PIECE_BYTES, offset) for offset in range(0, size, files.PIECE_BYTES))
         return copy
 
 
 def _unrecovered(error: Exception) -> bool:
     """Whether a reader found a WAL whose index has to be made anew, which only a writer may."""
     return getattr(error, "extendedresult", 0) in {apsw.SQLITE_READONLY_RECOVERY, apsw.SQLITE_READONLY_CANTINIT}
-
-
-def size_bytes(path: str) -> int:
-    """How large a file is, together with its WAL; of what is not on the disk, 0."""
-    size = 0
-    for suffix in ("", "-wal"):
-        with contextlib.suppress(FileNotFoundError):
-            size += os.stat(path + suffix).st_size  # noqa: PTH116 - nothing may open the file
-    return size
-
-
-def absolute(path: object) -> str:
-    """
-    The one absolute name of a file, symbolic links resolved.
-
-    A path is a path: `:memory:`, `file:x?mode=ro` and `` are names to SQLite, and options to nobody.
-
-    Raises:
-        InvalidArgumentError: It is not the path of a file.
-    """
-    try:
-        given = os.fspath(path)  # type: ignore[call-overload]
-    except TypeError:
-        raise InvalidArgumentError("path", path, "must be a str or a path object") from None
-    if type(given) is bytes:
-        given = os.fsdecode(given)
-    if type(given) is not str or not given or "\0" in given:
-        raise InvalidArgumentError("path", path, "must be a path without NUL characters")
-    try:
-        length = len(given.encode())
-    except UnicodeEncodeError:
-        raise InvalidArgumentError("path", path, "must be UTF-8, as SQLite's VFS takes names: rename the file") from None
-    if length > _LONGEST_PATH:
-        raise InvalidArgumentError("path", path, f"must have at most {_LONGEST_PATH:,} bytes")
-    return os.path.realpath(given)
-
-
-def _connect(path: str, how: str, vfs: str | None, busy_timeout_ms: int = 5000) -> apsw.Connection:
-    """Open an existing file, with everything off that a hostile file could use (https://sqlite.org/security.html)."""
-    uri = f"file:{quote_from_bytes(os.fsencode(path))}?{how}"
-    connection = apsw.Connection(uri, flags=_OPEN_FLAGS, vfs=vfs)
-    connection.set_busy_timeout(busy_timeout_ms)  # at once: a neighbour that closes the file locks it for an instant
-    # Before any statement: without it SQLite plans a cached statement anew whenever its parameters change, at 4 times
-    # the cost of a lookup (https://sqlite.org/c3ref/c_dbconfig_defensive.html, ENABLE_QPSG).
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-    connection.pragma("cell_size_check", True)
-    connection.pragma("mmap_size", 0)  # an I/O error on a mapped page is a signal that kills the process
-    return connection
-
-
-def _is_store_file(path: str) -> bool:
-    """Whether there is a file that may be a store; False if there is nothing, an error if it is anything else."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - nothing may open the file
-    except FileNotFoundError:
-        if not os.path.isdir(_directory(path)):  # noqa: PTH112
-            raise StoreError(path, "its directory does not exist: make it first") from None
-        return False
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise NotAStoreError(path, f"{kind}: name a file for the checkpoints")
-    if status.st_size == 0:
-        raise NotAStoreError(path, "empty, which a store never is: restore it from a copy, or remove it to start anew")
-    return True
-
-
-def _refuse_foreign_header(path: str, vfs: str | None) -> None:
-    """
-    Look at the header only, through the VFS, which knows of the locks of this process (no `open()` of ours does).
-
-    No connection: that would take a lock and wake a WAL, which could be another application's; and an `immutable` one,
-    which does neither, calls a file malformed that was being written back from its WAL when the power went.
-    """
-    with _vfs_file(path, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY) as file:
-        header = _read(file, schema.HEADER_BYTES, 0)
-    try:
-        schema.refuse_another_version(header, path)
-    except NotAStoreError:
-        # Power loss may leave any page torn that was being written back; the WAL has it whole, the first page too.
-        kept = _first_page_in_wal(f"{path}-wal", vfs)
-        if kept is None:
-            raise
-        schema.refuse_another_version(kept, path)
-
-
-def _first_page_in_wal(wal: str, vfs: str | None) -> bytes | None:
-    """
-    The header of the database as its WAL has it, or None.
-
-    Source:
-        https://sqlite.org/fileformat2.html#the_write_ahead_log
-    """
-    found = None
-    with _vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
-        if file is None:
-            return None
-        size = file.xFileSize()
-        page_bytes = int.from_bytes(_read(file, 32, 0)[8:12], "big")
-        if page_bytes < 512:
-            return None
-        for offset in range(32, size, 24 + page_bytes):
-            frame = _read(file, 24 + schema.HEADER_BYTES, offset)
-            if int.from_bytes(frame[:4], "big") == 1:
-                found = frame[24:]
-    return found
-
-
-def _read(file: apsw.VFSFile | None, length: int, offset: int) -> bytes:
-    """What there is to read, up to `length` bytes."""
-    return b"" if file is None else file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
-
-
-def _warn_of_remote(path: str) -> None:
-    kind = remote_kind(path)
-    if kind is not None:
-        warnings.warn(
-            f"{path}: on a file system of the kind {kind}, which may lie on another machine, where locks and the shared "
-            "memory of the WAL cannot be relied upon: keep the store on a local disk, and copy it with backup()",
-            MilepostWarning,
-            stacklevel=4,
-        )
-
-
-def _create(path: str, vfs: str | None, keyed: Hash | None) -> None:
-    """Make a new store; one that another process has put there meanwhile is as good."""
-    with contextlib.suppress(FileExistsError), put_in_place(path) as aside:
-        connection = _connect(aside, "mode=rw", vfs)
-        try:
-            connection.pragma("journal_mode", "wal")
-            connection.pragma("synchronous", "full")
-            with connection:
-                schema.create(connection, keyed)
-        finally:
-            connection.close()  # writes the WAL back into the file, syncs it and removes the WAL
-
-
-def copy(connection: apsw.Connection, path: str) -> None:
-    """
-    Make an exact copy of a store, as it was at one moment, while others write.
-
-    Source:
-        https://sqlite.org/backup.html; all pages in one step, which is one read transaction: in WAL mode it stops no writer.
-    """
-    try:
-        with put_in_place(path) as aside:
-            target = apsw.Connection(aside)
-            try:
-                target.pragma("synchronous", "full")
-                with target.backup("main", connection, "main") as backup:
-                    backup.step(-1)
-            finally:
-                target.close()
-    except FileExistsError as error:
-        raise StoreError(path, "there is a file already, and a backup never overwrites: choose another path") from error
-    except OSError as error:
-        raise _from_os(path, error) from error
-
-
-@contextlib.contextmanager
-def put_in_place(path: str) -> Iterator[str]:
-    """
-    Give another name to make a file under, and link it into place: all of it, durably, or nothing.
-
-    The file is readable by its owner only. FileExistsError where there is one in place already.
-    """
-    handle, aside = tempfile.mkstemp(prefix=_ASIDE, suffix=".new", dir=_directory(path))
-    os.close(handle)
-    try:
-        yield aside
-        os.link(aside, path)
-    finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            Path(aside + suffix).unlink(missing_ok=True)
-    _sync_directory(path)
-
-
-def _refuse_second_name(path: str) -> None:
-    """
-    A file with two names would be written through two WALs, and break.
-
-    For an instant a new file has two, until `put_in_place` has removed the first; a kill in that instant leaves it there.
-    """
-    identity = _identity(path)
-    for name in os.listdir(_directory(path)):  # noqa: PTH208 - `path` is a str, whatever it contains
-        other = os.path.join(_directory(path), name)  # noqa: PTH118
-        if name.startswith(_ASIDE) and _identity(other) == identity:
-            Path(other).unlink(missing_ok=True)
-    if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
-        raise StoreError(path, "the file has a second name (a hard link), and writing through both would break it: copy it")
-
-
-def _make_wal_durable(wal: str, vfs: str | None) -> None:
-    """
-    Write the WAL's bytes again where they stand, and sync them; call it with the write lock held.
-
-    What a killed process wrote and did not sync is in the page cache only: visible, and gone with the power. Syncing is
-    not enough, because after a sync that failed the kernel takes the lost pages for clean and has nothing to write.
-    """
-    with _vfs_file(wal, vfs, _WAL_FLAGS) as file:
-        size = file.xFileSize() if file else 0
-        if file and size:
-            for offset in range(0, size, _REWRITE_BYTES):
-                file.xWrite(file.xRead(min(_REWRITE_BYTES, size - offset), offset), offset)
-            file.xSync(apsw.SQLITE_SYNC_FULL)
-
-
-def _sync_wal(wal: str, vfs: str | None) -> None:
-    """Make durable what is written in the WAL; nothing to do takes 20 µs."""
-    with _vfs_file(wal, vfs, _WAL_FLAGS) as file:
-        if file:
-            file.xSync(apsw.SQLITE_SYNC_FULL)
-
-
-@contextlib.contextmanager
-def _vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | None]:
-    """A file, opened through the VFS, so that a test that records what reaches the disk sees it too; None for no file."""
-    try:
-        file = apsw.VFSFile(vfs or "", path, [flags, 0])
-    except apsw.CantOpenError:
-        yield None
-        return
-    try:
-        yield file
-    finally:
-        file.xClose()
-
-
-def _sync_directory(path: str) -> None:
-    """Make the entry of a file in its directory durable."""
-    if os.name == "nt":  # a directory cannot be opened there, and its entries are journalled
-        return
-    directory = os.open(_directory(path), os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _directory(path: str) -> str:
-    return os.path.dirname(path)  # noqa: PTH120 - `path` is a str, whatever it contains
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file a name stands for, or None for no file."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - runs at each commit: 1 µs, pathlib 3 µs
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _from_os(path: str, error: OSError) -> MilepostError:
-    if isinstance(error, MilepostError):  # StoreBusyError is a TimeoutError, and so an OSError
-        return error
-    if isinstance(error, PermissionError) or error.errno == 30:  # EROFS
-        return ReadOnlyStoreError(path, f"{error.strerror}: check the permissions of the file and its directory")
-    if error.errno == 28:  # ENOSPC
-        return StoreFullError(path, "no space left on the disk: free some and try again")
-    return StoreError(path, f"{error.strerror}: check the path and the disk")
 
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()

@@ -7,11 +7,11 @@ import warnings
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from milepost import append, compare, rows, verify
+from milepost import append, compare, files, rows, verify
 from milepost.arguments import check_bool, check_callable, check_integer, check_name, check_optional_name
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
-from milepost.database import ReadOnlyDatabase, WritableDatabase, absolute, size_bytes
+from milepost.database import ReadOnlyDatabase, WritableDatabase
 from milepost.errors import ClosedStoreError, InvalidArgumentError, MilepostError, StoreError, kind
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.signature import keyed
@@ -93,7 +93,7 @@ class CheckpointStore:
         self._clock = clock
         self._durability: str | None = durability
         self._database = WritableDatabase(
-            absolute(path), synchronous=durability, busy_timeout_ms=busy_timeout_ms, vfs=vfs, keyed=hashed
+            files.absolute(path), synchronous=durability, busy_timeout_ms=busy_timeout_ms, vfs=vfs, keyed=hashed
         )
 
     @classmethod
@@ -119,7 +119,7 @@ class CheckpointStore:
         hashed = _keyed(key)
         del key
         store = cls.__new__(cls)
-        store._become_readonly(ReadOnlyDatabase(absolute(path), vfs, hashed))  # noqa: SLF001 - an instance of its own
+        store._become_readonly(ReadOnlyDatabase(files.absolute(path), vfs, hashed))  # noqa: SLF001 - an instance of its own
         return store
 
     def _become_readonly(self, database: ReadOnlyDatabase) -> None:
@@ -504,7 +504,7 @@ class CheckpointStore:
         verification, verified_at_ms = self._verified or (None, None)
         return StoreSummary(
             path=self.path,
-            size_bytes=size_bytes(self.path),
+            size_bytes=files.size_bytes(self.path),
             durability=self._durability,
             at_ms=_wall_clock(),  # not the clock of the store, which stamps entries and may be anything
             head=found.head,
@@ -610,7 +610,7 @@ class CheckpointStore:
         Raises:
             StoreError: There is a file already, or it cannot be written; nothing is left behind.
         """
-        target = absolute(path)
+        target = files.absolute(path)
         self._database.copy_to(target)
         with type(self).open_readonly(target) as made:
             return made.head()

@@ -7,7 +7,7 @@ import sys
 import apsw
 
 from chains import entry
-from milepost import CheckpointStore, MilepostError, database, schema
+from milepost import CheckpointStore, MilepostError, creation, schema
 
 
 def in_place(path: str, vfs: str | None, keyed: object) -> None:
@@ -23,7 +23,7 @@ def in_place(path: str, vfs: str | None, keyed: object) -> None:
 
 
 if "in place" in sys.argv:
-    database._create = in_place
+    creation.create = in_place
 for line in sys.stdin:
     try:
         with CheckpointStore(line.strip(), busy_timeout_ms=60_000) as store:

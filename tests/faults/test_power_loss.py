@@ -13,7 +13,7 @@ import apsw
 import pytest
 from power_loss import Dose, Tally, failed_sync, interrupted_recovery, kill_retry_power_loss, power_loss
 
-from milepost import database, schema
+from milepost import creation, database, files, schema, wal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -138,19 +138,19 @@ def test_a_store_that_trusts_the_wal_it_finds_is_caught(
     hunt: Callable[[Dose], Tally], stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the rewrite of the WAL on opening, what a new process has shown is lost."""
-    monkeypatch.setattr(database, "_make_wal_durable", lambda wal, vfs: None)
+    monkeypatch.setattr(wal, "make_durable", lambda wal, vfs: None)
     assert _caught(hunt, Dose(SEED, stride=stride), "LOST")
 
 
 def test_a_store_that_only_syncs_the_wal_it_finds_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failed sync the kernel has nothing to write: the bytes themselves must be written again."""
-    monkeypatch.setattr(database, "_make_wal_durable", database._sync_wal)
+    monkeypatch.setattr(wal, "make_durable", wal.sync)
     assert _caught(failed_sync, Dose(SEED, stride=5), "LOST")
 
 
 def test_a_store_whose_directory_is_never_synced_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was linked and not made durable in its directory is gone."""
-    monkeypatch.setattr(database, "_sync_directory", lambda path: None)
+    monkeypatch.setattr(files, "sync_directory", lambda path: None)
     assert _caught(power_loss, Dose(SEED), "LOST: the answer to step 0")
 
 
@@ -166,7 +166,7 @@ def test_a_store_that_is_created_in_place_is_caught(monkeypatch: pytest.MonkeyPa
         finally:
             connection.close()
 
-    monkeypatch.setattr(database, "_create", in_place)
+    monkeypatch.setattr(creation, "create", in_place)
     assert _caught(power_loss, Dose(SEED), "refused: NotAStoreError", "refused: StoreError")
 
 

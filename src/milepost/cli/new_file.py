@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from milepost.database import absolute, put_in_place
+from milepost.creation import put_in_place
 from milepost.errors import StoreError
+from milepost.files import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
