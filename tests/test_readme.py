@@ -51,6 +51,19 @@ def test_the_exit_codes_are_those_of_the_help() -> None:
     assert table == {number: meaning for number, meaning in helped.items() if int(number) < 128}
 
 
+def test_every_promise_names_tests_that_exist() -> None:
+    """And so does every other mention of a test."""
+    named = set(re.findall(r"[\w/]*test_\w+\.py", README))
+    assert len(named) > 10
+    assert [name for name in named if not (TOP / "tests" / name).exists()] == []
+
+
+def test_every_link_within_the_repository_leads_somewhere() -> None:
+    """Pictures and pages."""
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert [link for link in links if not (TOP / link).exists()] == []
+
+
 def test_the_two_commands_do_all_the_set_up() -> None:
     """The first runs the demo, the second the tests; `.ci/run` runs both, word for word."""
     demo, tests = COMMANDS
