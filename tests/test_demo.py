@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -218,6 +219,15 @@ def test_the_lines_to_try_next_run(shown: Shown) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.endswith("True\n")
+
+
+@pytest.mark.parametrize("command", ["summary", "verify"])
+def test_the_commands_to_try_next_run(shown: Shown, command: str) -> None:
+    """As a shell takes them."""
+    line = next(line for line in shown.output.splitlines() if line.startswith(f"    milepost {command} "))
+    arguments = [sys.executable, "-W", "error", "-m", *shlex.split(line)]
+    ended = subprocess.run(arguments, cwd=shown.file.parent, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_long_path_breaks_no_line(tmp_path: Path) -> None:

@@ -170,4 +170,4 @@ def test_a_view_for_notebooks_is_imported_by_nobody_before_a_notebook_asks() -> 
         "collections",
         "milepost",
     }
-    assert _imports(html) == {"summary", "times"}
+    assert _imports(html) == {"summary", "times", "visible"}

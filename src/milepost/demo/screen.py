@@ -40,11 +40,6 @@ def console() -> Console:
     return made
 
 
-def printable(text: str) -> str:
-    """A name from outside as it may stand on a screen: nothing in it that a terminal obeys."""
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
 def title(to: Console, text: str) -> None:
     """What all of it is."""
     to.print(Text(text, style="bold", overflow="fold"))

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost.demo import pipeline, proof, screen
 from milepost.demo.pipeline import RUN_ID, STAGES
 from milepost.errors import InvalidArgumentError, MilepostError
 from milepost.store import CheckpointStore
+from milepost.visible import visible
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -43,6 +45,8 @@ from milepost import CheckpointStore
 with CheckpointStore.open_readonly({path!r}) as store:
     print(store.resume_points("demo"), store.verify().ok)
 
+milepost summary {quoted}
+milepost verify {quoted}
 milepost demo --input FILE.csv --event-time COLUMN --by COLUMN"""
 
 
@@ -110,9 +114,9 @@ def show(source: Source, output: str | None, *, overwrite: bool) -> bool:
 
 def _acts(to: Console, source: Source, path: str, expected: Totals, began: float) -> bool:
     job = Job.over(source, sum(records for records, _ in expected.values()))
-    screen.title(to, "milepost demo: " + (source.title or screen.printable(Path(source.path).name)))
-    by = "day" if source.by is None else f"{screen.printable(source.by)} and day"
-    screen.say(to, f"extract, transform, load; totals per {by}; all in {screen.printable(path)}")
+    screen.title(to, "milepost demo: " + (source.title or visible(Path(source.path).name)))
+    by = "day" if source.by is None else f"{visible(source.by)} and day"
+    screen.say(to, f"extract, transform, load; totals per {by}; all in {visible(path)}")
     screen.heading(to, "1. Straight from the CSV, in plain Python")
     screen.say(to, f"{job.records:,} records, {len(expected):,} totals, {time.monotonic() - began:.1f} s")
 
@@ -145,7 +149,7 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
         if check.fault is None:
             screen.say(to, f"ok    {check.claim}", style="green")
         else:
-            screen.say(to, f"FAIL  {check.claim}: {screen.printable(check.fault)}", style="bold red")
+            screen.say(to, f"FAIL  {check.claim}: {visible(check.fault)}", style="bold red")
 
     screen.heading(to, "7. The figures, where a record counts once for each stage")
     kept = sum(point.watermark.offset for point in points.values())
@@ -166,12 +170,12 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
         {
             "checkpoints": f"{head.entries:,}, with batches of {job.every:,}",
             "signature": head.signature,
-            "file": f"{screen.printable(path)}, {size / 1e6:,.1f} MB",
+            "file": f"{visible(path)}, {size / 1e6:,.1f} MB",
             "time": f"{time.monotonic() - began:.1f} s for all of this",
         },
     )
     screen.heading(to, "What to try next")
-    screen.code(to, _NEXT.format(path=path))
+    screen.code(to, _NEXT.format(path=path, quoted=quote(visible(path))))
     screen.heading(
         to, "NOT PROVEN: see FAIL above." if failed else "Proven: killed, resumed, and every record counted once."
     )
@@ -277,14 +281,14 @@ def _table_of_totals(to: Console, source: Source, totals: Totals) -> None:
         sums[category] += value
     columns = [("days", True), ("records", True)]
     if source.by is not None:
-        columns = [(screen.printable(source.by), False), *columns]
+        columns = [(visible(source.by), False), *columns]
     if source.summed is not None:
-        columns = [*columns, (f"sum of {screen.printable(source.summed)}", True)]
+        columns = [*columns, (f"sum of {visible(source.summed)}", True)]
     rows = []
     for category, records in counts.most_common(_SHOWN):
         row = [f"{days[category]:,}", f"{records:,}"]
         if source.by is not None:
-            row = [screen.printable(category) or "-", *row]
+            row = [visible(category) or "-", *row]
         if source.summed is not None:
             row = [*row, _number(sums[category])]
         rows.append(tuple(row))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost.summary import STAGES_SHOWN, contents, counted, how_opened, size, verified
 from milepost.times import iso, lasting
+from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -273,8 +274,8 @@ def _text(text: str) -> str:
 
     `<bdi>` keeps a name that is written from right to left from reordering its neighbours.
     """
-    visible = escape(text if text.isprintable() else ascii(text)[1:-1])
-    return visible if visible.isascii() else f"<bdi>{visible}</bdi>"
+    shown = escape(visible(text))
+    return shown if shown.isascii() else f"<bdi>{shown}</bdi>"
 
 
 def _name(text: str) -> str:
