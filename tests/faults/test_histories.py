@@ -68,6 +68,7 @@ def _contradictions(log: list[Operation], recorded: list[tuple[str, str]]) -> li
     keys = [key for key, _ in recorded]
     if len(set(keys)) < len(keys):
         found.append("a key is recorded twice")
+    signatures = ["00" * 32, *(signature for _, signature in recorded)]
     places = {key: position for position, key in enumerate(keys, start=1)}
     for operation in log:
         if "key" in operation:
@@ -76,7 +77,7 @@ def _contradictions(log: list[Operation], recorded: list[tuple[str, str]]) -> li
                 found.append(f"{operation['key']} was acknowledged and is not there")
             elif (place, recorded[place - 1][1]) != (operation["position"], operation["signature"]):
                 found.append(f"{operation['key']} was acknowledged at {operation['position']} and is at {place}")
-        elif operation["entries"] and recorded[operation["entries"] - 1][1] != operation["signature"]:
+        elif operation["signature"] not in signatures[operation["entries"] :][:1]:
             found.append(f"a head of {operation['entries']} entries was never the chain's")
     # Whoever asked after somebody was answered sees that, and comes after it.
     reached = sorted((each["ended"], each["position"] if "position" in each else each["entries"]) for each in log)
@@ -121,7 +122,7 @@ def test_an_answer_that_is_lost_doubled_or_out_of_time_is_caught(told: Told) -> 
     """The checker of these logs finds each kind of lie."""
     log, recorded = told
     assert _contradictions(log, recorded) == []
-    assert "was acknowledged and is not there" in _contradictions(log, recorded[:-1])[0]
+    assert any("was acknowledged and is not there" in each for each in _contradictions(log, recorded[:-1]))
     assert "a key is recorded twice" in _contradictions(log, [*recorded, recorded[0]])
     appends = [operation for operation in log if "key" in operation and not operation["duplicate"]]
     heads = [operation for operation in log if operation.get("entries")]
