@@ -52,10 +52,23 @@ def test_the_exit_codes_are_those_of_the_help() -> None:
 
 
 def test_every_promise_names_tests_that_exist() -> None:
-    """And so does every other mention of a test."""
-    named = set(re.findall(r"[\w/]*test_\w+\.py", README))
-    assert len(named) > 10
+    """In the README and on the page of faults, whose commands all choose at least one test."""
+    faults = (TOP / "docs" / "faults.md").read_text(encoding="utf-8")
+    named = {name.removeprefix("tests/") for name in re.findall(r"[\w/]*test_\w+\.py", README + faults)}
+    assert len(named) > 20
     assert [name for name in named if not (TOP / "tests" / name).exists()] == []
+
+
+def test_every_command_of_the_page_of_faults_chooses_tests() -> None:
+    """A word after -k that is in no test's name would choose none, and pass."""
+    faults = (TOP / "docs" / "faults.md").read_text(encoding="utf-8")
+    commands = [shlex.split(command) for command in re.findall(r"`pytest (tests/[^`]+)`", faults)]
+    assert len(commands) > 30
+    for command in commands:
+        words = re.findall(r"\w+", command[command.index("-k") + 1]) if "-k" in command else []
+        files = [name for name in command if name.endswith(".py")]
+        tests = "\n".join(re.findall(r"def (test_\w+)", "".join((TOP / name).read_text(encoding="utf-8") for name in files)))
+        assert [word for word in words if word not in {"and", "or"} and word not in tests] == [], command
 
 
 def test_every_link_within_the_repository_leads_somewhere() -> None:
