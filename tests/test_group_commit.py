@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Recorder:
     """Counts the groups that are committed."""
 
-    def __init__(self) -> None:
-        self.group = GroupCommit(self.commit)
+    def __init__(self, patience_us: int = 0) -> None:
+        self.group = GroupCommit(self.commit, patience_us)
         self.sizes: list[int] = []
         self.hold = threading.Event()
         self.hold.set()
@@ -54,6 +54,23 @@ def test_a_thread_that_is_alone_leads_at_once() -> None:
     recorder = Recorder()
     assert [recorder.group.run(lambda: 1), recorder.group.run(lambda: 2)] == [1, 2]
     assert recorder.sizes == [1, 1]
+
+
+def test_a_leader_with_patience_waits_for_those_of_the_last_group() -> None:
+    """Four threads that come back at once are one group each time, not one and then three; and a leftover one ends."""
+    recorder = Recorder(patience_us=200_000)
+
+    def fifty() -> None:
+        for _ in range(50):
+            recorder.group.run(lambda: time.sleep(0.0005))  # the others come meanwhile
+
+    threads = [threading.Thread(target=fifty) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(recorder.sizes) == 200
+    assert len(recorder.sizes) <= 60
 
 
 def test_all_that_waits_is_written_together_and_a_failure_is_its_callers_own() -> None:

@@ -64,6 +64,7 @@ _STEPS: Final = 20_000  # of SQLite's virtual machine, between two looks at whet
 _STEPS_PER_BYTE: Final = 200  # of the file; an integrity check of a sink with twenty CHECKs takes 16
 _AHEAD_PAGES: Final = 64  # how far the WAL grows ahead of what is written to it, at least
 _CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
+_PATIENCE_US: Final = {"full": 100, "normal": 0}  # a sync of the disk takes longer, a write to its cache does not
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
 
@@ -260,7 +261,7 @@ class WritableDatabase(Database):
         self._reader: ReadOnlyDatabase | None = None  # for `read_committed`, from the first use on
         self._reader_lock = threading.Lock()
         self._synchronous = synchronous
-        self._group = GroupCommit(self._commit)
+        self._group = GroupCommit(self._commit, _PATIENCE_US[synchronous])
         try:
             if not files.is_store_file(path):
                 creation.create(path, vfs, keyed)

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_PATIENCE_NS: Final = 100_000  # less than one sync of the disk takes
-
-
 class Job:
     """Something to write, and in the end what came of it: an `outcome`, or an `error`."""
 
@@ -41,9 +38,11 @@ class GroupCommit:
     Args:
         commit: Runs the work of some jobs in one transaction, and gives each its `outcome` or its `error`. It calls `take`
             for the jobs that are queued once nothing else keeps it from writing.
+        patience_us: How long, in µs, a commit may wait for another job to come: less than it takes by itself.
     """
 
-    def __init__(self, commit: Callable[[list[Job]], None]) -> None:
+    def __init__(self, commit: Callable[[list[Job]], None], patience_us: int = 0) -> None:
+        self._patience_ns = patience_us * 1000
         self._commit = commit
         self._mutex = threading.Lock()
         self._queue: deque[Job] = deque()
@@ -117,7 +116,7 @@ class GroupCommit:
             now = time.monotonic_ns()
             if queued > came:
                 came, since = queued, now
-            elif now - since > _PATIENCE_NS:
+            elif now - since >= self._patience_ns:
                 return
             time.sleep(0)  # gives the interpreter to another thread
 
