@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
+import arro3.core as arrow
 import pytest
 
 from chains import chain, entry
 from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, Watermark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 CHILD = Path(__file__).with_name("appending_child.py")
 
@@ -137,6 +138,38 @@ def test_a_directory_without_write_permission_is_enough(make: Callable[[Path], N
         shutil.rmtree(directory)
 
 
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, for a test to make read-only."""
+    directory = tmp_path / "mounted"
+    directory.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "tmpfs", directory], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("nobody may mount here")
+    yield directory
+    subprocess.run(["umount", directory], check=True)
+
+
+@pytest.mark.parametrize("make", SURROUNDINGS)
+def test_a_read_only_mount_is_enough(mounted: Path, make: Callable[[Path], None]) -> None:
+    """Where not even root can write: everything is read, and opening it to write is refused in words."""
+    path = mounted / "orders.milepost"
+    make(path)
+    subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
+    with pytest.raises(OSError, match="Read-only file system"):
+        (mounted / "new").touch()
+    with CheckpointStore.open_readonly(path) as store:
+        assert list(store.history()) == chain(50)
+        assert store.verify().ok
+        assert store.latest() == entry(50)
+        assert store.sql("SELECT max(position) AS last FROM checkpoint").to_polars()["last"].to_list() == [50]
+    with pytest.raises(ReadOnlyStoreError):
+        CheckpointStore(path)
+
+
 def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: Path) -> None:
     """Consistent at every look, while the writer writes, is killed, and another one starts and closes the file."""
     CheckpointStore(path).close()
@@ -176,16 +209,28 @@ def test_a_reader_of_a_closed_file_sees_what_a_writer_adds_afterwards(path: Path
         assert reader.verify().ok
 
 
-def test_a_forgotten_iterator_of_a_reader_pins_nothing(path: Path) -> None:
-    """The writer's WAL can be written back and reset."""
+WALKS: dict[str, Callable[[CheckpointStore], Iterator[object]]] = {
+    "history": lambda store: store.history(),
+    "receipts": lambda store: store.receipts("run-7", "load"),
+    "frame": lambda store: iter(arrow.RecordBatchReader.from_stream(store.frame())),
+    "sql": lambda store: iter(arrow.RecordBatchReader.from_stream(store.sql("SELECT * FROM checkpoint"))),
+}
+
+
+@pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS.keys())
+@pytest.mark.parametrize("opened", [CheckpointStore.open_readonly, CheckpointStore], ids=["reader", "writer"])
+def test_a_forgotten_walk_pins_nothing(
+    path: Path, walk: Callable[[CheckpointStore], Iterator[object]], opened: Callable[[Path], CheckpointStore]
+) -> None:
+    """Another writer's WAL can be written back and reset, and the walk goes on afterwards."""
     with CheckpointStore(path, durability="normal") as store:
-        store.append_many(chain(2500))
-        with CheckpointStore.open_readonly(path) as reader:
-            history = reader.history()
-            assert next(history) == entry(1)
+        store.append_many(chain(12_000))
+        with opened(path) as other:
+            forgotten = walk(other)
+            next(forgotten)
             connection = store._database._connection
             assert connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
-            assert sum(1 for _ in history) == 2499
+            assert sum(1 for _ in forgotten) > 0
 
 
 def test_every_verb_that_writes_is_refused(path: Path) -> None:
