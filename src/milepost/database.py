@@ -97,6 +97,7 @@ class Database:
         self._lock = threading.RLock()
         # How many _STEPS the query under way has taken; None while the caller's own statements run.
         self._steps: int | None = 0
+        self._changes = 0
         # Why nothing more can be done here: closed, forked or failed. Looked at before the lock, which a fork may have
         # copied while another thread held it.
         self._ended: StoreError | None = None
@@ -171,12 +172,11 @@ class Database:
         def endless() -> bool:
             if self._steps is None:
                 return False
+            changes = self._connection.total_changes()
+            if changes != self._changes:  # a batch that goes on writing rows comes to its end
+                self._changes, self._steps = changes, 0
             self._steps += 1
-            return self._steps > 100 and self._steps * _STEPS > _STEPS_PER_BYTE * sum(
-                os.stat(name).st_size  # noqa: PTH116 - nothing may open the file
-                for name in (self.path, f"{self.path}-wal")
-                if os.path.exists(name)  # noqa: PTH110
-            )
+            return self._steps > 100 and self._steps * _STEPS > _STEPS_PER_BYTE * files.size_bytes(self.path)
 
         self._connection.set_progress_handler(endless, _STEPS)
 
