@@ -106,7 +106,7 @@ def test_what_is_no_store_is_refused_and_not_touched(
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("length", [100, 512, 4096, 8192, 20000])
+@pytest.mark.parametrize("length", [100, 512, 2048, 4096, 8192, 20000])
 def test_a_truncated_store_is_told_sooner_or_later(path: Path, length: int) -> None:
     """At opening, or by what is asked of it; never a raw exception, never a wrong answer."""
     _truncated(length)(path)

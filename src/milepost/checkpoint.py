@@ -180,7 +180,7 @@ def resume_point(last: Checkpoint | None, run_id: str | None, stage: str) -> Res
     """The resume point that the last checkpoint of a stage gives; NoCheckpointError, with the names, where it is None."""
     if last is None:
         raise NoCheckpointError(run_id, stage)
-    return ResumePoint(last.run_id, last.stage, last.sequence, last.watermark)
+    return tuple.__new__(ResumePoint, last[:4])  # its fields are the first four of a checkpoint
 
 
 def chain_signature(entries: Iterable[Checkpoint]) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from milepost.signature import Hash
 
+# An append changes six pages and writes each whole: of 4,096 bytes, SQLite's own size, it takes a quarter longer with
+# durability normal; of 1,024 a batch takes a sixth longer, and an entry 151 bytes instead of 147.
+_PAGE_BYTES: Final = 2048
 _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 
 
@@ -27,6 +30,7 @@ def create(path: str, vfs: str | None, keyed: Hash | None) -> None:
     with contextlib.suppress(FileExistsError), put_in_place(path) as aside:
         connection = connect(aside, "mode=rw", vfs)
         try:
+            connection.pragma("page_size", _PAGE_BYTES)
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
             with connection:

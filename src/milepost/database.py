@@ -252,10 +252,10 @@ class WritableDatabase(Database):
         self._writing_thread: int | None = None
         self._wal_pages = self._written_back = 0
         self._wal_room = 1  # how many pages it has without growing; not for the very first commit
-        # How long the WAL may get: 16 MB. SQLite's own figure, a quarter of that, suits statements that change one page; an
-        # append changes six. Up to 4,062 pages a reader searches one table of the WAL's index.
+        # How long the WAL may get: 8 MB. SQLite's own figure, 1,000 pages, suits statements that change one page; an append
+        # changes six. Up to 4,062 pages a reader searches one table of the WAL's index.
         self.write_back_pages = 4000
-        self.long_wal_pages = 65_536
+        self.long_wal_pages = 131_072
         self._long_wal_told = False
         self._cut_short = False
         self._reader: ReadOnlyDatabase | None = None  # for `read_committed`, from the first use on
@@ -519,8 +519,8 @@ class WritableDatabase(Database):
             # What was committed is committed, also where warnings are made errors.
             with contextlib.suppress(MilepostWarning):
                 warnings.warn(
-                    f"{self.path}: its -wal file has grown to {self._wal_pages * 4096 >> 20} MB, since somebody has been "
-                    "reading the file in one transaction all the while: end that transaction, or close what reads",
+                    f"{self.path}: its -wal file has grown to {self._wal_pages * self._page_bytes >> 20} MB, since somebody "
+                    "has been reading the file in one transaction all the while: end that transaction, or close what reads",
                     MilepostWarning,
                     stacklevel=2,
                 )

@@ -175,8 +175,12 @@ def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, 
     """The checkpoints with one key, in chain order: at most one in each stage of each run."""
     statement = _FIND[run_id is not None, stage is not None]
     found: list[tuple[Any, ...]] = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
-    found.sort()  # by position, which comes first; the index has them by run and stage
-    return [_checkpoint(*row[1:]) for row in found]
+    if len(found) > 1:
+        found.sort()  # by position, which comes first; the index has them by run and stage
+    return [
+        _checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)
+        for _, run, stage_name, sequence, offset, event_time_ms, key, at_ms in found
+    ]
 
 
 _FIND: Final = {

@@ -352,7 +352,8 @@ class CheckpointStore:
             NoCheckpointError: Nothing is recorded for it yet: start it from the beginning.
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
-        return resume_point(self.latest_for_stage(stage, run_id, as_of_ms=as_of_ms), run_id, stage)
+        check_name("stage", stage)
+        return resume_point(self._latest(run_id, stage, as_of_ms), run_id, stage)
 
     def resume_points(self, run_id: str | None = None, *, as_of_ms: Time | None = None) -> dict[str, ResumePoint]:
         """
@@ -398,8 +399,10 @@ class CheckpointStore:
             InvalidArgumentError: A name that no checkpoint can have.
         """
         check_name("idempotency_key", idempotency_key)
-        check_optional_name("stage", stage)
-        check_optional_name("run_id", run_id)
+        if stage is not None:
+            check_name("stage", stage)
+        if run_id is not None:
+            check_name("run_id", run_id)
         return iter(self._database.read(rows.find, idempotency_key, run_id, stage))
 
     def chain_signature(self, run_id: str | None = None) -> str:
