@@ -5,6 +5,7 @@ How fast milepost is, beside the least that SQLite can be made to do.
     pytest benchmarks -q --quick             a small dose, up to 100,000: under a minute
     pytest benchmarks -m long                lookups and opening at 10,000,000: needs 5 GB of disk, about 5 minutes
     python -m benchmarks.growth              curves over the size of the store, as a table and a picture
+    python -m benchmarks.forensics           what it costs to look into a large file
 
 Each `bench_<word>.py` asks one question. It measures milepost and the floor (`floor.py`) in turns, in one process and on
 one disk, and the table at the end has the ratios. A slow answer fails nothing; a wrong one fails the benchmark.

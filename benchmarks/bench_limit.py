@@ -1,0 +1,117 @@
+"""
+What does the file format itself cost? Rows made beforehand go into milepost's tables by raw APSW, beside the floor.
+
+Nothing is checked, hashed or looked up on the way: milepost cannot be faster than this without giving up an index that a
+lookup needs, or the unique ones that let nothing be recorded twice.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import count, islice
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from benchmarks import floor
+from benchmarks.bench_append import WARM, appending, as_it_is
+from benchmarks.race import each, together
+from benchmarks.workload import BATCH, RUN_ID, STAGE, one_run, random_key
+from milepost import CheckpointStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import apsw
+
+    from benchmarks.conftest import Dose
+    from benchmarks.race import Race, Timings
+    from benchmarks.workload import Row
+
+    Place = Callable[[], Path]
+
+ENTRY: Final = "INSERT INTO entry VALUES (?, 1, 1, ?, ?, ?, ?, ?, ?)"
+PROGRESS: Final = (
+    "INSERT INTO progress VALUES (1, 1, ?1, ?2) ON CONFLICT DO UPDATE SET entries = entries + ?1, signature = ?2"
+)
+SIGNATURE: Final = bytes(range(32))
+
+
+def opened(path: Path, synchronous: str) -> apsw.Connection:
+    """A file of milepost's with a run and a stage in it, and a connection as the floor has it."""
+    with CheckpointStore(path) as store, store.transaction() as connection:
+        connection.execute("INSERT INTO run VALUES (1, ?)", (RUN_ID,))
+        connection.execute("INSERT INTO stage VALUES (1, ?)", (STAGE,))
+    connection = floor.connect(path, synchronous)
+    connection.transaction_mode = "IMMEDIATE"
+    return connection
+
+
+def as_stored(row: Row) -> tuple[object, ...]:
+    """A row as milepost stores it."""
+    _, _, sequence, offset, event_time_ms, key, at_ms = row
+    return (sequence, sequence, offset, event_time_ms, key, at_ms, SIGNATURE)
+
+
+@pytest.mark.parametrize(("durability", "averaged"), [("full", None), ("normal", mean)])
+def test_append(race: Race, place: Place, dose: Dose, durability: str, averaged: Any) -> None:
+    """µs of one row in a transaction of its own: an entry in five B-trees, and the progress of its stage."""
+    operations = dose.of(200, 50)
+    connection = floor.create(place(), durability)
+    bare = opened(place(), durability)
+    numbers = count(1)
+
+    def append(row: tuple[object, ...]) -> None:
+        with bare:
+            bare.execute(ENTRY, row)
+            bare.execute(PROGRESS, (1, SIGNATURE))
+
+    def ours() -> Callable[[], Timings]:
+        rows = [as_stored(one_run(number)) for number in islice(numbers, operations)]
+        return lambda: each(append, rows)
+
+    theirs = appending(partial(connection.execute, floor.INSERT), as_it_is, operations)
+    for _ in range(WARM // operations):
+        theirs()()
+        ours()()
+    race(
+        f"raw rows into our tables, {durability}",
+        theirs,
+        ours,
+        rounds=dose.of(41, 11),
+        **({"averaged": averaged} if averaged else {}),
+    )
+    assert bare.execute("SELECT entries FROM progress").get == bare.execute("SELECT count(*) FROM entry").get
+    connection.close()
+    bare.close()
+
+
+@pytest.mark.parametrize("name", ["keys from offsets", "random keys"])
+def test_append_many(race: Race, place: Place, dose: Dose, name: str) -> None:
+    """µs a row of 100,000 in one transaction."""
+    rows = [one_run(number, random_key) if name == "random keys" else one_run(number) for number in range(1, BATCH + 1)]
+    stored = [as_stored(row) for row in rows]
+
+    def theirs() -> Callable[[], Timings]:
+        connection = floor.create(place())
+        return lambda: _closing(connection, together(lambda: floor.append_many(connection, rows), BATCH))
+
+    def ours() -> Callable[[], Timings]:
+        connection = opened(place(), "full")
+        connection.pragma("cache_size", -16_384)
+
+        def append() -> None:
+            with connection:
+                connection.executemany(ENTRY, stored)
+                connection.execute(PROGRESS, (BATCH, SIGNATURE))
+
+        return lambda: _closing(connection, together(append, BATCH))
+
+    race(f"raw rows into our tables, {name}", theirs, ours, rounds=dose.of(9, 3))
+
+
+def _closing(connection: apsw.Connection, timings: Timings) -> Timings:
+    connection.close()
+    return timings
