@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import apsw
@@ -76,6 +77,29 @@ def test_every_name_passes_through_every_verb_unharmed(path: Path) -> None:
     connection = apsw.Connection(str(copy))
     assert {name for (name,) in connection.execute("SELECT run_id FROM checkpoint")} == set(NAMES)
     connection.close()
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_any_text_comes_back_as_it_was(path: Path, count: int) -> None:
+    """Promise D2: characters drawn from all of Unicode but NUL and surrogates; a short text is seldom drawn twice."""
+    print(f"seed {count}")
+    chance = random.Random(count)
+
+    def text() -> str:
+        ranges = chance.choice([(1, 0x7F), (1, 0xD7FF), (0xE000, 0x10FFFF), (0x300, 0x36F), (0x2000, 0x206F)])
+        return "".join(chr(chance.randint(*ranges)) for _ in range(chance.randint(1, 24)))
+
+    drawn = dict.fromkeys(text() for _ in range(count))
+    recorded = [
+        Checkpoint(run_id, key, number, Watermark(number, number), key, number)
+        for number, (key, run_id) in enumerate(zip(drawn, [*drawn][::-1], strict=True))
+    ]
+    with CheckpointStore(path, durability="normal") as store:
+        for first in range(0, len(recorded), 5_000):
+            store.append_many(recorded[first : first + 5_000])
+        assert list(store.history()) == recorded
+        assert [list(store.find(entry.idempotency_key)) for entry in recorded[::20]] == [[entry] for entry in recorded[::20]]
+        assert store.chain_signature() == chain_signature(recorded)
 
 
 @settings(max_examples=50)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains import checkpoints, entry
@@ -61,6 +61,14 @@ def test_canonical_bytes_are_the_shortest_json_of_the_standard_library(given_ent
 @given(checkpoints, checkpoints)
 def test_two_checkpoints_share_canonical_bytes_only_if_they_are_equal(one: Checkpoint, other: Checkpoint) -> None:
     """The encoding is injective."""
+    assert (signed(one) == signed(other)) == (one == other)
+
+
+@pytest.mark.long
+@settings(max_examples=100_000)
+@given(checkpoints, checkpoints)
+def test_a_hundred_thousand_pairs_share_canonical_bytes_only_if_they_are_equal(one: Checkpoint, other: Checkpoint) -> None:
+    """Promise C7: no two records share bytes."""
     assert (signed(one) == signed(other)) == (one == other)
 
 

@@ -94,7 +94,9 @@ def _contradictions(log: list[Operation], recorded: list[tuple[str, str]]) -> li
 
 
 @pytest.mark.parametrize(
-    ("processes", "operations"), [(4, 150), pytest.param(8, 1_250, marks=pytest.mark.long)], ids=["600", "10000"]
+    ("processes", "operations"),
+    [(4, 150), pytest.param(8, 1_250, marks=pytest.mark.long), pytest.param(32, 1_000, marks=pytest.mark.long)],
+    ids=["600", "10000", "32000"],
 )
 def test_what_processes_are_told_is_what_one_after_the_other_would_be(path: Path, processes: int, operations: int) -> None:
     """Promises B1 and B4: appends, repetitions and heads of several processes, each once and in the order of time."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "1000"))
 """Every draw follows from it; set the variable to repeat a run, or to make another."""
 
+DOSE: Final = int(os.environ.get("MILEPOST_FAULT_DOSE", "1"))
+"""How many times as much the long doses draw."""
+
 
 def _run(hunt: Callable[[Dose], Tally], doses: Iterable[Dose]) -> Tally:
     """Go hunting, one seed after the other."""
@@ -45,7 +48,7 @@ def _reported(hunt: Callable[[Dose], Tally], began: float, tallies: Iterable[Tal
 
 
 def _seeds(count: int) -> range:
-    return range(SEED, SEED + count)
+    return range(SEED, SEED + count * DOSE)
 
 
 # The default dose
