@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from typing import TYPE_CHECKING
 
@@ -100,3 +101,48 @@ def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeyp
             store.append(entry(sequence))
         reader.close()
     assert 5 <= len(calls) <= 12
+
+
+def _left_by_a_kill(path: Path, appends: int) -> tuple[bytearray, list[int]]:
+    """The WAL of a store that was killed after so many appends, and where in it each of their commits begins."""
+    original = path.with_name("original")
+    ends = []
+    with CheckpointStore(original) as store:
+        for sequence in range(1, appends + 1):
+            ends.append(32 + store._database._wal_frames() * 2072)  # type: ignore[union-attr]
+            store.append(entry(sequence))
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{original}{suffix}", f"{path}{suffix}")
+    return bytearray(path.with_name(f"{path.name}-wal").read_bytes()), ends
+
+
+@pytest.mark.parametrize("damaged", range(12))
+def test_a_rotten_commit_in_the_wal_is_told_if_another_follows(path: Path, damaged: int) -> None:
+    """Promise C9: SQLite drops it, and all that follow, without a word; the last may have been torn by a loss of power."""
+    content, begins = _left_by_a_kill(path, 12)
+    content[begins[damaged] + 24 + 100] ^= 1  # in its first page
+    path.with_name(f"{path.name}-wal").write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with CheckpointStore(path) as store:
+            assert len(store) == damaged
+            store.append(entry(damaged + 1))
+            assert store.verify().ok
+    told = [str(warning.message) for warning in caught if isinstance(warning.message, MilepostWarning)]
+    assert [f"holds {12 - damaged} commits that cannot be read" in text for text in told] == [True] * (damaged < 11)
+
+
+def test_a_whole_wal_is_not_complained_of(path: Path) -> None:
+    """Nor one that has begun anew, with what is left of an earlier round behind it."""
+    _left_by_a_kill(path, 12)
+    with CheckpointStore(path) as store:
+        assert len(store) == 12
+    with CheckpointStore(path) as store:
+        store._database.write_back_pages = 20  # type: ignore[union-attr]
+        for sequence in range(13, 60):
+            store.append(entry(sequence))
+        left = path.with_name("left")
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{left}{suffix}")
+    with CheckpointStore(left) as store:
+        assert len(store) == 59

@@ -301,15 +301,29 @@ class WritableDatabase(Database):
         connection.set_wal_hook(self._note_wal)
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
         self._leave_wal_alone()  # until it is durable
+        frames = self._wal_frames()
         with connection:
             opened = [(name, files.identity(name)) for name in (self.path, connection.filename_wal)]
             self._files = [(name, identity) for name, identity in opened if identity is not None]
             if len(self._files) < 2 and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
+            unread = wal.unread_commits(connection.filename_wal, self.vfs, frames)
             wal.make_durable(connection.filename_wal, self.vfs)
             files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
+        if unread > 1 and self._wal_frames() == frames:  # else a neighbour has gone on meanwhile
+            warnings.warn(
+                f"{self.path}: its -wal file holds {unread} commits that cannot be read, since a page before them is not as "
+                "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
+                "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
+                MilepostWarning,
+                stacklevel=5,
+            )
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._steps = None
+
+    def _wal_frames(self) -> int:
+        """How many frames of the WAL SQLite reads."""
+        return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
 
     def read_committed(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.read_committed`."""

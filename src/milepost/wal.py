@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import apsw
 
@@ -41,6 +41,43 @@ def lengthen(wal: str, vfs: str | None, length: int) -> None:
         if file:
             for offset in range(file.xFileSize(), length, files.PIECE_BYTES):
                 file.xWrite(bytes(min(files.PIECE_BYTES, length - offset)), offset)
+
+
+def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
+    """
+    How many commits the WAL holds behind its first `frames`, which are all that SQLite reads.
+
+    A frame with a wrong checksum ends what SQLite reads: it drops that commit, and every later one, without a word. One
+    commit behind may be what a loss of power has torn before it was acknowledged. With durability full two cannot: the
+    second was written when the first was durable, so the disk has lost what it had.
+
+    Source:
+        https://sqlite.org/fileformat2.html#the_write_ahead_log
+    """
+    commits = 0
+    with files.vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+        header = files.read(file, HEADER_BYTES, 0)
+        frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
+        if file is None or not _whole(header):  # the first to be written of a round, and so what a kill may leave half done
+            return 0
+        for offset in range(HEADER_BYTES + frames * frame_bytes, file.xFileSize() - frame_bytes + 1, frame_bytes):
+            frame = file.xRead(FRAME_HEADER_BYTES, offset)
+            # Of this round of the WAL, by its salts; the last of a commit, since it tells the pages that the file then has.
+            commits += frame[8:16] == header[16:24] and frame[4:8] != bytes(4)
+    return commits
+
+
+def _whole(header: bytes) -> bool:
+    """Whether the header of a WAL has the checksum that it should have."""
+    if len(header) < HEADER_BYTES:
+        return False
+    order: Literal["big", "little"] = "big" if header[3] & 1 else "little"
+    words = [int.from_bytes(header[at : at + 4], order) for at in range(0, 24, 4)]
+    one = other = 0
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        one = (one + first + other) & 0xFFFFFFFF
+        other = (other + second + one) & 0xFFFFFFFF
+    return header[24:32] == one.to_bytes(4, "big") + other.to_bytes(4, "big")
 
 
 def first_page(wal: str, vfs: str | None) -> bytes | None:

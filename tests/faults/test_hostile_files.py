@@ -340,6 +340,7 @@ def _mutations(sample: int, seeds: range) -> list[Dose]:
     ]
 
 
+@pytest.mark.filterwarnings("ignore::milepost.MilepostWarning")  # a spoilt WAL is told of
 def test_a_sample_of_spoilt_files_raises_nothing_raw_and_lies_in_nothing() -> None:
     """Promise E3: bytes, blocks and pages overwritten, exchanged, taken out, put in."""
     tally = _every(mutate, *_mutations(250, range(SEED, SEED + 1)))

@@ -68,6 +68,7 @@ def test_a_flipped_bit_of_the_file_changes_no_answer_unnoticed(writable: bool) -
     assert tally.refused > 100
 
 
+@pytest.mark.filterwarnings("ignore::milepost.MilepostWarning")  # told, unless in the last commit
 @pytest.mark.parametrize("writable", [False, True])
 def test_a_flipped_bit_of_the_wal_drops_no_row_unnoticed_by_who_keeps_the_head(writable: bool) -> None:
     """A sample of them; SQLite takes the rest of such a WAL for a tear, and drops it without a word."""
