@@ -2,7 +2,7 @@
 How milepost's costs grow with the store: 1,000, 10,000 … entries, as a table and a picture.
 
     python -m benchmarks.growth                          up to 1,000,000: about a minute
-    python -m benchmarks.growth --largest 10000000       about 10 minutes, 2 GB of disk
+    python -m benchmarks.growth --largest 10000000       about 3 minutes, 2 GB of disk
 
 One store grows from size to size, in batches of 10,000, so that memory stays constant; a copy is kept at each size, and
 the lookups and openings of all sizes then take turns, so that a noisy minute touches all of them. The checkpoints are those
