@@ -8,7 +8,7 @@ import stat
 import sys
 from itertools import islice
 from time import sleep
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -21,13 +21,15 @@ from milepost.receipt import Head
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from milepost.checkpoint import Checkpoint
     from milepost.receipt import Receipt
     from milepost.times import Time
 
     _Recorded = tuple[Receipt, Checkpoint]
+
+_Listed = TypeVar("_Listed")
 
 _PAGE: Final = 1000
 _POLL_MS: Final = 500
@@ -41,29 +43,26 @@ def runs(file: str, as_json: bool) -> None:
     """Every run: how much it recorded, and when."""
     with CheckpointStore.open_readonly(file) as store:
         found = store.runs()
-    if as_json:
-        output.document([record.run(each) for each in found])
-        return
-    table = output.Table(
-        Column("run"),
-        Column("entries", "number"),
-        Column("stages", spare=1),
-        Column("first (UTC)", "time", spare=2),
-        Column("last (UTC)", "time"),
-        Column("signature", spare=3),
-    )
-    table.print(
+    _list(
+        found,
+        record.run,
         [
-            (
-                run.run_id,
-                output.count(run.entries),
-                ", ".join(run.stages),
-                output.time(run.first_at_ms),
-                output.time(run.last_at_ms),
-                run.signature[:_SIGNATURE],
-            )
-            for run in found
-        ]
+            Column("run"),
+            Column("entries", "number"),
+            Column("stages", spare=1),
+            Column("first (UTC)", "time", spare=2),
+            Column("last (UTC)", "time"),
+            Column("signature", spare=3),
+        ],
+        lambda each: (
+            each.run_id,
+            output.count(each.entries),
+            ", ".join(each.stages),
+            output.time(each.first_at_ms),
+            output.time(each.last_at_ms),
+            each.signature[:_SIGNATURE],
+        ),
+        as_json=as_json,
     )
 
 
@@ -74,28 +73,40 @@ def stages(file: str, as_json: bool) -> None:
     """Every stage, over all runs."""
     with CheckpointStore.open_readonly(file) as store:
         found = store.stages()
-    if as_json:
-        output.document([record.stage(each) for each in found])
-        return
-    table = output.Table(
-        Column("stage"),
-        Column("entries", "number"),
-        Column("runs", "number"),
-        Column("first (UTC)", "time", spare=1),
-        Column("last (UTC)", "time"),
-    )
-    table.print(
+    _list(
+        found,
+        record.stage,
         [
-            (
-                each.stage,
-                output.count(each.entries),
-                output.count(each.runs),
-                output.time(each.first_at_ms),
-                output.time(each.last_at_ms),
-            )
-            for each in found
-        ]
+            Column("stage"),
+            Column("entries", "number"),
+            Column("runs", "number"),
+            Column("first (UTC)", "time", spare=1),
+            Column("last (UTC)", "time"),
+        ],
+        lambda each: (
+            each.stage,
+            output.count(each.entries),
+            output.count(each.runs),
+            output.time(each.first_at_ms),
+            output.time(each.last_at_ms),
+        ),
+        as_json=as_json,
     )
+
+
+def _list(
+    found: Sequence[_Listed],
+    form: Callable[[_Listed], record.Record],
+    columns: Sequence[Column],
+    row: Callable[[_Listed], tuple[str, ...]],
+    *,
+    as_json: bool,
+) -> None:
+    """What was found, a row each, or JSON."""
+    if as_json:
+        output.document([form(each) for each in found])
+    else:
+        output.Table(*columns).print([row(each) for each in found])
 
 
 @click.command()
@@ -142,27 +153,24 @@ def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
             points = list(store.resume_points(run_id, as_of_ms=as_of).values())
         else:
             points = [store.resume_point_for_stage(stage, run_id, as_of_ms=as_of)]
-    if as_json:
-        output.document([record.resume_point(point) for point in points])
-        return
-    table = output.Table(
-        Column("stage"),
-        Column("run"),
-        Column("sequence", "number"),
-        Column("offset", "number"),
-        Column("event time (UTC)", "time"),
-    )
-    table.print(
+    _list(
+        points,
+        record.resume_point,
         [
-            (
-                point.stage,
-                point.run_id,
-                str(point.sequence),
-                str(point.watermark.offset),
-                output.time(point.watermark.event_time_ms),
-            )
-            for point in points
-        ]
+            Column("stage"),
+            Column("run"),
+            Column("sequence", "number"),
+            Column("offset", "number"),
+            Column("event time (UTC)", "time"),
+        ],
+        lambda each: (
+            each.stage,
+            each.run_id,
+            str(each.sequence),
+            str(each.watermark.offset),
+            output.time(each.watermark.event_time_ms),
+        ),
+        as_json=as_json,
     )
 
 
