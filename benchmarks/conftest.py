@@ -138,17 +138,6 @@ def race(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Race:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One table of ratios; a second one where peers were measured."""
-    head: tuple[str, ...] = (
-        "work (µs an operation, if not said)",
-        "floor",
-        "milepost",
-        "ratio",
-        "P90",
-        "P99",
-        "max",
-        "to reach",
-        "",
-    )
     lines: list[tuple[str, ...]] = []
     for results in config.stash[_results].values():
         lines += [(), *(result.cells() for result in results)]

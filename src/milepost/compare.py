@@ -11,10 +11,10 @@ from milepost.errors import NoCheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from milepost.database import ReadOnlyDatabase, WritableDatabase
+    from milepost.database import Database
 
 
-def compare_runs(database: ReadOnlyDatabase | WritableDatabase, run_id: str, other_run_id: str) -> Comparison:
+def compare_runs(database: Database, run_id: str, other_run_id: str) -> Comparison:
     """Compare two runs as they were at the call; the lock is held for a page of entries at a time."""
     pairs = database.read(rows.stage_pairs, run_id, other_run_id)
     for name, known in (
@@ -26,9 +26,7 @@ def compare_runs(database: ReadOnlyDatabase | WritableDatabase, run_id: str, oth
     return Comparison(run_id, other_run_id, tuple(_stage(database, run_id, other_run_id, pair) for pair in pairs))
 
 
-def _stage(
-    database: ReadOnlyDatabase | WritableDatabase, run_id: str, other_run_id: str, pair: rows.StagePair
-) -> StageComparison:
+def _stage(database: Database, run_id: str, other_run_id: str, pair: rows.StagePair) -> StageComparison:
     pages = list(_pages(database, pair)) if pair.entries else []
     common, different = sum(page.common for page in pages), sum(page.different for page in pages)
     first_different = next((page.first_different for page in pages if page.different), None)
@@ -50,7 +48,7 @@ def _stage(
     )
 
 
-def _pages(database: ReadOnlyDatabase | WritableDatabase, pair: rows.StagePair) -> Iterator[rows.ComparedPage]:
+def _pages(database: Database, pair: rows.StagePair) -> Iterator[rows.ComparedPage]:
     """What the comparison of each page of the first run's entries found."""
     after = -1
     while (page := database.read(rows.compared_page, pair, after)).entries:

@@ -26,6 +26,7 @@ import threading
 import time
 import warnings
 import weakref
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, TypeVarTuple
 
@@ -74,7 +75,7 @@ class Read(Protocol):
     def __call__(self, query: Callable[[apsw.Connection, *Given], T], /, *given: *Given) -> T: ...  # noqa: D102 - the protocol says it
 
 
-class Database:
+class Database(ABC):
     """One connection, shared by the threads of one process."""
 
     hashed: Hash
@@ -119,9 +120,9 @@ class Database:
             finally:
                 self._steps = None
 
+    @abstractmethod
     def read_committed(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `read`, of what is committed: never waits for a transaction block, of whatever thread, nor sees into it."""
-        raise NotImplementedError
 
     def read_apart(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `read_committed`, on a read-only connection that nothing else uses."""
@@ -132,13 +133,13 @@ class Database:
         finally:
             apart.close()
 
+    @abstractmethod
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Run a query that writes, in one transaction: when this returns it is committed, and if it raises, undone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def transaction(self) -> contextlib.AbstractContextManager[apsw.Connection]:
         """One transaction for what the caller's block writes through the connection it is given."""
-        raise NotImplementedError
 
     def copy_to(self, path: str) -> None:
         """Make an exact copy of what is committed, on a connection of its own: other threads go on."""

@@ -291,8 +291,7 @@ def _advancing(found: list[tuple[Any, ...]], start: int, step: int = 1) -> list[
 
 def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> list[Checkpoint]:
     """The checkpoints of numbered rows."""
-    runs = _Names(connection, "SELECT run_id FROM run WHERE run_number = ?")
-    stages = _Names(connection, "SELECT stage FROM stage WHERE stage_number = ?")
+    runs, stages = _names(connection)
     if not numbered:
         return []
     # Column by column: what would be a loop in Python is one in C, in two thirds of the time.
@@ -304,8 +303,7 @@ def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) ->
 
 def names(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> tuple[list[str], list[str], list[str]]:
     """Of each numbered row the run_id, the stage, and the signature as 64 hex digits."""
-    runs = _Names(connection, "SELECT run_id FROM run WHERE run_number = ?")
-    stages = _Names(connection, "SELECT stage FROM stage WHERE stage_number = ?")
+    runs, stages = _names(connection)
     return [runs[row[1]] for row in numbered], [stages[row[2]] for row in numbered], [_digits(row[8]) for row in numbered]
 
 
@@ -327,6 +325,14 @@ class _Names(dict[int, str]):
             raise apsw.CorruptError(f"number {number} of a run or stage has no name")
         self[number] = name
         return name
+
+
+def _names(connection: apsw.Connection) -> tuple[_Names, _Names]:
+    """Of runs, and of stages."""
+    return (
+        _Names(connection, "SELECT run_id FROM run WHERE run_number = ?"),
+        _Names(connection, "SELECT stage FROM stage WHERE stage_number = ?"),
+    )
 
 
 # Summaries
