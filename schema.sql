@@ -30,6 +30,13 @@ CREATE TABLE stage (
     stage        TEXT NOT NULL UNIQUE  -- one step of a pipeline; 1 to 1,024 bytes of UTF-8, no NUL
 ) STRICT;
 
+-- Which stages each run has: a row is added with the first checkpoint of a stage in a run.
+CREATE TABLE lane (
+    run_number   INTEGER NOT NULL,  -- run.run_number
+    stage_number INTEGER NOT NULL,  -- stage.stage_number
+    PRIMARY KEY (run_number, stage_number)
+) STRICT, WITHOUT ROWID;
+
 -- The chain: one row a checkpoint.
 CREATE TABLE entry (
     position        INTEGER PRIMARY KEY,  -- place in the chain: 1, 2, 3 … without gaps
@@ -40,23 +47,20 @@ CREATE TABLE entry (
     event_time_ms   INTEGER NOT NULL,     -- watermark: ms since the Unix epoch, UTC; never falls within (run, stage)
     idempotency_key TEXT    NOT NULL,     -- names the step; once within (run, stage); 1 to 1,024 bytes of UTF-8, no NUL
     at_ms           INTEGER NOT NULL,     -- wall clock when it was stated: ms since the Unix epoch, UTC; evidence, no order
-    signature       BLOB    NOT NULL      -- 32 bytes: the chain up to and including this row
+    signature       BLOB    NOT NULL,     -- 32 bytes: the chain up to and including this row
+    run_signature   BLOB    NOT NULL,     -- 32 bytes: the chain over the run's own entries, up to and including this one
+    milepost        INTEGER               -- how many entries the stage has in the run so far, or NULL: see below
 ) STRICT;
 
--- An index ends in the rowid, which is the position: each of these gives its rows in chain order.
-CREATE UNIQUE INDEX entry_by_sequence ON entry (run_number, stage_number, sequence);         -- get; the last of a stage
-CREATE        INDEX entry_by_run      ON entry (run_number);                                 -- history of a run
-CREATE        INDEX entry_by_stage    ON entry (stage_number);                               -- history of a stage
-CREATE UNIQUE INDEX entry_by_key      ON entry (idempotency_key, run_number, stage_number);  -- find; no step twice
+CREATE UNIQUE INDEX entry_by_key ON entry (idempotency_key, run_number, stage_number);  -- find; no step twice
 
--- How far each stage of each run has come. A run's head is the signature in the row of the stage it recorded last.
-CREATE TABLE progress (
-    run_number   INTEGER NOT NULL,  -- run.run_number
-    stage_number INTEGER NOT NULL,  -- stage.stage_number
-    entries      INTEGER NOT NULL,  -- how many checkpoints the stage has in this run
-    signature    BLOB    NOT NULL,  -- 32 bytes: the chain over the run's own entries, up to this stage's last one
-    PRIMARY KEY (run_number, stage_number)
-) STRICT, WITHOUT ROWID;
+-- The first entry of a stage in a run is a milepost, and then each that stands 20 positions or more behind the last milepost
+-- of that (run, stage). Only these are indexed by run, stage and sequence, since each index that a row is in costs an append
+-- another page. Every entry stands less than 20 positions behind a milepost of its run and stage, and is found from there.
+-- An index ends in the rowid, which is the position: each of these gives its rows in chain order.
+CREATE        INDEX entry_by_run      ON entry (run_number)   WHERE milepost IS NOT NULL;  -- history and latest of a run
+CREATE        INDEX entry_by_stage    ON entry (stage_number) WHERE milepost IS NOT NULL;  -- history and latest of a stage
+CREATE UNIQUE INDEX entry_by_sequence ON entry (run_number, stage_number, sequence) WHERE milepost IS NOT NULL;  -- get; both
 
 -- Against accidents through a connection that shares the file (a tool, the sink's own SQL), not against intent.
 CREATE TRIGGER entry_is_never_updated BEFORE UPDATE ON entry

@@ -22,6 +22,7 @@ from milepost import (
     Watermark,
     rows,
 )
+from milepost.mileposts import APART
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,7 +84,7 @@ def replays(draw: st.DrawFn) -> list[Checkpoint]:
 def test_the_store_compares_as_a_plain_list_does(entries: list[Checkpoint], page: int) -> None:
     """Every pair of runs, whatever they have in common, and wherever a page ends."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
-        statement = rows._COMPARED_PAGE.replace(f"OFFSET {rows.COMPARED_PAGE - 1})", f"OFFSET {page - 1})")
+        statement = rows._COMPARED_PAGE.replace(f"OFFSET {rows.COMPARED_MILEPOSTS - 1})", f"OFFSET {page - 1})")
         assert statement != rows._COMPARED_PAGE
         patch.setattr(rows, "_COMPARED_PAGE", statement)
         with CheckpointStore(Path(directory, "replay.milepost"), durability="normal") as store:
@@ -139,10 +140,11 @@ def test_the_first_divergence_has_both_sides(store: CheckpointStore) -> None:
 
 def test_a_run_is_identical_to_itself(store: CheckpointStore) -> None:
     """Over more than one page."""
-    store.append_many(chain(rows.COMPARED_PAGE + 2))
+    length = rows.COMPARED_MILEPOSTS * APART + 2
+    store.append_many(chain(length))
     comparison = store.compare("run-7", "run-7")
     assert comparison.identical
-    assert [stage.common for stage in comparison.stages] == [rows.COMPARED_PAGE + 2]
+    assert [stage.common for stage in comparison.stages] == [length]
 
 
 @pytest.mark.parametrize(("run_id", "other_run_id"), [("run-7", "run-77"), ("run-77", "run-7"), ("run-77", "run-77")])

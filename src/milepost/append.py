@@ -15,6 +15,7 @@ import apsw
 from milepost import rows
 from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Checkpoint, Watermark, fault
 from milepost.errors import IdempotencyConflictError, InvalidCheckpointError, SequenceError, WatermarkRegressionError
+from milepost.mileposts import APART
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.signature import EMPTY, prefix, quoted
 
@@ -35,17 +36,18 @@ class _Run:
 
 
 class _Stage:
-    """Where one stage of one run stands: its last sequence and watermark, and what this transaction adds to it."""
+    """Where one stage of one run stands: its last sequence and watermark, and where its next milepost is to be."""
 
-    __slots__ = ("added", "event_time_ms", "number", "offset", "prefix", "run", "sequence", "signature")
+    __slots__ = ("entries", "event_time_ms", "known", "milepost", "number", "offset", "prefix", "run", "sequence")
 
-    def __init__(self, run: _Run, number: int, before: str, last: tuple[int, int, int]) -> None:
+    def __init__(self, run: _Run, number: int, before: str, last: list[int] | None) -> None:
         self.run = run
         self.number = number
         self.prefix = before
-        self.sequence, self.offset, self.event_time_ms = last
-        self.added = 0
-        self.signature = EMPTY
+        self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -APART)
+        self.milepost = milepost + APART  # the least position of the next one
+        self.entries = 0  # what this transaction has added
+        self.known: int | None = None if last else 0  # what there was before; looked up once a milepost needs it
 
 
 class Appender:
@@ -107,13 +109,26 @@ class Appender:
             run, before = stage.run, self._signature
             self._signature = signature = hashed(before + signed).digest()
             # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
-            run.signature = stage.signature = (
-                signature if run.signature == before else hashed(run.signature + signed).digest()
-            )
+            run.signature = signature if run.signature == before else hashed(run.signature + signed).digest()
             self._position = position = self._position + 1
             stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
-            stage.added += 1
-            numbered.append((position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms, signature))
+            milepost = self._milepost(stage) if position >= stage.milepost else None
+            stage.entries += 1
+            numbered.append(
+                (
+                    position,
+                    run.number,
+                    stage.number,
+                    sequence,
+                    offset,
+                    event_time_ms,
+                    key,
+                    at_ms,
+                    signature,
+                    run.signature,
+                    milepost,
+                )
+            )
             waiting.append(each)
             if len(waiting) >= _BUFFER:
                 self._write()
@@ -141,10 +156,6 @@ class Appender:
         if not self._stages:
             return rows.head(self._connection)
         self._write()
-        for stage in self._stages.values():
-            if stage.added:
-                rows.add_progress(self._connection, stage.run.number, stage.number, stage.added, stage.signature)
-                stage.added = 0
         return Head(self._position, self._signature.hex())
 
     def _checked_stage(self, entry: Checkpoint, index: int | None) -> _Stage:
@@ -157,7 +168,7 @@ class Appender:
         stage = self._stages.get((run_id, name))
         if stage is None:
             state = rows.state(self._connection, run_id, name)
-            position, signature, run_number, stage_number, run_signature, sequence, *watermark = state
+            position, signature, run_number, stage_number, run_signature, *last = state
             if not self._stages:
                 self._position, self._signature = position, signature
             run = self._runs.get(run_id)
@@ -165,10 +176,20 @@ class Appender:
                 run = _Run(run_number or rows.add_run(self._connection, run_id), run_signature or EMPTY)
                 self._runs[run_id] = run
             stage_number = stage_number or rows.add_stage(self._connection, name)
-            last = (-1, 0, 0) if sequence is None else (sequence, *watermark)
-            stage = _Stage(run, stage_number, prefix(run_id, name), last)
+            new = last[0] is None
+            if new:
+                rows.add_lane(self._connection, run.number, stage_number)
+            stage = _Stage(run, stage_number, prefix(run_id, name), None if new else last)
             self._stages[run_id, name] = stage
         return stage
+
+    def _milepost(self, stage: _Stage) -> int:
+        """What a milepost at the position that is being added says."""
+        stage.milepost = self._position + APART
+        if stage.known is None:
+            self._write()
+            stage.known = rows.entries_of_lane(self._connection, stage.run.number, stage.number) - stage.entries
+        return stage.known + stage.entries + 1
 
     def _duplicate(self, entry: Checkpoint, stage: _Stage, index: int | None) -> Receipt:
         """The receipt of the first one, or the rule that the entry breaks."""

@@ -7,13 +7,16 @@ Memory stays constant however long the chain is; it grows with the number of run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import BrokenChainError, InvalidArgumentError, shown
+from milepost.mileposts import APART
 from milepost.signature import EMPTY, link, prefix, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from milepost.receipt import Head
     from milepost.signature import Hash
@@ -27,7 +30,8 @@ class Fault:
     Attributes:
         kind: `link`, a row that does not follow from the row before it: it, or its place, was changed;
             `missing`, positions without a row; `unreadable`, a row whose values are no checkpoint;
-            `run`, the head kept for a run disagrees with the run's rows;
+            `run`, a row that does not follow from the row before it in its own run;
+            `lookup`, what rows are found by is not as an append leaves it: a milepost, a sequence, the stages of a run;
             `head`, the chain does not contain the head it was expected to contain;
             `key`, the chain is keyed and was opened without its key, so that its links cannot be judged;
             `file`, what SQLite itself found wrong in the file (`PRAGMA integrity_check`).
@@ -86,25 +90,24 @@ class Verification:
 class _Run:
     """The chain over one run's own entries, as far as it has been walked."""
 
-    __slots__ = ("damaged", "entries", "signature", "stages")
+    __slots__ = ("before", "instead")
 
-    def __init__(self) -> None:
-        self.stages: dict[int, _Progress] = {}
-        self.signature = EMPTY
-        self.entries = 0
-        self.damaged = False  # a faulty row of it is reported already, and would make its head disagree as well
+    def __init__(self, before: bytes | None) -> None:
+        self.before = before  # what its last row says; None where that is not known
+        self.instead: bytes | None = None  # what it should have said, if that is something else
 
 
-class _Progress:
+class _Lane:
     """One stage of one run, as far as it has been walked."""
 
-    __slots__ = ("entries", "prefix", "run", "signature")
+    __slots__ = ("entries", "milepost", "prefix", "run", "sequence")
 
-    def __init__(self, run: _Run, before: str) -> None:
+    def __init__(self, run: _Run, before: str, sequence: int, entries: int, milepost: float) -> None:
         self.run = run
         self.prefix = before
-        self.entries = 0
-        self.signature = EMPTY
+        self.sequence = sequence
+        self.entries = entries
+        self.milepost = milepost  # the least position of its next milepost; infinity where it is not known
 
 
 class Audit:
@@ -114,8 +117,11 @@ class Audit:
     Args:
         run_ids: The run_id of each run number.
         stages: The stage of each stage number.
+        lanes: The (run_number, stage_number) of every stage that the file says a run has.
         hashed: What the links are made with.
         since: The head to start after; None starts at the beginning.
+        before: How far a run and a stage of it, given by number, had come at `since`: (the run's signature, the stage's last
+            sequence, the position of its last milepost, how many entries it had), None for what had not begun.
         mark: Where in a run's own chain (`follow`) to keep the signature as `marked`.
     """
 
@@ -123,8 +129,10 @@ class Audit:
         self,
         run_ids: Mapping[int, str],
         stages: Mapping[int, str],
+        lanes: AbstractSet[tuple[Any, ...]],
         hashed: Hash,
         since: Head | None = None,
+        before: Callable[[int, int], tuple[Any, ...]] | None = None,
         mark: int | None = None,
     ) -> None:
         self.faults: list[Fault] = []
@@ -133,46 +141,54 @@ class Audit:
         self.signature = bytes.fromhex(since.signature) if since else EMPTY  # recomputed from the rows
         self._before: bytes | None = self.signature  # what the row before says; None where that row is missing
         self._instead: bytes | None = None  # what it should have said, if that is something else
-        self._run_ids, self._stages, self._hashed = run_ids, stages, hashed
-        self._since = self.position
+        self._run_ids, self._stages, self._known_lanes, self._hashed = run_ids, stages, lanes, hashed
+        self._begun = before or _nothing
         self.run_signature = EMPTY  # of the run whose rows are followed
         self._mark = mark
         self.marked: bytes | None = EMPTY if mark == 0 else None
         self._runs: dict[int, _Run] = {}
-        self._progress: dict[tuple[int, int], _Progress] = {}
+        self._lanes: dict[tuple[int, int], _Lane] = {}
 
     def walk(self, page: Iterable[tuple[Any, ...]]) -> None:
         """
         Go on along a page of neighbouring rows.
 
         Args:
-            page: (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, signature).
+            page: (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, signature,
+                run_signature, milepost).
         """
-        progresses, hashed = self._progress, self._hashed
-        for position, run_number, stage_number, sequence, offset, event_time_ms, key, at_ms, stored in page:
+        lanes, hashed = self._lanes, self._hashed
+        for (
+            position, run_number, stage_number, sequence, offset, event_time_ms, key, at_ms, stored, run_stored, milepost
+        ) in page:  # fmt: skip
             if position != self.position + 1:
                 self._report_missing(position)
             self.position = position
-            progress = progresses.get((run_number, stage_number)) or self._meet(run_number, stage_number)
-            run = progress.run
-            progress.entries += 1
-            run.entries += 1
+            lane = lanes.get((run_number, stage_number)) or self._meet(run_number, stage_number)
+            run = lane.run
             # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry.
             try:
-                signed = f"{progress.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
+                signed = f"{lane.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
+                rises = sequence > lane.sequence
             except (TypeError, UnicodeEncodeError):
-                self._report_unreadable(position, run, key, stored)
+                self._report_unreadable(position, key, stored)
                 continue
-            before = self._before
+            before, run_before = self._before, run.before
             expected = hashed(before + signed).digest() if before is not None else stored
             # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
-            run.signature = progress.signature = (
-                expected if run.signature == before else hashed(run.signature + signed).digest()
-            )
-            if expected == stored and self.signature == before:
-                self.signature = self._before = stored
+            if run_before is None:
+                run_expected = run_stored
             else:
-                self._settle(position, run, signed, expected, stored)
+                run_expected = expected if run_before == before else hashed(run_before + signed).digest()
+            lane.sequence = sequence
+            lane.entries += 1
+            if expected == stored and run_expected == run_stored and rises and self.signature == before:
+                self.signature = self._before = stored
+                run.before = run_stored
+            elif not self._settle(lane, signed, rises, (expected, stored), (run_expected, run_stored)):
+                continue
+            if milepost is not None or position >= lane.milepost:
+                self._check_milepost(lane, milepost)
 
     def follow(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Go on along the rows of one run: each as in `walk`, then the signature of the row before it in the chain."""
@@ -183,80 +199,80 @@ class Audit:
             self._instead = None
             if self._before is None:
                 self._report_missing(position, position - 1)
+            else:
+                self.signature = self._before
             self.walk([tuple(row)])
             self.entries += 1
-            self.run_signature = self._runs[row[1]].signature
+            run = self._runs.get(row[1])
+            self.run_signature = run.before if run and run.before else EMPTY
             if self.entries == self._mark:
                 self.marked = self.run_signature
 
-    def go_on_with(self, run_number: int) -> None:
-        """The run is alone in the chain up to here, so that its own signature here is the chain's."""
-        self._runs.setdefault(run_number, _Run()).signature = self.signature
-
-    def stages(self) -> list[tuple[int, int, int, bytes]]:
-        """How far each stage of each run has been walked: (run_number, stage_number, entries, signature)."""
-        return [(run, stage, each.entries, each.signature) for (run, stage), each in self._progress.items()]
-
-    def take_over(self, run_number: int, stage_number: int, entries: int, signature: bytes) -> None:
-        """Take over what another walk, over the next part of the chain, has found as its `stages`."""
-        progress = self._progress.get((run_number, stage_number)) or self._meet(run_number, stage_number)
-        progress.entries += entries
-        progress.run.entries += entries
-        progress.signature = progress.run.signature = signature
-
-    def end(self, entries: int) -> None:
-        """The chain is said to have `entries` entries: say so if it ended before."""
-        if self.position < entries:
-            self._report_missing(entries + 1)
-
-    def compare_heads(self, heads: Iterable[tuple[Any, ...]]) -> None:
-        """
-        Compare what the file keeps for each stage of each run: rows of (run_number, stage_number, entries, signature).
-
-        A run that has entries from before the walk began cannot be judged and is passed over.
-        """
-        kept: dict[int, dict[int, tuple[int, bytes]]] = {}
-        for run_number, stage_number, entries, signature in heads:
-            kept.setdefault(run_number, {})[stage_number] = entries, signature
-        for run_number in [*kept, *(number for number in self._runs if number not in kept)]:
-            run = self._runs.get(run_number, _Run())
-            stages = kept.get(run_number, {})
-            stated = sum(entries for entries, _ in stages.values() if isinstance(entries, int))
-            began_before = self._since and stated > run.entries
-            if not run.damaged and not began_before:
-                self._compare_run(run_number, run, stages)
-
-    def _compare_run(self, run_number: int, run: _Run, stages: Mapping[int, tuple[int, bytes]]) -> None:
-        for stage_number in [*stages, *(number for number in run.stages if number not in stages)]:
-            progress = run.stages.get(stage_number)
-            computed = (progress.entries, progress.signature) if progress else (0, EMPTY)
-            stated = stages.get(stage_number, (0, EMPTY))
-            if computed != stated:
-                place = f"run {shown(self._run_ids.get(run_number))}, stage {shown(self._stages.get(stage_number))}"
-                expected = f"{computed[0]} entries up to {_hex(computed[1])} as the head of {place}"
-                self.faults.append(Fault("run", None, expected, f"{stated[0]!r} up to {_hex(stated[1])}"))
-
-    def _meet(self, run_number: int, stage_number: int) -> _Progress:
-        run = self._runs.setdefault(run_number, _Run())
+    def _meet(self, run_number: int, stage_number: int) -> _Lane:
+        run_signature, sequence, milepost, entries = self._begun(run_number, stage_number)
+        run = self._runs.get(run_number)
+        if run is None:
+            run = self._runs[run_number] = _Run(EMPTY if run_signature is None else _bytes(run_signature))
         try:
             before = prefix(self._run_ids[run_number], self._stages[stage_number])
         except KeyError:
             # A number without a name: such text is no canonical text, so the row will not fit its signature.
             before = f"[run number {run_number}, stage number {stage_number}, "
-        progress = self._progress[run_number, stage_number] = run.stages[stage_number] = _Progress(run, before)
-        return progress
+        if (run_number, stage_number) not in self._known_lanes:
+            place = self._place(run_number, stage_number)
+            self.faults.append(Fault("lookup", self.position, f"{place} among the stages of its run", "none"))
+        lane = _Lane(run, before, -1, 0, 0)
+        if milepost is not None:
+            lane.sequence, lane.entries, lane.milepost = sequence, entries, milepost + APART
+        self._lanes[run_number, stage_number] = lane
+        return lane
 
-    def _settle(self, position: int, run: _Run, signed: bytes, expected: bytes, stored: object) -> None:
-        """A row that does not fit, or a row after one."""
+    def _forget(self) -> None:
+        """After a row that is missing, or not what it was, nothing is known of what any run had done until then."""
+        self._runs.clear()
+        self._lanes.clear()
+        self._begun = _unknown
+
+    def _settle(
+        self, lane: _Lane, signed: bytes, rises: bool, link_: tuple[bytes, object], run_link: tuple[bytes, object]
+    ) -> bool:
+        """A row that does not fit, or a row after one; whether it is as it was recorded."""
+        (expected, stored), (run_expected, run_stored) = link_, run_link
         fits = expected == stored or (self._instead is not None and link(self._instead, signed, self._hashed) == stored)
         self.signature = link(self.signature, signed, self._hashed)
-        if fits:
-            self._before, self._instead = _bytes(stored), None
-            return
-        run.damaged = True
-        self.faults.append(Fault("link", position, _hex(expected), _hex(stored)))
-        # The next row may follow from what this one says (it was edited) or from what it should say (its signature was).
-        self._before, self._instead = _bytes(stored) or expected, expected
+        if not fits:
+            self.faults.append(Fault("link", self.position, _hex(expected), _hex(stored)))
+            # The next row may follow from what this says (it was edited) or from what it should say (its signature was).
+            self._before, self._instead = _bytes(stored) or expected, expected
+            self._forget()
+            return False
+        self._before, self._instead = _bytes(stored), None
+        run = lane.run
+        if run_expected == run_stored or (run.instead is not None and link(run.instead, signed, self._hashed) == run_stored):
+            run.before, run.instead = _bytes(run_stored), None
+        else:
+            self.faults.append(Fault("run", self.position, _hex(run_expected), _hex(run_stored)))
+            run.before, run.instead = _bytes(run_stored) or run_expected, run_expected
+        if not rises:
+            self.faults.append(Fault("lookup", self.position, "a sequence above the last of its stage", "another"))
+        return True
+
+    def _check_milepost(self, lane: _Lane, milepost: object) -> None:
+        """A row that is a milepost, or should be one."""
+        expected = lane.entries if self.position >= lane.milepost else None
+        if lane.milepost == inf and isinstance(milepost, int):
+            lane.entries = milepost
+        elif milepost != expected:
+            self.faults.append(Fault("lookup", self.position, f"milepost {expected}", f"milepost {shown(milepost)}"))
+        lane.milepost = self.position + APART
+
+    def _place(self, run_number: int, stage_number: int) -> str:
+        return f"stage {shown(self._stages.get(stage_number))} of run {shown(self._run_ids.get(run_number))}"
+
+    def report_empty(self, lanes: Iterable[tuple[int, int]]) -> None:
+        """The file says that a run has these stages, of which it has no entry."""
+        for run_number, stage_number in lanes:
+            self.faults.append(Fault("lookup", None, f"an entry of {self._place(run_number, stage_number)}", "none"))
 
     def _report_missing(self, position: int, first: int | None = None) -> None:
         first, last = self.position + 1 if first is None else first, position - 1
@@ -266,11 +282,22 @@ class Audit:
         else:
             self.faults.append(Fault("missing", first, rows, "none"))
         self._before = self._instead = None
+        self._forget()
 
-    def _report_unreadable(self, position: int, run: _Run, key: object, stored: object) -> None:
-        run.damaged = True
+    def _report_unreadable(self, position: int, key: object, stored: object) -> None:
         self.faults.append(Fault("unreadable", position, "a valid checkpoint", f"idempotency_key {shown(key)}"))
         self._before, self._instead = _bytes(stored), None
+        self._forget()
+
+
+def _nothing(_run_number: int, _stage_number: int) -> tuple[Any, ...]:
+    """At the beginning of the chain nothing has begun."""
+    return None, None, None, None
+
+
+def _unknown(_run_number: int, _stage_number: int) -> tuple[Any, ...]:
+    """A run's signature that is none, and a milepost that never comes: whatever the next rows say is taken."""
+    return b"", -1, inf, 0
 
 
 def _bytes(signature: object) -> bytes | None:

@@ -1,8 +1,9 @@
 """
 Every question that is asked of SQLite, one function each: types in, rows out, and back.
 
-Each lookup goes through an index of schema.sql; tests/test_query_plans.py holds them to that. No SQL text is ever made
-from data: a statement is put together from constants, at import.
+Each lookup goes through an index of schema.sql; tests/test_query_plans.py holds them to that. Only mileposts are in the
+indexes by run, by stage and by sequence: what lies between two of them is read along the chain (mileposts.py). No SQL text
+is ever made from data: a statement is put together from constants, at import.
 
 A run or stage that was never recorded has no number, and a comparison with that NULL finds nothing: no case of its own.
 A statement is read to its end before a function returns, so that no read transaction stays open behind it.
@@ -15,13 +16,13 @@ from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product, repeat
-from operator import itemgetter
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import apsw
 
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark
+from milepost.mileposts import APART
 from milepost.receipt import Head, Receipt
 from milepost.signature import EMPTY
 from milepost.summary import RunSummary, StageSummary
@@ -40,27 +41,82 @@ are gone before Python's garbage collector, which looks at every 700 new ones, h
 BATCH: Final = 1000
 """How many rows of a frame are read at a time: with 200, what takes them needs twice the memory and a third more time."""
 
-_RUN: Final = "(SELECT run_number FROM run WHERE run_id = ?)"
-_STAGE: Final = "(SELECT stage_number FROM stage WHERE stage = ?)"
-
-# Names are bound first, the run before the stage.
 _WHICH: Final = [(False, False), (True, False), (False, True), (True, True)]  # (with a run_id, with a stage)
-_INDEXED: Final = {
-    (False, False): "entry WHERE position > 0",
-    (True, False): f"entry INDEXED BY entry_by_run WHERE run_number = {_RUN}",
-    (False, True): f"entry INDEXED BY entry_by_stage WHERE stage_number = {_STAGE}",
-    (True, True): f"entry INDEXED BY entry_by_sequence WHERE run_number = {_RUN} AND stage_number = {_STAGE}",
-}
+_RUN: Final = True, False
+_STAGE: Final = False, True
+_LANE: Final = True, True
+
+# Of a run, a stage, or both: the index of the mileposts, and what it has them in order of. Within one stage of one run the
+# sequence rises along the chain, so its order is the chain's.
+_INDEX: Final = {_RUN: "entry_by_run", _STAGE: "entry_by_stage", _LANE: "entry_by_sequence"}
+_ORDER: Final = {_RUN: "position", _STAGE: "position", _LANE: "sequence"}
 _BY_KEY: Final = "entry INDEXED BY entry_by_key WHERE idempotency_key = ?"
-# Within one stage of one run the sequence rises along the chain, so its order is the chain's.
-_ORDER: Final = {which: "sequence" if all(which) else "position" for which in _WHICH}
+
+# The numbers of the names that a query is given, as a table of one row, with which it begins. The run is bound first.
+_GIVEN: Final = {
+    _RUN: "(SELECT run_number FROM run WHERE run_id = ?) AS given",
+    _STAGE: "(SELECT stage_number FROM stage WHERE stage = ?) AS given",
+    _LANE: "(SELECT run_number, stage_number FROM run CROSS JOIN stage WHERE run_id = ? AND stage = ?) AS given",
+}
+
+
+def _same(which: tuple[bool, bool], one: str, other: str) -> str:
+    """The condition that two rows have the same run, the same stage, or both."""
+    columns = [column for column, given in zip(("run_number", "stage_number"), which, strict=True) if given]
+    return " AND ".join(f"{one}.{column} = {other}.{column}" for column in columns)
+
+
+def _numbered(statement: str, run_number: str, stage_number: str) -> str:
+    """A statement with these two expressions in place of the columns of `given`."""
+    return statement.replace("given.run_number", run_number).replace("given.stage_number", stage_number)
+
+
+def _milepost(which: tuple[bool, bool], of: str, condition: str = "", *, column: str = "position", last: bool = True) -> str:
+    """A column of the last milepost, or of the first, that has the same run, stage or both as the row `of`."""
+    return (
+        f"(SELECT post.{column} FROM entry AS post INDEXED BY {_INDEX[which]} WHERE {_same(which, 'post', of)} "
+        f"AND post.milepost IS NOT NULL {condition} ORDER BY post.{_ORDER[which]} {'DESC' if last else 'ASC'} LIMIT 1)"
+    )
+
+
+def _last(which: tuple[bool, bool], of: str, column: str) -> str:
+    """A column of the last row with the same run, stage or both as `of`: it is the last milepost, or stands close behind."""
+    return (
+        f"(SELECT last.{column} FROM entry AS last WHERE last.position <= {_milepost(which, of)} + {APART - 1} "
+        f"AND {_same(which, 'last', of)} ORDER BY last.position DESC LIMIT 1)"
+    )
+
+
+def _near_mileposts(which: tuple[bool, bool], of: str, least: str = "0", most: str = str(MAX_INTEGER)) -> str:
+    """
+    Rows of the table `entry`, each once, with the same run, stage or both as the row `of`, behind their mileposts `post`.
+
+    Args:
+        which: Whether the run is the same, and whether the stage is.
+        of: The name of a table.
+        least: The least position of a row, an expression.
+        most: The greatest position of a row, an expression.
+    """
+    end = f"post.position + {APART - 1}"
+    if which != _LANE:  # the mileposts of other stages or runs may stand closer
+        following = (
+            f"SELECT next.position FROM entry AS next INDEXED BY {_INDEX[which]} WHERE {_same(which, 'next', 'post')} "
+            "AND next.milepost IS NOT NULL AND next.position > post.position ORDER BY next.position LIMIT 1"
+        )
+        end = f"ifnull(min({end}, ({following}) - 1), {end})"
+    return (
+        f"entry AS post INDEXED BY {_INDEX[which]} CROSS JOIN entry ON {_same(which, 'post', of)} "
+        f"AND post.milepost IS NOT NULL AND entry.position BETWEEN max(post.position, {least}) AND min({end}, {most}) "
+        f"AND {_same(which, 'entry', 'post')}"
+    )
+
 
 _RUN_ID: Final = "(SELECT run_id FROM run WHERE run.run_number = entry.run_number)"
 _STAGE_NAME: Final = "(SELECT stage FROM stage WHERE stage.stage_number = entry.stage_number)"
-_FIELDS: Final = "sequence, offset, event_time_ms, idempotency_key, at_ms"
+_FIELDS: Final = "entry.sequence, entry.offset, entry.event_time_ms, entry.idempotency_key, entry.at_ms"
 _NAMED: Final = f"SELECT {_RUN_ID}, {_STAGE_NAME}, {_FIELDS}"
-_NUMBERED: Final = f"SELECT position, run_number, stage_number, {_FIELDS}"
-_LINKED: Final = f"{_NUMBERED}, signature"
+_NUMBERED: Final = f"SELECT entry.position, entry.run_number, entry.stage_number, {_FIELDS}"
+_LINKED: Final = f"{_NUMBERED}, entry.signature"
 
 _new: Final = tuple.__new__  # what Checkpoint(…) comes to in the end, without a call in Python on the way
 
@@ -126,10 +182,7 @@ def run_signature(connection: apsw.Connection, run_id: str) -> str:
     return _digits(EMPTY if signature is None else signature)
 
 
-_RUN_SIGNATURE: Final = (
-    "SELECT signature FROM progress WHERE (run_number, stage_number) = (SELECT run_number, stage_number "
-    f"FROM entry INDEXED BY entry_by_run WHERE run_number = {_RUN} ORDER BY position DESC LIMIT 1)"
-)
+_RUN_SIGNATURE: Final = f"SELECT {_last(_RUN, 'given', 'run_signature')} FROM {_GIVEN[_RUN]}"
 
 
 # Single checkpoints
@@ -151,24 +204,41 @@ def latest(
 
 
 # What is given is not looked up again.
-_LATEST_OF: Final = {
-    which: f"SELECT {'NULL' if which[0] else _RUN_ID}, {'NULL' if which[1] else _STAGE_NAME}, {_FIELDS} "
-    f"FROM {_INDEXED[which]}"
+_COLUMNS: Final = {
+    which: f"SELECT {'NULL' if which[0] else _RUN_ID}, {'NULL' if which[1] else _STAGE_NAME}, {_FIELDS} FROM"
     for which in _WHICH
 }
-_LATEST: Final = {which: f"{of} ORDER BY {_ORDER[which]} DESC LIMIT 1" for which, of in _LATEST_OF.items()}
+_LATEST: Final = {
+    (False, False): f"{_COLUMNS[False, False]} entry WHERE position > 0 ORDER BY position DESC LIMIT 1",
+    **{
+        which: f"{_COLUMNS[which]} {_GIVEN[which]} CROSS JOIN entry ON entry.position <= "
+        f"{_milepost(which, 'given')} + {APART - 1} AND {_same(which, 'entry', 'given')} "
+        "ORDER BY entry.position DESC LIMIT 1"
+        for which in _INDEX
+    },
+}
 _LATEST_AS_OF: Final = {
-    which: f"{of} AND at_ms <= ? ORDER BY {_ORDER[which]} DESC LIMIT 1" for which, of in _LATEST_OF.items()
+    (False, False): f"{_COLUMNS[False, False]} entry WHERE position > 0 AND at_ms <= ? ORDER BY position DESC LIMIT 1",
+    **{
+        which: f"{_COLUMNS[which]} {_GIVEN[which]} CROSS JOIN {_near_mileposts(which, 'given')} WHERE entry.at_ms <= ? "
+        f"ORDER BY post.{_ORDER[which]} DESC, entry.position DESC LIMIT 1"
+        for which in _INDEX
+    },
 }
 
 
 def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
     """The checkpoint with one sequence."""
-    row = connection.execute(_GET, (run_id, stage, sequence)).get
-    return row and _checkpoint(run_id, stage, *row)
+    row = connection.execute(_GET, (run_id, stage, sequence, sequence)).get
+    return (row and row[0] == sequence and _checkpoint(run_id, stage, *row)) or None
 
 
-_GET: Final = f"SELECT {_FIELDS} FROM {_INDEXED[True, True]} AND sequence = ?"
+# The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
+_GET: Final = (
+    f"SELECT {_FIELDS} FROM {_GIVEN[_LANE]} CROSS JOIN entry ON entry.position <= "
+    f"{_milepost(_LANE, 'given', 'AND post.sequence <= ?')} + {APART - 1} AND {_same(_LANE, 'entry', 'given')} "
+    "AND entry.sequence <= ? ORDER BY entry.position DESC LIMIT 1"
+)
 
 
 def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[Checkpoint]:
@@ -184,9 +254,9 @@ def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, 
 
 
 _FIND: Final = {
-    which: f"SELECT position, {_NAMED.removeprefix('SELECT ')} FROM {_BY_KEY}"
-    + (f" AND run_number = {_RUN}" if which[0] else "")
-    + (f" AND stage_number = {_STAGE}" if which[1] else "")
+    which: f"SELECT entry.position, {_NAMED.removeprefix('SELECT ')} FROM {_BY_KEY}"
+    + (" AND run_number = (SELECT run_number FROM run WHERE run_id = ?)" if which[0] else "")
+    + (" AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)" if which[1] else "")
     for which in _WHICH
 }
 
@@ -204,13 +274,19 @@ def resume_points(connection: apsw.Connection, run_id: str | None, as_of_ms: int
     return {entry.stage: ResumePoint(entry.run_id, entry.stage, entry.sequence, entry.watermark) for entry in entries}
 
 
+def _last_as_of(which: tuple[bool, bool], of: str) -> str:
+    """The position of the last row with the same stage, or run and stage, as `of`, whose wall clock is not above a time."""
+    return (
+        f"(SELECT entry.position FROM {_near_mileposts(which, of)} WHERE entry.at_ms <= ? "
+        f"ORDER BY post.{_ORDER[which]} DESC, entry.position DESC LIMIT 1)"
+    )
+
+
 _RESUME_POINTS: Final = {
-    False: f"{_NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = (SELECT position FROM entry INDEXED BY "
-    "entry_by_stage WHERE stage_number = every.stage_number AND at_ms <= ? ORDER BY position DESC LIMIT 1) "
+    False: f"{_NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = {_last_as_of(_STAGE, 'every')} "
     "WHERE every.stage_number > 0 ORDER BY every.stage_number",
-    True: f"{_NAMED} FROM progress CROSS JOIN entry USING (run_number, stage_number) WHERE progress.run_number = {_RUN} "
-    "AND sequence = (SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = progress.run_number "
-    "AND stage_number = progress.stage_number AND at_ms <= ? ORDER BY sequence DESC LIMIT 1) ORDER BY progress.stage_number",
+    True: f"{_NAMED} FROM {_GIVEN[_RUN]} CROSS JOIN lane ON lane.run_number = given.run_number "
+    f"CROSS JOIN entry ON entry.position = {_last_as_of(_LANE, 'lane')} ORDER BY lane.stage_number",
 }
 
 
@@ -235,18 +311,28 @@ def page(
     if after + 1 >= before:
         return []
     which = walk.run_id is not None, walk.stage is not None
-    least, most = after + 1, before - 1
+    # The mileposts behind which there may be such rows.
+    least, most = after + 2 - APART, before - 1
     if walk.run_id is not None and walk.stage is not None:
         least, most = _sequences(connection, walk.run_id, walk.stage, after, before)
-    bindings = (*_given(walk.run_id, walk.stage), least, most, walk.since_ms, walk.until_ms, limit)
+    mileposts = (least, most) if any(which) else ()
+    names = _given(walk.run_id, walk.stage)
+    bindings = (*names, after + 1, before - 1, *mileposts, walk.since_ms, walk.until_ms, limit)
     found = connection.execute(_PAGE[which, walk.newest_first, linked], bindings).fetchall()
     return _advancing(found, before, -1) if walk.newest_first else _advancing(found, after)
 
 
+def _page(which: tuple[bool, bool], columns: str, direction: str) -> str:
+    where, order = "entry WHERE entry.position BETWEEN ? AND ?", f"entry.position {direction}"
+    if which in _INDEX:
+        rows = f"{_GIVEN[which]} CROSS JOIN {_near_mileposts(which, 'given', '?', '?')}"
+        where = f"{rows} WHERE post.{_ORDER[which]} BETWEEN ? AND ?"
+        order = f"post.{_ORDER[which]} {direction}, {order}"
+    return f"{columns} FROM {where} AND entry.at_ms BETWEEN ? AND ? ORDER BY {order} LIMIT ?"
+
+
 _PAGE: Final = {
-    (which, newest_first, linked): f"{_LINKED if linked else _NUMBERED} FROM {_INDEXED[which]} "
-    f"AND {_ORDER[which]} BETWEEN ? AND ? AND at_ms BETWEEN ? AND ? "
-    f"ORDER BY {_ORDER[which]} {'DESC' if newest_first else 'ASC'} LIMIT ?"
+    (which, newest_first, linked): _page(which, _LINKED if linked else _NUMBERED, "DESC" if newest_first else "ASC")
     for which in _WHICH
     for newest_first in (False, True)
     for linked in (False, True)
@@ -254,32 +340,37 @@ _PAGE: Final = {
 
 
 def _sequences(connection: apsw.Connection, run_id: str, stage: str, after: int, before: int) -> tuple[int, int]:
-    """The least and the most sequence that a stage of a run has between two positions: found by halving, not by walking."""
+    """
+    The sequences of the first and last milepost of a stage of a run behind which there may be rows between two positions.
+
+    They are found by halving, not by walking.
+    """
     numbers = connection.execute(_NUMBERS, (run_id, stage)).get
 
     def position(sequence: int) -> int:
         return connection.execute(_POSITION_OF_SEQUENCE, (*numbers, sequence)).get or MAX_INTEGER
 
-    least, most = connection.execute(_SEQUENCES, numbers).get
-    nothing = 1, 0
+    least, most = connection.execute(_SEQUENCES, numbers * 2).get
     if least is None:
-        return nothing
+        return 1, 0
     every = range(MAX_INTEGER)
-    if after > 0:
-        least = bisect_right(every, after, least, most, key=position)
     if position(most) >= before:
         most = bisect_right(every, before - 1, least, most, key=position) - 1
-    return (least, most) if position(least) > after else nothing
+    if after > 0 and least < most:
+        beyond = position(most) > after + 1
+        least = max(bisect_right(every, after + 1, least, most, key=position) - 1, least) if beyond else most
+    return least, most
 
 
-_NUMBERS: Final = f"SELECT {_RUN}, {_STAGE}"
-_SEQUENCES: Final = (
-    "SELECT (SELECT min(sequence) FROM entry WHERE run_number = ?1 AND stage_number = ?2), "
-    "(SELECT max(sequence) FROM entry WHERE run_number = ?1 AND stage_number = ?2)"
+_NUMBERS: Final = (
+    "SELECT (SELECT run_number FROM run WHERE run_id = ?) AS run_number, "
+    "(SELECT stage_number FROM stage WHERE stage = ?) AS stage_number"
 )
-_POSITION_OF_SEQUENCE: Final = (
-    "SELECT position FROM entry WHERE run_number = ? AND stage_number = ? AND sequence >= ? ORDER BY sequence LIMIT 1"
+_MILEPOSTS: Final = (
+    "FROM entry INDEXED BY entry_by_sequence WHERE run_number = ? AND stage_number = ? AND milepost IS NOT NULL"
 )
+_SEQUENCES: Final = f"SELECT (SELECT min(sequence) {_MILEPOSTS}), (SELECT max(sequence) {_MILEPOSTS})"
+_POSITION_OF_SEQUENCE: Final = f"SELECT position {_MILEPOSTS} AND sequence >= ? ORDER BY sequence LIMIT 1"
 
 
 def _advancing(found: list[tuple[Any, ...]], start: int, step: int = 1) -> list[tuple[Any, ...]]:
@@ -360,14 +451,22 @@ def _known(value: T | None, what: str) -> T:
     return value
 
 
-_OF_RUN: Final = "FROM entry INDEXED BY entry_by_run WHERE run_number = run.run_number ORDER BY position"
+def _entries(of: str) -> str:
+    """How many entries a lane has: what its last milepost says, and the rows behind that."""
+    return (
+        "(SELECT post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position BETWEEN post.position + 1 "
+        f"AND post.position + {APART - 1} AND {_same(_LANE, 'behind', 'post')}) "
+        f"FROM entry AS post INDEXED BY entry_by_sequence WHERE {_same(_LANE, 'post', of)} AND post.milepost IS NOT NULL "
+        "ORDER BY post.sequence DESC LIMIT 1)"
+    )
+
+
+_FIRST_AND_LAST_OF_RUN: Final = f"{_milepost(_RUN, 'run', column='at_ms', last=False)}, {_last(_RUN, 'run', 'at_ms')}"
 _RUNS: Final = (
-    "SELECT run_id, (SELECT sum(entries) FROM progress WHERE run_number = run.run_number), "
-    "(SELECT json_group_array(stage) FROM (SELECT stage FROM progress CROSS JOIN stage USING (stage_number) "
-    "WHERE run_number = run.run_number ORDER BY stage_number)), "
-    f"(SELECT at_ms {_OF_RUN} LIMIT 1), (SELECT at_ms {_OF_RUN} DESC LIMIT 1), "
-    "(SELECT signature FROM progress WHERE run_number = run.run_number AND "
-    f"stage_number = (SELECT stage_number {_OF_RUN} DESC LIMIT 1)) FROM run WHERE run_number > ? ORDER BY run_number"
+    f"SELECT run_id, (SELECT sum({_entries('lane')}) FROM lane WHERE lane.run_number = run.run_number), "
+    "(SELECT json_group_array(stage) FROM (SELECT stage FROM lane CROSS JOIN stage USING (stage_number) "
+    f"WHERE lane.run_number = run.run_number ORDER BY stage_number)), {_FIRST_AND_LAST_OF_RUN}, "
+    f"{_last(_RUN, 'run', 'run_signature')} FROM run WHERE run_number > ? ORDER BY run_number"
 )
 
 
@@ -376,11 +475,10 @@ def stages(connection: apsw.Connection) -> list[StageSummary]:
     return [StageSummary(*row) for row in connection.execute(_STAGES)]
 
 
-_OF_STAGE: Final = "FROM entry INDEXED BY entry_by_stage WHERE stage_number = stage.stage_number ORDER BY position"
 _STAGES: Final = (
-    "SELECT stage, counted.entries, counted.runs, "
-    f"(SELECT at_ms {_OF_STAGE} LIMIT 1), (SELECT at_ms {_OF_STAGE} DESC LIMIT 1) "
-    "FROM stage JOIN (SELECT stage_number, sum(entries) AS entries, count(*) AS runs FROM progress GROUP BY stage_number) "
+    f"SELECT stage, counted.entries, counted.runs, {_milepost(_STAGE, 'stage', column='at_ms', last=False)}, "
+    f"{_last(_STAGE, 'stage', 'at_ms')} FROM stage "
+    f"JOIN (SELECT stage_number, sum({_entries('lane')}) AS entries, count(*) AS runs FROM lane GROUP BY stage_number) "
     "AS counted USING (stage_number) ORDER BY stage_number"
 )
 
@@ -428,9 +526,7 @@ def contents(connection: apsw.Connection, last_runs: int) -> Contents:
         )
 
 
-_SPANS: Final = (
-    f"SELECT run_id, (SELECT at_ms {_OF_RUN} LIMIT 1), (SELECT at_ms {_OF_RUN} DESC LIMIT 1) FROM run WHERE run_number > 0"
-)
+_SPANS: Final = f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0"
 
 
 def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int]]:
@@ -441,11 +537,9 @@ def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, i
 
 
 _STAGE_POINTS: Final = (
-    f"SELECT {_RUN_ID}, stage, sequence, offset, event_time_ms, (SELECT entries FROM progress WHERE "
-    "run_number = entry.run_number AND stage_number = entry.stage_number), (SELECT min(sequence) FROM entry AS other "
-    "INDEXED BY entry_by_sequence WHERE run_number = entry.run_number AND stage_number = entry.stage_number) "
-    "FROM stage AS every CROSS JOIN entry ON entry.position = (SELECT max(position) FROM entry INDEXED BY entry_by_stage "
-    "WHERE stage_number = every.stage_number) WHERE every.stage_number > 0 ORDER BY every.stage_number"
+    f"SELECT {_RUN_ID}, stage, sequence, offset, event_time_ms, {_entries('entry')}, "
+    f"{_milepost(_LANE, 'entry', column='sequence', last=False)} FROM stage AS every CROSS JOIN entry "
+    f"ON entry.position = {_last(_STAGE, 'every', 'position')} WHERE every.stage_number > 0 ORDER BY every.stage_number"
 )
 
 
@@ -464,8 +558,8 @@ def _moment(connection: apsw.Connection) -> Iterator[None]:
 
 # What compare() reads
 
-COMPARED_PAGE: Final = 10_000
-"""How many entries of a run are compared in one statement: some 6 ms, for which other threads wait."""
+COMPARED_MILEPOSTS: Final = 500
+"""How many mileposts of a run are compared in one statement: up to 10,000 entries, for which other threads wait."""
 
 
 class StagePair(NamedTuple):
@@ -495,12 +589,13 @@ def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> 
 
 
 _STAGE_PAIRS: Final = (
-    f"SELECT (SELECT max(position) FROM entry), {_RUN.replace('?', '?1')}, {_RUN.replace('?', '?2')}, every.stage_number, "
-    "stage, ifnull(one.entries, 0), ifnull(other.entries, 0) FROM stage AS every "
-    f"LEFT JOIN progress AS one ON one.run_number = {_RUN.replace('?', '?1')} AND one.stage_number = every.stage_number "
-    f"LEFT JOIN progress AS other ON other.run_number = {_RUN.replace('?', '?2')} "
+    "SELECT (SELECT max(position) FROM entry), one.run_number, other.run_number, every.stage_number, every.stage, "
+    f"ifnull({_entries('one')}, 0), ifnull({_entries('other')}, 0) FROM stage AS every "
+    "LEFT JOIN lane AS one ON one.run_number = (SELECT run_number FROM run WHERE run_id = ?) "
+    "AND one.stage_number = every.stage_number "
+    "LEFT JOIN lane AS other ON other.run_number = (SELECT run_number FROM run WHERE run_id = ?) "
     "AND other.stage_number = every.stage_number "
-    "WHERE every.stage_number > 0 AND (one.entries > 0 OR other.entries > 0) ORDER BY every.stage_number"
+    "WHERE every.stage_number > 0 AND ifnull(one.run_number, other.run_number) IS NOT NULL ORDER BY every.stage_number"
 )
 
 
@@ -534,15 +629,25 @@ def compared_page(connection: apsw.Connection, pair: StagePair, after: int) -> C
 _DIFFERENT: Final = (
     "one.offset <> other.offset OR one.event_time_ms <> other.event_time_ms OR one.idempotency_key <> other.idempotency_key"
 )
+_OTHER: Final = (
+    "SELECT iif(same.sequence = one.sequence, same.position, NULL) FROM entry AS same WHERE same.position <= "
+    "(SELECT position FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?2 AND stage_number = ?3 "
+    f"AND milepost IS NOT NULL AND sequence <= one.sequence ORDER BY sequence DESC LIMIT 1) + {APART - 1} "
+    "AND same.run_number = ?2 AND same.stage_number = ?3 AND same.sequence <= one.sequence "
+    "ORDER BY same.position DESC LIMIT 1"
+)
 _COMPARED_PAGE: Final = (
     f"SELECT count(*), count(other.sequence), ifnull(sum({_DIFFERENT}), 0), "
     f"min(CASE WHEN {_DIFFERENT} THEN one.sequence END), "
     "min(CASE WHEN other.sequence IS NULL THEN one.sequence END), max(one.sequence) "
-    "FROM entry AS one INDEXED BY entry_by_sequence LEFT JOIN entry AS other INDEXED BY entry_by_sequence "
-    "ON other.run_number = ?2 AND other.stage_number = ?3 AND other.sequence = one.sequence AND other.position <= ?5 "
-    "WHERE one.run_number = ?1 AND one.stage_number = ?3 AND one.sequence > ?4 AND one.position <= ?5 AND one.sequence <= "
-    "ifnull((SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?1 AND stage_number = ?3 "
-    f"AND sequence > ?4 ORDER BY sequence LIMIT 1 OFFSET {COMPARED_PAGE - 1}), {MAX_INTEGER})"
+    "FROM entry AS post INDEXED BY entry_by_sequence "
+    f"CROSS JOIN entry AS one ON one.position BETWEEN post.position AND min(post.position + {APART - 1}, ?5) "
+    "AND one.run_number = ?1 AND one.stage_number = ?3 "
+    f"LEFT JOIN entry AS other ON other.position = ({_OTHER}) AND other.position <= ?5 "
+    "WHERE post.run_number = ?1 AND post.stage_number = ?3 AND post.milepost IS NOT NULL AND post.sequence > ?4 "
+    "AND post.sequence <= ifnull((SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?1 "
+    "AND stage_number = ?3 AND milepost IS NOT NULL AND sequence > ?4 ORDER BY sequence "
+    f"LIMIT 1 OFFSET {COMPARED_MILEPOSTS - 1}), {MAX_INTEGER})"
 )
 
 
@@ -574,13 +679,15 @@ def _typed(row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
     return row
 
 
-_LANE: Final = (
-    "SELECT run_number, stage_number, run_id, stage, entries FROM progress "
+_LANE_COLUMNS: Final = (
+    f"SELECT lane.run_number, lane.stage_number, run_id, stage, {_entries('lane')} FROM lane "
     "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number)"
 )
 _LANES: Final = {
-    False: f"{_LANE} WHERE run_number > (SELECT max(run_number) FROM run) - ? ORDER BY run_number, stage_number",
-    True: f"{_LANE} WHERE run_number = {_RUN} ORDER BY stage_number",
+    False: f"{_LANE_COLUMNS} WHERE lane.run_number > (SELECT max(run_number) FROM run) - ? "
+    "ORDER BY lane.run_number, lane.stage_number",
+    True: f"{_LANE_COLUMNS} WHERE lane.run_number = (SELECT run_number FROM run WHERE run_id = ?) "
+    "ORDER BY lane.stage_number",
 }
 
 
@@ -608,14 +715,21 @@ def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int
     return row and _typed(row, int, int, int, int)
 
 
-_OF_LANE: Final = (
-    "SELECT sequence, offset, event_time_ms, at_ms FROM entry INDEXED BY entry_by_sequence "
-    "WHERE run_number = ? AND stage_number = ?"
+_OF_LANE: Final = _numbered(
+    f"SELECT entry.sequence, entry.offset, entry.event_time_ms, entry.at_ms FROM {_near_mileposts(_LANE, 'given')}",
+    "?1",
+    "?2",
 )
-_FIRST_OF_LANE: Final = f"{_OF_LANE} ORDER BY sequence LIMIT 1"
-_LAST_OF_LANE: Final = f"{_OF_LANE} ORDER BY sequence DESC LIMIT 1"
-_FROM_MIDDLE: Final = f"{_OF_LANE} AND sequence BETWEEN ? AND ? ORDER BY sequence LIMIT 1"
-_BELOW_MIDDLE: Final = f"{_OF_LANE} AND sequence BETWEEN ? AND ? ORDER BY sequence DESC LIMIT 1"
+_MILEPOST_BELOW: Final = _numbered(_milepost(_LANE, "given", "AND post.sequence <= ?3", column="sequence"), "?1", "?2")
+_FIRST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence, entry.position LIMIT 1"
+_LAST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
+# From the last milepost on whose sequence is not above the least that is looked for.
+_BETWEEN: Final = (
+    f"{_OF_LANE} WHERE entry.sequence BETWEEN ?3 AND ?4 AND post.sequence <= ?4 AND post.sequence >= "
+    f"ifnull({_MILEPOST_BELOW}, 0)"
+)
+_FROM_MIDDLE: Final = f"{_BETWEEN} ORDER BY post.sequence, entry.position LIMIT 1"
+_BELOW_MIDDLE: Final = f"{_BETWEEN} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
 
 
 # What verify() reads
@@ -623,18 +737,19 @@ _BELOW_MIDDLE: Final = f"{_OF_LANE} AND sequence BETWEEN ? AND ? ORDER BY sequen
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that is kept beside the rows, at one moment: names by number, and the head of each stage of each run."""
+    """What is kept beside the rows, at one moment: names by number, and which stages each run has (as numbers)."""
 
     entries: int
     run_names: dict[int, str]
     stage_names: dict[int, str]
-    heads: list[tuple[Any, ...]]
+    lanes: set[tuple[Any, ...]]
 
 
-def snapshot(connection: apsw.Connection, run_id: str | None) -> Snapshot:
-    """What is kept about all runs, or about one, while the last position was `entries`."""
+def snapshot(connection: apsw.Connection) -> Snapshot:
+    """What is kept while the last position was `entries`."""
     with _moment(connection):
-        return Snapshot(tip(connection)[0], _run_names(connection), _stage_names(connection), _heads(connection, run_id))
+        lanes: list[tuple[Any, ...]] = connection.execute("SELECT run_number, stage_number FROM lane").fetchall()
+        return Snapshot(tip(connection)[0], _run_names(connection), _stage_names(connection), set(lanes))
 
 
 def _run_names(connection: apsw.Connection) -> dict[int, str]:
@@ -649,24 +764,50 @@ def _stage_names(connection: apsw.Connection) -> dict[int, str]:
     return {number: (name or b"").decode(errors="surrogateescape") for number, name in found}
 
 
-def _heads(connection: apsw.Connection, run_id: str | None) -> list[tuple[Any, ...]]:
-    """What is kept for each stage of each run, or of one: (run_number, stage_number, entries, signature)."""
-    return connection.execute(_HEADS[run_id is not None], _given(run_id, None)).fetchall()
+def empty_lanes(connection: apsw.Connection) -> list[tuple[Any, ...]]:
+    """(run_number, stage_number) of every lane without an entry; no append leaves one."""
+    return connection.execute(_EMPTY_LANES).fetchall()
 
 
-_EVERY_HEAD: Final = "SELECT run_number, stage_number, entries, signature FROM progress"
-_HEADS: Final = {False: _EVERY_HEAD, True: f"{_EVERY_HEAD} WHERE run_number = {_RUN}"}
+_EMPTY_LANES: Final = f"SELECT run_number, stage_number FROM lane WHERE {_milepost(_LANE, 'lane')} IS NULL"
 
 
-def run_spans(connection: apsw.Connection) -> list[tuple[int, int, int]]:
-    """(run_number, first position, last position) of every run, by first position."""
-    spans: list[tuple[Any, ...]] = connection.execute(_RUN_SPANS).fetchall()
-    found = ((run_number, first, last) for run_number, first, last in spans if first is not None)
-    return sorted(found, key=itemgetter(1))
+class Before(NamedTuple):
+    """
+    How far a run, and a stage of it, had come before a position of the chain; None for what had not begun.
+
+    Attributes:
+        run_signature: The run's own chain.
+        sequence: The stage's last sequence in the run.
+        milepost: The position of its last milepost.
+        entries: How many entries it had.
+    """
+
+    run_signature: bytes | None
+    sequence: int | None
+    milepost: int | None
+    entries: int | None
 
 
-_POSITIONS: Final = "FROM entry INDEXED BY entry_by_run WHERE run_number = run.run_number"
-_RUN_SPANS: Final = f"SELECT run_number, (SELECT min(position) {_POSITIONS}), (SELECT max(position) {_POSITIONS}) FROM run"
+def before(connection: apsw.Connection, run_number: int, stage_number: int, position: int) -> Before:
+    """How far a run, and a stage of it, had come before a position."""
+    return Before(*connection.execute(_BEFORE, (run_number, stage_number, position)).get)
+
+
+# By run, not by sequence, whose mileposts are in no order of position that SQLite knows of.
+_BEFORE: Final = _numbered(
+    f"SELECT (SELECT last.run_signature FROM entry AS last WHERE last.position < ?3 AND last.position <= "
+    f"{_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1} AND last.run_number = ?1 "
+    "ORDER BY last.position DESC LIMIT 1), (SELECT last.sequence FROM entry AS last WHERE last.position < ?3 AND "
+    f"last.position <= post.position + {APART - 1} AND {_same(_LANE, 'last', 'given')} "
+    "ORDER BY last.position DESC LIMIT 1), "
+    "post.position, post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position "
+    f"BETWEEN post.position + 1 AND min(post.position + {APART - 1}, ?3 - 1) AND {_same(_LANE, 'behind', 'given')}) "
+    "FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = "
+    f"{_milepost(_RUN, 'given', 'AND post.stage_number = given.stage_number AND post.position < ?3')}",
+    "?1",
+    "?2",
+)
 
 
 def stray_positions(connection: apsw.Connection) -> list[int]:
@@ -683,13 +824,14 @@ def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[A
     return _advancing(found, after)
 
 
-_LINKS: Final = f"{_LINKED} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
-_ANY_LINKS: Final = _LINKS.replace("idempotency_key", "CAST(idempotency_key AS BLOB)")
+_WHOLE: Final = f"{_LINKED}, entry.run_signature, entry.milepost"
+_LINKS: Final = f"{_WHOLE} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+_ANY_LINKS: Final = _LINKS.replace("entry.idempotency_key", "CAST(entry.idempotency_key AS BLOB)")
 
 
 def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
     """One page of numbered rows of one run above `after`, each with the signature of the row before it in the chain."""
-    bindings = run_id, after, through, PAGE
+    bindings = run_id, after, through, after + 2 - APART, through, PAGE
     try:
         found = connection.execute(_LINKS_OF_RUN, bindings).fetchall()
     except UnicodeDecodeError:
@@ -698,10 +840,11 @@ def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: 
 
 
 _LINKS_OF_RUN: Final = (
-    f"{_LINKED}, (SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
-    f"FROM {_INDEXED[True, False]} AND position > ? AND position <= ? ORDER BY position LIMIT ?"
+    f"{_WHOLE}, (SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
+    f"FROM {_GIVEN[_RUN]} CROSS JOIN {_near_mileposts(_RUN, 'given', '? + 1', '?')} WHERE post.position BETWEEN ? AND ? "
+    "ORDER BY post.position, entry.position LIMIT ?"
 )
-_ANY_LINKS_OF_RUN: Final = _LINKS_OF_RUN.replace("idempotency_key", "CAST(idempotency_key AS BLOB)")
+_ANY_LINKS_OF_RUN: Final = _LINKS_OF_RUN.replace("entry.idempotency_key", "CAST(entry.idempotency_key AS BLOB)")
 
 
 def _with_any_text(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -723,12 +866,13 @@ def state(connection: apsw.Connection, run_id: str, stage: str) -> tuple[Any, ..
 
     Returns:
         (position and signature of the chain's last entry; run_number, stage_number, signature of the run's own chain;
-        sequence, offset and event_time_ms of the stage's last checkpoint in that run): None for what is not there yet.
+        sequence, offset and event_time_ms of the stage's last checkpoint in that run, and the position of its last
+        milepost): None for what is not there yet.
     """
     row: tuple[Any, ...] | None = connection.execute(_STATE, (run_id, stage)).get
     if row is None:  # the first entry of the file
         numbers: tuple[Any, ...] = connection.execute(_NUMBERS, (run_id, stage)).get
-        return (0, EMPTY, *numbers, None, None, None, None)
+        return (0, EMPTY, *numbers, None, None, None, None, None)
     if tuple(map(type, row)) not in _STATES or not 0 < row[0] < MAX_INTEGER:
         raise apsw.CorruptError("the last rows are not as an append leaves them")
     return row
@@ -739,15 +883,38 @@ _STATES: Final = {
     (int, bytes, *numbers, signature, *last)
     for numbers in product((int, NoneType), repeat=2)
     for signature in (bytes, NoneType)
-    for last in ((int, int, int), (NoneType, NoneType, NoneType))
+    for last in ((int,) * 4, (NoneType,) * 4)
 }
-_RUN_1: Final = _RUN.replace("?", "?1")
-_STATE: Final = (
-    f"SELECT tip.position, tip.signature, {_RUN_1}, {_STAGE.replace('?', '?2')}, ({_RUN_SIGNATURE.replace('?', '?1')}), "
-    "last.sequence, last.offset, last.event_time_ms FROM entry AS tip LEFT JOIN entry AS last ON last.position = "
-    f"(SELECT position FROM entry INDEXED BY entry_by_sequence WHERE run_number = {_RUN_1} "
-    f"AND stage_number = {_STAGE.replace('?', '?2')} ORDER BY sequence DESC LIMIT 1) "
-    "WHERE tip.position = (SELECT max(position) FROM entry)"
+_STATE: Final = _numbered(
+    f"SELECT tip.position, tip.signature, run.run_number, stage.stage_number, {_last(_RUN, 'given', 'run_signature')}, "
+    "last.sequence, last.offset, last.event_time_ms, post.position "
+    "FROM entry AS tip LEFT JOIN run ON run_id = ? LEFT JOIN stage ON stage.stage = ? "
+    f"LEFT JOIN entry AS post ON post.position = {_milepost(_LANE, 'given')} "
+    "LEFT JOIN entry AS last ON last.position = (SELECT behind.position FROM entry AS behind WHERE behind.position "
+    f"<= post.position + {APART - 1} AND {_same(_LANE, 'behind', 'given')} ORDER BY behind.position DESC LIMIT 1) "
+    "WHERE tip.position = (SELECT max(position) FROM entry)",
+    "run.run_number",
+    "stage.stage_number",
+)
+
+
+def entries_of_lane(connection: apsw.Connection, run_number: int, stage_number: int) -> int:
+    """How many entries a stage has in a run."""
+    entries: int | None = connection.execute(_ENTRIES_OF_LANE, (run_number, stage_number)).get
+    return entries or 0
+
+
+_ENTRIES_OF_LANE: Final = _numbered(f"SELECT {_entries('given')}", "?1", "?2")
+
+
+def entries_of_run(connection: apsw.Connection, run_id: str) -> int:
+    """How many entries a run has."""
+    entries: int | None = connection.execute(_ENTRIES_OF_RUN, (run_id,)).get
+    return entries or 0
+
+
+_ENTRIES_OF_RUN: Final = (
+    f"SELECT sum({_entries('lane')}) FROM {_GIVEN[_RUN]} CROSS JOIN lane ON lane.run_number = given.run_number"
 )
 
 
@@ -763,6 +930,11 @@ def add_stage(connection: apsw.Connection, stage: str) -> int:
     return number
 
 
+def add_lane(connection: apsw.Connection, run_number: int, stage_number: int) -> None:
+    """Note that a run has a stage."""
+    connection.execute("INSERT INTO lane (run_number, stage_number) VALUES (?, ?)", (run_number, stage_number))
+
+
 def add_entries(connection: apsw.Connection, numbered: Iterable[tuple[Any, ...]]) -> None:
     """Add numbered rows at the end of the chain; a key that the stage of the run has already is a ConstraintError."""
     connection.executemany(_ADD_ENTRY, numbered)
@@ -770,18 +942,7 @@ def add_entries(connection: apsw.Connection, numbered: Iterable[tuple[Any, ...]]
 
 _ADD_ENTRY: Final = (
     "INSERT INTO entry (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, "
-    "signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-
-
-def add_progress(connection: apsw.Connection, run_number: int, stage_number: int, entries: int, signature: bytes) -> None:
-    """Count new entries of a stage of a run, and keep the head they give the run."""
-    connection.execute(_ADD_PROGRESS, (run_number, stage_number, entries, signature))
-
-
-_ADD_PROGRESS: Final = (
-    "INSERT INTO progress (run_number, stage_number, entries, signature) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT DO UPDATE SET entries = entries + excluded.entries, signature = excluded.signature"
+    "signature, run_signature, milepost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -795,5 +956,6 @@ def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> 
 
 
 _RECORDED: Final = (
-    f"SELECT position, signature, {_FIELDS} FROM {_BY_KEY} AND run_number = {_RUN} AND stage_number = {_STAGE}"
+    f"SELECT position, signature, {_FIELDS} FROM {_BY_KEY} AND run_number = (SELECT run_number FROM run WHERE run_id = ?) "
+    "AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)"
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from milepost import rows, workers
 from milepost.audit import Audit, Fault, Verification
@@ -22,26 +22,26 @@ def verify_chain(
 ) -> Verification:
     """Verify the chain of the file, or what came after `since`; `processes` may share the work."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, database.hashed, since)
+    audit = Audit({}, {}, set(), database.hashed, since)
     read = database.read
     total = 0
     try:
-        kept = read(rows.snapshot, None)
+        kept = read(rows.snapshot)
         total = kept.entries
         strays = read(rows.stray_positions)
         faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in strays]
         for head in (since, expected):
             if head is not None:
                 faults += _contains(head, read(rows.signature_at, head.entries), total)
-        if processes > 1 and not faults and workers.confirm(database, kept, since, processes, progress):
+        empty = read(rows.empty_lanes)
+        if processes > 1 and not faults and not empty and workers.confirm(database, kept, since, processes, progress):
             return _verification([], total, read(rows.tip)[1])
-        audit = Audit(kept.run_names, kept.stage_names, database.hashed, since)
+        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, since, _begun(database, since))
         while audit.position < total and (page := read(rows.links, audit.position, total)):
             audit.walk(page)
             if progress is not None:
                 progress(audit.position, total)
-        audit.end(sum(entries for _, _, entries, _ in kept.heads if isinstance(entries, int)))
-        audit.compare_heads(kept.heads)
+        audit.report_empty(empty)
     except WrongKeyError as error:
         faults.append(_cannot_judge(error))
     except DamagedStoreError as error:
@@ -50,19 +50,19 @@ def verify_chain(
 
 
 def verify_run(database: Database, run_id: str, expected: Head | None, progress: Progress) -> Verification:
-    """Verify the entries of one run: each against the row before it in the chain, all of them against the run's head."""
+    """Verify the entries of one run: each against the row before it in the chain, and the row before it in the run."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, database.hashed)
+    audit = Audit({}, {}, set(), database.hashed)
     read = database.read
     try:
-        kept = read(rows.snapshot, run_id)
-        audit = Audit(kept.run_names, kept.stage_names, database.hashed, mark=expected.entries if expected else None)
-        total = sum(entries for _, _, entries, _ in kept.heads if isinstance(entries, int))
+        kept = read(rows.snapshot)
+        mark = expected.entries if expected else None
+        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, mark=mark)
+        total = read(rows.entries_of_run, run_id)
         while page := read(rows.links_of_run, run_id, audit.position, kept.entries):
             audit.follow(page)
             if progress is not None:
                 progress(audit.entries, total)
-        audit.compare_heads(kept.heads)
         if expected is not None:
             faults += _contains(expected, audit.marked, audit.entries)
     except WrongKeyError as error:
@@ -70,6 +70,13 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
     except DamagedStoreError as error:
         faults.append(Fault("file", audit.position + 1, "a row that can be read", error.problem))
     return _verification([*audit.faults, *faults, *_file_faults(database)], audit.entries, audit.run_signature)
+
+
+def _begun(database: Database, since: Head | None) -> Callable[[int, int], tuple[Any, ...]] | None:
+    """How far a run and a stage of it had come at the head that is trusted."""
+    if since is None:
+        return None
+    return lambda run_number, stage_number: database.read(rows.before, run_number, stage_number, since.entries + 1)
 
 
 def _cannot_judge(error: WrongKeyError) -> Fault:

@@ -1,9 +1,7 @@
 """
 Share the walk of a verification among processes: Python computes on one core a process.
 
-A chain can be walked from any entry on, because each row keeps the signature before the next one. The chain of a run
-cannot, so a cut is made only where no run goes on behind it; or inside the first run while it is alone, whose chain is the
-file's. A file whose runs are interwoven from end to end has no such place, and is walked by one process.
+A chain can be walked from any entry on, because each row keeps the signature before the next one, that of its run too.
 
 Workers can only confirm. Whatever else they report, or if one of them dies, the whole walk is done again by one process,
 which tells exactly what is wrong and where: there is one set of rules for faults, and no second one to keep in step.
@@ -20,6 +18,7 @@ import threading
 from collections import deque
 from dataclasses import astuple, dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -30,7 +29,7 @@ from milepost.errors import MilepostError
 from milepost.receipt import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from milepost.database import Database
 
@@ -50,50 +49,15 @@ class Part:
         after: It begins after this position.
         through: It ends with this one.
         signature: The chain's signature at `after`, 64 hex digits.
-        run_number: The run that is alone in the chain up to `after` and goes on, if there is one.
     """
 
     after: int
     through: int
     signature: str
-    run_number: int | None
 
 
 _Task = Part | None
 """A part of the chain to walk, or None: check the file itself, which cannot be parted, and so goes first."""
-
-
-def cut(spans: Sequence[tuple[int, int, int]], after: int, through: int, parts: int) -> list[tuple[int, int | None]]:
-    """
-    Where to cut the chain between two positions, in about so many parts.
-
-    Args:
-        spans: (run_number, first position, last position) of every run, by first position.
-        after: The walk begins after this position; the runs that began before it are not judged by their heads.
-        through: The walk ends with this one.
-        parts: How many parts are wanted.
-
-    Returns:
-        Positions after which a cut is made, each with the run that is alone up to there and goes on, if there is one.
-    """
-    judged = [span for span in spans if span[1] > after]
-    # Between two positions each: where no judged run goes on, or only the one that is alone up to there.
-    places: list[tuple[int, int, int | None]] = []
-    if judged and judged[0][1] == 1:
-        number, _, last = judged[0]
-        places.append((1, min([last, *(first for _, first, _ in judged[1:2])]) - 1, number))
-    reached = after
-    for _, first, last in [*judged, (0, through + 1, 0)]:
-        places.append((reached, first - 1, None))
-        reached = max(reached, last)
-    size = (through - after) / parts
-    cuts = {}
-    for wanted in (after + round(size * part) for part in range(1, parts)):
-        near = ((max(least, min(wanted, most)), alone) for least, most, alone in places if least <= most)
-        place, alone = min(near, key=lambda found: abs(found[0] - wanted), default=(after, None))
-        if after < place < through and abs(place - wanted) <= size / 2:
-            cuts[place] = alone
-    return sorted(cuts.items())
 
 
 def confirm(
@@ -105,17 +69,15 @@ def confirm(
         return False
     after = since.entries if since else 0
     wanted = min(workers * _PARTS, (kept.entries - after) // LEAST)
-    places = [(after, None), *cut(database.read(rows.run_spans), after, kept.entries, wanted)] if wanted > 1 else []
-    if len(places) < 2:
+    if wanted < 2:
         return False
-    ends = [*(place for place, _ in places[1:]), kept.entries]
+    places = [after + (kept.entries - after) * part // wanted for part in range(wanted + 1)]
     parts = []
-    for (place, run_number), end in zip(places, ends, strict=True):
+    for place, end in pairwise(places):
         signature = database.read(rows.signature_at, place)
         if signature is None:
             return False
-        parts.append(Part(place, end, signature.hex(), run_number))
-    audit = Audit(kept.run_names, kept.stage_names, sha256, since)
+        parts.append(Part(place, end, signature.hex()))
     done = after
 
     def count(entries: int) -> None:
@@ -124,39 +86,29 @@ def confirm(
         if progress is not None:
             progress(done, kept.entries)
 
-    walked = _walked(database.path, parts, workers, count)
-    if walked is None:
-        return False
-    for part in parts:
-        for run_number, stage_number, entries, signature in walked[part.after]:
-            audit.take_over(run_number, stage_number, entries, bytes.fromhex(signature))
-    audit.compare_heads(kept.heads)
-    return not audit.faults
+    return _sound(database.path, parts, workers, count)
 
 
-def _walked(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> dict[int, list[Any]] | None:
-    """Have the parts walked and the file itself checked: the stages of each part, or None if not all is well."""
-    walked: dict[int, list[Any]] = {}
+def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> bool:
+    """Have the parts walked and the file itself checked: whether all is well."""
     sound = 0
     try:
-        for task, said in _replies(path, [None, *parts], workers):
+        for said in _replies(path, [None, *parts], workers):
             if "done" in said:
                 count(said["done"])
-            elif not said.get("sound"):
-                return None
-            else:
+            elif said.get("sound"):
                 sound += 1
-                if task is not None:
-                    walked[task.after] = said["stages"]
+            else:
+                return False
     except OSError:  # no process can be started here
-        return None
-    return walked if sound == len(parts) + 1 else None
+        return False
+    return sound == len(parts) + 1
 
 
-def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, dict[str, Any]]]:
+def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, Any]]:
     """What workers say while they do the tasks, the first of them first; the workers end with this."""
     waiting = deque(tasks)
-    replies: queue.SimpleQueue[tuple[_Task, dict[str, Any]] | None] = queue.SimpleQueue()
+    replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     children: list[subprocess.Popen[str]] = []
     threads: list[threading.Thread] = []
     try:
@@ -188,7 +140,7 @@ def _employ(
     child: subprocess.Popen[str],
     path: str,
     waiting: deque[_Task],
-    replies: queue.SimpleQueue[tuple[_Task, dict[str, Any]] | None],
+    replies: queue.SimpleQueue[dict[str, Any] | None],
 ) -> None:
     """Give one worker one task after another, until none is left, and hand over what it says."""
     try:
@@ -201,7 +153,7 @@ def _employ(
             _say(child.stdin, task=task and astuple(task))
             for line in child.stdout or ():
                 reply = json.loads(line)
-                replies.put((task, reply))
+                replies.put(reply)
                 if "done" not in reply:
                     break
     except (OSError, ValueError):
@@ -235,14 +187,16 @@ def work() -> None:
 
 
 def _walk(database: ReadOnlyDatabase, part: Part) -> Iterator[dict[str, Any]]:
-    kept = database.read(rows.snapshot, None)
-    audit = Audit(kept.run_names, kept.stage_names, sha256, Head(part.after, part.signature))
-    if part.run_number is not None:
-        audit.go_on_with(part.run_number)
+    kept = database.read(rows.snapshot)
+    begin = Head(part.after, part.signature)
+
+    def before(run_number: int, stage_number: int) -> rows.Before:
+        return database.read(rows.before, run_number, stage_number, part.after + 1)
+
+    audit = Audit(kept.run_names, kept.stage_names, kept.lanes, sha256, begin, before)
     while audit.position < part.through and (page := database.read(rows.links, audit.position, part.through)):
         audit.walk(page)
         if audit.faults:
             break
         yield {"done": len(page)}
-    sound = not audit.faults and audit.position == part.through
-    yield {"sound": sound, "stages": [[*stage[:3], stage[3].hex()] for stage in audit.stages()] if sound else []}
+    yield {"sound": not audit.faults and audit.position == part.through}
