@@ -48,7 +48,7 @@ CREATE TABLE entry (
     idempotency_key TEXT    NOT NULL,     -- names the step; once within (run, stage); 1 to 1,024 bytes of UTF-8, no NUL
     at_ms           INTEGER NOT NULL,     -- wall clock when it was stated: ms since the Unix epoch, UTC; evidence, no order
     signature       BLOB    NOT NULL,     -- 32 bytes: the chain up to and including this row
-    run_signature   BLOB    NOT NULL,     -- 32 bytes: the chain over the run's own entries, up to and including this one
+    run_signature   BLOB,                 -- 32 bytes: the chain over the run's own entries so far; NULL while it is the same
     milepost        INTEGER               -- how many entries the stage has in the run so far, or NULL: see below
 ) STRICT;
 

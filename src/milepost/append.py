@@ -108,27 +108,17 @@ class Appender:
             signed = f"{stage.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
             run, before = stage.run, self._signature
             self._signature = signature = hashed(before + signed).digest()
-            # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
-            run.signature = signature if run.signature == before else hashed(run.signature + signed).digest()
+            # The first run of a file has the file's signature while it is alone: neither computed nor kept twice.
+            if run.signature == before:
+                run.signature, run_signature = signature, None
+            else:
+                run.signature = run_signature = hashed(run.signature + signed).digest()
             self._position = position = self._position + 1
             stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
             milepost = self._milepost(stage) if position >= stage.milepost else None
             stage.entries += 1
-            numbered.append(
-                (
-                    position,
-                    run.number,
-                    stage.number,
-                    sequence,
-                    offset,
-                    event_time_ms,
-                    key,
-                    at_ms,
-                    signature,
-                    run.signature,
-                    milepost,
-                )
-            )
+            place = position, run.number, stage.number
+            numbered.append((*place, sequence, offset, event_time_ms, key, at_ms, signature, run_signature, milepost))
             waiting.append(each)
             if len(waiting) >= _BUFFER:
                 self._write()

@@ -175,16 +175,16 @@ class Audit:
                 continue
             before, run_before = self._before, run.before
             expected = hashed(before + signed).digest() if before is not None else stored
-            # A run that is alone in its file, as most are, has the file's signature: no need to compute it twice.
+            # The first run of a file has the file's signature while it is alone, and its rows do not keep that twice.
             if run_before is None:
                 run_expected = run_stored
             else:
-                run_expected = expected if run_before == before else hashed(run_before + signed).digest()
+                run_expected = None if run_before == before else hashed(run_before + signed).digest()
             lane.sequence = sequence
             lane.entries += 1
             if expected == stored and run_expected == run_stored and rises and self.signature == before:
                 self.signature = self._before = stored
-                run.before = run_stored
+                run.before = stored if run_stored is None else run_stored
             elif not self._settle(lane, signed, rises, (expected, stored), (run_expected, run_stored)):
                 continue
             if milepost is not None or position >= lane.milepost:
@@ -234,7 +234,7 @@ class Audit:
         self._begun = _unknown
 
     def _settle(
-        self, lane: _Lane, signed: bytes, rises: bool, link_: tuple[bytes, object], run_link: tuple[bytes, object]
+        self, lane: _Lane, signed: bytes, rises: bool, link_: tuple[bytes, object], run_link: tuple[object, object]
     ) -> bool:
         """A row that does not fit, or a row after one; whether it is as it was recorded."""
         (expected, stored), (run_expected, run_stored) = link_, run_link
@@ -248,11 +248,13 @@ class Audit:
             return False
         self._before, self._instead = _bytes(stored), None
         run = lane.run
+        said = stored if run_stored is None else run_stored
         if run_expected == run_stored or (run.instead is not None and link(run.instead, signed, self._hashed) == run_stored):
-            run.before, run.instead = _bytes(run_stored), None
+            run.before, run.instead = _bytes(said), None
         else:
-            self.faults.append(Fault("run", self.position, _hex(run_expected), _hex(run_stored)))
-            run.before, run.instead = _bytes(run_stored) or run_expected, run_expected
+            computed = expected if run_expected is None else run_expected
+            self.faults.append(Fault("run", self.position, _hex(computed), _hex(said)))
+            run.before, run.instead = _bytes(said) or _bytes(computed), _bytes(computed)
         if not rises:
             self.faults.append(Fault("lookup", self.position, "a sequence above the last of its stage", "another"))
         return True

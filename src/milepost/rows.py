@@ -79,12 +79,15 @@ def _milepost(which: tuple[bool, bool], of: str, condition: str = "", *, column:
     )
 
 
-def _last(which: tuple[bool, bool], of: str, column: str) -> str:
-    """A column of the last row with the same run, stage or both as `of`: it is the last milepost, or stands close behind."""
+def _last(which: tuple[bool, bool], of: str, columns: str) -> str:
+    """Something of `last`, the last row with the same run, stage or both as `of`: the last milepost, or close behind it."""
     return (
-        f"(SELECT last.{column} FROM entry AS last WHERE last.position <= {_milepost(which, of)} + {APART - 1} "
+        f"(SELECT {columns} FROM entry AS last WHERE last.position <= {_milepost(which, of)} + {APART - 1} "
         f"AND {_same(which, 'last', of)} ORDER BY last.position DESC LIMIT 1)"
     )
+
+
+_OWN: Final = "ifnull(last.run_signature, last.signature)"  # of the run's own chain
 
 
 def _near_mileposts(which: tuple[bool, bool], of: str, least: str = "0", most: str = str(MAX_INTEGER)) -> str:
@@ -182,7 +185,7 @@ def run_signature(connection: apsw.Connection, run_id: str) -> str:
     return _digits(EMPTY if signature is None else signature)
 
 
-_RUN_SIGNATURE: Final = f"SELECT {_last(_RUN, 'given', 'run_signature')} FROM {_GIVEN[_RUN]}"
+_RUN_SIGNATURE: Final = f"SELECT {_last(_RUN, 'given', _OWN)} FROM {_GIVEN[_RUN]}"
 
 
 # Single checkpoints
@@ -461,12 +464,12 @@ def _entries(of: str) -> str:
     )
 
 
-_FIRST_AND_LAST_OF_RUN: Final = f"{_milepost(_RUN, 'run', column='at_ms', last=False)}, {_last(_RUN, 'run', 'at_ms')}"
+_FIRST_AND_LAST_OF_RUN: Final = f"{_milepost(_RUN, 'run', column='at_ms', last=False)}, {_last(_RUN, 'run', 'last.at_ms')}"
 _RUNS: Final = (
     f"SELECT run_id, (SELECT sum({_entries('lane')}) FROM lane WHERE lane.run_number = run.run_number), "
     "(SELECT json_group_array(stage) FROM (SELECT stage FROM lane CROSS JOIN stage USING (stage_number) "
     f"WHERE lane.run_number = run.run_number ORDER BY stage_number)), {_FIRST_AND_LAST_OF_RUN}, "
-    f"{_last(_RUN, 'run', 'run_signature')} FROM run WHERE run_number > ? ORDER BY run_number"
+    f"{_last(_RUN, 'run', _OWN)} FROM run WHERE run_number > ? ORDER BY run_number"
 )
 
 
@@ -477,7 +480,7 @@ def stages(connection: apsw.Connection) -> list[StageSummary]:
 
 _STAGES: Final = (
     f"SELECT stage, counted.entries, counted.runs, {_milepost(_STAGE, 'stage', column='at_ms', last=False)}, "
-    f"{_last(_STAGE, 'stage', 'at_ms')} FROM stage "
+    f"{_last(_STAGE, 'stage', 'last.at_ms')} FROM stage "
     f"JOIN (SELECT stage_number, sum({_entries('lane')}) AS entries, count(*) AS runs FROM lane GROUP BY stage_number) "
     "AS counted USING (stage_number) ORDER BY stage_number"
 )
@@ -539,7 +542,7 @@ def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, i
 _STAGE_POINTS: Final = (
     f"SELECT {_RUN_ID}, stage, sequence, offset, event_time_ms, {_entries('entry')}, "
     f"{_milepost(_LANE, 'entry', column='sequence', last=False)} FROM stage AS every CROSS JOIN entry "
-    f"ON entry.position = {_last(_STAGE, 'every', 'position')} WHERE every.stage_number > 0 ORDER BY every.stage_number"
+    f"ON entry.position = {_last(_STAGE, 'every', 'last.position')} WHERE every.stage_number > 0 ORDER BY every.stage_number"
 )
 
 
@@ -796,7 +799,7 @@ def before(connection: apsw.Connection, run_number: int, stage_number: int, posi
 
 # By run, not by sequence, whose mileposts are in no order of position that SQLite knows of.
 _BEFORE: Final = _numbered(
-    f"SELECT (SELECT last.run_signature FROM entry AS last WHERE last.position < ?3 AND last.position <= "
+    f"SELECT (SELECT {_OWN} FROM entry AS last WHERE last.position < ?3 AND last.position <= "
     f"{_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1} AND last.run_number = ?1 "
     "ORDER BY last.position DESC LIMIT 1), (SELECT last.sequence FROM entry AS last WHERE last.position < ?3 AND "
     f"last.position <= post.position + {APART - 1} AND {_same(_LANE, 'last', 'given')} "
@@ -886,7 +889,7 @@ _STATES: Final = {
     for last in ((int,) * 4, (NoneType,) * 4)
 }
 _STATE: Final = _numbered(
-    f"SELECT tip.position, tip.signature, run.run_number, stage.stage_number, {_last(_RUN, 'given', 'run_signature')}, "
+    f"SELECT tip.position, tip.signature, run.run_number, stage.stage_number, {_last(_RUN, 'given', _OWN)}, "
     "last.sequence, last.offset, last.event_time_ms, post.position "
     "FROM entry AS tip LEFT JOIN run ON run_id = ? LEFT JOIN stage ON stage.stage = ? "
     f"LEFT JOIN entry AS post ON post.position = {_milepost(_LANE, 'given')} "
