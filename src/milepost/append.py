@@ -16,8 +16,8 @@ from milepost import rows
 from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Checkpoint, Watermark, fault
 from milepost.errors import IdempotencyConflictError, InvalidCheckpointError, SequenceError, WatermarkRegressionError
 from milepost.mileposts import APART
-from milepost.receipt import BatchReceipt, Head, Receipt
-from milepost.signature import EMPTY, prefix, quoted
+from milepost.receipt import BatchReceipt, Receipt, receipt
+from milepost.signature import EMPTY, canonical, link, prefix, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,15 +138,15 @@ class Appender:
 
     def receipt(self) -> Receipt:
         """Write what waits; the receipt of the entry that was added last."""
-        self.finish()
-        return Receipt(self._position, self._signature.hex())
-
-    def finish(self) -> Head:
-        """Write what waits; the chain's head with it."""
-        if not self._stages:
-            return rows.head(self._connection)
         self._write()
-        return Head(self._position, self._signature.hex())
+        return receipt(self._position, self._signature)
+
+    def finish(self) -> tuple[int, bytes]:
+        """Write what waits; the position and the signature of the chain's last entry with it."""
+        if not self._stages:
+            return rows.tip(self._connection)
+        self._write()
+        return self._position, self._signature
 
     def _checked_stage(self, entry: Checkpoint, index: int | None) -> _Stage:
         """The stage of an entry, looked up where it is new; an error where the entry is not valid."""
@@ -218,13 +218,53 @@ class Appender:
 
 def append(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Receipt:
     """Append one checkpoint."""
+    return _next(connection, hashed, entry) or _any(connection, hashed, entry)
+
+
+def _any(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Receipt:
     appender = Appender(connection, hashed)
     return appender.extend([(None, entry)]) or appender.receipt()
+
+
+def _next(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Receipt | None:
+    """What nearly every append is, a next step of a known stage, without what a batch needs; None if it is another."""
+    if fault(entry) is not None:
+        return None
+    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
+    position, before, run_number, stage_number, run_before, *last, milepost = rows.state(connection, run_id, stage)
+    if milepost is None or position + 1 >= milepost + APART:
+        return None
+    if sequence <= last[0] or offset < last[1] or event_time_ms < last[2]:
+        return None
+    signed = canonical(prefix(run_id, stage), sequence, offset, event_time_ms, key, at_ms)
+    signature = link(before, signed, hashed)
+    run_signature = None if run_before == before else link(run_before, signed, hashed)
+    position += 1
+    try:
+        rows.add_entry(
+            connection,
+            (
+                position,
+                run_number,
+                stage_number,
+                sequence,
+                offset,
+                event_time_ms,
+                key,
+                at_ms,
+                signature,
+                run_signature,
+                None,
+            ),
+        )
+    except apsw.ConstraintError:  # the key is recorded already
+        return None
+    return receipt(position, signature)
 
 
 def append_many(connection: apsw.Connection, hashed: Hash, entries: Iterable[Checkpoint]) -> BatchReceipt:
     """Append a batch."""
     appender = Appender(connection, hashed)
     appender.extend(enumerate(entries))
-    head = appender.finish()
-    return BatchReceipt(appender.appended, appender.duplicates, head.entries, head.signature)
+    position, signature = appender.finish()
+    return BatchReceipt(appender.appended, appender.duplicates, position, signature.hex())

@@ -85,10 +85,10 @@ def refuse_second_name(path: str) -> None:
 
     For an instant a new file has two, until `put_in_place` has removed the first; a kill in that instant leaves it there.
     """
-    identity = files.identity(path)
+    identity = files.identity_of(path)()
     for name in os.listdir(files.directory(path)):  # noqa: PTH208 - `path` is a str, whatever it contains
         other = os.path.join(files.directory(path), name)  # noqa: PTH118
-        if name.startswith(_ASIDE) and files.identity(other) == identity:
+        if name.startswith(_ASIDE) and files.identity_of(other)() == identity:
             Path(other).unlink(missing_ok=True)
     if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
         raise StoreError(path, "the file has a second name (a hard link), and writing through both would break it: copy it")

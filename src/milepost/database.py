@@ -304,8 +304,9 @@ class WritableDatabase(Database):
         self._leave_wal_alone()  # until it is durable
         frames = self._wal_frames()
         with connection:
-            opened = [(name, files.identity(name)) for name in (self.path, connection.filename_wal)]
-            self._files = [(name, identity) for name, identity in opened if identity is not None]
+            named = [(name, files.identity_of(name)) for name in (self.path, connection.filename_wal)]
+            opened = [(name, identity, identity()) for name, identity in named]
+            self._files = [each for each in opened if each[2] is not None]
             if len(self._files) < 2 and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
             unread = wal.unread_commits(connection.filename_wal, self.vfs, frames)
@@ -559,8 +560,8 @@ class WritableDatabase(Database):
         A neighbour with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
         database, and `rm` does so anyway; SQLite goes on writing to the unlinked file without an error.
         """
-        for name, opened in self._files:
-            if files.identity(name) != opened:
+        for name, identity, opened in self._files:
+            if identity() != opened:
                 what = "-wal file" if name != self.path else "file"
                 self._ended = FailedStoreError(
                     self.path,

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import os
 import stat
-import struct
 import sys
 import warnings
 from typing import TYPE_CHECKING, Final
@@ -30,13 +29,12 @@ from milepost.errors import (
 from milepost.filesystem import remote_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _AT_FDCWD: Final = -100
 _STATX_INO: Final = 0x100
-_INODE: Final = struct.Struct("=Q")
-_DEVICE: Final = struct.Struct("=II")  # major, minor
-_statx: Final = getattr(ctypes.CDLL(None), "statx", None) if sys.platform == "linux" else None
+# PyDLL: it is asked at each commit, and to give up the interpreter and take it again would cost more than the call.
+_statx: Final = getattr(ctypes.PyDLL(None), "statx", None) if sys.platform == "linux" else None
 
 PIECE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
 _LONGEST_PATH: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
@@ -124,9 +122,9 @@ def read(file: apsw.VFSFile | None, length: int, offset: int) -> bytes:
     return b"" if file is None else file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
 
 
-def identity(path: str) -> tuple[int, int] | None:
+def identity_of(path: str) -> Callable[[], object]:
     """
-    Which file a name stands for, as device and inode, or None for no file.
+    A function that tells, each time it is called, which file a name stands for (its inode and device), or None for no file.
 
     It asks for nothing else. Since Linux 6.13 a file whose times were asked for gets new ones with the next
     write, which the next sync has to make durable: with `os.stat` at each commit a durable append took 270 µs, not 180.
@@ -134,16 +132,18 @@ def identity(path: str) -> tuple[int, int] | None:
     Source:
         statx(2); https://docs.kernel.org/filesystems/multigrain-ts.html
     """
-    if _statx is not None:
-        found = ctypes.create_string_buffer(256)
-        if _statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_INO, found) == 0:
-            (inode,), device = _INODE.unpack_from(found, 32), _DEVICE.unpack_from(found, 136)
-            return os.makedev(*device), inode
-    try:
-        status = os.stat(path)  # noqa: PTH116 - runs at each commit: 1 µs, pathlib 3 µs
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
+    encoded, found = os.fsencode(path), ctypes.create_string_buffer(256)
+
+    def identity() -> object:
+        if _statx is not None and _statx(_AT_FDCWD, encoded, 0, _STATX_INO, found) == 0:
+            return found[32:40], found[136:144]
+        try:
+            status = os.stat(path)  # noqa: PTH116 - runs at each commit: 1 µs, pathlib 3 µs
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_dev
+
+    return identity
 
 
 def directory(path: str) -> str:

@@ -35,6 +35,20 @@ class Receipt:
         check_bool("duplicate", self.duplicate)
 
 
+_set_position, _set_signature, _set_duplicate = (
+    getattr(Receipt, field).__set__ for field in ("position", "signature", "duplicate")
+)
+
+
+def receipt(position: int, signature: bytes, *, duplicate: bool = False) -> Receipt:
+    """A receipt of values that a store has made itself, the signature as 32 bytes: unchecked, in a quarter of the time."""
+    made = object.__new__(Receipt)
+    _set_position(made, position)
+    _set_signature(made, signature.hex())
+    _set_duplicate(made, duplicate)
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class BatchReceipt:
     """

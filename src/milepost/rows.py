@@ -943,6 +943,11 @@ def add_entries(connection: apsw.Connection, numbered: Iterable[tuple[Any, ...]]
     connection.executemany(_ADD_ENTRY, numbered)
 
 
+def add_entry(connection: apsw.Connection, numbered: tuple[Any, ...]) -> None:
+    """Add one, as `add_entries`."""
+    connection.execute(_ADD_ENTRY, numbered)
+
+
 _ADD_ENTRY: Final = (
     "INSERT INTO entry (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, "
     "signature, run_signature, milepost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
