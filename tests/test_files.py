@@ -19,9 +19,9 @@ def test_a_file_is_known_by_device_and_inode(tmp_path: Path, monkeypatch: pytest
     one, other = tmp_path / "one ü\n", tmp_path / "other"
     one.touch()
     other.touch()
-    status = one.stat()
-    assert files.identity(str(one)) == (status.st_dev, status.st_ino)
-    assert files.identity(str(other)) != files.identity(str(one))
-    assert files.identity(str(tmp_path / "missing")) is None
+    of_one, of_other = files.identity_of(str(one)), files.identity_of(str(other))
+    first, second = of_one(), of_other()
+    assert None is not first == of_one() == files.identity_of(str(one))()
+    assert None is not second != first
     other.replace(one)
-    assert files.identity(str(one)) != (status.st_dev, status.st_ino)
+    assert (of_one(), of_other()) == (second, None)

@@ -231,32 +231,21 @@ def _next(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Recei
     if fault(entry) is not None:
         return None
     run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
-    position, before, run_number, stage_number, run_before, *last, milepost = rows.state(connection, run_id, stage)
-    if milepost is None or position + 1 >= milepost + APART:
+    state = rows.state(connection, run_id, stage)
+    position, before, run_number, stage_number, run_before, last_sequence, last_offset, last_event_time_ms, last_milepost = (
+        state
+    )
+    if last_milepost is None or sequence <= last_sequence or offset < last_offset or event_time_ms < last_event_time_ms:
         return None
-    if sequence <= last[0] or offset < last[1] or event_time_ms < last[2]:
-        return None
+    position += 1
+    is_milepost = position >= last_milepost + APART
+    milepost = rows.entries_of_lane(connection, run_number, stage_number) + 1 if is_milepost else None
     signed = canonical(prefix(run_id, stage), sequence, offset, event_time_ms, key, at_ms)
     signature = link(before, signed, hashed)
     run_signature = None if run_before == before else link(run_before, signed, hashed)
-    position += 1
+    place = position, run_number, stage_number
     try:
-        rows.add_entry(
-            connection,
-            (
-                position,
-                run_number,
-                stage_number,
-                sequence,
-                offset,
-                event_time_ms,
-                key,
-                at_ms,
-                signature,
-                run_signature,
-                None,
-            ),
-        )
+        rows.add_entry(connection, (*place, sequence, offset, event_time_ms, key, at_ms, signature, run_signature, milepost))
     except apsw.ConstraintError:  # the key is recorded already
         return None
     return receipt(position, signature)

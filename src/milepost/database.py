@@ -344,10 +344,13 @@ class WritableDatabase(Database):
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
-        self._refuse_if_ended()
-        self._refuse_within_a_write()
+        if self._ended is not None:
+            self._refuse_if_ended()
+        thread = threading.get_ident()
+        if self._writing_thread == thread:
+            self._refuse_within_a_write()
         work = functools.partial(query, self._connection, *given)
-        if self._block_thread == threading.get_ident():
+        if self._block_thread == thread:
             job = Job(work)
             with self._lock:
                 self._refuse_if_ended()
@@ -363,8 +366,10 @@ class WritableDatabase(Database):
         with self._lock:
             self._group.take(jobs)
             try:
-                self._refuse_if_ended()
-                self._clear_leftover()
+                if self._ended is not None:
+                    self._refuse_if_ended()
+                if self._connection.in_transaction:
+                    self._clear_leftover()
                 before = self._connection.total_changes()
                 with self._connection:
                     if self._wal_pages >= self._wal_room and self._synchronous == "full":

@@ -28,7 +28,7 @@ class Job:
         self.error: BaseException | None = None
         self.done = False
         self.leads = False
-        self.asleep = threading.Lock()
+        self.asleep: threading.Lock  # what its thread waits for; only of a job that queues
 
 
 class GroupCommit:
@@ -54,6 +54,7 @@ class GroupCommit:
         job = Job(work)
         with self._mutex:
             if self._led:
+                job.asleep = threading.Lock()
                 job.asleep.acquire()
                 self._queue.append(job)
             else:
@@ -91,7 +92,8 @@ class GroupCommit:
     def _lead(self, job: Job) -> None:
         jobs = [job]
         try:
-            self._await_company()
+            if self._last > 1:
+                self._await_company()
             self._commit(jobs)
         except BaseException as error:
             for each in jobs:

@@ -23,7 +23,7 @@ import apsw
 
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark
 from milepost.mileposts import APART
-from milepost.receipt import Head, Receipt
+from milepost.receipt import Head, Receipt, receipt
 from milepost.signature import EMPTY
 from milepost.summary import RunSummary, StageSummary
 
@@ -164,11 +164,16 @@ def tip(connection: apsw.Connection) -> tuple[int, bytes]:
     return position, signature
 
 
-def _digits(signature: object) -> str:
-    """The 64 hex digits of a stored signature, instead of which a damaged file may have anything."""
+def _signature(signature: object) -> bytes:
+    """A stored signature, instead of which a damaged file may have anything."""
     if type(signature) is not bytes or len(signature) != 32:
         raise apsw.CorruptError("a signature is not 32 bytes")
-    return signature.hex()
+    return signature
+
+
+def _digits(signature: object) -> str:
+    """The 64 hex digits of a stored signature."""
+    return _signature(signature).hex()
 
 
 def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
@@ -403,7 +408,7 @@ def names(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> tuple
 
 def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:
     """The receipts of numbered rows."""
-    return [Receipt(row[0], _digits(row[8])) for row in numbered]
+    return [receipt(row[0], _signature(row[8])) for row in numbered]
 
 
 class _Names(dict[int, str]):
@@ -960,7 +965,7 @@ def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> 
     if row is None:
         return None
     position, signature, *fields = row
-    return Receipt(position, _digits(signature), duplicate=True), _checkpoint(run_id, stage, *fields)
+    return receipt(position, _signature(signature), duplicate=True), _checkpoint(run_id, stage, *fields)
 
 
 _RECORDED: Final = (
