@@ -117,6 +117,7 @@ def _near_mileposts(which: tuple[bool, bool], of: str, least: str = "0", most: s
 _RUN_ID: Final = "(SELECT run_id FROM run WHERE run.run_number = entry.run_number)"
 _STAGE_NAME: Final = "(SELECT stage FROM stage WHERE stage.stage_number = entry.stage_number)"
 _FIELDS: Final = "entry.sequence, entry.offset, entry.event_time_ms, entry.idempotency_key, entry.at_ms"
+_NAMES: Final = "LEFT JOIN run USING (run_number) LEFT JOIN stage USING (stage_number)"
 _NAMED: Final = f"SELECT {_RUN_ID}, {_STAGE_NAME}, {_FIELDS}"
 _NUMBERED: Final = f"SELECT entry.position, entry.run_number, entry.stage_number, {_FIELDS}"
 _LINKED: Final = f"{_NUMBERED}, entry.signature"
@@ -217,7 +218,7 @@ _COLUMNS: Final = {
     for which in _WHICH
 }
 _LATEST: Final = {
-    (False, False): f"{_COLUMNS[False, False]} entry WHERE position > 0 ORDER BY position DESC LIMIT 1",
+    (False, False): f"SELECT run_id, stage, {_FIELDS} FROM entry {_NAMES} WHERE position > 0 ORDER BY position DESC LIMIT 1",
     **{
         which: f"{_COLUMNS[which]} {_GIVEN[which]} CROSS JOIN entry ON entry.position <= "
         f"{_milepost(which, 'given')} + {APART - 1} AND {_same(which, 'entry', 'given')} "
@@ -253,16 +254,13 @@ def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, 
     """The checkpoints with one key, in chain order: at most one in each stage of each run."""
     statement = _FIND[run_id is not None, stage is not None]
     found: list[tuple[Any, ...]] = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
-    if len(found) > 1:
-        found.sort()  # by position, which comes first; the index has them by run and stage
-    return [
-        _checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)
-        for _, run, stage_name, sequence, offset, event_time_ms, key, at_ms in found
-    ]
+    if len(found) == 1:
+        return [_checkpoint(*found[0][1:])]
+    return [_checkpoint(*row[1:]) for row in sorted(found)]  # by position, which comes first; the index has run and stage
 
 
 _FIND: Final = {
-    which: f"SELECT entry.position, {_NAMED.removeprefix('SELECT ')} FROM {_BY_KEY}"
+    which: f"SELECT position, run_id, stage, {_FIELDS} FROM entry INDEXED BY entry_by_key {_NAMES} WHERE idempotency_key = ?"
     + (" AND run_number = (SELECT run_number FROM run WHERE run_id = ?)" if which[0] else "")
     + (" AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)" if which[1] else "")
     for which in _WHICH
