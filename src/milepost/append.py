@@ -16,15 +16,17 @@ from milepost import rows
 from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Checkpoint, Watermark, fault
 from milepost.errors import IdempotencyConflictError, InvalidCheckpointError, SequenceError, WatermarkRegressionError
 from milepost.mileposts import APART
-from milepost.receipt import BatchReceipt, Receipt, receipt
-from milepost.signature import EMPTY, canonical, link, prefix, quoted
+from milepost.receipt import BatchReceipt, Receipt, receipt_of
+from milepost.signature import EMPTY, prefix, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from milepost.database import Kept
     from milepost.signature import Hash
 
 _BUFFER: Final = 10_000  # rows that wait for one executemany
+_LANES: Final = 1_000  # stages of runs whose state is kept in memory
 
 
 class _Run:
@@ -38,7 +40,7 @@ class _Run:
 class _Stage:
     """Where one stage of one run stands: its last sequence and watermark, and where its next milepost is to be."""
 
-    __slots__ = ("entries", "event_time_ms", "known", "milepost", "number", "offset", "prefix", "run", "sequence")
+    __slots__ = ("added", "before", "event_time_ms", "milepost", "number", "offset", "prefix", "run", "sequence")
 
     def __init__(self, run: _Run, number: int, before: str, last: list[int] | None) -> None:
         self.run = run
@@ -46,13 +48,13 @@ class _Stage:
         self.prefix = before
         self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -APART)
         self.milepost = milepost + APART  # the least position of the next one
-        self.entries = 0  # what this transaction has added
-        self.known: int | None = None if last else 0  # what there was before; looked up once a milepost needs it
+        self.added = 0  # how many entries
+        self.before: int | None = None if last else 0  # how many there were; looked up once a milepost needs it
 
 
 class Appender:
     """
-    The end of the chain, as one transaction moves it; it knows nothing from before the transaction or after.
+    The end of the chain, as transactions move it, one after the other, as long as nobody else writes in between.
 
     Once it has raised an error it is of no further use: what it was given is given up as a whole.
     """
@@ -116,7 +118,7 @@ class Appender:
             self._position = position = self._position + 1
             stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
             milepost = self._milepost(stage) if position >= stage.milepost else None
-            stage.entries += 1
+            stage.added += 1
             place = position, run.number, stage.number
             numbered.append((*place, sequence, offset, event_time_ms, key, at_ms, signature, run_signature, milepost))
             waiting.append(each)
@@ -139,7 +141,7 @@ class Appender:
     def receipt(self) -> Receipt:
         """Write what waits; the receipt of the entry that was added last."""
         self._write()
-        return receipt(self._position, self._signature)
+        return receipt_of(self._position, self._signature)
 
     def finish(self) -> tuple[int, bytes]:
         """Write what waits; the position and the signature of the chain's last entry with it."""
@@ -157,6 +159,10 @@ class Appender:
         run_id, name = entry.run_id, entry.stage
         stage = self._stages.get((run_id, name))
         if stage is None:
+            if len(self._stages) >= _LANES:
+                self._write()
+                self._stages.clear()
+                self._runs.clear()
             state = rows.state(self._connection, run_id, name)
             position, signature, run_number, stage_number, run_signature, *last = state
             if not self._stages:
@@ -176,10 +182,10 @@ class Appender:
     def _milepost(self, stage: _Stage) -> int:
         """What a milepost at the position that is being added says."""
         stage.milepost = self._position + APART
-        if stage.known is None:
+        if stage.before is None:
             self._write()
-            stage.known = rows.entries_of_lane(self._connection, stage.run.number, stage.number) - stage.entries
-        return stage.known + stage.entries + 1
+            stage.before = rows.entries_of_lane(self._connection, stage.run.number, stage.number) - stage.added
+        return stage.before + stage.added + 1
 
     def _duplicate(self, entry: Checkpoint, stage: _Stage, index: int | None) -> Receipt:
         """The receipt of the first one, or the rule that the entry breaks."""
@@ -216,44 +222,33 @@ class Appender:
         self._waiting.clear()
 
 
-def append(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Receipt:
+def append(connection: apsw.Connection, kept: Kept, hashed: Hash, entry: Checkpoint) -> Receipt:
     """Append one checkpoint."""
-    return _next(connection, hashed, entry) or _any(connection, hashed, entry)
+    appender = kept.take() or Appender(connection, hashed)
+    receipt = appender.extend([(None, entry)]) or appender.receipt()
+    kept.value = appender
+    return receipt
 
 
-def _any(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Receipt:
-    appender = Appender(connection, hashed)
-    return appender.extend([(None, entry)]) or appender.receipt()
-
-
-def _next(connection: apsw.Connection, hashed: Hash, entry: Checkpoint) -> Receipt | None:
-    """What nearly every append is, a next step of a known stage, without what a batch needs; None if it is another."""
-    if fault(entry) is not None:
-        return None
-    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
-    state = rows.state(connection, run_id, stage)
-    position, before, run_number, stage_number, run_before, last_sequence, last_offset, last_event_time_ms, last_milepost = (
-        state
-    )
-    if last_milepost is None or sequence <= last_sequence or offset < last_offset or event_time_ms < last_event_time_ms:
-        return None
-    position += 1
-    is_milepost = position >= last_milepost + APART
-    milepost = rows.entries_of_lane(connection, run_number, stage_number) + 1 if is_milepost else None
-    signed = canonical(prefix(run_id, stage), sequence, offset, event_time_ms, key, at_ms)
-    signature = link(before, signed, hashed)
-    run_signature = None if run_before == before else link(run_before, signed, hashed)
-    place = position, run_number, stage_number
-    try:
-        rows.add_entry(connection, (*place, sequence, offset, event_time_ms, key, at_ms, signature, run_signature, milepost))
-    except apsw.ConstraintError:  # the key is recorded already
-        return None
-    return receipt(position, signature)
-
-
-def append_many(connection: apsw.Connection, hashed: Hash, entries: Iterable[Checkpoint]) -> BatchReceipt:
+def append_many(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: Iterable[Checkpoint]) -> BatchReceipt:
     """Append a batch."""
-    appender = Appender(connection, hashed)
+    appender = kept.take() or Appender(connection, hashed)
+    appended, duplicates = appender.appended, appender.duplicates
     appender.extend(enumerate(entries))
     position, signature = appender.finish()
-    return BatchReceipt(appender.appended, appender.duplicates, position, signature.hex())
+    kept.value = appender
+    return BatchReceipt(appender.appended - appended, appender.duplicates - duplicates, position, signature.hex())
+
+
+def advance(
+    connection: apsw.Connection,
+    kept: Kept,
+    hashed: Hash,
+    step: tuple[str, str, Watermark, str],
+    clock: Callable[[], int],
+) -> Receipt:
+    """Stamp the next sequence and the time on a step (run_id, stage, watermark, idempotency_key), and append it."""
+    appender = kept.take() or Appender(connection, hashed)
+    receipt = appender.advance(*step, clock())
+    kept.value = appender
+    return receipt

@@ -28,7 +28,7 @@ import warnings
 import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple
 
 import apsw
 
@@ -75,6 +75,28 @@ class Read(Protocol):
     def __call__(self, query: Callable[[apsw.Connection, *Given], T], /, *given: *Given) -> T: ...  # noqa: D102 - the protocol says it
 
 
+class Kept:
+    """
+    What a write leaves for the next one: no longer than nobody else, of this process or another, has written in between.
+
+    SQLite says whether somebody has, while the lock is held under which the next write begins: the file may be read anew
+    by that write, or it is known to be as the last one left it.
+
+    Source:
+        https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html#sqlitefcntldataversion
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+    def take(self) -> Any:
+        """Take it away, to put it back only when all has gone well."""
+        value, self.value = self.value, None
+        return value
+
+
 class Database(ABC):
     """One connection, shared by the threads of one process."""
 
@@ -99,6 +121,7 @@ class Database(ABC):
         # How many _STEPS the query under way has taken; None while the caller's own statements run.
         self._steps: int | None = 0
         self._changes = 0
+        self.kept = Kept()
         # Why nothing more can be done here: closed, forked or failed. Looked at before the lock, which a fork may have
         # copied while another thread held it.
         self._ended: StoreError | None = None
@@ -251,6 +274,7 @@ class WritableDatabase(Database):
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
         self._block_thread: int | None = None
         self._writing_thread: int | None = None
+        self._version: int | None = None  # of the file, after our own last write
         self._wal_pages = self._written_back = 0
         self._wal_room = 1  # how many pages it has without growing; not for the very first commit
         # How long the WAL may get: 8 MB. SQLite's own figure, 1,000 pages, suits statements that change one page; an append
@@ -355,6 +379,7 @@ class WritableDatabase(Database):
             with self._lock:
                 self._refuse_if_ended()
                 self._refuse_if_cut_short()
+                self.kept.value = None  # the block may have written anything
                 self._run_apart(job)
             if job.error is not None:
                 raise job.error
@@ -371,7 +396,10 @@ class WritableDatabase(Database):
                 if self._connection.in_transaction:
                     self._clear_leftover()
                 before = self._connection.total_changes()
+                version, self._version = self._version, None
                 with self._connection:
+                    if self._connection.data_version() != version:
+                        self.kept.value = None
                     if self._wal_pages >= self._wal_room and self._synchronous == "full":
                         self._make_wal_longer()
                     if len(jobs) == 1:
@@ -379,6 +407,7 @@ class WritableDatabase(Database):
                     else:
                         for job in jobs:
                             self._run_apart(job)
+                self._version = self._connection.data_version()
                 self._settle(before)
             except (apsw.Error, UnicodeDecodeError) as error:
                 for job in jobs:  # one exception each: threads raise them side by side
@@ -448,6 +477,7 @@ class WritableDatabase(Database):
             connection = self._connection
             if outermost:
                 self._clear_leftover()
+                self._version = None
             try:
                 connection.__enter__()
             except apsw.Error as error:

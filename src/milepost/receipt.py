@@ -40,7 +40,7 @@ _set_position, _set_signature, _set_duplicate = (
 )
 
 
-def receipt(position: int, signature: bytes, *, duplicate: bool = False) -> Receipt:
+def receipt_of(position: int, signature: bytes, *, duplicate: bool = False) -> Receipt:
     """A receipt of values that a store has made itself, the signature as 32 bytes: unchecked, in a quarter of the time."""
     made = object.__new__(Receipt)
     _set_position(made, position)

@@ -23,7 +23,7 @@ import apsw
 
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark
 from milepost.mileposts import APART
-from milepost.receipt import Head, Receipt, receipt
+from milepost.receipt import Head, Receipt, receipt_of
 from milepost.signature import EMPTY
 from milepost.summary import RunSummary, StageSummary
 
@@ -406,7 +406,7 @@ def names(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> tuple
 
 def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:
     """The receipts of numbered rows."""
-    return [receipt(row[0], _signature(row[8])) for row in numbered]
+    return [receipt_of(row[0], _signature(row[8])) for row in numbered]
 
 
 class _Names(dict[int, str]):
@@ -963,7 +963,7 @@ def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> 
     if row is None:
         return None
     position, signature, *fields = row
-    return receipt(position, _signature(signature), duplicate=True), _checkpoint(run_id, stage, *fields)
+    return receipt_of(position, _signature(signature), duplicate=True), _checkpoint(run_id, stage, *fields)
 
 
 _RECORDED: Final = (

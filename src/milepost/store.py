@@ -164,7 +164,7 @@ class CheckpointStore:
         Source:
             https://sqlite.org/pragma.html#pragma_synchronous (FULL syncs the WAL at each commit)
         """
-        return self._database.write(append.append, self._database.hashed, entry)
+        return self._database.write(append.append, self._database.kept, self._database.hashed, entry)
 
     def append_many(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
         """
@@ -192,7 +192,7 @@ class CheckpointStore:
             batch.append(entry)
             if type(entry) is not Checkpoint:  # the batch ends here in any case, however long the rest is
                 break
-        return self._database.write(append.append_many, self._database.hashed, batch)
+        return self._database.write(append.append_many, self._database.kept, self._database.hashed, batch)
 
     def advance(self, run_id: str, stage: str, watermark: Watermark, *, idempotency_key: str) -> Receipt:
         """
@@ -217,10 +217,9 @@ class CheckpointStore:
             WatermarkRegressionError: As `append`.
             StoreError: As `append`.
         """
-        return self._database.write(self._advance, run_id, stage, watermark, idempotency_key)
-
-    def _advance(self, connection: apsw.Connection, run_id: str, stage: str, watermark: Watermark, key: str) -> Receipt:
-        return append.Appender(connection, self._database.hashed).advance(run_id, stage, watermark, key, self._clock())
+        step = run_id, stage, watermark, idempotency_key
+        database = self._database
+        return database.write(append.advance, database.kept, database.hashed, step, self._clock)
 
     def transaction(self) -> AbstractContextManager[apsw.Connection]:
         """
