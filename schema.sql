@@ -54,9 +54,9 @@ CREATE TABLE entry (
 
 CREATE UNIQUE INDEX entry_by_key ON entry (idempotency_key, run_number, stage_number);  -- find; no step twice
 
--- The first entry of a stage in a run is a milepost, and then each that stands 20 positions or more behind the last milepost
+-- The first entry of a stage in a run is a milepost, and then each that stands 40 positions or more behind the last milepost
 -- of that (run, stage). Only these are indexed by run, stage and sequence, since each index that a row is in costs an append
--- another page. Every entry stands less than 20 positions behind a milepost of its run and stage, and is found from there.
+-- another page. Every entry stands less than 40 positions behind a milepost of its run and stage, and is found from there.
 -- An index ends in the rowid, which is the position: each of these gives its rows in chain order.
 CREATE        INDEX entry_by_run      ON entry (run_number)   WHERE milepost IS NOT NULL;  -- history and latest of a run
 CREATE        INDEX entry_by_stage    ON entry (stage_number) WHERE milepost IS NOT NULL;  -- history and latest of a stage

@@ -20,7 +20,7 @@ from milepost.receipt import BatchReceipt, Receipt, receipt_of
 from milepost.signature import EMPTY, prefix, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Sequence
 
     from milepost.database import Kept
     from milepost.signature import Hash
@@ -126,21 +126,13 @@ class Appender:
                 self._write()
         return duplicate
 
-    def advance(self, run_id: str, stage: str, mark: Watermark, key: str, at_ms: int) -> Receipt:
-        """Stamp the next sequence on a checkpoint and take it; a key recorded with this watermark is a duplicate."""
+    def next(self, run_id: str, stage: str, mark: Watermark, key: str, at_ms: int) -> Checkpoint:
+        """The checkpoint that a stage states next."""
         known = self._checked_stage(Checkpoint(run_id, stage, 0, mark, key, at_ms), None)
-        entry = Checkpoint(run_id, stage, max(known.sequence, 0) + 1, mark, key, at_ms)
-        try:
-            return self.extend([(None, entry)]) or self.receipt()
-        except (IdempotencyConflictError, WatermarkRegressionError):
-            first = rows.recorded(self._connection, run_id, stage, key)
-            if first is None or first[1].watermark != mark:
-                raise
-            return first[0]
+        return Checkpoint(run_id, stage, max(known.sequence, 0) + 1, mark, key, at_ms)
 
     def receipt(self) -> Receipt:
-        """Write what waits; the receipt of the entry that was added last."""
-        self._write()
+        """The receipt of the entry that was added last; it is in the table after `finish`."""
         return receipt_of(self._position, self._signature)
 
     def finish(self) -> tuple[int, bytes]:
@@ -222,12 +214,13 @@ class Appender:
         self._waiting.clear()
 
 
-def append(connection: apsw.Connection, kept: Kept, hashed: Hash, entry: Checkpoint) -> Receipt:
-    """Append one checkpoint."""
+def append(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: Sequence[Checkpoint]) -> list[Receipt]:
+    """Append checkpoints of as many callers; a receipt for each."""
     appender = kept.take() or Appender(connection, hashed)
-    receipt = appender.extend([(None, entry)]) or appender.receipt()
+    receipts = [appender.extend([(None, entry)]) or appender.receipt() for entry in entries]
+    appender.finish()
     kept.value = appender
-    return receipt
+    return receipts
 
 
 def append_many(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: Iterable[Checkpoint]) -> BatchReceipt:
@@ -241,14 +234,18 @@ def append_many(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: 
 
 
 def advance(
-    connection: apsw.Connection,
-    kept: Kept,
-    hashed: Hash,
-    step: tuple[str, str, Watermark, str],
-    clock: Callable[[], int],
+    connection: apsw.Connection, kept: Kept, hashed: Hash, run_id: str, stage: str, mark: Watermark, key: str, at_ms: int
 ) -> Receipt:
-    """Stamp the next sequence and the time on a step (run_id, stage, watermark, idempotency_key), and append it."""
+    """Append a checkpoint with the next sequence; a key that is recorded with this watermark is a duplicate."""
     appender = kept.take() or Appender(connection, hashed)
-    receipt = appender.advance(*step, clock())
+    entry = appender.next(run_id, stage, mark, key, at_ms)
+    try:
+        appender.extend([(None, entry)])
+        appender.finish()
+    except (IdempotencyConflictError, WatermarkRegressionError):
+        first = rows.recorded(connection, run_id, stage, key)
+        if first is None or first[1].watermark != mark:
+            raise
+        return first[0]
     kept.value = appender
-    return receipt
+    return appender.receipt()

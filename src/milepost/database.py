@@ -51,11 +51,12 @@ from milepost.errors import (
 from milepost.group_commit import GroupCommit, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from milepost.signature import Hash
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Given = TypeVarTuple("Given")
 
 OLDEST_ENGINE: Final = (3, 51, 3)
@@ -159,6 +160,10 @@ class Database(ABC):
     @abstractmethod
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Run a query that writes, in one transaction: when this returns it is committed, and if it raises, undone."""
+
+    @abstractmethod
+    def write_item(self, query: Callable[[apsw.Connection, Sequence[Item]], Sequence[T]], item: Item) -> T:
+        """As `write`, of a query that writes any number of items and gives an outcome for each."""
 
     @abstractmethod
     def transaction(self) -> contextlib.AbstractContextManager[apsw.Connection]:
@@ -274,6 +279,7 @@ class WritableDatabase(Database):
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
         self._block_thread: int | None = None
         self._writing_thread: int | None = None
+        self._write_items: Callable[[apsw.Connection, Sequence[Any]], Sequence[object]]  # set with each item
         self._version: int | None = None  # of the file, after our own last write
         self._wal_pages = self._written_back = 0
         self._wal_room = 1  # how many pages it has without growing; not for the very first commit
@@ -386,6 +392,20 @@ class WritableDatabase(Database):
             return job.outcome  # type: ignore[return-value]
         return self._group.run(work)  # type: ignore[return-value]
 
+    def write_item(self, query: Callable[[apsw.Connection, Sequence[Item]], Sequence[T]], item: Item) -> T:
+        """
+        As `write`, of a query that writes any number of items and gives an outcome for each.
+
+        What several threads want to write at the same time is given to it at once; all of them have the same query.
+        """
+        if self._ended is not None:
+            self._refuse_if_ended()
+        thread = threading.get_ident()
+        if thread in {self._writing_thread, self._block_thread}:
+            return self.write(_only, query, item)
+        self._write_items = query
+        return self._group.run(functools.partial(_only, self._connection, query, item), item)  # type: ignore[return-value]
+
     def _commit(self, jobs: list[Job]) -> None:
         """Run the first job, and those that others have queued, in one transaction; a job that fails fails alone."""
         with self._lock:
@@ -405,8 +425,7 @@ class WritableDatabase(Database):
                     if len(jobs) == 1:
                         self._run(jobs[0])
                     else:
-                        for job in jobs:
-                            self._run_apart(job)
+                        self._run_group(jobs)
                 self._version = self._connection.data_version()
                 self._settle(before)
             except (apsw.Error, UnicodeDecodeError) as error:
@@ -446,6 +465,21 @@ class WritableDatabase(Database):
         length = wal.HEADER_BYTES + pages * (wal.FRAME_HEADER_BYTES + self._page_bytes)
         with contextlib.suppress(apsw.Error):  # a disk without space for it may have enough for the commit itself
             wal.lengthen(self._connection.filename_wal, self.vfs, length)
+
+    def _run_group(self, jobs: list[Job]) -> None:
+        """Run jobs so that one that fails fails alone: those that have an item together, if none of these fails."""
+        items = [job for job in jobs if job.item is not None]
+        apart = jobs
+        if len(items) > 1:
+            outcomes: list[object] = []
+            together = Job(lambda: outcomes.extend(self._write_items(self._connection, [job.item for job in items])))
+            self._run_apart(together)
+            if together.error is None:
+                apart = [job for job in jobs if job.item is None]
+                for job, outcome in zip(items, outcomes, strict=True):
+                    job.outcome = outcome
+        for job in apart:
+            self._run_apart(job)
 
     def _run_apart(self, job: Job) -> None:
         """Run a job as a savepoint of the open transaction."""
@@ -606,6 +640,10 @@ class WritableDatabase(Database):
                 raise self._ended
 
 
+def _only(connection: apsw.Connection, query: Callable[[apsw.Connection, Sequence[Item]], Sequence[T]], item: Item) -> T:
+    return query(connection, (item,))[0]
+
+
 _CUT_SHORT: Final = (
     "the transaction was rolled back within its block, by a COMMIT or ROLLBACK of the block's own or by SQLite after an "
     "error; nothing of the block was kept: leave ending it to the block"
@@ -674,6 +712,11 @@ class ReadOnlyDatabase(Database):
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Refuse."""
         del query, given
+        raise self._refusal()
+
+    def write_item(self, query: Callable[[apsw.Connection, Sequence[Item]], Sequence[T]], item: Item) -> T:
+        """Refuse."""
+        del query, item
         raise self._refusal()
 
     def transaction(self) -> contextlib.AbstractContextManager[apsw.Connection]:

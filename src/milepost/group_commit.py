@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """Something to write, and in the end what came of it: an `outcome`, or an `error`."""
+    """
+    Something to write, and in the end what came of it: an `outcome`, or an `error`.
 
-    __slots__ = ("asleep", "done", "error", "leads", "outcome", "work")
+    What several jobs have an `item` of can be written in one go, in place of the `work` of each.
+    """
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    __slots__ = ("asleep", "done", "error", "item", "leads", "outcome", "work")
+
+    def __init__(self, work: Callable[[], object], item: object = None) -> None:
         self.work: Final = work
+        self.item: Final = item
         self.outcome: object = None
         self.error: BaseException | None = None
         self.done = False
@@ -49,9 +54,9 @@ class GroupCommit:
         self._led = False
         self._last = 1  # how many jobs the last commit had
 
-    def run(self, work: Callable[[], object]) -> object:
+    def run(self, work: Callable[[], object], item: object = None) -> object:
         """Have `work` done in a transaction, alone or with others', and give or raise what came of it."""
-        job = Job(work)
+        job = Job(work, item)
         with self._mutex:
             if self._led:
                 job.asleep = threading.Lock()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-APART: Final = 20
+APART: Final = 40
 """
 Positions from one milepost of a stage of a run to the next, at least.
 

@@ -122,6 +122,9 @@ class CheckpointStore:
         store._become_readonly(ReadOnlyDatabase(files.absolute(path), vfs, hashed))  # noqa: SLF001 - an instance of its own
         return store
 
+    def _append(self, connection: apsw.Connection, entries: Sequence[Checkpoint]) -> list[Receipt]:
+        return append.append(connection, self._database.kept, self._database.hashed, entries)
+
     def _become_readonly(self, database: ReadOnlyDatabase) -> None:
         self._clock = _wall_clock
         self._durability = None
@@ -164,7 +167,7 @@ class CheckpointStore:
         Source:
             https://sqlite.org/pragma.html#pragma_synchronous (FULL syncs the WAL at each commit)
         """
-        return self._database.write(append.append, self._database.kept, self._database.hashed, entry)
+        return self._database.write_item(self._append, entry)
 
     def append_many(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
         """
@@ -217,9 +220,11 @@ class CheckpointStore:
             WatermarkRegressionError: As `append`.
             StoreError: As `append`.
         """
-        step = run_id, stage, watermark, idempotency_key
+        return self._database.write(self._advance, run_id, stage, watermark, idempotency_key)
+
+    def _advance(self, connection: apsw.Connection, run_id: str, stage: str, watermark: Watermark, key: str) -> Receipt:
         database = self._database
-        return database.write(append.advance, database.kept, database.hashed, step, self._clock)
+        return append.advance(connection, database.kept, database.hashed, run_id, stage, watermark, key, self._clock())
 
     def transaction(self) -> AbstractContextManager[apsw.Connection]:
         """
