@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from milepost.database import Kept
     from milepost.signature import Hash
 
-_BUFFER: Final = 10_000  # rows that wait for one executemany
+_BUFFER: Final = 250  # rows that wait for one executemany: gone before Python's garbage collector has seen them
 _LANES: Final = 1_000  # stages of runs whose state is kept in memory
 
 
@@ -69,9 +69,13 @@ class Appender:
         self._numbered: list[tuple[Any, ...]] = []
         self._waiting: list[tuple[int | None, Checkpoint]] = []
 
-    def extend(self, entries: Iterable[tuple[int | None, Checkpoint]]) -> Receipt | None:
+    def extend(self, entries: Iterable[Checkpoint], *, batch: bool = False) -> Receipt | None:
         """
-        Take entries, each with its index in a batch; they are in the table after `finish`.
+        Take entries; they are in the table after `finish`.
+
+        Args:
+            entries: Checkpoints of any run and stage.
+            batch: They are a batch, so that an error tells the index of its entry.
 
         Returns:
             The receipt that the last duplicate among them had when it was first recorded, or None without duplicates.
@@ -82,8 +86,8 @@ class Appender:
         """
         duplicate = None
         stages, numbered, waiting, hashed = self._stages, self._numbered, self._waiting, self._hashed
-        for each in entries:
-            index, entry = each
+        position, signature = self._position, self._signature
+        for index, entry in enumerate(entries):
             # What nearly every entry is can be told at once; for any other, `fault` has the rules, one by one.
             stage = None
             if type(entry) is Checkpoint and len(entry) == 6:
@@ -100,30 +104,35 @@ class Appender:
                 ):
                     stage = stages.get((run_id, stage_name))
             if stage is None:
-                stage = self._checked_stage(entry, index)
+                known = bool(stages)
+                stage = self._checked_stage(entry, index if batch else None)
+                if not known:
+                    position, signature = self._position, self._signature
                 run_id, stage_name, sequence, mark, key, at_ms = entry
             offset, event_time_ms = mark
             if sequence <= stage.sequence or offset < stage.offset or event_time_ms < stage.event_time_ms:
-                duplicate = self._duplicate(entry, stage, index)
+                duplicate = self._duplicate(entry, stage, index if batch else None)
                 continue
             # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry of a large batch.
             signed = f"{stage.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
-            run, before = stage.run, self._signature
-            self._signature = signature = hashed(before + signed).digest()
+            run, before = stage.run, signature
+            signature = hashed(before + signed).digest()
             # The first run of a file has the file's signature while it is alone: neither computed nor kept twice.
             if run.signature == before:
-                run.signature, run_signature = signature, None
+                run.signature, own = signature, None
             else:
-                run.signature = run_signature = hashed(run.signature + signed).digest()
-            self._position = position = self._position + 1
+                run.signature = own = hashed(run.signature + signed).digest()
+            position += 1
+            milepost = self._milepost(stage, position) if position >= stage.milepost else None
             stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
-            milepost = self._milepost(stage) if position >= stage.milepost else None
             stage.added += 1
-            place = position, run.number, stage.number
-            numbered.append((*place, sequence, offset, event_time_ms, key, at_ms, signature, run_signature, milepost))
-            waiting.append(each)
+            numbered.append(
+                (position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms, signature, own, milepost)
+            )
+            waiting.append((index, entry) if batch else (None, entry))
             if len(waiting) >= _BUFFER:
                 self._write()
+        self._position, self._signature = position, signature
         return duplicate
 
     def next(self, run_id: str, stage: str, mark: Watermark, key: str, at_ms: int) -> Checkpoint:
@@ -171,9 +180,9 @@ class Appender:
             self._stages[run_id, name] = stage
         return stage
 
-    def _milepost(self, stage: _Stage) -> int:
-        """What a milepost at the position that is being added says."""
-        stage.milepost = self._position + APART
+    def _milepost(self, stage: _Stage, position: int) -> int:
+        """What a milepost at a position says, which the stage reaches now."""
+        stage.milepost = position + APART
         if stage.before is None:
             self._write()
             stage.before = rows.entries_of_lane(self._connection, stage.run.number, stage.number) - stage.added
@@ -217,7 +226,7 @@ class Appender:
 def append(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: Sequence[Checkpoint]) -> list[Receipt]:
     """Append checkpoints of as many callers; a receipt for each."""
     appender = kept.take() or Appender(connection, hashed)
-    receipts = [appender.extend([(None, entry)]) or appender.receipt() for entry in entries]
+    receipts = [appender.extend((entry,)) or appender.receipt() for entry in entries]
     appender.finish()
     kept.value = appender
     return receipts
@@ -227,7 +236,7 @@ def append_many(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: 
     """Append a batch."""
     appender = kept.take() or Appender(connection, hashed)
     appended, duplicates = appender.appended, appender.duplicates
-    appender.extend(enumerate(entries))
+    appender.extend(entries, batch=True)
     position, signature = appender.finish()
     kept.value = appender
     return BatchReceipt(appender.appended - appended, appender.duplicates - duplicates, position, signature.hex())
@@ -240,7 +249,7 @@ def advance(
     appender = kept.take() or Appender(connection, hashed)
     entry = appender.next(run_id, stage, mark, key, at_ms)
     try:
-        appender.extend([(None, entry)])
+        appender.extend((entry,))
         appender.finish()
     except (IdempotencyConflictError, WatermarkRegressionError):
         first = rows.recorded(connection, run_id, stage, key)
