@@ -28,7 +28,7 @@ from milepost.signature import EMPTY
 from milepost.summary import RunSummary, StageSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -133,6 +133,13 @@ def _checkpoint(
     return _new(Checkpoint, (run_id, stage, sequence, _new(Watermark, (offset, event_time_ms)), key, at_ms))
 
 
+def _known(value: T | None, what: str) -> T:
+    """What each recorded entry brings with it, and only a file that was tampered with can lack."""
+    if value is None:
+        raise apsw.CorruptError(f"a {what} has no entries, or lacks what is kept about them")
+    return value
+
+
 def _given(run_id: str | None, stage: str | None) -> tuple[str, ...]:
     """The bindings for the names that are given."""
     if run_id is None:
@@ -212,6 +219,14 @@ def latest(
     return _checkpoint(run_id or found_run, stage or found_stage, sequence, offset, event_time_ms, key, at_ms)
 
 
+def _last_given(which: tuple[bool, bool]) -> str:
+    """The last row, called `entry`, of what is given."""
+    return (
+        f"{_GIVEN[which]} CROSS JOIN entry ON entry.position <= {_milepost(which, 'given')} + {APART - 1} "
+        f"AND {_same(which, 'entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
+    )
+
+
 # What is given is not looked up again.
 _COLUMNS: Final = {
     which: f"SELECT {'NULL' if which[0] else _RUN_ID}, {'NULL' if which[1] else _STAGE_NAME}, {_FIELDS} FROM"
@@ -219,12 +234,7 @@ _COLUMNS: Final = {
 }
 _LATEST: Final = {
     (False, False): f"SELECT run_id, stage, {_FIELDS} FROM entry {_NAMES} WHERE position > 0 ORDER BY position DESC LIMIT 1",
-    **{
-        which: f"{_COLUMNS[which]} {_GIVEN[which]} CROSS JOIN entry ON entry.position <= "
-        f"{_milepost(which, 'given')} + {APART - 1} AND {_same(which, 'entry', 'given')} "
-        "ORDER BY entry.position DESC LIMIT 1"
-        for which in _INDEX
-    },
+    **{which: f"{_COLUMNS[which]} {_last_given(which)}" for which in _INDEX},
 }
 _LATEST_AS_OF: Final = {
     (False, False): f"{_COLUMNS[False, False]} entry WHERE position > 0 AND at_ms <= ? ORDER BY position DESC LIMIT 1",
@@ -233,6 +243,24 @@ _LATEST_AS_OF: Final = {
         f"ORDER BY post.{_ORDER[which]} DESC, entry.position DESC LIMIT 1"
         for which in _INDEX
     },
+}
+
+
+def resume_point(connection: apsw.Connection, run_id: str | None, stage: str) -> ResumePoint | None:
+    """Where a stage starts again, in any run or in one: what `latest` gives, without the rest of the checkpoint."""
+    row = connection.execute(_RESUME_POINT[run_id is not None], _given(run_id, stage)).get
+    if row is None:
+        return None
+    found_run, sequence, offset, event_time_ms = row
+    return _new(
+        ResumePoint, (run_id or _known(found_run, "stage"), stage, sequence, _new(Watermark, (offset, event_time_ms)))
+    )
+
+
+_MARK: Final = "entry.sequence, entry.offset, entry.event_time_ms"
+_RESUME_POINT: Final = {
+    False: f"SELECT {_RUN_ID}, {_MARK} FROM {_last_given(_STAGE)}",
+    True: f"SELECT NULL, {_MARK} FROM {_last_given(_LANE)}",
 }
 
 
@@ -394,8 +422,8 @@ def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) ->
     # Column by column: what would be a loop in Python is one in C, in two thirds of the time.
     _, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, *_ = zip(*numbered, strict=True)
     marks = map(_new, repeat(Watermark), zip(offsets, event_times_ms, strict=True))
-    names = map(runs.__getitem__, run_numbers), map(stages.__getitem__, stage_numbers)
-    return list(map(_new, repeat(Checkpoint), zip(*names, sequences, marks, keys, ats_ms, strict=True)))
+    names = _named(runs, run_numbers), _named(stages, stage_numbers)
+    return list(map(_new, repeat(Checkpoint), zip(*names, sequences, marks, keys, ats_ms, strict=False)))
 
 
 def names(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> tuple[list[str], list[str], list[str]]:
@@ -407,6 +435,13 @@ def names(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> tuple
 def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:
     """The receipts of numbered rows."""
     return [receipt_of(row[0], _signature(row[8])) for row in numbered]
+
+
+def _named(names: _Names, numbers: Sequence[int]) -> Iterator[str]:
+    """The names of a page's numbers, which for the most part are one: looked up once then."""
+    if numbers.count(numbers[0]) == len(numbers):
+        return repeat(names[numbers[0]])
+    return map(names.__getitem__, numbers)
 
 
 class _Names(dict[int, str]):
@@ -448,13 +483,6 @@ def _run_summary(run_id: str, entries: int, stages: str, first_at_ms: int, last_
         raise apsw.CorruptError(f"run {run_id!a} has a stage whose name is no text") from error
     _known(signature, "run")
     return RunSummary(run_id, entries, names, first_at_ms, last_at_ms, _digits(signature))
-
-
-def _known(value: T | None, what: str) -> T:
-    """What each recorded entry brings with it, and only a file that was tampered with can lack."""
-    if value is None:
-        raise apsw.CorruptError(f"a {what} has no entries, or lacks what is kept about them")
-    return value
 
 
 def _entries(of: str) -> str:

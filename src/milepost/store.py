@@ -12,7 +12,7 @@ from milepost.arguments import check_bool, check_callable, check_integer, check_
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
 from milepost.database import ReadOnlyDatabase, WritableDatabase
-from milepost.errors import ClosedStoreError, InvalidArgumentError, MilepostError, StoreError, kind
+from milepost.errors import ClosedStoreError, InvalidArgumentError, MilepostError, NoCheckpointError, StoreError, kind
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.signature import keyed
 from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states
@@ -357,7 +357,13 @@ class CheckpointStore:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_name("stage", stage)
-        return resume_point(self._latest(run_id, stage, as_of_ms), run_id, stage)
+        if as_of_ms is not None:
+            return resume_point(self._latest(run_id, stage, as_of_ms), run_id, stage)
+        check_optional_name("run_id", run_id)
+        found = self._database.read(rows.resume_point, run_id, stage)
+        if found is None:
+            raise NoCheckpointError(run_id, stage)
+        return found
 
     def resume_points(self, run_id: str | None = None, *, as_of_ms: Time | None = None) -> dict[str, ResumePoint]:
         """
