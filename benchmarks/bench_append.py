@@ -105,15 +105,15 @@ def test_durable_in_a_new_file(race: Race, place: Place, dose: Dose) -> None:
 
 
 def test_normal(race: Race, place: Place, dose: Dose) -> None:
-    """µs of one append that survives a crash of the process, mean."""
-    operations = 500
+    """µs of one append that survives a crash of the process, mean; in each round both write their WAL back."""
+    operations = 2_000
     connection = floor.create(place(), "normal")
     with CheckpointStore(place(), durability="normal") as store:
         race(
             "append, normal, mean",
             appending(partial(connection.execute, floor.INSERT), as_it_is, operations),
             appending(store.append, checkpoint, operations),
-            rounds=dose.of(60, 12),
+            rounds=dose.of(31, 9),
             figure=Figure(3.0),
             averaged=mean,
             warm_up=True,
