@@ -4,7 +4,7 @@ milepost as a target of `agent-memory-integrity` (agmi), an outside suite that e
     agmi-check --adapter agent_memory_adapter:MilepostAdapter
 
 What agmi calls a context is a run here; a record's slot is its position, run, stage, sequence and key, its content is the
-watermark with the signature, and its metadata is the wall clock. What counts as reading is the recipe of the README: open
+watermark with the signatures, and its metadata is the wall clock. What counts as reading is the recipe of the README: open
 the file, verify it against the head that the pipeline kept elsewhere, and only then resume. Opening alone verifies nothing.
 """
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COLUMNS: Final = ("position", "run_number", "stage_number", "sequence", "offset", "event_time_ms", "idempotency_key",
-                  "at_ms", "signature")  # fmt: skip
-CONTENT: Final = ("offset", "event_time_ms", "signature")
+                  "at_ms", "signature", "run_signature", "milepost")  # fmt: skip
+CONTENT: Final = ("offset", "event_time_ms", "signature", "run_signature")
 
 _ROWS: Final = (
     f"SELECT {', '.join(COLUMNS)} FROM entry WHERE run_number = (SELECT run_number FROM run WHERE run_id = ?) "
@@ -36,7 +36,6 @@ _ROWS: Final = (
 )
 _PUT_CONTENT: Final = f"UPDATE entry SET {' = ?, '.join(CONTENT)} = ? WHERE position = ?"
 _FORGE: Final = f"INSERT INTO entry ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
-_COUNT_FORGED: Final = "UPDATE progress SET entries = entries + 1, signature = ?"
 
 
 class MilepostAdapter(MemoryAdapter):
@@ -129,7 +128,6 @@ class MilepostAdapter(MemoryAdapter):
             self._sql(_PUT_CONTENT, *(record.fields[name] for name in CONTENT), position)
         else:
             self._sql(_FORGE, *(record.fields[name] for name in COLUMNS))
-            self._sql(_COUNT_FORGED, record.fields["signature"])
 
     def delete_raw(self, seq: int) -> None:
         """Delete a record."""
@@ -154,14 +152,14 @@ class MilepostAdapter(MemoryAdapter):
         return record
 
     def forge_record(self, template: Record) -> Record:
-        """The next record, as the store would write it: anyone can compute a link."""
+        """The next record, as the store would write it: anyone can compute the links, the chain's and the run's."""
         fields = template.fields
         n = fields["sequence"] + 1
         forged = entry(n, run_id="run-a", offset=n * 500, key=f"run-a:{n}")
-        signature = hashlib.sha256(fields["signature"] + signed(forged)).digest()
+        links = {name: hashlib.sha256(fields[name] + signed(forged)).digest() for name in ("signature", "run_signature")}
         return Record(template.seq + 1, {**fields, "position": fields["position"] + 1, "sequence": n, "offset": n * 500,
                                          "event_time_ms": forged.watermark.event_time_ms,
-                                         "idempotency_key": forged.idempotency_key, "signature": signature})  # fmt: skip
+                                         "idempotency_key": forged.idempotency_key, **links, "milepost": None})  # fmt: skip
 
     def snapshot_store(self) -> bytes:
         """The file, closed and whole."""

@@ -14,6 +14,7 @@ ORDER = [
     "visible",
     "errors",
     "signature",
+    "mileposts",
     "checkpoint",
     "arguments",
     "times",
@@ -45,7 +46,19 @@ ORDER = [
     "forensics.outline",
     "forensics.plots",
 ]
-PURE = ["visible", "errors", "signature", "checkpoint", "arguments", "times", "receipt", "summary", "audit", "comparison"]
+PURE = [
+    "visible",
+    "errors",
+    "signature",
+    "mileposts",
+    "checkpoint",
+    "arguments",
+    "times",
+    "receipt",
+    "summary",
+    "audit",
+    "comparison",
+]
 FORENSICS = [module for module in ORDER if module.startswith("forensics.")]
 EXTRAS = {"arro3", "matplotlib", "pandas", "polars", "pyarrow", "duckdb", "numpy"}
 MODULES = {

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 RUNS = ["run-1", "run-2", "lauf-ü"]
 STAGES = ["extract", "load", "\U0001f680"]
+BUSY = "run-busy"  # while it goes on for long, all others are quiet, so that their last rows are far from their mileposts
 
 # Few names and small numbers, so that duplicates, conflicts and regressions are as common as successes.
 small = st.integers(0, 4)
@@ -153,6 +154,17 @@ class StoreIsAList(RuleBasedStateMachine):
         news = [entry(first + i, run_id=run_id, stage=stage, key=f"{first}+{i}") for i in range(length)]
         assert outcome(lambda: self.store.append_many(news)) == outcome(lambda: self.model.append_many(news))
 
+    @precondition(lambda self: len(self.model.entries) < 150)
+    @rule(stage=st.sampled_from(STAGES), length=st.integers(15, 45), batch=st.booleans())
+    def go_on_for_long(self, stage: str, length: int, batch: bool) -> None:
+        """A run whose stages have a milepost within, and after it others have one in their next row."""
+        first = len(self.model.entries)
+        news = [entry(first + i, run_id=BUSY, stage=stage) for i in range(length)]
+        if batch:
+            assert outcome(lambda: self.store.append_many(news)) == outcome(lambda: self.model.append_many(news))
+        else:
+            assert [self.store.append(new) for new in news] == [self.model.append(new) for new in news]
+
     @rule(new=entries)
     def advance(self, new: Checkpoint) -> None:
         """The store stamps sequence and clock."""
@@ -199,7 +211,7 @@ class StoreIsAList(RuleBasedStateMachine):
         assert list(self.store.history()) == model
         assert len(self.store) == len(model)
         assert [e for _, e in self.store.receipts()] == model
-        for run_id in (None, *RUNS):
+        for run_id in (None, *RUNS, BUSY):
             of_run = [e for e in model if run_id in (None, e.run_id)]
             assert self.store.latest(run_id) == contract.latest(of_run)
             assert self.store.chain_signature(run_id) == contract.chain_signature(of_run)
@@ -218,7 +230,7 @@ class StoreIsAList(RuleBasedStateMachine):
                         self.store.resume_point_for_stage(stage, run_id)
             assert self.store.resume_points(run_id) == points
         assert {summary.run_id: summary.entries for summary in self.store.runs()} == {
-            run_id: n for run_id in RUNS if (n := sum(e.run_id == run_id for e in model))
+            run_id: n for run_id in (*RUNS, BUSY) if (n := sum(e.run_id == run_id for e in model))
         }
 
     def teardown(self) -> None:

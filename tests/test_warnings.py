@@ -92,7 +92,7 @@ def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeyp
 
     monkeypatch.setattr(database.WritableDatabase, "_write_wal_back", counted)
     with CheckpointStore(path, durability="normal") as store:
-        store._database.write_back_pages = 60  # type: ignore[union-attr]
+        store._database.write_back_pages = 20  # type: ignore[union-attr]
         store.append(entry(1))
         reader = apsw.Connection(str(path))
         reader.execute("BEGIN")

@@ -279,20 +279,20 @@ def test_a_long_reader_loses_nothing_and_lets_the_wal_grow(path: Path) -> None:
     with CheckpointStore(path, durability="normal") as store:
         reader = apsw.Connection(str(path))
         reader.execute("BEGIN; SELECT count(*) FROM entry")
-        entries = chain(6000)
-        for each in entries[:3000]:
+        entries = chain(12_000)
+        for each in entries[:6000]:
             store.append(each)
         sizes.append(wal.stat().st_size)
         assert reader.execute("SELECT count(*) FROM entry").get == 0
         reader.execute("COMMIT")
-        assert reader.execute("SELECT count(*) FROM entry").get == 3000
-        for each in entries[3000:]:
+        assert reader.execute("SELECT count(*) FROM entry").get == 6000
+        for each in entries[6000:]:
             store.append(each)
         sizes.append(wal.stat().st_size)
         reader.close()
         assert list(store.history()) == entries
         store.verify().raise_if_broken()
-    print(f"WAL after 3,000 appends beside a reader: {sizes[0]:,} bytes; after 3,000 more without it: {sizes[1]:,}")
+    print(f"WAL after 6,000 appends beside a reader: {sizes[0]:,} bytes; after 6,000 more without it: {sizes[1]:,}")
     assert sizes[0] > 3 * store._database.write_back_pages * 2048  # type: ignore[union-attr]
     assert sizes[1] < sizes[0] + 2 * store._database.write_back_pages * 2072  # type: ignore[union-attr]
 

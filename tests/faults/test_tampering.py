@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from tampering import (
 )
 
 from milepost import CheckpointStore, Head, Verification, rows
-from milepost.checkpoint import chain_signature, signed
+from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -140,7 +139,7 @@ CHANGES: Final = {
 }
 _COPY: Final = (
     "INSERT INTO entry SELECT {to}, run_number, stage_number, sequence + 1000, offset, event_time_ms, "
-    "idempotency_key || ' again', at_ms, signature FROM entry WHERE position = {position}"
+    "idempotency_key || ' again', at_ms, signature, run_signature, milepost FROM entry WHERE position = {position}"
 )
 _PUT_OLDER: Final = (
     "UPDATE entry SET (offset, at_ms, signature) = (SELECT offset, at_ms, signature FROM entry WHERE position = 1) "
@@ -161,7 +160,7 @@ class Edit(NamedTuple):
 
 
 EDITS: Final = {
-    "deleted": Edit(("DELETE FROM entry WHERE position = {position}",), range(1, N + 1), lambda p: ("missing", p)),
+    "deleted": Edit(("DELETE FROM entry WHERE position = {position}",), range(1, N), lambda p: ("missing", p)),
     "deleted, gap closed": Edit(
         ("DELETE FROM entry WHERE position = {position}", _SHIFT[0], _SHIFT[1].replace("{by}", "- 1")),
         range(1, N),
@@ -233,16 +232,25 @@ def test_every_other_edit_of_rows_is_located(store_file: tuple[Path, bytes], edi
         assert _places(_verify(_edited(store_file, position, *edit.statements)))[0] == edit.located(position)
 
 
-def test_an_edited_row_with_a_link_of_its_own_is_found_at_the_next_row(store_file: tuple[Path, bytes]) -> None:
-    """Anyone can compute a link; the row after it follows from the old one, and so do the heads of the runs."""
-    before = bytes(32)
+@pytest.mark.parametrize("both", [False, True])
+def test_an_edited_row_with_a_link_of_its_own_is_found_there_or_at_the_next_row(
+    store_file: tuple[Path, bytes], both: bool
+) -> None:
+    """Anyone can compute a link: the run's own does not fit; if that is forged too, the next row follows from neither."""
     for position, entry in enumerate(ENTRIES, 1):
         changed = entry._replace(at_ms=entry.at_ms + 1)
-        link = hashlib.sha256(before + signed(changed)).hexdigest()
+        link = chain_signature([*ENTRIES[: position - 1], changed])
+        run_link = chain_signature([*[e for e in ENTRIES[: position - 1] if e.run_id == entry.run_id], changed])
         forge = f"UPDATE entry SET at_ms = at_ms + 1, signature = x'{link}' WHERE position = {{position}}"
+        if both:
+            forge = forge.replace(" WHERE", f", run_signature = x'{run_link}' WHERE")
         places = _places(_verify(_edited(store_file, position, forge)))
-        assert places[0] == (("link", position + 1) if position < N else ("run", None))
-        before = bytes.fromhex(chain_signature(ENTRIES[:position]))
+        if not both:
+            assert places[0] == ("run", position)
+        elif position < N:
+            assert places[0] == ("link", position + 1)
+        else:  # a sound chain, which only a kept head tells from the genuine one
+            assert places == []
 
 
 # What a chain cannot show by itself: whoever can compute links can compute them all. The forger here is milepost itself.

@@ -1,0 +1,371 @@
+"""Only mileposts are in the indexes by run, stage and sequence: they stand where the rule says, and every row is found."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from itertools import count, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import milepost.checkpoint as contract
+from chains import entry
+from milepost import Checkpoint, CheckpointStore, Head, RunSummary, StageSummary, Verification, rows, workers
+from milepost.checkpoint import chain_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+APART: Final = 20  # as schema.sql has it
+RUNS: Final = ("run-1", "run-2", "lauf-ü")
+STAGES: Final = ("extract", "load", "\U0001f680")
+LANES: Final = tuple(product(RUNS, STAGES))
+
+
+def stated(turns: Sequence[tuple[str, str]]) -> list[Checkpoint]:
+    """A checkpoint a turn: sequences with gaps, keys that stages share, a clock that jumps."""
+    last: Counter[tuple[str, str]] = Counter()
+    entries = []
+    for n, (run_id, stage) in enumerate(turns):
+        last[run_id, stage] += 1 + n % 3
+        sequence = last[run_id, stage]
+        entries.append(entry(sequence, run_id=run_id, stage=stage, key=f"step-{sequence}", at_ms=n * 7919 % 1000))
+    return entries
+
+
+def mileposts(entries: Sequence[Checkpoint]) -> dict[int, int]:
+    """How many entries the stage has in its run so far, by position of each milepost: the rule in schema.sql."""
+    entries_of: Counter[tuple[str, str]] = Counter()
+    last: dict[tuple[str, str], int] = {}
+    found = {}
+    for position, each in enumerate(entries, 1):
+        lane = each.run_id, each.stage
+        entries_of[lane] += 1
+        if lane not in last or position >= last[lane] + APART:
+            last[lane] = position
+            found[position] = entries_of[lane]
+    return found
+
+
+# Any interleaving: some stages of some runs take turns for a while, the others are quiet, and the way of appending changes.
+
+WAYS: Final = ("one by one", "batch", "block", "reopened")
+some_lanes = st.lists(st.sampled_from(LANES), min_size=1, max_size=4, unique=True)
+stretches = st.lists(st.tuples(some_lanes, st.integers(1, 45), st.sampled_from(WAYS)), min_size=1, max_size=8)
+Stretches = list[tuple[list[tuple[str, str]], int, str]]
+QUIET: Final[Stretches] = [  # one stage returns 19, 20 and 21 positions behind its last milepost, each time in its own way
+    ([LANES[0]], 1, "one by one"),
+    ([LANES[1]], 18, "batch"),
+    ([LANES[0]], 1, "reopened"),
+    ([LANES[4]], 1, "one by one"),
+    ([LANES[0]], 19, "block"),
+    ([LANES[8]], 1, "block"),
+    ([LANES[0]], 1, "one by one"),
+    ([LANES[1], LANES[3]], 45, "batch"),
+    ([LANES[0], LANES[8]], 45, "one by one"),
+]
+
+
+def turns(steps: Stretches) -> list[tuple[str, str]]:
+    """Whose turn it is, checkpoint by checkpoint."""
+    return [lanes[n % len(lanes)] for lanes, length, _ in steps for n in range(length)]
+
+
+MILEPOSTS: Final = "SELECT position, milepost FROM entry WHERE milepost IS NOT NULL"
+NAMED_LANES: Final = "SELECT run_id, stage FROM lane JOIN run USING (run_number) JOIN stage USING (stage_number)"
+
+
+class Recorded:
+    """A file that was made in these steps, open to write."""
+
+    def __init__(self, directory: str, steps: Stretches) -> None:
+        self.entries = stated(turns(steps))
+        self._path = Path(directory, "store")
+        self.store = CheckpointStore(self._path, durability="normal")
+        left = iter(self.entries)
+        for _, length, way in steps:
+            self._append([next(left) for _ in range(length)], way)
+
+    def _append(self, entries: list[Checkpoint], way: str) -> None:
+        if way == "batch":
+            self.store.append_many(entries)
+        elif way == "block":
+            with self.store.transaction():
+                for each in entries:
+                    self.store.append(each)
+        else:
+            for each in entries:
+                if way == "reopened":
+                    self.store.close()
+                    self.store = CheckpointStore(self._path, durability="normal")
+                self.store.append(each)
+
+    def ask(self, statement: str) -> list[Any]:
+        """What the file itself says."""
+        connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return connection.execute(statement).fetchall()
+        finally:
+            connection.close()
+
+
+@given(stretches)
+@example(QUIET)
+@settings(max_examples=30)
+def test_mileposts_stand_where_the_rule_says_and_every_row_is_found(steps: Stretches) -> None:
+    """However runs and stages take turns, and are appended: every verb equals its pure function over the list."""
+    with tempfile.TemporaryDirectory() as directory:
+        recorded = Recorded(directory, steps)
+        entries = recorded.entries
+        with recorded.store as store:
+            assert dict(recorded.ask(MILEPOSTS)) == mileposts(entries)
+            assert set(recorded.ask(NAMED_LANES)) == {(e.run_id, e.stage) for e in entries}
+            _check_lookups(store, entries)
+            _check_summaries(store, entries)
+            assert store.verify() == Verification(True, len(entries), chain_signature(entries), ())
+
+
+def _check_lookups(store: CheckpointStore, entries: list[Checkpoint]) -> None:
+    for run_id in (None, *RUNS, "nobody"):
+        of_run = [e for e in entries if run_id in (None, e.run_id)]
+        assert store.latest(run_id) == contract.latest(of_run)
+        assert store.chain_signature(run_id) == chain_signature(of_run)
+        points = {
+            stage: contract.resume_point_for_stage(of_run, stage)
+            for stage in dict.fromkeys(e.stage for e in entries)
+            if any(e.stage == stage for e in of_run)
+        }
+        assert list(store.resume_points(run_id).items()) == list(points.items())
+        for stage in (*STAGES, "nothing"):
+            assert store.latest_for_stage(stage, run_id) == contract.latest_for_stage(of_run, stage)
+        for as_of_ms in (0, 33, 500, 990):
+            until = [e for e in of_run if e.at_ms <= as_of_ms]
+            assert store.latest(run_id, as_of_ms=as_of_ms) == contract.latest(until)
+            for stage in STAGES:
+                assert store.latest_for_stage(stage, run_id, as_of_ms=as_of_ms) == contract.latest_for_stage(until, stage)
+            assert store.resume_points(run_id, as_of_ms=as_of_ms) == {
+                stage: contract.resume_point_for_stage(until, stage) for stage in {e.stage for e in until}
+            }
+    recorded = {(e.run_id, e.stage, e.sequence): e for e in entries}
+    for run_id, stage in LANES:
+        for sequence in range(max((e.sequence for e in entries if (e.run_id, e.stage) == (run_id, stage)), default=0) + 2):
+            assert store.get(run_id, stage, sequence) == recorded.get((run_id, stage, sequence))
+    for key in {e.idempotency_key for e in entries}:
+        assert list(store.find(key)) == [e for e in entries if e.idempotency_key == key]
+
+
+def _check_summaries(store: CheckpointStore, entries: list[Checkpoint]) -> None:
+    def of(field: str, name: str) -> list[Checkpoint]:
+        return [e for e in entries if getattr(e, field) == name]
+
+    stages = list(dict.fromkeys(e.stage for e in entries))
+    assert store.runs() == [
+        RunSummary(
+            run_id,
+            len(of_run := of("run_id", run_id)),
+            tuple(stage for stage in stages if any(e.stage == stage for e in of_run)),
+            of_run[0].at_ms,
+            of_run[-1].at_ms,
+            chain_signature(of_run),
+        )
+        for run_id in dict.fromkeys(e.run_id for e in entries)
+    ]
+    assert store.stages() == [
+        StageSummary(
+            stage,
+            len(of_stage := of("stage", stage)),
+            len({e.run_id for e in of_stage}),
+            of_stage[0].at_ms,
+            of_stage[-1].at_ms,
+        )
+        for stage in stages
+    ]
+
+
+@given(stretches, st.data())
+@example(QUIET, None)
+@settings(max_examples=20)
+def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.DataObject | None) -> None:
+    """Of a run, a stage, or both, in both directions, from any position, with any limit."""
+    entries = stated(turns(steps))
+    ends = (0, *mileposts(entries), len(entries))
+    near = sorted({max(end + step, 0) for end in ends for step in (-1, 0, 1, 18, 19, 20)})
+    afters = near if data is None else data.draw(st.lists(st.sampled_from(near), min_size=3, max_size=6))
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "PAGE", 7)
+        with Recorded(directory, steps).store as store:
+            for run_id, stage, after, limit, newest_first in product(
+                (None, RUNS[0], RUNS[1]), (None, STAGES[0], STAGES[1]), afters, (None, 1, 8, 21), (False, True)
+            ):
+                walk = [e for e in entries[after:] if run_id in (None, e.run_id) and stage in (None, e.stage)]
+                found = store.history(run_id, stage, after=after, limit=limit, newest_first=newest_first)
+                assert list(found) == (walk[::-1] if newest_first else walk)[:limit]
+
+
+@given(stretches)
+@example(QUIET)
+@settings(max_examples=8)
+def test_a_chain_is_verified_after_every_head(steps: Stretches) -> None:
+    """What a run and a stage had done before it is looked up by the mileposts; each run alone is sound as well."""
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "PAGE", 7)
+        with Recorded(directory, steps).store as store:
+            sound = Verification(True, len(store), store.chain_signature(), ())
+            for receipt, _ in store.receipts():
+                assert store.verify(since=Head(receipt.position, receipt.signature)) == sound
+            for run in store.runs():
+                assert store.verify(run_id=run.run_id) == Verification(True, run.entries, run.signature, ())
+
+
+# Tampering
+
+LENGTH: Final = 150
+# Two stages take turns, a third one of another run comes in between, and a fourth lane is quiet for a long time.
+TURNS: Final = [LANES[4] if n in {0, 70, 139} else LANES[3] if n % 7 == 3 else LANES[n % 2] for n in range(LENGTH)]
+ENTRIES: Final = stated(TURNS)
+POSTS: Final = mileposts(ENTRIES)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a file with these entries."""
+    path = tmp_path_factory.mktemp("mileposts") / "store"
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(ENTRIES)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def tampered(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file after somebody has run a statement on it, open to read."""
+    monkeypatch.setattr(workers, "LEAST", 10)
+    numbers, opened = count(), []
+
+    def tamper(statement: str, *bindings: Any) -> CheckpointStore:
+        path = tmp_path / str(next(numbers))
+        path.write_bytes(content)
+        connection = apsw.Connection(str(path))
+        connection.pragma("synchronous", "off")
+        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
+        connection.execute(statement, bindings)
+        assert connection.changes() > 0
+        connection.close()
+        opened.append(CheckpointStore.open_readonly(path))
+        return opened[-1]
+
+    yield tamper
+    for store in opened:
+        store.close()
+
+
+def places(verification: Verification) -> list[tuple[str, int | None]]:
+    """The kind and place of every fault."""
+    return [(fault.kind, fault.position) for fault in verification.faults]
+
+
+@pytest.mark.parametrize("value", ["milepost + 1", "-1", "2 << 60"])
+def test_a_milepost_that_is_wrong_is_found_there_and_nothing_else_is_accused(tampered: Any, value: str) -> None:
+    """Each of them, in the whole chain and in its run alone."""
+    for position in POSTS:
+        store = tampered(f"UPDATE entry SET milepost = {value} WHERE position = ?", position)
+        assert places(store.verify()) == [("lookup", position)]
+        assert places(store.verify(run_id=ENTRIES[position - 1].run_id)) == [("lookup", position)]
+
+
+def test_a_milepost_that_is_gone_is_found_there_and_nothing_else_is_accused(tampered: Any) -> None:
+    """By the whole chain; in its run alone, whose rows are found by mileposts, it may look like a tail that was cut."""
+    for position in POSTS:
+        store = tampered("UPDATE entry SET milepost = NULL WHERE position = ?", position)
+        assert places(store.verify()) == [("lookup", position)]
+        of_run = [e for e in ENTRIES if e.run_id == ENTRIES[position - 1].run_id]
+        assert not store.verify(run_id=of_run[0].run_id, expected=Head(len(of_run), chain_signature(of_run))).ok
+
+
+def test_a_milepost_where_none_belongs_is_found_there_and_nothing_else_is_accused(tampered: Any) -> None:
+    """Also one with the right count, in any other row."""
+    for position in range(1, LENGTH + 1):
+        if position not in POSTS:
+            lane = ENTRIES[position - 1].run_id, ENTRIES[position - 1].stage
+            right = sum((e.run_id, e.stage) == lane for e in ENTRIES[:position])
+            store = tampered("UPDATE entry SET milepost = ? WHERE position = ?", right, position)
+            assert places(store.verify()) == [("lookup", position)]
+            assert places(store.verify(run_id=lane[0])) == [("lookup", position)]
+
+
+@pytest.mark.parametrize("value", ["zeroblob(32)", "signature", "x'00'"])
+def test_a_link_of_a_runs_own_chain_that_is_wrong_is_found_there(tampered: Any, value: str) -> None:
+    """In each row where it says something else than it did; the run's next row follows from what it should say."""
+    for position in range(1, LENGTH + 1):
+        if value == "signature" and len({e.run_id for e in ENTRIES[:position]}) == 1:
+            continue  # as long as a run is alone in the file, they are the same
+        store = tampered(f"UPDATE entry SET run_signature = {value} WHERE position = ?", position)
+        assert places(store.verify()) == [("run", position)]
+        assert places(store.verify(run_id=ENTRIES[position - 1].run_id)) == [("run", position)]
+
+
+FORGET_LANE: Final = (
+    "DELETE FROM lane WHERE run_number = (SELECT run_number FROM run WHERE run_id = ?) "
+    "AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)"
+)
+FORGE_LAST: Final = f"UPDATE entry SET sequence = ?, signature = ?, run_signature = ? WHERE position = {LENGTH}"
+
+
+def test_a_stage_that_the_file_does_not_know_a_run_has_is_found_where_it_begins(tampered: Any) -> None:
+    """By its name; and one of which the run has no entry."""
+    for run_id, stage in dict.fromkeys(TURNS):
+        verification = tampered(FORGET_LANE, run_id, stage).verify()
+        assert places(verification) == [("lookup", TURNS.index((run_id, stage)) + 1)]
+        assert f"stage {stage!r} of run {run_id!r}" in str(verification.faults[0])
+    for numbers in ((1, 3), (1, 9), (9, 1)):
+        assert places(tampered("INSERT INTO lane VALUES (?, ?)", *numbers).verify()) == [("lookup", None)]
+
+
+def test_a_sequence_that_does_not_rise_is_found_though_every_link_fits(tampered: Any) -> None:
+    """Whoever can compute links can put a step at the end that no append takes, and that `get` may not find."""
+    last = ENTRIES[-1]
+    *_, before, at = [n for n, turn in enumerate(TURNS, 1) if turn == TURNS[-1]]
+    sequence = ENTRIES[before - 1].sequence
+    assert at == LENGTH
+    assert POSTS.keys().isdisjoint({before, at})  # the index of those refuses a sequence that is there
+    trusted = Head(LENGTH - 1, chain_signature(ENTRIES[:-1]))
+    for forged in (last._replace(sequence=sequence), last._replace(sequence=sequence - 1)):
+        chains = ENTRIES[:-1], [e for e in ENTRIES[:-1] if e.run_id == last.run_id]
+        links = [bytes.fromhex(chain_signature([*each, forged])) for each in chains]
+        store = tampered(FORGE_LAST, forged.sequence, *links)
+        assert places(store.verify()) == [("lookup", LENGTH)]
+        assert places(store.verify(since=trusted)) == [("lookup", LENGTH)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE entry SET milepost = milepost + 1 WHERE position = {max(POSTS)}",
+        f"UPDATE entry SET milepost = NULL WHERE position = {list(POSTS)[5]}",
+        "UPDATE entry SET milepost = 1 WHERE position = 76 AND milepost IS NULL",
+        "UPDATE entry SET run_signature = signature WHERE position = 71",
+        "UPDATE entry SET run_signature = zeroblob(32) WHERE position = 75",
+        "DELETE FROM lane WHERE run_number = 1 AND stage_number = 1",
+        "INSERT INTO lane VALUES (1, 9)",
+    ],
+)
+def test_workers_find_the_same(tampered: Any, statement: str) -> None:
+    """In the same words, whatever part of the chain it stands in; and no worker confirms it."""
+    store = tampered(statement)
+    alone = store.verify()
+    assert not alone.ok
+    assert store.verify(workers=2) == alone
+    if "INSERT" not in statement:  # which is found without a walk
+        assert not workers.confirm(store._database, store._database.read(rows.snapshot), None, 2, None)
+
+
+def test_workers_confirm_a_chain_that_they_part_anywhere(tampered: Any) -> None:
+    """What each run and stage had done before a part is looked up by the mileposts before it."""
+    store = tampered("UPDATE run SET run_number = run_number")
+    kept = store._database.read(rows.snapshot)
+    for receipt, _ in store.receipts(limit=12):  # each moves every seam
+        assert workers.confirm(store._database, kept, Head(receipt.position, receipt.signature), 2, None)
