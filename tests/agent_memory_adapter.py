@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = ("position", "run_number", "stage_number", "sequence", "offset", "event_time_ms", "idempotency_key",
                   "at_ms", "signature", "run_signature", "milepost")  # fmt: skip
+LINKS: Final = ("signature", "run_signature")
 CONTENT: Final = ("offset", "event_time_ms", "signature", "run_signature")
 
 _ROWS: Final = (
@@ -156,7 +157,7 @@ class MilepostAdapter(MemoryAdapter):
         fields = template.fields
         n = fields["sequence"] + 1
         forged = entry(n, run_id="run-a", offset=n * 500, key=f"run-a:{n}")
-        links = {name: hashlib.sha256(fields[name] + signed(forged)).digest() for name in ("signature", "run_signature")}
+        links = {name: fields[name] and hashlib.sha256(fields[name] + signed(forged)).digest() for name in LINKS}
         return Record(template.seq + 1, {**fields, "position": fields["position"] + 1, "sequence": n, "offset": n * 500,
                                          "event_time_ms": forged.watermark.event_time_ms,
                                          "idempotency_key": forged.idempotency_key, **links, "milepost": None})  # fmt: skip

@@ -146,7 +146,7 @@ def test_a_forged_tail_with_recomputed_links_is_found(path: Path) -> None:
     forged = hashlib.sha256(bytes.fromhex(_signature(entries[:-1])) + signed(last)).hexdigest()
     _rewrite(
         path,
-        f"UPDATE entry SET at_ms = at_ms + 1, signature = x'{forged}', run_signature = x'{forged}' WHERE position = 9",
+        f"UPDATE entry SET at_ms = at_ms + 1, signature = x'{forged}' WHERE position = 9",
     )
     with CheckpointStore(path, key=KEY) as store:
         assert (9, "link") in {(fault.position, fault.kind) for fault in store.verify().faults}

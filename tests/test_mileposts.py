@@ -21,7 +21,7 @@ from milepost.checkpoint import chain_signature
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-APART: Final = 20  # as schema.sql has it
+APART: Final = 40  # as schema.sql has it
 RUNS: Final = ("run-1", "run-2", "lauf-ü")
 STAGES: Final = ("extract", "load", "\U0001f680")
 LANES: Final = tuple(product(RUNS, STAGES))
@@ -56,18 +56,18 @@ def mileposts(entries: Sequence[Checkpoint]) -> dict[int, int]:
 
 WAYS: Final = ("one by one", "batch", "block", "reopened")
 some_lanes = st.lists(st.sampled_from(LANES), min_size=1, max_size=4, unique=True)
-stretches = st.lists(st.tuples(some_lanes, st.integers(1, 45), st.sampled_from(WAYS)), min_size=1, max_size=8)
+stretches = st.lists(st.tuples(some_lanes, st.integers(1, 2 * APART), st.sampled_from(WAYS)), min_size=1, max_size=8)
 Stretches = list[tuple[list[tuple[str, str]], int, str]]
-QUIET: Final[Stretches] = [  # one stage returns 19, 20 and 21 positions behind its last milepost, each time in its own way
+QUIET: Final[Stretches] = [  # a stage returns 39, 40 and 41 positions behind its last milepost, each time in its own way
     ([LANES[0]], 1, "one by one"),
-    ([LANES[1]], 18, "batch"),
+    ([LANES[1]], APART - 2, "batch"),
     ([LANES[0]], 1, "reopened"),
     ([LANES[4]], 1, "one by one"),
-    ([LANES[0]], 19, "block"),
+    ([LANES[0]], APART - 1, "block"),
     ([LANES[8]], 1, "block"),
     ([LANES[0]], 1, "one by one"),
-    ([LANES[1], LANES[3]], 45, "batch"),
-    ([LANES[0], LANES[8]], 45, "one by one"),
+    ([LANES[1], LANES[3]], 2 * APART, "batch"),
+    ([LANES[0], LANES[8]], 2 * APART, "one by one"),
 ]
 
 
@@ -194,7 +194,7 @@ def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.Da
     """Of a run, a stage, or both, in both directions, from any position, with any limit."""
     entries = stated(turns(steps))
     ends = (0, *mileposts(entries), len(entries))
-    near = sorted({max(end + step, 0) for end in ends for step in (-1, 0, 1, 18, 19, 20)})
+    near = sorted({max(end + step, 0) for end in ends for step in (-1, 0, 1, APART - 2, APART - 1, APART)})
     afters = near if data is None else data.draw(st.lists(st.sampled_from(near), min_size=3, max_size=6))
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PAGE", 7)

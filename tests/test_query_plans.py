@@ -59,8 +59,10 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
 
 @pytest.fixture
 def recorded(store: CheckpointStore) -> CheckpointStore:
-    """A store with something in every table."""
+    """A store with something in every table, whose next append has to look where the chain ends."""
     store.append_many(mixed(100))
+    with store.transaction():
+        pass
     return store
 
 
