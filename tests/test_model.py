@@ -125,6 +125,7 @@ class StoreIsAList(RuleBasedStateMachine):
         self.block: Any = None
         self.before: list[list[Checkpoint]] = []
         self.store: CheckpointStore
+        self.neighbour: CheckpointStore | None = None
 
     @initialize()
     def open(self) -> None:
@@ -202,6 +203,16 @@ class StoreIsAList(RuleBasedStateMachine):
         self.store.close()
         self.open()
 
+    @precondition(lambda self: not self.before)
+    @rule()
+    def change_hands(self) -> None:
+        """Another store of the same file goes on, while this one stays open and may go on later."""
+        other, self.neighbour = self.neighbour, self.store
+        if other is None:
+            self.open()
+        else:
+            self.store = other
+
     @invariant()
     def every_read_verb_equals_the_pure_function(self) -> None:
         """Over the whole chain, and over each run."""
@@ -240,6 +251,8 @@ class StoreIsAList(RuleBasedStateMachine):
         if hasattr(self, "store"):
             verification = self.store.verify()
             self.store.close()
+            if self.neighbour is not None:
+                self.neighbour.close()
             assert verification.faults == ()
         shutil.rmtree(self.directory)
 
