@@ -213,7 +213,10 @@ class Appender:
             rows.add_entries(self._connection, self._numbered)
         except apsw.ConstraintError:
             # The rows before the refused one are in the table: the position of the last tells which it was.
-            index, entry = self._waiting[rows.tip(self._connection)[0] - first_position + 1]
+            refused = rows.tip(self._connection)[0] - first_position + 1
+            if not 0 <= refused < len(self._waiting):  # only in a damaged file
+                raise
+            index, entry = self._waiting[refused]
             found = rows.recorded(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
             if found is None:
                 raise
