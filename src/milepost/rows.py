@@ -267,14 +267,14 @@ _RESUME_POINT: Final = {
 def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
     """The checkpoint with one sequence."""
     row = connection.execute(_GET, (run_id, stage, sequence, sequence)).get
-    return (row and row[0] == sequence and _checkpoint(run_id, stage, *row)) or None
+    return _checkpoint(run_id, stage, *row) if row and row[0] == sequence else None
 
 
 # The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
 _GET: Final = (
     f"SELECT {_FIELDS} FROM {_GIVEN[_LANE]} CROSS JOIN entry ON entry.position <= "
-    f"{_milepost(_LANE, 'given', 'AND post.sequence <= ?')} + {APART - 1} AND {_same(_LANE, 'entry', 'given')} "
-    "AND entry.sequence <= ? ORDER BY entry.position DESC LIMIT 1"
+    f"{_milepost(_LANE, 'given', 'AND post.sequence <= ?')} + {APART - 1} AND entry.sequence <= ? "
+    f"AND {_same(_LANE, 'entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
 )
 
 
@@ -830,11 +830,11 @@ def before(connection: apsw.Connection, run_number: int, stage_number: int, posi
 
 # By run, not by sequence, whose mileposts are in no order of position that SQLite knows of.
 _BEFORE: Final = _numbered(
-    f"SELECT (SELECT {_OWN} FROM entry AS last WHERE last.position < ?3 AND last.position <= "
-    f"{_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1} AND last.run_number = ?1 "
-    "ORDER BY last.position DESC LIMIT 1), (SELECT last.sequence FROM entry AS last WHERE last.position < ?3 AND "
-    f"last.position <= post.position + {APART - 1} AND {_same(_LANE, 'last', 'given')} "
+    f"SELECT (SELECT {_OWN} FROM entry AS last WHERE last.position <= "
+    f"min(?3 - 1, {_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1}) AND last.run_number = ?1 "
     "ORDER BY last.position DESC LIMIT 1), "
+    f"(SELECT last.sequence FROM entry AS last WHERE last.position <= min(?3 - 1, post.position + {APART - 1}) "
+    f"AND {_same(_LANE, 'last', 'given')} ORDER BY last.position DESC LIMIT 1), "
     "post.position, post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position "
     f"BETWEEN post.position + 1 AND min(post.position + {APART - 1}, ?3 - 1) AND {_same(_LANE, 'behind', 'given')}) "
     "FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = "
