@@ -107,4 +107,5 @@ def test_a_new_file_that_several_processes_make_at_once_is_made_once(tmp_path: P
         subprocess.Popen([sys.executable, "-c", program, *paths], stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
     assert [child.communicate()[1] for child in children] == [""] * 3
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    # Of two that close at once neither may be the last, and then a -wal or -shm stays for the next one to open the file.
+    assert {str(path).removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()} == set(map(str, paths))

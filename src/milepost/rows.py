@@ -12,6 +12,7 @@ A statement is read to its end before a function returns, so that no read transa
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,18 @@ _GIVEN: Final = {
     _STAGE: "(SELECT stage_number FROM stage WHERE stage = ?) AS given",
     _LANE: "(SELECT run_number, stage_number FROM run CROSS JOIN stage WHERE run_id = ? AND stage = ?) AS given",
 }
+
+
+def _terse(statement: str) -> str:
+    """
+    The same statement in four fifths of the characters, for what is asked most.
+
+    APSW looks a statement up by the whole of its text, which takes 0.8 µs for 1,000 characters: a tenth of a lookup's time.
+    """
+    for name in ("given", "post", "last", "entry"):
+        statement = re.sub(rf"(?<=\) AS ){name}\b|(?<=entry AS ){name}\b|\b{name}(?=\.)", name[0], statement)
+    statement = re.sub(r"\bentry (?=ON|INDEXED|LEFT|WHERE)", "entry e ", statement.replace(" AS ", " "))
+    return re.sub(r"\s*(<=|[=<>,+()])\s*", r"\1", statement)
 
 
 def _same(which: tuple[bool, bool], one: str, other: str) -> str:
@@ -198,7 +211,7 @@ def run_signature(connection: apsw.Connection, run_id: str) -> str:
     return _digits(EMPTY if signature is None else signature)
 
 
-_RUN_SIGNATURE: Final = f"SELECT {_last(_RUN, 'given', _OWN)} FROM {_GIVEN[_RUN]}"
+_RUN_SIGNATURE: Final = _terse(f"SELECT {_last(_RUN, 'given', _OWN)} FROM {_GIVEN[_RUN]}")
 
 
 # Single checkpoints
@@ -233,8 +246,10 @@ _COLUMNS: Final = {
     for which in _WHICH
 }
 _LATEST: Final = {
-    (False, False): f"SELECT run_id, stage, {_FIELDS} FROM entry {_NAMES} WHERE position > 0 ORDER BY position DESC LIMIT 1",
-    **{which: f"{_COLUMNS[which]} {_last_given(which)}" for which in _INDEX},
+    (False, False): _terse(
+        f"SELECT run_id, stage, {_FIELDS} FROM entry {_NAMES} WHERE position > 0 ORDER BY position DESC LIMIT 1"
+    ),
+    **{which: _terse(f"{_COLUMNS[which]} {_last_given(which)}") for which in _INDEX},
 }
 _LATEST_AS_OF: Final = {
     (False, False): f"{_COLUMNS[False, False]} entry WHERE position > 0 AND at_ms <= ? ORDER BY position DESC LIMIT 1",
@@ -259,8 +274,8 @@ def resume_point(connection: apsw.Connection, run_id: str | None, stage: str) ->
 
 _MARK: Final = "entry.sequence, entry.offset, entry.event_time_ms"
 _RESUME_POINT: Final = {
-    False: f"SELECT {_RUN_ID}, {_MARK} FROM {_last_given(_STAGE)}",
-    True: f"SELECT NULL, {_MARK} FROM {_last_given(_LANE)}",
+    False: _terse(f"SELECT {_RUN_ID}, {_MARK} FROM {_last_given(_STAGE)}"),
+    True: _terse(f"SELECT NULL, {_MARK} FROM {_last_given(_LANE)}"),
 }
 
 
@@ -271,7 +286,7 @@ def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> 
 
 
 # The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
-_GET: Final = (
+_GET: Final = _terse(
     f"SELECT {_FIELDS} FROM {_GIVEN[_LANE]} CROSS JOIN entry ON entry.position <= "
     f"{_milepost(_LANE, 'given', 'AND post.sequence <= ?')} + {APART - 1} AND entry.sequence <= ? "
     f"AND {_same(_LANE, 'entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
@@ -288,9 +303,11 @@ def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, 
 
 
 _FIND: Final = {
-    which: f"SELECT position, run_id, stage, {_FIELDS} FROM entry INDEXED BY entry_by_key {_NAMES} WHERE idempotency_key = ?"
-    + (" AND run_number = (SELECT run_number FROM run WHERE run_id = ?)" if which[0] else "")
-    + (" AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)" if which[1] else "")
+    which: _terse(
+        f"SELECT position, run_id, stage, {_FIELDS} FROM entry INDEXED BY entry_by_key {_NAMES} WHERE idempotency_key = ?"
+        + (" AND run_number = (SELECT run_number FROM run WHERE run_id = ?)" if which[0] else "")
+        + (" AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)" if which[1] else "")
+    )
     for which in _WHICH
 }
 
