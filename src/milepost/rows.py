@@ -690,7 +690,7 @@ _OTHER: Final = (
     "SELECT iif(same.sequence = one.sequence, same.position, NULL) FROM entry AS same WHERE same.position <= "
     "(SELECT position FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?2 AND stage_number = ?3 "
     f"AND milepost IS NOT NULL AND sequence <= one.sequence ORDER BY sequence DESC LIMIT 1) + {APART - 1} "
-    "AND same.run_number = ?2 AND same.stage_number = ?3 AND same.sequence <= one.sequence "
+    "AND same.sequence <= one.sequence AND same.run_number = ?2 AND same.stage_number = ?3 "
     "ORDER BY same.position DESC LIMIT 1"
 )
 _COMPARED_PAGE: Final = (
