@@ -552,14 +552,16 @@ class CheckpointStore:
         judged: that is a fault of the kind `key`. Memory grows with the number of runs, not of entries.
 
         Args:
-            run_id: Read the entries of this run only; `expected` is then a head of the run's own chain.
-            since: A trusted head: only what came after it is read. Runs that began before it are judged by their rows
-                only, not by their heads.
+            run_id: Read the entries of this run only; `expected` is then a head of the run's own chain. They are found as
+                lookups find them: that somebody has hidden its last entries from these, only `expected` shows here, or a
+                verification of the whole chain.
+            since: A trusted head: only what came after it is read. Runs that began before it go on from what their last
+                rows there say.
             expected: A head kept elsewhere, which this chain must contain; it may have grown since.
             workers: How many processes may share the work, beside this one, which waits for them. They help with the
-                whole chain of a long file in which runs follow one another; a keyed chain, whose key stays in this
-                process, and a file opened through a VFS are walked by one. What they find wrong is looked into by one.
-            progress: Called with (entries done, entries in all) about every thousand entries.
+                whole chain of a long file; a keyed chain, whose key stays in this process, and a file opened through a VFS
+                are walked by one. What they find wrong is looked into by one.
+            progress: Called with (entries done, entries in all), every few hundred or thousand entries.
 
         Returns:
             Whether all is well; how many entries the chain, or the run, has; its signature as recomputed; the faults.
