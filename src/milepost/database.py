@@ -283,8 +283,9 @@ class WritableDatabase(Database):
         self._version: int | None = None  # of the file, after our own last write
         self._wal_pages = self._written_back = 0
         self._wal_room = 1  # how many pages it has without growing; not for the very first commit
-        # How long the WAL may get: 8 MB, or some 1,600 appends. SQLite's own figure, 1,000 pages, suits statements that change
-        # one page of 4 KB; an append changes two or three of 2 KB. Up to 4,062 a reader searches one table of the WAL's index.
+        # How long the WAL may get: 8 MB, or some 1,600 appends. SQLite's own figure, 1,000 pages, suits statements that
+        # change one page of 4 KB; an append changes two or three of 2 KB. Up to 4,062 pages a reader searches one table of
+        # the WAL's index.
         self.write_back_pages = 4000
         self.long_wal_pages = 131_072
         self._long_wal_told = False

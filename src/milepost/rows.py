@@ -992,14 +992,12 @@ def add_lane(connection: apsw.Connection, run_number: int, stage_number: int) ->
     connection.execute("INSERT INTO lane (run_number, stage_number) VALUES (?, ?)", (run_number, stage_number))
 
 
-def add_entries(connection: apsw.Connection, numbered: Iterable[tuple[Any, ...]]) -> None:
+def add_entries(connection: apsw.Connection, numbered: Sequence[tuple[Any, ...]]) -> None:
     """Add numbered rows at the end of the chain; a key that the stage of the run has already is a ConstraintError."""
-    connection.executemany(_ADD_ENTRY, numbered)
-
-
-def add_entry(connection: apsw.Connection, numbered: tuple[Any, ...]) -> None:
-    """Add one, as `add_entries`."""
-    connection.execute(_ADD_ENTRY, numbered)
+    if len(numbered) == 1:
+        connection.execute(_ADD_ENTRY, numbered[0])
+    else:
+        connection.executemany(_ADD_ENTRY, numbered)
 
 
 _ADD_ENTRY: Final = (
