@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SMALLEST: Final = 1_000
 LARGEST: Final = 1_000_000
-SINGLE: Final = 500  # single appends at each size, the last ones before it
+SINGLE: Final = 5_000  # single appends at each size, the last ones before it: with three write-backs of the WAL
 CALLS: Final = 200  # of each lookup in one round
 ROUNDS: Final = 25
 VERIFIED: Final = 300_000  # entries that are verified at each size, at least, in one verification or several
@@ -92,7 +92,7 @@ def measured(directory: Path, sizes: Sequence[int], key: Callable[[int], str]) -
         _copy_of_smaller(paths, size)
         with CheckpointStore(path, durability="normal") as store:
             entries = (checkpoint(many_runs(which, key)) for which in range(len(store) + 1, size + 1))
-            in_batches = _append_in_batches(store, entries, size - SINGLE)
+            in_batches = _append_in_batches(store, entries, size - min(SINGLE, size // 2))
             singly = mean(each(store.append, list(entries)))
             assert len(store) == size
         costs[size] = {
