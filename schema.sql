@@ -58,9 +58,10 @@ CREATE UNIQUE INDEX entry_by_key ON entry (idempotency_key, run_number, stage_nu
 -- of that (run, stage). Only these are indexed by run, stage and sequence, since each index that a row is in costs an append
 -- another page. Every entry stands less than 40 positions behind a milepost of its run and stage, and is found from there.
 -- An index ends in the rowid, which is the position: each of these gives its rows in chain order.
-CREATE        INDEX entry_by_run      ON entry (run_number)   WHERE milepost IS NOT NULL;  -- history and latest of a run
-CREATE        INDEX entry_by_stage    ON entry (stage_number) WHERE milepost IS NOT NULL;  -- history and latest of a stage
-CREATE UNIQUE INDEX entry_by_sequence ON entry (run_number, stage_number, sequence) WHERE milepost IS NOT NULL;  -- get; both
+CREATE        INDEX entry_by_run      ON entry (run_number)   WHERE milepost IS NOT NULL;  -- a run: history, latest
+CREATE        INDEX entry_by_stage    ON entry (stage_number) WHERE milepost IS NOT NULL;  -- a stage: history, latest
+CREATE UNIQUE INDEX entry_by_sequence ON entry (run_number, stage_number, sequence)        -- a stage of a run, and get
+WHERE milepost IS NOT NULL;
 
 -- Against accidents through a connection that shares the file (a tool, the sink's own SQL), not against intent.
 CREATE TRIGGER entry_is_never_updated BEFORE UPDATE ON entry
