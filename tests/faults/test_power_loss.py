@@ -220,6 +220,6 @@ def test_no_failed_sync_becomes_a_lost_acknowledgement() -> None:
 @pytest.mark.parametrize("hunt", [power_loss, failed_sync])
 def test_normal_durability_never_leaves_a_broken_chain(hunt: Callable[[Dose], Tally]) -> None:
     """Promise A13."""
-    tally = _run_in_parallel(hunt, (Dose(seed, stride=2, durability="normal") for seed in _seeds(24)))
+    tally = _run_in_parallel(hunt, (Dose(seed, stride=2, durability="normal") for seed in _seeds(8)))
     assert tally.losses == []
     assert tally.distinct > 3_000
