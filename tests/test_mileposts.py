@@ -116,7 +116,7 @@ class Recorded:
 
 @given(stretches)
 @example(QUIET)
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_mileposts_stand_where_the_rule_says_and_every_row_is_found(steps: Stretches) -> None:
     """However runs and stages take turns, and are appended: every verb equals its pure function over the list."""
     with tempfile.TemporaryDirectory() as directory:
@@ -189,7 +189,7 @@ def _check_summaries(store: CheckpointStore, entries: list[Checkpoint]) -> None:
 
 @given(stretches, st.data())
 @example(QUIET, None)
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.DataObject | None) -> None:
     """Of a run, a stage, or both, in both directions, from any position, with any limit."""
     entries = stated(turns(steps))
@@ -209,7 +209,7 @@ def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.Da
 
 @given(stretches)
 @example(QUIET)
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_a_chain_is_verified_after_every_head(steps: Stretches) -> None:
     """What a run and a stage had done before it is looked up by the mileposts; each run alone is sound as well."""
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:

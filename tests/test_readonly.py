@@ -181,7 +181,7 @@ def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: P
                 assert child.stdout is not None
                 child.stdout.readline()
                 child.stdout.readline()  # the first acknowledgement
-                for _ in range(30):
+                for _ in range(12):
                     entries = list(reader.history())
                     assert [e.sequence for e in entries] == list(range(1, len(entries) + 1))
                     assert len(entries) >= seen
