@@ -300,8 +300,10 @@ def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, 
     else:
         statement = _FIND[run_id is not None, stage is not None]
         found = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
-    if len(found) > 1:
-        found.sort()  # by position, which comes first; the index has them by run and stage
+    if len(found) == 1:
+        ((_, run, stage_name, sequence, offset, event_time_ms, key, at_ms),) = found
+        return [_checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)]
+    found.sort()  # by position, which comes first; the index has them by run and stage
     return [
         _checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)
         for _, run, stage_name, sequence, offset, event_time_ms, key, at_ms in found
