@@ -46,19 +46,7 @@ ORDER = [
     "forensics.outline",
     "forensics.plots",
 ]
-PURE = [
-    "visible",
-    "errors",
-    "signature",
-    "mileposts",
-    "checkpoint",
-    "arguments",
-    "times",
-    "receipt",
-    "summary",
-    "audit",
-    "comparison",
-]
+PURE = [module for module in ORDER[: ORDER.index("group_commit")] if module != "filesystem"]
 FORENSICS = [module for module in ORDER if module.startswith("forensics.")]
 EXTRAS = {"arro3", "matplotlib", "pandas", "polars", "pyarrow", "duckdb", "numpy"}
 MODULES = {
