@@ -279,7 +279,6 @@ class WritableDatabase(Database):
         # Inside a transaction block: whether SQLite or the caller has ended the transaction before its time.
         self._block_thread: int | None = None
         self._writing_thread: int | None = None
-        self._write_items: Callable[[apsw.Connection, Sequence[Any]], Sequence[object]]  # set with each item
         self._version: int | None = None  # of the file, after our own last write
         self._wal_pages = self._written_back = 0
         self._wal_room = 1  # how many pages it has without growing; not for the very first commit
@@ -375,23 +374,7 @@ class WritableDatabase(Database):
 
     def write(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.write`; inside a transaction block of the same thread it is a savepoint of that."""
-        if self._ended is not None:
-            self._refuse_if_ended()
-        thread = threading.get_ident()
-        if self._writing_thread == thread:
-            self._refuse_within_a_write()
-        work = functools.partial(query, self._connection, *given)
-        if self._block_thread == thread:
-            job = Job(work)
-            with self._lock:
-                self._refuse_if_ended()
-                self._refuse_if_cut_short()
-                self.kept.value = None  # the block may have written anything
-                self._run_apart(job)
-            if job.error is not None:
-                raise job.error
-            return job.outcome  # type: ignore[return-value]
-        return self._group.run(work)  # type: ignore[return-value]
+        return self._write(functools.partial(query, self._connection, *given))  # type: ignore[return-value]
 
     def write_item(self, query: Callable[[apsw.Connection, Sequence[Item]], Sequence[T]], item: Item) -> T:
         """
@@ -399,23 +382,30 @@ class WritableDatabase(Database):
 
         What several threads want to write at the same time is given to it at once; all of them have the same query.
         """
-        if self._ended is not None:
+        return self._write(functools.partial(_only, self._connection, query, item), (query, item))  # type: ignore[return-value]
+
+    def _write(self, work: Callable[[], object], item: tuple[Any, object] | None = None) -> object:
+        self._refuse_if_ended()
+        self._refuse_within_a_write()
+        if self._block_thread != threading.get_ident():
+            return self._group.run(work, item)
+        job = Job(work)
+        with self._lock:
             self._refuse_if_ended()
-        thread = threading.get_ident()
-        if thread in {self._writing_thread, self._block_thread}:
-            return self.write(_only, query, item)
-        self._write_items = query
-        return self._group.run(functools.partial(_only, self._connection, query, item), item)  # type: ignore[return-value]
+            self._refuse_if_cut_short()
+            self.kept.value = None  # the block may have written anything
+            self._run_apart(job)
+        if job.error is not None:
+            raise job.error
+        return job.outcome
 
     def _commit(self, jobs: list[Job]) -> None:
         """Run the first job, and those that others have queued, in one transaction; a job that fails fails alone."""
         with self._lock:
             self._group.take(jobs)
             try:
-                if self._ended is not None:
-                    self._refuse_if_ended()
-                if self._connection.in_transaction:
-                    self._clear_leftover()
+                self._refuse_if_ended()
+                self._clear_leftover()
                 before = self._connection.total_changes()
                 version, self._version = self._version, None
                 with self._connection:
@@ -469,18 +459,23 @@ class WritableDatabase(Database):
 
     def _run_group(self, jobs: list[Job]) -> None:
         """Run jobs so that one that fails fails alone: those that have an item together, if none of these fails."""
-        items = [job for job in jobs if job.item is not None]
-        apart = jobs
-        if len(items) > 1:
-            outcomes: list[object] = []
-            together = Job(lambda: outcomes.extend(self._write_items(self._connection, [job.item for job in items])))
-            self._run_apart(together)
-            if together.error is None:
-                apart = [job for job in jobs if job.item is None]
-                for job, outcome in zip(items, outcomes, strict=True):
-                    job.outcome = outcome
-        for job in apart:
+        shared = [job for job in jobs if job.item is not None]
+        if len(shared) > 1 and self._run_together(shared):
+            jobs = [job for job in jobs if job.item is None]
+        for job in jobs:
             self._run_apart(job)
+
+    def _run_together(self, jobs: list[Job]) -> bool:
+        """Write the items of jobs in one go; False if that fails, and then nothing of it is kept."""
+        pairs = [job.item for job in jobs if job.item is not None]
+        query, outcomes = pairs[0][0], list[object]()
+        together = Job(lambda: outcomes.extend(query(self._connection, [item for _, item in pairs])))
+        self._run_apart(together)
+        if together.error is not None:
+            return False
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.outcome = outcome
+        return True
 
     def _run_apart(self, job: Job) -> None:
         """Run a job as a savepoint of the open transaction."""

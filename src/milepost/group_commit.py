@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +21,13 @@ class Job:
     """
     Something to write, and in the end what came of it: an `outcome`, or an `error`.
 
-    What several jobs have an `item` of can be written in one go, in place of the `work` of each.
+    A job may have an `item`: a query, the same one in all jobs, and what to give it. The query takes those of several jobs
+    in one go, in place of the `work` of each.
     """
 
     __slots__ = ("asleep", "done", "error", "item", "leads", "outcome", "work")
 
-    def __init__(self, work: Callable[[], object], item: object = None) -> None:
+    def __init__(self, work: Callable[[], object], item: tuple[Any, object] | None = None) -> None:
         self.work: Final = work
         self.item: Final = item
         self.outcome: object = None
@@ -54,7 +55,7 @@ class GroupCommit:
         self._led = False
         self._last = 1  # how many jobs the last commit had
 
-    def run(self, work: Callable[[], object], item: object = None) -> object:
+    def run(self, work: Callable[[], object], item: tuple[Any, object] | None = None) -> object:
         """Have `work` done in a transaction, alone or with others', and give or raise what came of it."""
         job = Job(work, item)
         with self._mutex:
@@ -97,8 +98,7 @@ class GroupCommit:
     def _lead(self, job: Job) -> None:
         jobs = [job]
         try:
-            if self._last > 1:
-                self._await_company()
+            self._await_company()
             self._commit(jobs)
         except BaseException as error:
             for each in jobs:
