@@ -8,6 +8,7 @@ the row: look it up then).
 
 from __future__ import annotations
 
+from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
@@ -48,7 +49,7 @@ class _Stage:
         self.prefix = before
         self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -APART)
         self.milepost = milepost + APART  # the least position of the next one
-        self.added = 0  # how many entries
+        self.added = 0  # how many entries this appender has added to it
         self.before: int | None = None if last else 0  # how many there were; looked up once a milepost needs it
 
 
@@ -87,7 +88,7 @@ class Appender:
         duplicate = None
         stages, numbered, waiting, hashed = self._stages, self._numbered, self._waiting, self._hashed
         position, signature = self._position, self._signature
-        for index, entry in enumerate(entries):
+        for index, entry in zip(count() if batch else repeat(None), entries, strict=False):
             # What nearly every entry is can be told at once; for any other, `fault` has the rules, one by one.
             stage = None
             if type(entry) is Checkpoint and len(entry) == 6:
@@ -104,14 +105,13 @@ class Appender:
                 ):
                     stage = stages.get((run_id, stage_name))
             if stage is None:
-                known = bool(stages)
-                stage = self._checked_stage(entry, index if batch else None)
-                if not known:
-                    position, signature = self._position, self._signature
+                self._position, self._signature = position, signature
+                stage = self._checked_stage(entry, index)
+                position, signature = self._position, self._signature
                 run_id, stage_name, sequence, mark, key, at_ms = entry
             offset, event_time_ms = mark
             if sequence <= stage.sequence or offset < stage.offset or event_time_ms < stage.event_time_ms:
-                duplicate = self._duplicate(entry, stage, index if batch else None)
+                duplicate = self._duplicate(entry, stage, index)
                 continue
             # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry of a large batch.
             signed = f"{stage.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
@@ -129,7 +129,7 @@ class Appender:
             numbered.append(
                 (position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms, signature, own, milepost)
             )
-            waiting.append((index, entry) if batch else (None, entry))
+            waiting.append((index, entry))
             if len(waiting) >= _BUFFER:
                 self._write()
         self._position, self._signature = position, signature
