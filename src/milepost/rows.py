@@ -51,12 +51,13 @@ _LANE: Final = True, True
 # sequence rises along the chain, so its order is the chain's.
 _INDEX: Final = {_RUN: "entry_by_run", _STAGE: "entry_by_stage", _LANE: "entry_by_sequence"}
 _ORDER: Final = {_RUN: "position", _STAGE: "position", _LANE: "sequence"}
-_BY_KEY: Final = "entry INDEXED BY entry_by_key WHERE idempotency_key = ?"
 
+_RUN_NUMBER: Final = "(SELECT run_number FROM run WHERE run_id = ?)"
+_STAGE_NUMBER: Final = "(SELECT stage_number FROM stage WHERE stage = ?)"
 # The numbers of the names that a query is given, as a table of one row, with which it begins. The run is bound first.
 _GIVEN: Final = {
-    _RUN: "(SELECT run_number FROM run WHERE run_id = ?) AS given",
-    _STAGE: "(SELECT stage_number FROM stage WHERE stage = ?) AS given",
+    _RUN: f"{_RUN_NUMBER} AS given",
+    _STAGE: f"{_STAGE_NUMBER} AS given",
     _LANE: "(SELECT run_number, stage_number FROM run CROSS JOIN stage WHERE run_id = ? AND stage = ?) AS given",
 }
 
@@ -79,7 +80,7 @@ def _same(which: tuple[bool, bool], one: str, other: str) -> str:
     return " AND ".join(f"{one}.{column} = {other}.{column}" for column in columns)
 
 
-def _numbered(statement: str, run_number: str, stage_number: str) -> str:
+def _with_numbers(statement: str, run_number: str, stage_number: str) -> str:
     """A statement with these two expressions in place of the columns of `given`."""
     return statement.replace("given.run_number", run_number).replace("given.stage_number", stage_number)
 
@@ -295,12 +296,9 @@ _GET: Final = _terse(
 
 def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[Checkpoint]:
     """The checkpoints with one key, in chain order: at most one in each stage of each run."""
-    if run_id is None and stage is None:
-        found: list[tuple[Any, ...]] = connection.execute(_FIND[False, False], (idempotency_key,)).fetchall()
-    else:
-        statement = _FIND[run_id is not None, stage is not None]
-        found = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
-    if len(found) == 1:
+    statement = _FIND[run_id is not None, stage is not None]
+    found: list[tuple[Any, ...]] = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
+    if len(found) == 1:  # as nearly always, and quicker than the loop
         ((_, run, stage_name, sequence, offset, event_time_ms, key, at_ms),) = found
         return [_checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)]
     found.sort()  # by position, which comes first; the index has them by run and stage
@@ -313,8 +311,8 @@ def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, 
 _FIND: Final = {
     which: _terse(
         f"SELECT position, run_id, stage, {_FIELDS} FROM entry INDEXED BY entry_by_key {_NAMES} WHERE idempotency_key = ?"
-        + (" AND run_number = (SELECT run_number FROM run WHERE run_id = ?)" if which[0] else "")
-        + (" AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)" if which[1] else "")
+        + (f" AND run_number = {_RUN_NUMBER}" if which[0] else "")
+        + (f" AND stage_number = {_STAGE_NUMBER}" if which[1] else "")
     )
     for which in _WHICH
 }
@@ -421,10 +419,7 @@ def _sequences(connection: apsw.Connection, run_id: str, stage: str, after: int,
     return least, most
 
 
-_NUMBERS: Final = (
-    "SELECT (SELECT run_number FROM run WHERE run_id = ?) AS run_number, "
-    "(SELECT stage_number FROM stage WHERE stage = ?) AS stage_number"
-)
+_NUMBERS: Final = f"SELECT {_RUN_NUMBER}, {_STAGE_NUMBER}"
 _MILEPOSTS: Final = (
     "FROM entry INDEXED BY entry_by_sequence WHERE run_number = ? AND stage_number = ? AND milepost IS NOT NULL"
 )
@@ -447,7 +442,7 @@ def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) ->
     # Column by column: what would be a loop in Python is one in C, in two thirds of the time.
     _, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, *_ = zip(*numbered, strict=True)
     marks = map(_new, repeat(Watermark), zip(offsets, event_times_ms, strict=True))
-    names = _named(runs, run_numbers), _named(stages, stage_numbers)
+    names = _each_name(runs, run_numbers), _each_name(stages, stage_numbers)
     return list(map(_new, repeat(Checkpoint), zip(*names, sequences, marks, keys, ats_ms, strict=False)))
 
 
@@ -462,7 +457,7 @@ def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:
     return [receipt_of(row[0], _signature(row[8])) for row in numbered]
 
 
-def _named(names: _Names, numbers: Sequence[int]) -> Iterator[str]:
+def _each_name(names: _Names, numbers: Sequence[int]) -> Iterator[str]:
     """The names of a page's numbers, which for the most part are one: looked up once then."""
     if numbers.count(numbers[0]) == len(numbers):
         return repeat(names[numbers[0]])
@@ -650,9 +645,9 @@ def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> 
 _STAGE_PAIRS: Final = (
     "SELECT (SELECT max(position) FROM entry), one.run_number, other.run_number, every.stage_number, every.stage, "
     f"ifnull({_entries('one')}, 0), ifnull({_entries('other')}, 0) FROM stage AS every "
-    "LEFT JOIN lane AS one ON one.run_number = (SELECT run_number FROM run WHERE run_id = ?) "
+    f"LEFT JOIN lane AS one ON one.run_number = {_RUN_NUMBER} "
     "AND one.stage_number = every.stage_number "
-    "LEFT JOIN lane AS other ON other.run_number = (SELECT run_number FROM run WHERE run_id = ?) "
+    f"LEFT JOIN lane AS other ON other.run_number = {_RUN_NUMBER} "
     "AND other.stage_number = every.stage_number "
     "WHERE every.stage_number > 0 AND ifnull(one.run_number, other.run_number) IS NOT NULL ORDER BY every.stage_number"
 )
@@ -745,8 +740,7 @@ _LANE_COLUMNS: Final = (
 _LANES: Final = {
     False: f"{_LANE_COLUMNS} WHERE lane.run_number > (SELECT max(run_number) FROM run) - ? "
     "ORDER BY lane.run_number, lane.stage_number",
-    True: f"{_LANE_COLUMNS} WHERE lane.run_number = (SELECT run_number FROM run WHERE run_id = ?) "
-    "ORDER BY lane.stage_number",
+    True: f"{_LANE_COLUMNS} WHERE lane.run_number = {_RUN_NUMBER} ORDER BY lane.stage_number",
 }
 
 
@@ -774,12 +768,12 @@ def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int
     return row and _typed(row, int, int, int, int)
 
 
-_OF_LANE: Final = _numbered(
+_OF_LANE: Final = _with_numbers(
     f"SELECT entry.sequence, entry.offset, entry.event_time_ms, entry.at_ms FROM {_near_mileposts(_LANE, 'given')}",
     "?1",
     "?2",
 )
-_MILEPOST_BELOW: Final = _numbered(_milepost(_LANE, "given", "AND post.sequence <= ?3", column="sequence"), "?1", "?2")
+_MILEPOST_BELOW: Final = _with_numbers(_milepost(_LANE, "given", "AND post.sequence <= ?3", column="sequence"), "?1", "?2")
 _FIRST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence, entry.position LIMIT 1"
 _LAST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
 # From the last milepost on whose sequence is not above the least that is looked for.
@@ -848,13 +842,13 @@ class Before(NamedTuple):
     entries: int | None
 
 
-def before(connection: apsw.Connection, run_number: int, stage_number: int, position: int) -> Before:
+def before(connection: apsw.Connection, position: int, run_number: int, stage_number: int) -> Before:
     """How far a run, and a stage of it, had come before a position."""
     return Before(*connection.execute(_BEFORE, (run_number, stage_number, position)).get)
 
 
 # By run, not by sequence, whose mileposts are in no order of position that SQLite knows of.
-_BEFORE: Final = _numbered(
+_BEFORE: Final = _with_numbers(
     f"SELECT (SELECT {_OWN} FROM entry AS last WHERE last.position <= "
     f"min(?3 - 1, {_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1}) AND last.run_number = ?1 "
     "ORDER BY last.position DESC LIMIT 1), "
@@ -944,13 +938,11 @@ _STATES: Final = {
     for signature in (bytes, NoneType)
     for last in ((int,) * 4, (NoneType,) * 4)
 }
-_STATE: Final = _numbered(
+_STATE: Final = _with_numbers(
     f"SELECT tip.position, tip.signature, run.run_number, stage.stage_number, {_last(_RUN, 'given', _OWN)}, "
-    "last.sequence, last.offset, last.event_time_ms, post.position "
+    f"own.sequence, own.offset, own.event_time_ms, {_milepost(_LANE, 'given')} "
     "FROM entry AS tip LEFT JOIN run ON run_id = ? LEFT JOIN stage ON stage.stage = ? "
-    f"LEFT JOIN entry AS post ON post.position = {_milepost(_LANE, 'given')} "
-    "LEFT JOIN entry AS last ON last.position = (SELECT behind.position FROM entry AS behind WHERE behind.position "
-    f"<= post.position + {APART - 1} AND {_same(_LANE, 'behind', 'given')} ORDER BY behind.position DESC LIMIT 1) "
+    f"LEFT JOIN entry AS own ON own.position = {_last(_LANE, 'given', 'last.position')} "
     "WHERE tip.position = (SELECT max(position) FROM entry)",
     "run.run_number",
     "stage.stage_number",
@@ -963,7 +955,7 @@ def entries_of_lane(connection: apsw.Connection, run_number: int, stage_number: 
     return entries or 0
 
 
-_ENTRIES_OF_LANE: Final = _numbered(f"SELECT {_entries('given')}", "?1", "?2")
+_ENTRIES_OF_LANE: Final = _with_numbers(f"SELECT {_entries('given')}", "?1", "?2")
 
 
 def entries_of_run(connection: apsw.Connection, run_id: str) -> int:
@@ -1018,6 +1010,6 @@ def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> 
 
 
 _RECORDED: Final = (
-    f"SELECT position, signature, {_FIELDS} FROM {_BY_KEY} AND run_number = (SELECT run_number FROM run WHERE run_id = ?) "
-    "AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)"
+    f"SELECT position, signature, {_FIELDS} FROM entry INDEXED BY entry_by_key "
+    f"WHERE idempotency_key = ? AND run_number = {_RUN_NUMBER} AND stage_number = {_STAGE_NUMBER}"
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from milepost import rows, workers
 from milepost.audit import Audit, Fault, Verification
@@ -36,7 +36,8 @@ def verify_chain(
         empty = read(rows.empty_lanes)
         if processes > 1 and not faults and not empty and workers.confirm(database, kept, since, processes, progress):
             return _verification([], total, read(rows.tip)[1])
-        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, since, _begun(database, since))
+        before = workers.begun(database, since) if since else None
+        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, since, before)
         while audit.position < total and (page := read(rows.links, audit.position, total)):
             audit.walk(page)
             if progress is not None:
@@ -70,13 +71,6 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
     except DamagedStoreError as error:
         faults.append(Fault("file", audit.position + 1, "a row that can be read", error.problem))
     return _verification([*audit.faults, *faults, *_file_faults(database)], audit.entries, audit.run_signature)
-
-
-def _begun(database: Database, since: Head | None) -> Callable[[int, int], tuple[Any, ...]] | None:
-    """How far a run and a stage of it had come at the head that is trusted."""
-    if since is None:
-        return None
-    return lambda run_number, stage_number: database.read(rows.before, run_number, stage_number, since.entries + 1)
 
 
 def _cannot_judge(error: WrongKeyError) -> Fault:

@@ -61,6 +61,11 @@ _Task = Part | None
 """A part of the chain to walk, or None: check the file itself, which cannot be parted, and so goes first."""
 
 
+def begun(database: Database, begin: Head) -> Callable[[int, int], rows.Before]:
+    """How far a run and a stage of it, given by number, had come at the head that a walk begins after."""
+    return lambda run_number, stage_number: database.read(rows.before, begin.entries + 1, run_number, stage_number)
+
+
 def confirm(
     database: Database, kept: rows.Snapshot, since: Head | None, workers: int, progress: Callable[[int, int], object] | None
 ) -> bool:
@@ -190,11 +195,7 @@ def work() -> None:
 def _walk(database: ReadOnlyDatabase, part: Part) -> Iterator[dict[str, Any]]:
     kept = database.read(rows.snapshot)
     begin = Head(part.after, part.signature)
-
-    def before(run_number: int, stage_number: int) -> rows.Before:
-        return database.read(rows.before, run_number, stage_number, part.after + 1)
-
-    audit = Audit(kept.run_names, kept.stage_names, kept.lanes, sha256, begin, before)
+    audit = Audit(kept.run_names, kept.stage_names, kept.lanes, sha256, begin, begun(database, begin))
     told = part.after
     while audit.position < part.through and (page := database.read(rows.links, audit.position, part.through)):
         audit.walk(page)
