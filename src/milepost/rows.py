@@ -283,7 +283,10 @@ _RESUME_POINT: Final = {
 def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
     """The checkpoint with one sequence."""
     row = connection.execute(_GET, (run_id, stage, sequence, sequence)).get
-    return _checkpoint(run_id, stage, *row) if row and row[0] == sequence else None
+    if row is None or row[0] != sequence:
+        return None
+    _, offset, event_time_ms, key, at_ms = row
+    return _checkpoint(run_id, stage, sequence, offset, event_time_ms, key, at_ms)
 
 
 # The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
