@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from milepost.checkpoint import MAX_INTEGER, integer_fault, name_fault
+from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, integer_fault, name_fault
 from milepost.errors import InvalidArgumentError
 
 
 def check_name(argument: str, value: object) -> None:
     """A run_id, stage or idempotency_key that a checkpoint may have."""
+    # What nearly every name is can be told at once, and without a call, of which a lookup feels each; for any other,
+    # `name_fault` has the rules, one by one.
+    if type(value) is str and value.isascii() and 0 < len(value) <= MAX_NAME_BYTES and "\0" not in value:
+        return
     wrong = name_fault(argument, value)
     if wrong is not None:
         raise InvalidArgumentError(*wrong)

@@ -299,9 +299,13 @@ _GET: Final = _terse(
 
 def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[Checkpoint]:
     """The checkpoints with one key, in chain order: at most one in each stage of each run."""
-    statement = _FIND[run_id is not None, stage is not None]
-    found: list[tuple[Any, ...]] = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
-    if len(found) == 1:  # as nearly always, and quicker than the loop
+    # The usual question, and the usual answer of one row, each without what is made for the others: 0.3 of 4.4 µs.
+    if run_id is None and stage is None:
+        found: list[tuple[Any, ...]] = connection.execute(_FIND[False, False], (idempotency_key,)).fetchall()
+    else:
+        statement = _FIND[run_id is not None, stage is not None]
+        found = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
+    if len(found) == 1:
         ((_, run, stage_name, sequence, offset, event_time_ms, key, at_ms),) = found
         return [_checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)]
     found.sort()  # by position, which comes first; the index has them by run and stage
