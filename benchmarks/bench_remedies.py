@@ -17,7 +17,7 @@ from benchmarks.bench_append import appending
 from benchmarks.bench_lookup import LOOKUPS
 from benchmarks.race import repeated
 from benchmarks.workload import checkpoint, many_runs, one_run
-from milepost import CheckpointStore, database, files, wal
+from milepost import CheckpointStore, bound, files, reader, wal, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 REMEDIES: Final = {
     "make_durable": wal,  # of a killed process: written again and synced before the first answer
     "sync_directory": files,
-    "_refuse_another_file": database.WritableDatabase,  # looked at before each acknowledgement
-    "_bound_queries": database.Database,  # a query that does not end
-    "refuse_foreign_header": database,
+    "_refuse_another_file": writer.Writer,  # looked at before each acknowledgement
+    "install": bound.Bound,  # a query that does not end
+    "refuse_foreign_header": reader,
 }
 
 

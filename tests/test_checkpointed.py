@@ -132,7 +132,7 @@ def test_event_time_is_the_latest_seen_so_that_it_never_falls(store: CheckpointS
 def test_a_source_that_has_become_shorter_is_told(store: CheckpointStore) -> None:
     """Silence would look like a finished stage."""
     _loop(store, range(30), every=10)
-    with pytest.raises(InvalidArgumentError, match="30 were done, but it has 7"):
+    with pytest.raises(InvalidArgumentError, match="30 records of it were processed already, but it has 7"):
         _loop(store, range(7))
 
 

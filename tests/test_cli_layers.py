@@ -49,7 +49,7 @@ def test_a_module_of_the_command_line_imports_only_from_above(module: str) -> No
 @pytest.mark.parametrize("module", ORDER)
 def test_the_command_line_asks_the_store_and_nothing_beneath_it(module: str) -> None:
     """No SQL, no connection, no row."""
-    beneath = {"apsw", "sqlite3", *(f"milepost.{name}" for name in ("append", "compare", "group_commit", "rows", "schema"))}
+    beneath = {"apsw", "sqlite3", *(f"milepost.{name}" for name in ("append", "compare", "writer", "rows", "schema"))}
     assert _imported(MODULES[module]) & beneath == set()
 
 

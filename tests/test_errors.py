@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chains import entry
-from milepost import Fault, MilepostError, errors
+from milepost import Fault, MilepostError, Receipt, Watermark, errors
 
 FAULT = Fault("link", 7, "aa", "bb")
 EXAMPLES: dict[str, tuple[Any, ...]] = {
@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[Any, ...]] = {
     "RejectedCheckpointError": (entry(1), 3),
     "IdempotencyConflictError": (entry(1), entry(2), 3),
     "SequenceError": (entry(1), entry(2), None),
+    "StageMovedError": ("run-7", "load", None, Watermark(5, 6), Receipt(1, "0" * 64, duplicate=True)),
     "WatermarkRegressionError": (entry(1), entry(2), 0),
     "NoCheckpointError": (None, "load"),
     "SchemaVersionError": ("orders.milepost", 2, 1),

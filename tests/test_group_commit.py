@@ -2,125 +2,67 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import pytest
 
 from chains import entry
-from milepost import CheckpointStore, MilepostError, Receipt, SequenceError, Watermark
+from doors import writer
+from milepost import CheckpointStore, MilepostError, Receipt, SequenceError, StoreError, Watermark
 from milepost.checkpoint import chain_signature
-from milepost.group_commit import GroupCommit, Job
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Recorder:
-    """Counts the groups that are committed."""
-
-    def __init__(self, patience_us: int = 0) -> None:
-        self.group = GroupCommit(self.commit, patience_us)
-        self.sizes: list[int] = []
-        self.hold = threading.Event()
-        self.hold.set()
-
-    def commit(self, jobs: list[Job]) -> None:
-        """Run all that is there."""
-        self.hold.wait()
-        self.group.take(jobs)
-        self.sizes.append(len(jobs))
+def _held_up(store: CheckpointStore, jobs: list[Any]) -> list[Any]:
+    """What threads get that append while the store is busy, and so are committed together."""
+    turns = writer(store)._turns
+    with ThreadPoolExecutor(len(jobs) + 1) as pool:
+        block = store.transaction()
+        block.__enter__()
+        futures = []
         for job in jobs:
-            try:
-                job.outcome = job.work()
-            except ValueError as error:
-                job.error = error
-
-    def queued(self, length: int) -> None:
-        """Wait until so many are queued."""
-        while len(self.group._queue) < length:
-            time.sleep(0.001)
+            futures.append(pool.submit(job))
+            while turns.waiting < len(futures):
+                pass
+        block.__exit__(None, None, None)
+        return [future.exception() or future.result() for future in futures]
 
 
-def _refuse() -> int:
-    raise ValueError
+def test_all_that_waits_is_committed_together_and_a_failure_is_its_callers_own(store: CheckpointStore) -> None:
+    """Eight threads behind a block: one commit, eight answers."""
+    commits = []
+    writer(store)._lent.trace_v2(apsw.SQLITE_TRACE_STMT, lambda report: commits.append(report["sql"] == "COMMIT"))
+    jobs: list[Any] = [lambda number=number: store.append(entry(number, run_id=f"run-{number}")) for number in range(1, 8)]
+    jobs.insert(3, lambda: store.append(entry(1)._replace(sequence=-1)))
+    answers = _held_up(store, jobs)
+    assert [type(answer).__name__ for answer in answers] == ["Receipt"] * 3 + ["InvalidCheckpointError"] + ["Receipt"] * 4
+    assert [answer.position for answer in answers if isinstance(answer, Receipt)] == list(range(1, 8))
+    assert commits.count(True) == 2  # the block's, and one for all
 
 
-def test_a_thread_that_is_alone_leads_at_once() -> None:
-    """One job, one group."""
-    recorder = Recorder()
-    assert [recorder.group.run(lambda: 1), recorder.group.run(lambda: 2)] == [1, 2]
-    assert recorder.sizes == [1, 1]
+def test_a_commit_that_fails_is_told_to_everybody_in_the_group_by_an_error_of_his_own(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next one goes on."""
+    acknowledge = writer(store)._before_acknowledging
 
+    def fail(appended: int) -> None:
+        raise StoreError(store.path, "the disk is gone: look for it")
 
-def test_a_leader_with_patience_waits_for_those_of_the_last_group() -> None:
-    """Four threads that come back at once are one group each time, not one and then three; and a leftover one ends."""
-    recorder = Recorder(patience_us=200_000)
-    start = threading.Barrier(4)
+    def once(appended: int) -> None:
+        acknowledge(appended)
+        patch.setattr(writer(store), "_before_acknowledging", fail)
 
-    def fifty() -> None:
-        start.wait()
-        for _ in range(50):
-            recorder.group.run(lambda: time.sleep(0.0005))  # the others come meanwhile
-
-    threads = [threading.Thread(target=fifty) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(recorder.sizes) == 200
-    assert len(recorder.sizes) <= 75
-
-
-def test_all_that_waits_is_written_together_and_a_failure_is_its_callers_own() -> None:
-    """Eight threads behind a leader that is held up: one group, eight answers."""
-    recorder = Recorder()
-    recorder.hold.clear()
-    with ThreadPoolExecutor(9) as pool:
-        leader = pool.submit(recorder.group.run, lambda: "leader")
-        followers = [pool.submit(recorder.group.run, _refuse if i == 3 else partial(int, i)) for i in range(8)]
-        recorder.queued(8)
-        recorder.hold.set()
-        assert leader.result() == "leader"
-        answers: list[Any] = [future.exception() or future.result() for future in followers]
-    assert recorder.sizes == [9]
-    assert isinstance(answers.pop(3), ValueError)
-    assert answers == [0, 1, 2, 4, 5, 6, 7]
-
-
-def test_leadership_is_handed_over_to_who_came_meanwhile() -> None:
-    """Nobody waits for ever, whatever the interleaving."""
-    recorder = Recorder()
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda i: recorder.group.run(lambda: i), range(2000)))
-    assert answers == list(range(2000))
-    assert sum(recorder.sizes) == 2000
-    assert recorder.group.run(lambda: "free") == "free"
-
-
-def test_a_commit_that_fails_is_told_to_everybody_in_the_group() -> None:
-    """And the next group goes on."""
-
-    class Broken(Recorder):
-        def commit(self, jobs: list[Job]) -> None:
-            super().commit(jobs)
-            if len(self.sizes) == 1:
-                raise KeyboardInterrupt
-
-    recorder = Broken()
-    recorder.hold.clear()
-    with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(recorder.group.run, lambda: 1)]
-        while not recorder.group._led:
-            time.sleep(0.001)
-        futures += [pool.submit(recorder.group.run, lambda: 1) for _ in range(2)]
-        recorder.queued(2)
-        recorder.hold.set()
-        assert [type(future.exception()) for future in futures] == [KeyboardInterrupt] * 3
-    assert recorder.group.run(lambda: 2) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_before_acknowledging", once)
+        answers = _held_up(store, [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(5)])
+    assert [str(answer).endswith("look for it") for answer in answers] == [True] * 5
+    assert len(set(map(id, answers))) == 5
+    assert store.append(entry(1, run_id="run-9")).position == 6  # they were committed, and not acknowledged
 
 
 def test_threads_that_append_at_once_share_commits_and_keep_every_rule(path: Path) -> None:

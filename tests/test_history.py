@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chains import chain, entry, mixed
+from doors import connections
 from milepost import Checkpoint, CheckpointStore, ClosedStoreError, Receipt, rows
 from milepost.checkpoint import chain_signature, latest, latest_for_stage, resume_point_for_stage
 
@@ -106,7 +107,7 @@ def test_a_walk_that_the_caller_has_left_does_not_keep_the_wal_from_being_reset(
     history = store.history()
     assert next(history) == entry(1)
     store.append(entry(1, stage="later"))
-    connection = store._database._connection
+    connection = connections(store)[-1]
     assert connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
     assert sum(1 for _ in history) == 2499
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import pytest
 
+import doors
 from chains import chain, entry, mixed
 from milepost import CheckpointStore, Watermark, rows
 
@@ -61,8 +61,7 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
 def recorded(store: CheckpointStore) -> CheckpointStore:
     """A store with something in every table, whose next append has to look where the chain ends."""
     store.append_many(mixed(100))
-    with store.transaction():
-        pass
+    doors.writer(store)._end = None
     return store
 
 
@@ -74,16 +73,12 @@ def _statements(store: CheckpointStore, lookup: Callable[[CheckpointStore], obje
         seen[statement] = bindings
         return True
 
-    store._database._connection.exec_trace = trace
-    try:
-        lookup(store)
-    finally:
-        store._database._connection.exec_trace = None
+    doors.traced(store, lookup, trace)
     return seen
 
 
 def _plan(store: CheckpointStore, statement: str, bindings: Any) -> list[str]:
-    found = store._database._connection.execute(f"EXPLAIN QUERY PLAN {statement}", bindings)
+    found = doors.connections(store)[0].execute(f"EXPLAIN QUERY PLAN {statement}", bindings)
     return [detail for _, _, _, detail in found]
 
 
@@ -100,41 +95,24 @@ def test_a_lookup_searches_through_an_index(recorded: CheckpointStore, lookup: C
     assert searches > 0
 
 
-def _steps(store: CheckpointStore, lookup: Callable[[CheckpointStore], object]) -> int:
-    """How many steps of its virtual machine SQLite makes for a lookup."""
-    total = 0
-
-    def count(report: dict[str, Any]) -> None:
-        nonlocal total
-        total += report["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
-
-    connection = store._database._connection
-    connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
-    try:
-        lookup(store)
-    finally:
-        connection.trace_v2(0, None)
-    return total
-
-
 def _fill(store: CheckpointStore, entries: int) -> None:
     """
     Three runs of three stages, in turns; by SQL, in a quarter of the time of append_many, and so without a chain.
 
     Each stage of a run has every ninth row, and so every third of these, 27 positions behind the one before, is a milepost.
     """
-    with store.transaction() as connection:
-        connection.execute(
-            "INSERT INTO run VALUES (1, 'run-0'), (2, 'run-1'), (3, 'run-2');"
-            "INSERT INTO stage VALUES (1, 'extract'), (2, 'transform'), (3, 'load');"
-            "INSERT INTO lane SELECT run_number, stage_number FROM run, stage"
-        )
-        connection.execute(
-            "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?) INSERT INTO entry "
-            "SELECT n, n % 3 + 1, n / 3 % 3 + 1, n, n, n, 'step-' || n, n, zeroblob(32), zeroblob(32), "
-            "iif((n - 1) / 9 % 3 = 0, (n - 1) / 9 + 1, NULL) FROM number",
-            (entries,),
-        )
+    connection = doors.unlocked(store)
+    connection.execute(
+        "INSERT INTO run VALUES (1, 'run-0'), (2, 'run-1'), (3, 'run-2');"
+        "INSERT INTO stage VALUES (1, 'extract'), (2, 'transform'), (3, 'load');"
+        "INSERT INTO lane SELECT run_number, stage_number FROM run, stage"
+    )
+    connection.execute(
+        "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?) INSERT INTO entry "
+        "SELECT n, n % 3 + 1, n / 3 % 3 + 1, n, n, n, 'step-' || n, n, zeroblob(32), zeroblob(32), "
+        "iif((n - 1) / 9 % 3 = 0, (n - 1) / 9 + 1, NULL) FROM number",
+        (entries,),
+    )
 
 
 def test_a_lookup_does_the_same_work_at_a_thousand_and_at_a_million_entries(tmp_path: Path) -> None:
@@ -148,6 +126,6 @@ def test_a_lookup_does_the_same_work_at_a_thousand_and_at_a_million_entries(tmp_
     for entries in (1_000, 1_000_000):
         with CheckpointStore(tmp_path / f"{entries}.milepost", durability="normal") as store:
             _fill(store, entries)
-            steps.append({name: _steps(store, lookup) for name, lookup in lookups.items()})
+            steps.append({name: doors.steps(store, lookup) for name, lookup in lookups.items()})
     assert all(steps[0].values())
     assert steps[0] == steps[1]

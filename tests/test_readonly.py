@@ -16,6 +16,7 @@ import arro3.core as arrow
 import pytest
 
 from chains import chain, entry
+from doors import connections
 from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, Watermark
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def test_a_forgotten_walk_pins_nothing(
         with opened(path) as other:
             forgotten = walk(other)
             next(forgotten)
-            connection = store._database._connection
+            connection = connections(store)[-1]
             assert connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
             assert sum(1 for _ in forgotten) > 0
 

@@ -9,6 +9,7 @@ import apsw
 import pytest
 
 from chains import EVENT_MS, entry
+from doors import connections
 from milepost import CheckpointStore, schema
 
 TOP = Path(__file__).parents[1] / "schema.sql"
@@ -53,7 +54,7 @@ def test_others_read_the_rows_through_a_readable_view(store: CheckpointStore, pa
     with store.transaction() as connection:
         connection.execute("SELECT 1")
     target = apsw.Connection(str(copy))
-    with target.backup("main", store._database._connection, "main") as backup:
+    with target.backup("main", connections(store)[-1], "main") as backup:
         backup.step(-1)
     target.pragma("journal_mode", "delete")
     target.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import doors
 from chains import EVENT_MS, chain, entry, mixed
 from milepost import (
     CheckpointStore,
@@ -124,8 +124,7 @@ def test_a_run_without_entries_is_damage(path: Path) -> None:
     """No append leaves one; runs() and the summary say so, and a notebook shows it."""
     with CheckpointStore(path) as store:
         store.append(entry(1))
-        with store.transaction() as connection:
-            connection.execute("INSERT INTO run (run_id) VALUES ('ghost')")
+        doors.unlocked(store).execute("INSERT INTO run (run_id) VALUES ('ghost')")
         for look in (store.runs, store.summary):
             with pytest.raises(DamagedStoreError, match="a run has no entries"):
                 look()
@@ -147,17 +146,7 @@ def test_a_summary_does_the_same_work_however_many_entries_the_runs_have(store: 
     """SQLite's own step counter; both times each stage of a run ends as far behind its last milepost."""
 
     def steps() -> int:
-        total = 0
-
-        def count(report: dict[str, Any]) -> None:
-            nonlocal total
-            total += report["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
-
-        connection = store._database._connection
-        connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
-        store.summary()
-        connection.trace_v2(0, None)
-        return total
+        return doors.steps(store, CheckpointStore.summary)
 
     entries = mixed(4 * 27 + 370 * 27)  # each stage of each run has every ninth entry, and a milepost every 27
     store.append_many(entries[: 4 * 27])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import apsw
 import pytest
 
 from chains import chain, entry
-from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, Watermark, database
+from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, Watermark, bound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,44 +86,61 @@ def test_a_block_inside_a_block_is_undone_alone(sink: CheckpointStore) -> None:
     assert [run.run_id for run in sink.runs()] == ["run-7"]
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "END", "ROLLBACK; BEGIN IMMEDIATE"])
-def test_a_block_that_ends_its_own_transaction_keeps_nothing_and_is_told(sink: CheckpointStore, statement: str) -> None:
-    """Half of what belongs together is never committed; the store goes on afterwards."""
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "END", "BEGIN", "ROLLBACK; BEGIN IMMEDIATE"])
+def test_a_block_cannot_end_its_own_transaction(sink: CheckpointStore, statement: str) -> None:
+    """It is refused at the statement, and the block goes on: half of what belongs together is never committed."""
+    with sink.transaction() as connection:
+        connection.execute("INSERT INTO sink VALUES (5)")
+        sink.append(entry(1))
+        with pytest.raises(StoreError, match="the block begins and ends the transaction itself"):
+            connection.execute(statement)
+        connection.execute("INSERT INTO sink VALUES (6)")
+    assert _total(sink) == 11
+    assert list(sink.history()) == [entry(1)]
 
-    def run() -> None:
-        with sink.transaction() as connection:
-            connection.execute("INSERT INTO sink VALUES (5)")
-            sink.append(entry(1))
-            with contextlib.suppress(apsw.ConstraintError):  # a COMMIT within a block is refused by SQLite already
-                connection.execute(statement)
-            connection.execute("INSERT INTO sink VALUES (6)")
 
-    with pytest.raises(StoreError, match="rolled back within its block"):
-        run()
-    assert len(sink) == 0
+def _rolled_back_by_sqlite(store: CheckpointStore, connection: apsw.Connection) -> None:
+    """As a constraint of the sink's own may do, or a disk that is full."""
+    connection.execute("INSERT INTO sink VALUES (5)")
+    store.append(entry(1))
+    with pytest.raises(apsw.ConstraintError):
+        connection.execute("INSERT OR ROLLBACK INTO sink VALUES (NULL)")
+
+
+def test_a_block_that_sqlite_has_rolled_back_keeps_nothing_and_is_told(sink: CheckpointStore) -> None:
+    """The store goes on afterwards."""
+    with pytest.raises(StoreError, match="rolled back within its block"), sink.transaction() as connection:
+        _rolled_back_by_sqlite(sink, connection)
+    assert _total(sink) == 0
     sink.append(entry(1))
     assert list(sink.history()) == [entry(1)]
 
 
-def test_nothing_is_acknowledged_after_a_block_has_ended_its_own_transaction(sink: CheckpointStore) -> None:
-    """An append would be in autocommit, so it is refused."""
+def test_nothing_is_done_in_a_block_that_sqlite_has_rolled_back(sink: CheckpointStore) -> None:
+    """An append, a read or a statement of the caller's would be in autocommit, so each is refused."""
+    with pytest.raises(StoreError, match="rolled back within its block"), sink.transaction() as connection:
+        _rolled_back_by_sqlite(sink, connection)
+        for use in (
+            lambda: sink.append(entry(1)),
+            lambda: connection.execute("INSERT INTO sink VALUES (6)"),
+            lambda: len(sink),
+            lambda: sink.transaction().__enter__(),
+        ):
+            with pytest.raises(StoreError, match="rolled back within its block"):
+                use()
+    assert (_total(sink), len(sink)) == (0, 0)
 
-    def run() -> None:
-        with sink.transaction() as connection:
-            connection.execute("ROLLBACK")
-            sink.append(entry(1))
 
-    with pytest.raises(StoreError, match="rolled back within its block"):
-        run()
-    assert len(sink) == 0
-
-
-def test_recorded_checkpoints_cannot_be_changed_by_mistake_through_the_connection(sink: CheckpointStore) -> None:
-    """Triggers stop UPDATE and DELETE."""
+@pytest.mark.parametrize("statement", ["UPDATE entry SET offset = 0", "DELETE FROM entry"])
+def test_recorded_checkpoints_cannot_be_changed_by_mistake(sink: CheckpointStore, path: Path, statement: str) -> None:
+    """In a block the statement is refused; through another program, triggers stop it."""
     sink.append(entry(1))
-    for statement in ("UPDATE entry SET offset = 0", "DELETE FROM entry"):
-        with pytest.raises(apsw.ConstraintError, match="a recorded checkpoint is never"), sink.transaction() as connection:
-            connection.execute(statement)
+    with sink.transaction() as connection, pytest.raises(StoreError, match="written by milepost alone"):
+        connection.execute(statement)
+    other = apsw.Connection(str(path))
+    with pytest.raises(apsw.ConstraintError, match="a recorded checkpoint is never"):
+        other.execute(statement)
+    other.close()
     assert list(sink.history()) == [entry(1)]
 
 
@@ -168,5 +184,5 @@ def test_what_a_block_runs_may_take_as_long_as_it_takes(store: CheckpointStore) 
 
 def test_a_batch_may_be_as_long_as_it_is(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What bounds the store's own queries by the size of the file does not count what goes on writing rows."""
-    monkeypatch.setattr(database, "_STEPS_PER_BYTE", 0)
+    monkeypatch.setattr(bound, "_STEPS_PER_BYTE", 0)
     assert store.append_many(chain(50_000)).appended == 50_000

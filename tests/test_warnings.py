@@ -10,8 +10,10 @@ import apsw
 import pytest
 
 from chains import chain, entry
-from milepost import CheckpointStore, MilepostWarning, database, files
+from doors import wal
+from milepost import CheckpointStore, MilepostWarning, files
 from milepost.filesystem import remote_kind
+from milepost.lent import LentConnection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,8 +61,7 @@ def test_a_store_on_a_network_file_system_warns_and_works(path: Path, monkeypatc
 def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action: str) -> None:
     """Every append is there and acknowledged, also where warnings are errors; afterwards the WAL is short again."""
     with CheckpointStore(path, durability="normal") as store:
-        store._database.write_back_pages = 20  # type: ignore[union-attr]
-        store._database.long_wal_pages = 200  # type: ignore[union-attr]
+        wal(store).write_back_pages, wal(store).long_pages = 20, 200
         store.append(entry(1))
         reader = apsw.Connection(str(path))
         reader.execute("BEGIN")
@@ -84,15 +85,15 @@ def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action
 def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again after as many pages as the first time."""
     calls = []
-    write_back = database.WritableDatabase._write_wal_back
+    checkpoint = LentConnection.wal_checkpoint
 
-    def counted(self: database.WritableDatabase) -> None:
-        calls.append(self._wal_pages)
-        write_back(self)
+    def counted(self: LentConnection, *, mode: int) -> tuple[int, int]:
+        calls.append(mode)
+        return checkpoint(self, mode=mode)
 
-    monkeypatch.setattr(database.WritableDatabase, "_write_wal_back", counted)
+    monkeypatch.setattr(LentConnection, "wal_checkpoint", counted)
     with CheckpointStore(path, durability="normal") as store:
-        store._database.write_back_pages = 20  # type: ignore[union-attr]
+        wal(store).write_back_pages = 20
         store.append(entry(1))
         reader = apsw.Connection(str(path))
         reader.execute("BEGIN")
@@ -100,7 +101,7 @@ def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeyp
         for sequence in range(2, 102):
             store.append(entry(sequence))
         reader.close()
-    assert 5 <= len(calls) <= 12
+    assert 5 <= calls.count(apsw.SQLITE_CHECKPOINT_PASSIVE) <= 12
 
 
 def _left_by_a_kill(path: Path, appends: int) -> tuple[bytearray, list[int]]:
@@ -109,7 +110,7 @@ def _left_by_a_kill(path: Path, appends: int) -> tuple[bytearray, list[int]]:
     ends = []
     with CheckpointStore(original) as store:
         for sequence in range(1, appends + 1):
-            ends.append(32 + store._database._wal_frames() * 2072)  # type: ignore[union-attr]
+            ends.append(32 + wal(store).frames() * 2072)
             store.append(entry(sequence))
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{original}{suffix}", f"{path}{suffix}")
@@ -138,7 +139,7 @@ def test_a_whole_wal_is_not_complained_of(path: Path) -> None:
     with CheckpointStore(path) as store:
         assert len(store) == 12
     with CheckpointStore(path) as store:
-        store._database.write_back_pages = 20  # type: ignore[union-attr]
+        wal(store).write_back_pages = 20
         for sequence in range(13, 60):
             store.append(entry(sequence))
         left = path.with_name("left")

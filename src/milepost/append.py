@@ -8,6 +8,7 @@ the row: look it up then).
 
 from __future__ import annotations
 
+from enum import Enum
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,19 +16,36 @@ import apsw
 
 from milepost import rows
 from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Checkpoint, Watermark, fault
-from milepost.errors import IdempotencyConflictError, InvalidCheckpointError, SequenceError, WatermarkRegressionError
+from milepost.errors import (
+    IdempotencyConflictError,
+    InvalidCheckpointError,
+    SequenceError,
+    StageMovedError,
+    WatermarkRegressionError,
+)
 from milepost.mileposts import APART
 from milepost.receipt import BatchReceipt, Receipt, receipt_of
 from milepost.signature import EMPTY, prefix, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from milepost.database import Kept
     from milepost.signature import Hash
 
 _BUFFER: Final = 250  # rows that wait for one executemany: gone before Python's garbage collector has seen them
 _LANES: Final = 1_000  # stages of runs whose state is kept in memory
+
+
+class NotAsked(Enum):
+    """What `after` is where it is not given: None says that the stage has no checkpoint yet."""
+
+    NOT_ASKED = "not asked"
+
+    def __repr__(self) -> str:
+        return "<not asked>"
+
+
+NOT_ASKED: Final = NotAsked.NOT_ASKED
 
 
 class _Run:
@@ -60,9 +78,10 @@ class Appender:
     Once it has raised an error it is of no further use: what it was given is given up as a whole.
     """
 
-    def __init__(self, connection: apsw.Connection, hashed: Hash) -> None:
+    def __init__(self, connection: apsw.Cursor, hashed: Hash) -> None:
         self._hashed = hashed
         self.appended = self.duplicates = 0
+        self.usable = True
         self._connection = connection
         self._stages: dict[tuple[str, str], _Stage] = {}
         self._runs: dict[str, _Run] = {}
@@ -135,10 +154,69 @@ class Appender:
         self._position, self._signature = position, signature
         return duplicate
 
-    def next(self, run_id: str, stage: str, mark: Watermark, key: str, at_ms: int) -> Checkpoint:
-        """The checkpoint that a stage states next."""
-        known = self._checked_stage(Checkpoint(run_id, stage, 0, mark, key, at_ms), None)
-        return Checkpoint(run_id, stage, max(known.sequence, 0) + 1, mark, key, at_ms)
+    def append(self, entry: Checkpoint) -> Receipt:
+        """Append one checkpoint."""
+        receipt = self.extend((entry,)) or self.receipt()
+        self.finish()
+        return receipt
+
+    def append_each(self, entries: Iterable[Checkpoint]) -> list[Receipt]:
+        """Append checkpoints of as many callers; a receipt for each."""
+        receipts = [self.extend((entry,)) or self.receipt() for entry in entries]
+        self.finish()
+        return receipts
+
+    def append_many(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
+        """Append a batch."""
+        appended, duplicates = self.appended, self.duplicates
+        self.extend(entries, batch=True)
+        position, signature = self.finish()
+        return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
+
+    def advance(
+        self,
+        run_id: str,
+        stage: str,
+        mark: Watermark,
+        key: str,
+        after: Watermark | NotAsked | None,
+        clock: Callable[[], int],
+    ) -> Receipt:
+        """
+        Append a checkpoint with the next sequence; a key that is recorded with this watermark is a duplicate.
+
+        Args:
+            run_id: The run.
+            stage: Its stage.
+            mark: How far it has come.
+            key: The idempotency key.
+            after: Where the stage must stand now; None, nowhere yet.
+            clock: Gives the wall clock, ms since the epoch.
+        """
+        entry = Checkpoint(run_id, stage, 0, mark, key, clock())
+        state = self._checked_stage(entry, None)
+        if after is not NOT_ASKED:
+            stands = Watermark(state.offset, state.event_time_ms) if state.sequence >= 0 else None
+            if stands != after or mark == after:
+                found = rows.recorded(self._connection, run_id, stage, key)
+                raise StageMovedError(
+                    run_id, stage, after, stands, found[0] if found is not None and found[1].watermark == mark else None
+                )
+        if state.sequence >= MAX_INTEGER:  # no sequence is left to stamp, but the step may be recorded
+            found = rows.recorded(self._connection, run_id, stage, key)
+            if found is not None and found[1].watermark == mark:
+                return found[0]
+        entry = entry._replace(sequence=max(state.sequence, 0) + 1)
+        try:
+            self.extend((entry,))
+            self.finish()
+        except (IdempotencyConflictError, WatermarkRegressionError):
+            self.usable = False
+            found = rows.recorded(self._connection, run_id, stage, key)
+            if found is None or found[1].watermark != mark:
+                raise
+            return found[0]
+        return self.receipt()
 
     def receipt(self) -> Receipt:
         """The receipt of the entry that was added last; it is in the table after `finish`."""
@@ -224,40 +302,3 @@ class Appender:
         self.appended += len(self._waiting)
         self._numbered.clear()
         self._waiting.clear()
-
-
-def append(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: Sequence[Checkpoint]) -> list[Receipt]:
-    """Append checkpoints of as many callers; a receipt for each."""
-    appender = kept.take() or Appender(connection, hashed)
-    receipts = [appender.extend((entry,)) or appender.receipt() for entry in entries]
-    appender.finish()
-    kept.value = appender
-    return receipts
-
-
-def append_many(connection: apsw.Connection, kept: Kept, hashed: Hash, entries: Iterable[Checkpoint]) -> BatchReceipt:
-    """Append a batch."""
-    appender = kept.take() or Appender(connection, hashed)
-    appended, duplicates = appender.appended, appender.duplicates
-    appender.extend(entries, batch=True)
-    position, signature = appender.finish()
-    kept.value = appender
-    return BatchReceipt(appender.appended - appended, appender.duplicates - duplicates, position, signature.hex())
-
-
-def advance(
-    connection: apsw.Connection, kept: Kept, hashed: Hash, run_id: str, stage: str, mark: Watermark, key: str, at_ms: int
-) -> Receipt:
-    """Append a checkpoint with the next sequence; a key that is recorded with this watermark is a duplicate."""
-    appender = kept.take() or Appender(connection, hashed)
-    entry = appender.next(run_id, stage, mark, key, at_ms)
-    try:
-        appender.extend((entry,))
-        appender.finish()
-    except (IdempotencyConflictError, WatermarkRegressionError):
-        first = rows.recorded(connection, run_id, stage, key)
-        if first is None or first[1].watermark != mark:
-            raise
-        return first[0]
-    kept.value = appender
-    return appender.receipt()

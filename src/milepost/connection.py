@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote_from_bytes
 
 import apsw
@@ -14,10 +14,19 @@ from milepost.errors import NotAStoreError
 _FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 
 
-def connect(path: str, how: str, vfs: str | None, busy_timeout_ms: int = 5000) -> apsw.Connection:
+Connection = TypeVar("Connection", bound=apsw.Connection)
+
+
+def connect(
+    path: str,
+    how: str,
+    vfs: str | None,
+    busy_timeout_ms: int = 5000,
+    kind: type[Connection] = apsw.Connection,  # type: ignore[assignment]
+) -> Connection:
     """Open an existing file, with everything off that a hostile file could use (https://sqlite.org/security.html)."""
     uri = f"file:{quote_from_bytes(os.fsencode(path))}?{how}"
-    connection = apsw.Connection(uri, flags=_FLAGS, vfs=vfs)
+    connection = kind(uri, flags=_FLAGS, vfs=vfs)
     connection.set_busy_timeout(busy_timeout_ms)  # at once: a neighbour that closes the file locks it for an instant
     # Before any statement: without it SQLite plans a cached statement anew whenever its parameters change, at 4 times
     # the cost of a lookup (https://sqlite.org/c3ref/c_dbconfig_defensive.html, ENABLE_QPSG).

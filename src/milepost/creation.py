@@ -28,13 +28,14 @@ _ASIDE: Final = ".milepost-"  # how the name of a file begins that is being made
 def create(path: str, vfs: str | None, keyed: Hash | None) -> None:
     """Make a new store; one that another process has put there meanwhile is as good."""
     with contextlib.suppress(FileExistsError), put_in_place(path) as aside:
-        connection = connect(aside, "mode=rw", vfs)
+        connection: apsw.Connection = connect(aside, "mode=rw", vfs)
         try:
             connection.pragma("page_size", _PAGE_BYTES)
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
-            with connection:
-                schema.create(connection, keyed)
+            connection.execute("BEGIN IMMEDIATE")
+            schema.create(connection, keyed)
+            connection.execute("COMMIT")
         finally:
             connection.close()  # writes the WAL back into the file, syncs it and removes the WAL
 

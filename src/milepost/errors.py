@@ -7,6 +7,7 @@ MilepostError                                  catch this to catch everything of
 ├── RejectedCheckpointError                    valid, but the chain cannot take it
 │   ├── IdempotencyConflictError               the key is recorded, with other content
 │   ├── SequenceError                          the sequence does not rise
+│   ├── StageMovedError                        the stage is not where `after` says: somebody else advances it
 │   └── WatermarkRegressionError               the watermark falls
 ├── NoCheckpointError (LookupError)            nothing recorded there yet: start from the beginning
 ├── StoreError                                 the file or its use is at fault, not the entry
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from milepost.audit import Fault
-    from milepost.checkpoint import Checkpoint
+    from milepost.checkpoint import Checkpoint, Watermark
+    from milepost.receipt import Receipt
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -137,6 +139,36 @@ class WatermarkRegressionError(RejectedCheckpointError):
         return (
             f"{_place(self.index)}the watermark of {_stage(self.entry)} would fall from {_mark(self.last)} to "
             f"{_mark(self.entry)}: a stage never goes back; to read a source again, start a new run_id"
+        )
+
+
+class StageMovedError(RejectedCheckpointError):
+    """
+    A stage does not stand where `advance(after=…)` expected it, or would not move; nothing was written.
+
+    Attributes:
+        run_id: The run.
+        stage: Its stage.
+        expected: The watermark that `after` said; None for no checkpoint yet.
+        found: The watermark at which the stage stands; None for no checkpoint yet.
+        receipt: That of the stage's own entry with the same key and watermark, if there is one: the step is recorded.
+    """
+
+    def __init__(
+        self, run_id: str, stage: str, expected: Watermark | None, found: Watermark | None, receipt: Receipt | None
+    ) -> None:
+        super().__init__(run_id, stage, expected, found, receipt)
+        self.run_id, self.stage, self.expected, self.found, self.receipt = run_id, stage, expected, found, receipt
+
+    def __str__(self) -> str:
+        where = f"stage {shown(self.stage)} of run {shown(self.run_id)}"
+        found = "has no checkpoint yet" if self.found is None else f"stands at {_at(self.found)}"
+        if self.expected == self.found:
+            return f"{where} {found}, and would not move: give a watermark behind the one in after="
+        expected = "no checkpoint yet" if self.expected is None else _at(self.expected)
+        return (
+            f"{where} {found}, not at {expected}: another process or thread advances it too; stop one of them, and go on "
+            "from resume_point_for_stage()"
         )
 
 
@@ -249,5 +281,8 @@ def _stage(entry: Checkpoint) -> str:
 
 
 def _mark(entry: Checkpoint) -> str:
-    mark: Any = entry.watermark
+    return _at(entry.watermark)
+
+
+def _at(mark: Any) -> str:
     return f"offset {mark.offset}, event time {mark.event_time_ms} ms"

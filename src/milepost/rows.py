@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Statements = apsw.Connection | apsw.Cursor
+"""What runs a statement: a connection, or a writer's own cursor, whose statements are not the caller's."""
+
 PAGE: Final = 200
 """
 How many rows a walk reads at a time: enough to hide the cost of a statement, and so few that the three tuples of each
@@ -175,7 +178,7 @@ def signature(connection: apsw.Connection) -> str:
     return _digits(tip(connection)[1])
 
 
-def tip(connection: apsw.Connection) -> tuple[int, bytes]:
+def tip(connection: Statements) -> tuple[int, bytes]:
     """The position and signature (32 bytes) of the last entry; of an empty chain, 0 and zeros."""
     row = connection.execute("SELECT position, signature FROM entry WHERE position = (SELECT max(position) FROM entry)").get
     if row is None:
@@ -218,9 +221,7 @@ _RUN_SIGNATURE: Final = _terse(f"SELECT {_last(_RUN, 'given', _OWN)} FROM {_GIVE
 # Single checkpoints
 
 
-def latest(
-    connection: apsw.Connection, run_id: str | None, stage: str | None, as_of_ms: int | None = None
-) -> Checkpoint | None:
+def latest(connection: Statements, run_id: str | None, stage: str | None, as_of_ms: int | None = None) -> Checkpoint | None:
     """The last checkpoint, of one run or stage where that is given, whose wall clock is not above `as_of_ms`."""
     which = run_id is not None, stage is not None
     if as_of_ms is None:
@@ -920,7 +921,7 @@ def integrity_check(connection: apsw.Connection) -> list[str]:
 # What an append reads and writes, inside its transaction
 
 
-def state(connection: apsw.Connection, run_id: str, stage: str) -> tuple[Any, ...]:
+def state(connection: Statements, run_id: str, stage: str) -> tuple[Any, ...]:
     """
     All that an append has to know before it writes, in one statement.
 
@@ -956,7 +957,7 @@ _STATE: Final = _with_numbers(
 )
 
 
-def entries_of_lane(connection: apsw.Connection, run_number: int, stage_number: int) -> int:
+def entries_of_lane(connection: Statements, run_number: int, stage_number: int) -> int:
     """How many entries a stage has in a run."""
     entries: int | None = connection.execute(_ENTRIES_OF_LANE, (run_number, stage_number)).get
     return entries or 0
@@ -976,24 +977,24 @@ _ENTRIES_OF_RUN: Final = (
 )
 
 
-def add_run(connection: apsw.Connection, run_id: str) -> int:
+def add_run(connection: Statements, run_id: str) -> int:
     """Give a run its number."""
     number: int = connection.execute("INSERT INTO run (run_id) VALUES (?) RETURNING run_number", (run_id,)).get
     return number
 
 
-def add_stage(connection: apsw.Connection, stage: str) -> int:
+def add_stage(connection: Statements, stage: str) -> int:
     """Give a stage its number."""
     number: int = connection.execute("INSERT INTO stage (stage) VALUES (?) RETURNING stage_number", (stage,)).get
     return number
 
 
-def add_lane(connection: apsw.Connection, run_number: int, stage_number: int) -> None:
+def add_lane(connection: Statements, run_number: int, stage_number: int) -> None:
     """Note that a run has a stage."""
     connection.execute("INSERT INTO lane (run_number, stage_number) VALUES (?, ?)", (run_number, stage_number))
 
 
-def add_entries(connection: apsw.Connection, numbered: Sequence[tuple[Any, ...]]) -> None:
+def add_entries(connection: Statements, numbered: Sequence[tuple[Any, ...]]) -> None:
     """Add numbered rows at the end of the chain; a key that the stage of the run has already is a ConstraintError."""
     if len(numbered) == 1:
         connection.execute(_ADD_ENTRY, numbered[0])
@@ -1007,7 +1008,7 @@ _ADD_ENTRY: Final = (
 )
 
 
-def recorded(connection: apsw.Connection, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
+def recorded(connection: Statements, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
     """The checkpoint that a stage of a run has recorded under a key, or None."""
     row = connection.execute(_RECORDED, (key, run_id, stage)).get
     if row is None:

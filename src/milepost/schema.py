@@ -126,3 +126,21 @@ def _expected() -> dict[str, tuple[str, str, str | None]]:
         return _objects(connection)
     finally:
         connection.close()
+
+
+@cache
+def names() -> frozenset[str]:
+    """The names of everything in schema.sql, in lower case, in which SQLite compares them."""
+    return frozenset(name.lower() for name in _expected())
+
+
+def refuse_upgraded(statements: apsw.Connection | apsw.Cursor, path: str) -> None:
+    """
+    Refuse a file that another process has upgraded since it was opened here.
+
+    Raises:
+        SchemaVersionError: Its version is another one now.
+    """
+    version: int = statements.execute("PRAGMA main.user_version").get
+    if version != VERSION:
+        raise SchemaVersionError(path, version, VERSION)

@@ -7,16 +7,26 @@ import warnings
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from milepost import append, compare, files, rows, verify
+from milepost import compare, files, rows, verify
+from milepost.append import NOT_ASKED
 from milepost.arguments import check_bool, check_callable, check_integer, check_name, check_optional_name
-from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point
+from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point, valid_watermark
 from milepost.checkpointed import Checkpointed
-from milepost.database import ReadOnlyDatabase, WritableDatabase
-from milepost.errors import ClosedStoreError, InvalidArgumentError, MilepostError, NoCheckpointError, StoreError, kind
+from milepost.database import Database
+from milepost.errors import (
+    ClosedStoreError,
+    InvalidArgumentError,
+    MilepostError,
+    NoCheckpointError,
+    ReadOnlyStoreError,
+    StoreError,
+    kind,
+)
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.signature import keyed
 from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states
 from milepost.times import to_ms
+from milepost.writer import Writer
 
 if TYPE_CHECKING:
     import os
@@ -26,7 +36,9 @@ if TYPE_CHECKING:
 
     import apsw
 
+    from milepost.append import NotAsked
     from milepost.audit import Verification
+    from milepost.block import Block
     from milepost.comparison import Comparison
     from milepost.database import Read
     from milepost.forensics.frames import Frame
@@ -59,6 +71,8 @@ class CheckpointStore:
         busy_timeout_ms: How long to wait for another writer, in ms.
         clock: Gives the wall clock in ms since the epoch, for `advance`; read once per checkpoint.
         vfs: The name of an SQLite VFS to open the file through; None for SQLite's own.
+        on_connect: Called with the `apsw.Connection` of `transaction()` whenever the store opens it: at first, and again
+            after a fork. Here functions, collations and attached files of the sink's own are put on it.
         key: Makes the links of a new file's chain with HMAC-SHA-256 and this secret, in place of SHA-256, so that who
             cannot read it cannot forge them; an existing file must have been made with the same key, or without one.
             At best 32 random bytes. It is kept nowhere: lose it, and the chain can be read but no longer judged.
@@ -71,7 +85,7 @@ class CheckpointStore:
         StoreError: The file cannot be made or opened.
     """
 
-    _database: WritableDatabase | ReadOnlyDatabase
+    _database: Database
     _verified: tuple[Verification, int] | None = None  # the last verification of the whole chain, and when it was made
 
     def __init__(
@@ -83,6 +97,7 @@ class CheckpointStore:
         clock: Callable[[], int] = _wall_clock,
         vfs: str | None = None,
         key: bytes | None = None,
+        on_connect: Callable[[apsw.Connection], object] | None = None,
     ) -> None:
         hashed = _keyed(key)
         del key  # from here on no traceback that shows the values of variables shows it
@@ -90,11 +105,20 @@ class CheckpointStore:
             raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
         check_integer("busy_timeout_ms", busy_timeout_ms, most=2**31 - 1)
         check_callable("clock", clock, "it takes nothing and returns ms since the epoch")
+        if on_connect is not None:
+            check_callable("on_connect", on_connect, "it takes an apsw.Connection")
         self._clock = clock
         self._durability: str | None = durability
-        self._database = WritableDatabase(
-            files.absolute(path), synchronous=durability, busy_timeout_ms=busy_timeout_ms, vfs=vfs, keyed=hashed
+        writer = Writer(
+            files.absolute(path),
+            synchronous=durability,
+            busy_timeout_ms=busy_timeout_ms,
+            vfs=vfs,
+            hmac=hashed,
+            on_connect=on_connect,
         )
+        writer.open()
+        self._database = writer
 
     @classmethod
     def open_readonly(cls, path: str | os.PathLike[str], *, vfs: str | None = None, key: bytes | None = None) -> Self:
@@ -119,16 +143,20 @@ class CheckpointStore:
         hashed = _keyed(key)
         del key
         store = cls.__new__(cls)
-        store._become_readonly(ReadOnlyDatabase(files.absolute(path), vfs, hashed))  # noqa: SLF001 - an instance of its own
+        store._become_readonly(Database(files.absolute(path), vfs, hashed).open())  # noqa: SLF001 - an instance of its own
         return store
 
-    def _append(self, connection: apsw.Connection, entries: Sequence[Checkpoint]) -> list[Receipt]:
-        return append.append(connection, self._database.kept, self._database.hashed, entries)
-
-    def _become_readonly(self, database: ReadOnlyDatabase) -> None:
+    def _become_readonly(self, database: Database) -> None:
         self._clock = _wall_clock
         self._durability = None
         self._database = database
+
+    @property
+    def _writer(self) -> Writer:
+        if isinstance(self._database, Writer):
+            return self._database
+        self._database.refuse_if_ended()
+        raise ReadOnlyStoreError(self.path, "opened with open_readonly(): open it with CheckpointStore() to write")
 
     @property
     def path(self) -> str:
@@ -167,7 +195,7 @@ class CheckpointStore:
         Source:
             https://sqlite.org/pragma.html#pragma_synchronous (FULL syncs the WAL at each commit)
         """
-        return self._database.write_item(self._append, entry)
+        return self._writer.append(entry)
 
     def append_many(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
         """
@@ -186,6 +214,7 @@ class CheckpointStore:
             RejectedCheckpointError: As `append`; it carries the `index` of the entry.
             StoreError: As `append`.
         """
+        writer = self._writer
         try:
             iterator = iter(entries)
         except TypeError:
@@ -195,9 +224,17 @@ class CheckpointStore:
             batch.append(entry)
             if type(entry) is not Checkpoint:  # the batch ends here in any case, however long the rest is
                 break
-        return self._database.write(append.append_many, self._database.kept, self._database.hashed, batch)
+        return writer.append_many(batch)
 
-    def advance(self, run_id: str, stage: str, watermark: Watermark, *, idempotency_key: str) -> Receipt:
+    def advance(
+        self,
+        run_id: str,
+        stage: str,
+        watermark: Watermark,
+        *,
+        idempotency_key: str,
+        after: Watermark | NotAsked | None = NOT_ASKED,
+    ) -> Receipt:
         """
         Record that a stage has come as far as `watermark`.
 
@@ -210,21 +247,34 @@ class CheckpointStore:
             stage: The step of the pipeline.
             watermark: How far it has come: offset, and event time in ms since the epoch.
             idempotency_key: Names the step that was done; unique within the stage of this run.
+            after: The watermark at which the stage must stand now, None for no checkpoint yet, and from which `watermark`
+                must differ: compare and set, so that of two owners of a stage one is told. It is looked at before the
+                key. Without it the stage may stand anywhere.
 
         Returns:
             As `append`.
 
         Raises:
             InvalidCheckpointError: As `append`; also where the clock gave something else than ms since the epoch.
+            StageMovedError: The stage does not stand at `after`, or would not move from it.
             IdempotencyConflictError: The key is recorded there with another watermark.
             WatermarkRegressionError: As `append`.
             StoreError: As `append`.
         """
-        return self._database.write(self._advance, run_id, stage, watermark, idempotency_key)
+        return self._advance(run_id, stage, watermark, idempotency_key, after, None)
 
-    def _advance(self, connection: apsw.Connection, run_id: str, stage: str, watermark: Watermark, key: str) -> Receipt:
-        database = self._database
-        return append.advance(connection, database.kept, database.hashed, run_id, stage, watermark, key, self._clock())
+    def _advance(
+        self,
+        run_id: str,
+        stage: str,
+        watermark: Watermark,
+        key: str,
+        after: Watermark | NotAsked | None,
+        within: Block | None,
+    ) -> Receipt:
+        if after is not NOT_ASKED and after is not None and not valid_watermark(after):
+            raise InvalidArgumentError("after", after, "must be a milepost.Watermark, or None for no checkpoint yet")
+        return self._writer.advance(run_id, stage, watermark, key, after, self._clock, within)
 
     def transaction(self) -> AbstractContextManager[apsw.Connection]:
         """
@@ -241,7 +291,7 @@ class CheckpointStore:
             StoreBusyError: Another writer kept the lock for `busy_timeout_ms`.
             StoreError: The block, or SQLite after an error, ended the transaction before its time.
         """
-        return self._database.transaction()
+        return self._writer.block()
 
     def checkpointed(
         self,

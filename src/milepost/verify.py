@@ -22,7 +22,7 @@ def verify_chain(
 ) -> Verification:
     """Verify the chain of the file, or what came after `since`; `processes` may share the work."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, set(), database.hashed, since)
+    audit = Audit({}, {}, set(), database.hash, since)
     read = database.read
     total = 0
     try:
@@ -37,7 +37,7 @@ def verify_chain(
         if processes > 1 and not faults and not empty and workers.confirm(database, kept, since, processes, progress):
             return _verification([], total, read(rows.tip)[1])
         before = workers.begun(database, since) if since else None
-        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, since, before)
+        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, since, before)
         while audit.position < total and (page := read(rows.links, audit.position, total)):
             audit.walk(page)
             if progress is not None:
@@ -53,12 +53,12 @@ def verify_chain(
 def verify_run(database: Database, run_id: str, expected: Head | None, progress: Progress) -> Verification:
     """Verify the entries of one run: each against the row before it in the chain, and the row before it in the run."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, set(), database.hashed)
+    audit = Audit({}, {}, set(), database.hash)
     read = database.read
     try:
         kept = read(rows.snapshot)
         mark = expected.entries if expected else None
-        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, mark=mark)
+        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, mark=mark)
         total = read(rows.entries_of_run, run_id)
         while page := read(rows.links_of_run, run_id, audit.position, kept.entries):
             audit.follow(page)

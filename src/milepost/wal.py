@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from typing import Final, Literal
 
 import apsw
 
 from milepost import files, schema
+from milepost.errors import MilepostWarning
+from milepost.sqlite_errors import sync_failed
 
 HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24  # before each page
+_AHEAD_PAGES: Final = 64  # how far the WAL grows ahead of what is written to it, at least
 _FLAGS: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
 
 
@@ -100,3 +105,85 @@ def first_page(wal: str, vfs: str | None) -> bytes | None:
             if int.from_bytes(frame[:4], "big") == 1:
                 found = frame[FRAME_HEADER_BYTES:]
     return found
+
+
+class Wal:
+    """
+    The WAL of a writer's connection, between two commits: how long it is, room ahead of it, and writing it back.
+
+    Args:
+        connection: The writer's.
+        path: The file.
+        vfs: The name of an SQLite VFS; None for SQLite's own.
+        grows_ahead: Whether each commit syncs it, so that it pays to let it grow ahead of what is written.
+    """
+
+    def __init__(self, connection: apsw.Connection, path: str, vfs: str | None, *, grows_ahead: bool) -> None:
+        self._connection, self._path, self._vfs, self._grows_ahead = connection, path, vfs, grows_ahead
+        self.name = connection.filename_wal
+        self._page_bytes = int(connection.pragma("page_size"))
+        self._frames = 0  # after our own last commit
+        self._room = 1  # how many frames it holds without growing; not for the very first commit
+        self._tried = 0  # how many frames it had when it was last written back, or tried to be
+        self._long_told = False
+        # How long the WAL may get: 8 MB, or some 1,600 appends. SQLite's own figure, 1,000 pages, suits statements that
+        # change one page of 4 KB; an append changes two or three of 2 KB. Up to 4,062 pages a reader searches one table of
+        # the WAL's index.
+        self.write_back_pages = 4000
+        self.long_pages = 131_072
+        # Write the WAL back ourselves: an automatic checkpoint swallows the error of a sync that fails.
+        connection.wal_autocheckpoint(0)
+        # One very large batch makes it as long as itself; when it begins anew it gets short again.
+        connection.pragma("journal_size_limit", 2 * self.write_back_pages * self._page_bytes)
+
+    def frames(self) -> int:
+        """How many frames of the WAL SQLite reads; outside of a transaction."""
+        return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+
+    def make_room(self) -> None:
+        """
+        Let the WAL grow ahead of what is written to it, to twice its length; call it with the write lock held.
+
+        A sync costs up to twice as much while a file grows as when it is overwritten, since its new length has to be made
+        durable as well. SQLite takes the zeros at the end for nothing, as it does what is left there of an earlier round.
+        """
+        if self._frames < self._room or not self._grows_ahead:
+            return
+        pages = min(2 * self._frames, self.write_back_pages) + _AHEAD_PAGES
+        self._room = max(pages - _AHEAD_PAGES // 2, self._frames + _AHEAD_PAGES)
+        with contextlib.suppress(apsw.Error):  # a disk without space for it may have enough for the commit itself
+            lengthen(self.name, self._vfs, HEADER_BYTES + pages * (FRAME_HEADER_BYTES + self._page_bytes))
+
+    def sync(self) -> None:
+        """Make durable what is written in it, perhaps by another process that was killed before its sync."""
+        sync(self.name, self._vfs)
+
+    def write_back(self) -> None:
+        """
+        After a commit: what SQLite's automatic checkpoint does, when it is time.
+
+        Raises:
+            apsw.IOError: A sync failed. No other error of it matters to what was just committed.
+        """
+        frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        if frames < self._frames:  # it has begun anew, all of it having been written back
+            self._tried = 0
+        self._frames = frames
+        if frames - max(self._tried, written_back) < self.write_back_pages:
+            return
+        self._tried = frames
+        try:
+            frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            if sync_failed(error):
+                raise
+        if frames - written_back >= self.long_pages and not self._long_told:
+            self._long_told = True
+            # What was committed is committed, also where warnings are made errors.
+            with contextlib.suppress(MilepostWarning):
+                warnings.warn(
+                    f"{self._path}: its -wal file has grown to {frames * self._page_bytes >> 20} MB, since somebody "
+                    "has been reading the file in one transaction all the while: end that transaction, or close what reads",
+                    MilepostWarning,
+                    stacklevel=2,
+                )

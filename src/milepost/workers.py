@@ -24,14 +24,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from milepost import rows
 from milepost.audit import Audit
-from milepost.database import ReadOnlyDatabase
+from milepost.database import Database
 from milepost.errors import MilepostError
 from milepost.receipt import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.database import Database
 
 LEAST: Final = 10_000
 """How many entries a part has at least: a tenth of the time that a process takes to start."""
@@ -71,7 +70,7 @@ def confirm(
 ) -> bool:
     """Whether workers find the whole chain sound; False says nothing but that one process has to look itself."""
     # The key of a keyed chain stays in this process, and a VFS of the caller's is known to this process only.
-    if database.hashed is not sha256 or database.vfs is not None:
+    if database.hash is not sha256 or database.vfs is not None:
         return False
     after = since.entries if since else 0
     wanted = min(workers * _PARTS, (kept.entries - after) // LEAST)
@@ -176,7 +175,7 @@ def _say(to: IO[str] | None, **message: object) -> None:
 
 def work() -> None:
     """What a worker does: a path, then tasks, on standard input, a line each; what it finds on standard output."""
-    database = ReadOnlyDatabase(json.loads(sys.stdin.readline())["path"], None, None)
+    database = Database(json.loads(sys.stdin.readline())["path"], None, None).open()
     try:
         for line in sys.stdin:
             task = json.loads(line)["task"]
@@ -192,7 +191,7 @@ def work() -> None:
         database.close()
 
 
-def _walk(database: ReadOnlyDatabase, part: Part) -> Iterator[dict[str, Any]]:
+def _walk(database: Database, part: Part) -> Iterator[dict[str, Any]]:
     kept = database.read(rows.snapshot)
     begin = Head(part.after, part.signature)
     audit = Audit(kept.run_names, kept.stage_names, kept.lanes, sha256, begin, begun(database, begin))

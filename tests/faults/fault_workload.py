@@ -132,7 +132,7 @@ class Session:
     def open(self) -> CheckpointStore:
         """Open the store; the WAL is written back early, so that short programs have checkpoints."""
         self.store = store = CheckpointStore(self.path, vfs=self._vfs, durability=self._durability, clock=lambda: CLOCK_MS)
-        store._database.write_back_pages = self._autocheckpoint  # type: ignore[union-attr]
+        store._database._wal.write_back_pages = self._autocheckpoint  # type: ignore[attr-defined]
         return store
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from fault_workload import NAME, fast_directory, lay
 from tampering import ENTRIES, NEXT, PAGE_BYTES, Dose, Tally, answers, closed_store, cut, examine, mutate, with_head
 
 from chains import entry
+from doors import wal
 from milepost import CheckpointStore, DamagedStoreError, Head, MilepostError, NotAStoreError, Watermark, rows, schema
 from milepost.checkpoint import chain_signature
 
@@ -313,7 +314,7 @@ def test_files_of_different_times_and_stores_are_told_apart(tmp_path: Path) -> N
     for name, entries in ((NAME, ENTRIES), ("other", [each._replace(at_ms=1) for each in ENTRIES])):
         with CheckpointStore(tmp_path / name, durability="normal") as store:
             for start, write_back_pages in ((0, 1000), (10, 1), (20, 1000), (30, 1000)):  # the WAL begins anew at 20
-                store._database.write_back_pages = write_back_pages  # type: ignore[union-attr]
+                wal(store).write_back_pages = write_back_pages
                 for each in entries[start : start + 10]:
                     store.append(each)
                 files.append((tmp_path / name).read_bytes())

@@ -18,8 +18,9 @@ import pytest
 from fault_workload import fast_directory
 
 from chains import chain, entry
+from doors import wal
 from milepost import CheckpointStore, Head, Watermark
-from milepost.database import ReadOnlyDatabase
+from milepost.reader import SnapshotReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,17 +265,17 @@ def test_what_a_reader_saw_never_goes_back(path: Path, kills: int) -> None:
 def test_a_reader_that_overlooks_the_wal_is_caught(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `immutable=1` does with a WAL beside the file."""
 
-    def nothing_beside(self: ReadOnlyDatabase) -> tuple[tuple[int, ...] | None, ...]:
+    def nothing_beside(self: SnapshotReader) -> tuple[tuple[int, ...] | None, ...]:
         return (0,), None, None
 
-    monkeypatch.setattr(ReadOnlyDatabase, "_look", nothing_beside)
+    monkeypatch.setattr(SnapshotReader, "_look", nothing_beside)
     with pytest.raises(AssertionError, match=r"does not see it|went back|prefix"):
         _kill_beside_readers(path, 8, SEED)
 
 
 def test_a_long_reader_loses_nothing_and_lets_the_wal_grow(path: Path) -> None:
     """Promise B3: all rows are there; the WAL holds them until the reader is done, and then grows no more."""
-    wal = path.with_name(f"{path.name}-wal")
+    beside = path.with_name(f"{path.name}-wal")
     sizes = []
     with CheckpointStore(path, durability="normal") as store:
         reader = apsw.Connection(str(path))
@@ -282,19 +283,19 @@ def test_a_long_reader_loses_nothing_and_lets_the_wal_grow(path: Path) -> None:
         entries = chain(12_000)
         for each in entries[:6000]:
             store.append(each)
-        sizes.append(wal.stat().st_size)
+        sizes.append(beside.stat().st_size)
         assert reader.execute("SELECT count(*) FROM entry").get == 0
         reader.execute("COMMIT")
         assert reader.execute("SELECT count(*) FROM entry").get == 6000
         for each in entries[6000:]:
             store.append(each)
-        sizes.append(wal.stat().st_size)
+        sizes.append(beside.stat().st_size)
         reader.close()
         assert list(store.history()) == entries
         store.verify().raise_if_broken()
     print(f"WAL after 6,000 appends beside a reader: {sizes[0]:,} bytes; after 6,000 more without it: {sizes[1]:,}")
-    assert sizes[0] > 3 * store._database.write_back_pages * 2048  # type: ignore[union-attr]
-    assert sizes[1] < sizes[0] + 2 * store._database.write_back_pages * 2072  # type: ignore[union-attr]
+    assert sizes[0] > 3 * wal(store).write_back_pages * 2048
+    assert sizes[1] < sizes[0] + 2 * wal(store).write_back_pages * 2072
 
 
 # Clocks

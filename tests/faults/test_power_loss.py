@@ -13,7 +13,9 @@ import apsw
 import pytest
 from power_loss import Dose, Tally, failed_sync, interrupted_recovery, kill_retry_power_loss, power_loss
 
-from milepost import creation, database, files, schema, wal
+from milepost import creation, files, schema, wal
+from milepost.lent import LentConnection
+from milepost.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,25 +119,25 @@ def _caught(hunt: Callable[[Dose], Tally], dose: Dose, *signs: str) -> bool:
 @pytest.mark.filterwarnings("ignore::milepost.MilepostWarning")  # commits behind a lost one: told, rightly
 def test_a_store_that_does_not_sync_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Synchronous off loses acknowledged checkpoints."""
-    prepare = database.WritableDatabase._prepare
+    prepare = Writer._prepare
 
-    def without_sync(self: database.WritableDatabase) -> None:
-        prepare(self)
-        self._connection.pragma("synchronous", "off")
+    def without_sync(self: Writer, connection: LentConnection) -> None:
+        prepare(self, connection)
+        self._execute("PRAGMA synchronous = off")
 
-    monkeypatch.setattr(database.WritableDatabase, "_prepare", without_sync)
+    monkeypatch.setattr(Writer, "_prepare", without_sync)
     assert _caught(power_loss, Dose(SEED), "LOST")
 
 
 def test_normal_durability_called_full_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Synchronous normal loses acknowledged checkpoints, too."""
-    prepare = database.WritableDatabase._prepare
+    prepare = Writer._prepare
 
-    def with_fewer_syncs(self: database.WritableDatabase) -> None:
-        prepare(self)
-        self._connection.pragma("synchronous", "normal")
+    def with_fewer_syncs(self: Writer, connection: LentConnection) -> None:
+        prepare(self, connection)
+        self._execute("PRAGMA synchronous = normal")
 
-    monkeypatch.setattr(database.WritableDatabase, "_prepare", with_fewer_syncs)
+    monkeypatch.setattr(Writer, "_prepare", with_fewer_syncs)
     assert _caught(power_loss, Dose(SEED), "LOST")
 
 

@@ -6,15 +6,17 @@ import os
 import sys
 
 from chains import entry
-from milepost import CheckpointStore, MilepostError, database
+from doors import wal
+from milepost import CheckpointStore, MilepostError
+from milepost.writer import Writer
 
 
 def main(path: str, write_back_pages: str, *broken: str) -> None:
     """Answer `append` with the sequence, or with the name of what was raised."""
     if "trusting" in broken:
-        database.WritableDatabase._refuse_another_file = lambda self: None  # type: ignore[method-assign]
+        Writer._refuse_another_file = lambda self: None  # type: ignore[method-assign]
     with CheckpointStore(path, busy_timeout_ms=60_000) as store:
-        store._database.write_back_pages = int(write_back_pages)  # type: ignore[union-attr]
+        wal(store).write_back_pages = int(write_back_pages)
         sequence = len(store)
         print("ready", flush=True)
         for line in sys.stdin:

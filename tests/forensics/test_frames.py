@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chains import MAX, chain, checkpoints, entry, mixed
+from doors import connections
 from milepost import (
     Checkpoint,
     CheckpointStore,
@@ -188,9 +189,10 @@ def test_a_stream_that_is_forgotten_holds_nothing(store: CheckpointStore) -> Non
     reader = pa.RecordBatchReader.from_stream(store.frame())
     reader.read_next_batch()
     store.append_many(chain(10, run_id="later"))
-    pages, written_back = store._database._connection.wal_checkpoint()
+    connection = connections(store)[-1]
+    pages, written_back = connection.wal_checkpoint()
     assert pages == written_back > 0
-    assert not store._database._connection.in_transaction
+    assert not connection.in_transaction
     reader.close()
 
 

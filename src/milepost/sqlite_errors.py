@@ -1,0 +1,67 @@
+"""The exception of ours for one of APSW's: an error in, a MilepostError out, and nothing else happens."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+from milepost.errors import (
+    DamagedStoreError,
+    FailedStoreError,
+    MilepostError,
+    NotAStoreError,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+)
+
+_SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
+
+
+def sync_failed(error: BaseException) -> bool:
+    """Whether the disk failed to make a write durable; the kernel then takes the lost pages for clean."""
+    return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _SYNC_FAILED
+
+
+def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int) -> MilepostError:  # noqa: PLR0911 - one line a class
+    """
+    The exception of ours for one of APSW's.
+
+    Args:
+        error: What APSW raised.
+        path: The file.
+        waited_ms: How long a lock was waited for, in ms.
+    """
+    code = getattr(error, "extendedresult", 0)
+    detail = f"{error} ({apsw.mapping_extended_result_codes.get(code, 'SQLite')})"
+    match error:
+        case UnicodeDecodeError():
+            return DamagedStoreError(path, "a text in it is not UTF-8: verify() it, and restore it from a copy")
+        case apsw.BusyError() if code == apsw.SQLITE_BUSY_SNAPSHOT:
+            return StoreError(path, "a cursor of an earlier transaction block is still open: read it to its end")
+        case apsw.BusyError() | apsw.ProtocolError():
+            return StoreBusyError(path, waited_ms)
+        case apsw.FullError():
+            return StoreFullError(path, "no space left on the disk; nothing was written: free some and try again")
+        case _ if sync_failed(error):
+            return FailedStoreError(
+                path,
+                f"the disk failed to make a write durable: {detail}; close the store and open it again, which "
+                "repeats the write, and look for the last checkpoint before going on",
+            )
+        case apsw.InterruptError():
+            return DamagedStoreError(path, "a query of it does not end: verify() it, and restore it from a copy")
+        case apsw.CorruptError():
+            return DamagedStoreError(path, f"{detail}: verify() it, and restore it from a copy")
+        case apsw.NotADBError():
+            return NotAStoreError(path, "not an SQLite database: choose another path for the checkpoints")
+        case apsw.ReadOnlyError():
+            return ReadOnlyStoreError(path, f"{detail}: check the permissions of the file and its directory")
+        case apsw.NoMemError():
+            return StoreError(path, "SQLite ran out of memory; the chain is as it was: free some and try again")
+        case apsw.CantOpenError():
+            return StoreError(path, f"{detail}: check that it exists, and its permissions")
+        case _:
+            return StoreError(path, f"{detail}; the chain is as it was")

@@ -1,0 +1,796 @@
+"""
+Write to one file: the queue of those who want to, the end of the chain, and every BEGIN and COMMIT.
+
+What an ordinary WAL database with synchronous=FULL still loses, and what is done about it here:
+
+- two processes that create the file at once, or a kill while it is made: `creation` links it into place when it is whole;
+- a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
+  goes: `wal.make_durable` writes the WAL's bytes again and syncs them before the first answer;
+- a file, WAL or shared memory that is unlinked under us by another program: looked at before a commit is acknowledged;
+- a sync that failed, after which the kernel calls the lost pages clean: the writer refuses all further work;
+- a descriptor of the live file closed in our own process, which drops all of SQLite's locks on it: nothing here opens
+  the file but SQLite's own VFS, which knows of this;
+- a fork: `open_files`.
+
+And what a process does to it: a signal handler may raise between any two steps of the main thread, and in the middle of a
+wait. So whether a transaction is open is asked of SQLite, never remembered; what is set is set inside the `try` that
+unsets it; a `finally` first does, without a call that could be interrupted as it begins, what must not be left undone; and
+the main thread commits its own work only, so that nobody else hears of its interrupts. BEGIN, COMMIT and ROLLBACK are run
+by `execute`, which lets other threads run meanwhile, and no Python runs inside COMMIT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple
+
+import apsw
+
+from milepost import append, creation, files, open_files, schema, wal
+from milepost.block import CUT_SHORT, Block, BlockTurn, outside
+from milepost.bound import Bound
+from milepost.connection import connect, refuse_foreign_header
+from milepost.database import Database
+from milepost.errors import (
+    FailedStoreError,
+    MilepostError,
+    MilepostWarning,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreError,
+)
+from milepost.lent import LentConnection, Rules
+from milepost.reader import CACHE_KIB, Reader, SharedReader
+from milepost.sqlite_errors import sync_failed, translate
+from milepost.turn import NOW, Turn, Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from milepost.append import Appender, NotAsked
+    from milepost.checkpoint import Checkpoint, Watermark
+    from milepost.receipt import BatchReceipt, Receipt
+    from milepost.signature import Hash
+
+T = TypeVar("T")
+Given = TypeVarTuple("Given")
+
+DEEPEST: Final = 100
+"""How deep blocks may stand inside one another."""
+
+_PATIENCE_NS: Final = {"full": 100_000, "normal": 0}  # a sync of the disk takes longer, a write to its cache does not
+_POLL_S: Final = 0.0005  # between two looks whether another process has given back its lock
+
+# By how deep inside the outermost block: 0 for a call of milepost's own in a group, or in a block.
+_SAVEPOINT: Final = [f"SAVEPOINT milepost_{depth}" for depth in range(DEEPEST + 2)]
+_RELEASE: Final = [f"RELEASE milepost_{depth}" for depth in range(DEEPEST + 2)]
+_UNDO: Final = [f"ROLLBACK TO milepost_{depth}; RELEASE milepost_{depth}" for depth in range(DEEPEST + 2)]
+
+
+class Job(Turn, Generic[T]):
+    """
+    Something to write in one transaction, alone or with others, and what came of it.
+
+    Args:
+        work: Does it, with the end of the chain that it is given.
+        entry: Where the work is to append one checkpoint: that one, so that those of several jobs can be written at once.
+    """
+
+    shared = True
+
+    __slots__ = ("entry", "error", "outcome", "work")
+
+    outcome: T
+
+    def __init__(self, work: Callable[[Appender], T], entry: Checkpoint | None = None) -> None:
+        super().__init__()
+        self.work = work
+        self.entry = entry
+        self.error: BaseException | None = None
+
+
+class Writer(Database):
+    """
+    The file, opened to write, and made if it is missing.
+
+    Args:
+        path: The file's absolute name.
+        synchronous: `"full"` or `"normal"`.
+        busy_timeout_ms: How long to wait for another writer, in ms.
+        vfs: The name of an SQLite VFS; None for SQLite's own.
+        hmac: The hash that the caller's key gives; None without a key.
+        on_connect: Called with each connection that is opened to write.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        synchronous: str,
+        busy_timeout_ms: int,
+        vfs: str | None,
+        hmac: Hash | None,
+        on_connect: Callable[[apsw.Connection], object] | None = None,
+    ) -> None:
+        super().__init__(path, vfs, hmac)
+        self.busy_timeout_ms = busy_timeout_ms
+        self._synchronous = synchronous
+        self._on_connect = on_connect
+        self._turns = Turns()
+        self._main_thread = threading.main_thread().ident
+        self._connection: LentConnection | None = None  # None too while it has let go of the file for a fork
+        self._letting_go: Turn | None = None
+        # The end of the chain as our own last commit left it, and SQLite's data_version then: it is good for as long as
+        # nobody else, of this process or another, has written since.
+        self._end: Appender | None = None
+        self._version: int | None = None
+        self._deadline: float | None = None  # of the wait for another process's lock
+        self._group = 1  # how many jobs the last commit had
+
+    # Opening
+
+    def _open_first(self) -> None:
+        if not files.is_store_file(self.path):
+            creation.create(self.path, self.vfs, self._hmac)
+        files.warn_of_remote(self.path)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Open the connection that writes."""
+        open_files.refuse_inherited(self.path)
+        refuse_foreign_header(self.path, self.vfs)
+        if os.stat(self.path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
+            creation.refuse_second_name(self.path)
+        connection: LentConnection | None = None
+        try:
+            open_files.opening_to_write.append(self.path)
+            deadline = time.monotonic() + self.busy_timeout_ms / 1000
+            for other in open_files.opened():
+                if other.path == self.path:
+                    other.make_way(deadline)
+            connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
+            self._prepare(connection)
+            self._connection = connection
+        except BaseException:
+            if connection is not None and self._connection is not connection:
+                connection.rules.ours = True
+                connection.close(True)
+            raise
+        finally:
+            open_files.opening_to_write.remove(self.path)
+
+    def _prepare(self, connection: LentConnection) -> None:
+        self._rules = connection.rules = Rules(self.path)
+        connection.set_authorizer(self._rules.judge)
+        connection.set_busy_handler(self._wait_for_lock)
+        self._deadline = None
+        self._bound = Bound(connection, self.path)
+        self._execute = apsw.Cursor(connection).execute
+        self._statements = apsw.Cursor(connection)
+        self._lent = connection
+        execute = self._execute
+        if connection.readonly("main"):
+            raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
+        schema.refuse_another_shape(connection, self.path)
+        self.hash = schema.chosen_hash(connection, self.path, self._hmac)
+        self.hash(b"")  # refuses a missing key now, not at the first append
+        if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
+            raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
+        connection.pragma("cache_size", -CACHE_KIB)
+        connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
+        self._leave_wal_alone(connection)  # until it is durable
+        self._wal = wal.Wal(connection, self.path, self.vfs, grows_ahead=self._synchronous == "full")
+        frames = self._wal.frames()
+        try:
+            execute("BEGIN IMMEDIATE")
+            named = [(name, files.identity_of(name)) for name in (self.path, self._wal.name, f"{self.path}-shm")]
+            opened = [(name, identity, identity()) for name, identity in named]
+            self._files = [each for each in opened if each[2] is not None]
+            if len(self._files) < 3 and self.vfs is None:
+                raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
+            open_files.refuse_without_locks(self.path, f"{self.path}-shm")
+            unread = wal.unread_commits(self._wal.name, self.vfs, frames)
+            wal.make_durable(self._wal.name, self.vfs)
+            files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
+            execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                execute("ROLLBACK")
+        if unread > 1 and self._wal.frames() == frames:  # else a neighbour has gone on meanwhile
+            warnings.warn(
+                f"{self.path}: its -wal file holds {unread} commits that cannot be read, since a page before them is not as "
+                "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
+                "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
+                MilepostWarning,
+                stacklevel=7,
+            )
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        self._bound.steps = None
+        if self._on_connect is not None:
+            self._rules.opening, self._rules.ours = True, False
+            self._on_connect(connection)
+            self._rules.opening, self._rules.ours = False, True
+            if connection.in_transaction:
+                raise StoreError(self.path, "on_connect has left a transaction open: let it end what it begins")
+            self._reset(connection)
+        connection.cursor_factory = self._refuse_outside
+
+    def _refuse_outside(self, _connection: apsw.Connection) -> apsw.Cursor:
+        raise outside(self.path)
+
+    def _leave_wal_alone(self, connection: apsw.Connection) -> None:
+        """
+        Closing the connection must not write the WAL back: a sync of it would now succeed and mean nothing.
+
+        The next opener writes the WAL again first (`wal.make_durable`); a power loss before that would leave the file half
+        written back, and the WAL that would mend it gone.
+        """
+        with contextlib.suppress(apsw.Error):
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+    def _new_reader(self) -> Reader:
+        return SharedReader(self.path, self.vfs, self._hmac)
+
+    def make_way(self, deadline: float) -> None:
+        """Nothing: its readers map the shared memory as a writer does."""
+
+    # Writing
+
+    def append(self, entry: Checkpoint, within: Block | None = None) -> Receipt:
+        """Append one checkpoint; in a commit of its own, with those of other threads, or within a loop's block."""
+        return self._do(Job(lambda end: end.append(entry), entry), within)
+
+    def append_many(self, entries: Sequence[Checkpoint]) -> BatchReceipt:
+        """Append a batch: all of it, or nothing."""
+        return self._do(Job(lambda end: end.append_many(entries)))
+
+    def advance(
+        self,
+        run_id: str,
+        stage: str,
+        watermark: Watermark,
+        idempotency_key: str,
+        after: Watermark | NotAsked | None,
+        clock: Callable[[], int],
+        within: Block | None = None,
+    ) -> Receipt:
+        """Append the next checkpoint of a stage."""
+        return self._do(Job(lambda end: end.advance(run_id, stage, watermark, idempotency_key, after, clock)), within)
+
+    def _do(self, job: Job[T], within: Block | None = None) -> T:
+        """Have a job done: in the caller's own block, in a transaction of its own, or in another thread's with others."""
+        self.refuse_if_ended()
+        holder = self._turns.holder
+        if holder is not None:
+            block = self._block_of_caller(holder, within)
+            if block is not None:
+                return self._do_in_block(block, job)
+        elif within is not None:
+            raise StoreError(self.path, "the loop's block has ended: record inside the loop")
+        try:
+            if not self._turns.take(job, self.busy_timeout_ms / 1000):
+                raise StoreBusyError(self.path, self.busy_timeout_ms)
+            if not job.done:
+                self._commit(job)
+        finally:
+            if NOW in self._turns.held and self._turns.held[NOW] is job:
+                del self._turns.held[NOW]
+            job.given_up = True
+            self._turns.wake_first()
+        if job.error is not None:
+            raise job.error
+        return job.outcome
+
+    def _block_of_caller(self, holder: Turn, within: Block | None) -> BlockTurn | None:
+        """
+        The block that the caller writes into; None where it has to wait for its turn.
+
+        Raises:
+            StoreError: It would wait for itself.
+        """
+        if isinstance(holder, BlockTurn):
+            if holder.outermost.abandoned:
+                self.leave(holder.outermost, GeneratorExit())
+                return None
+            if within is not None and within.turn is holder:
+                return holder
+            if holder.belongs_to_caller():
+                return holder
+        if holder.thread != threading.get_ident():
+            return None
+        if not isinstance(holder, BlockTurn):
+            problem = (
+                "a write was begun within another of the same thread, by the store's clock, a signal handler or a "
+                "destructor: let it only take a note, and write when the call that it has interrupted is over"
+            )
+        elif holder.loop is not None:
+            problem = (
+                f"{holder.loop} has its transaction open in this thread: use the loop's own append(), advance() and "
+                "connection inside it, or end the loop first"
+            )
+        else:
+            problem = (
+                "another task of this thread is inside transaction(), and the thread cannot wait for it: let the task leave "
+                "its block before it awaits, or write from the task that opened it"
+            )
+        raise StoreError(self.path, problem)
+
+    def _commit(self, job: Job[Any]) -> None:
+        """Do a job, and those that other threads have queued meanwhile, in one transaction; one that fails fails alone."""
+        others: list[Turn] = []
+        settled = False
+        try:
+            self._begin()
+            if job.thread != self._main_thread:
+                self._await_company()
+                others += self._turns.take_over()
+            jobs: list[Job[Any]] = [job, *others]  # type: ignore[list-item]
+            appended = self._do_alone(job) if len(jobs) == 1 else self._do_group(jobs)
+            self._execute("COMMIT")
+            self._version = self._lent.data_version()
+            self._before_acknowledging(appended)
+            settled = True
+        except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:
+            self._end = None
+            job.error = self._told(error)
+            for other in others:  # one exception each: threads raise them side by side
+                other.error = self._told(error, again=True)  # type: ignore[attr-defined]
+            settled = True
+        except Exception as error:  # noqa: BLE001 - the clock's: of the only job, for in a group it is the job's alone
+            self._end = None
+            job.error = error
+        finally:
+            try:
+                if self._connection is not None and self._connection.in_transaction:
+                    self._execute("ROLLBACK")
+            except apsw.Error:  # SQLite has rolled back itself
+                pass
+            finally:
+                if not settled:
+                    self._end = None
+                    self._turns.put_back(others)
+                else:
+                    for other in others:
+                        other.finish()
+
+    def _begin(self) -> None:
+        """Begin a transaction, with all that an append has to know."""
+        self.refuse_if_ended()
+        if self._connection is None:  # it has let go of the file, for a fork
+            self._connect()
+        self._rules.ours = True
+        self._roll_back_what_was_left()
+        self._deadline = None
+        self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or a neighbour could pass us
+        self._bound.steps = 0
+        if self._lent.data_version() != self._version:
+            self._end = None
+            schema.refuse_upgraded(self._statements, self.path)
+        self._wal.make_room()
+
+    def _roll_back_what_was_left(self) -> None:
+        """
+        Nothing is open when a transaction begins: an interrupt, or a commit that fails, may leave one open.
+
+        A retry inside that would find its own entry there, call it a duplicate, and acknowledge what nobody commits.
+        """
+        connection = self._lent
+        if connection.in_transaction:
+            with contextlib.suppress(apsw.Error):
+                self._execute("ROLLBACK")
+            if connection.in_transaction:
+                self._ended = FailedStoreError(
+                    self.path, "a transaction can be neither committed nor undone: open the store anew"
+                )
+                raise self._ended
+
+    def _wait_for_lock(self, _calls: int) -> bool:
+        """Between two tries to get a lock that another process has: False when the time is up."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self.busy_timeout_ms / 1000
+        if now >= self._deadline:
+            return False
+        time.sleep(_POLL_S)
+        return True
+
+    def _await_company(self) -> None:
+        """
+        Let those come back whom the last commit served: without them every second commit would have one job.
+
+        It ends when all are back, or none has come for a while; after a commit of one job there is nobody to wait for.
+        """
+        came, since = -1, 0
+        while (waiting := self._turns.waiting) < self._group - 1:
+            now = time.monotonic_ns()
+            if waiting > came:
+                came, since = waiting, now
+            elif now - since >= _PATIENCE_NS[self._synchronous]:
+                return
+            time.sleep(0)  # gives the interpreter to another thread
+
+    def _do_alone(self, job: Job[Any]) -> int:
+        """Do the only job of a transaction; how many entries were appended."""
+        self._group = 1
+        end, self._end = self._end or append.Appender(self._statements, self.hash), None
+        before = end.appended
+        job.outcome = job.work(end)
+        self._end = end if end.usable else None
+        return end.appended - before
+
+    def _do_group(self, jobs: list[Job[Any]]) -> int:
+        """Do several jobs; those that append one checkpoint together, if none of these fails."""
+        self._group = len(jobs)
+        appended = 0
+        single = [job for job in jobs if job.entry is not None]
+        if len(single) > 1:
+            together: Job[list[Receipt]] = Job(lambda end: end.append_each([job.entry for job in single if job.entry]))
+            appended = self._do_in_savepoint(together, 0)
+            if together.error is None:
+                for job, receipt in zip(single, together.outcome, strict=True):
+                    job.outcome = receipt
+                jobs = [job for job in jobs if job.entry is None]
+        return appended + sum(self._do_in_savepoint(job, 0) for job in jobs)
+
+    def _do_in_savepoint(self, job: Job[Any], depth: int) -> int:
+        """Do a job of several in a transaction; how many entries it appended. What it raises is its `error`."""
+        try:
+            end, self._end = self._end or append.Appender(self._statements, self.hash), None
+            before = end.appended
+            self._execute(_SAVEPOINT[depth])
+            job.outcome = job.work(end)
+            self._execute(_RELEASE[depth])
+            self._end = end if end.usable else None
+        except BaseException as error:
+            if not self._lent.in_transaction:  # SQLite has undone all, as it does when the disk is full
+                raise
+            try:  # noqa: SIM105 - a call of suppress() could be interrupted, and this be left undone
+                self._execute(_UNDO[depth])
+            except apsw.SQLError:  # interrupted before it began
+                pass
+            job.error = self._told(error) if isinstance(error, apsw.Error | UnicodeDecodeError) else error
+            return 0
+        return end.appended - before
+
+    def _before_acknowledging(self, appended: int) -> None:
+        """After a commit: what the caller relies on is durable, and where a reader will find it."""
+        if appended == 0 and self._synchronous == "full":
+            # All that was stated is recorded already, perhaps by a neighbour that was killed before its sync.
+            self._wal.sync()
+        self._refuse_another_file()
+        self._wal.write_back()
+
+    def _refuse_another_file(self) -> None:
+        """
+        The file, its WAL and its shared memory are still the ones of these names.
+
+        A neighbour with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
+        database, and `rm` does so anyway; SQLite goes on writing to the unlinked file without an error. A neighbour that
+        finds no shared memory makes another one, and writes over our frames.
+        """
+        for name, identity, opened in self._files:
+            if identity() != opened:
+                what = "file" if name == self.path else f"{name[len(self.path) :]} file"
+                if name.endswith("-shm"):  # another process may be writing to this very WAL, without our knowledge
+                    self._leave_wal_alone(self._lent)
+                raise FailedStoreError(
+                    self.path,
+                    f"its {what} was removed or replaced by another program while the store was open, and what was "
+                    "written since may be lost: close the store, open it again, and look for the last checkpoint",
+                )
+
+    def _told(self, error: BaseException, *, again: bool = False) -> BaseException:
+        """
+        What is raised for an error, a new exception for each who is told.
+
+        Args:
+            error: APSW's, the operating system's or one of ours.
+            again: Another one was told already.
+        """
+        if isinstance(error, apsw.Error | UnicodeDecodeError):
+            told: MilepostError = translate(error, self.path, self.busy_timeout_ms)
+        elif isinstance(error, MilepostError):
+            told = type(error)(*error.args) if again else error
+        elif isinstance(error, OSError):
+            told = files.from_os(self.path, error)
+        else:
+            return error
+        if told is not error:
+            told.__cause__ = error
+        if isinstance(told, FailedStoreError):
+            self._ended = FailedStoreError(*told.args)
+            if self._connection is not None and sync_failed(error):
+                self._leave_wal_alone(self._connection)
+        return told
+
+    # Transaction blocks
+
+    def block(self, loop: str | None = None) -> Block:
+        """A transaction block, of the caller or of a loop."""
+        self.refuse_if_ended()
+        return Block(self, loop)
+
+    def enter(self, block: Block) -> apsw.Connection:
+        """Begin a block; what `with` does with it."""
+        self.refuse_if_ended()
+        if block.turn is not None:
+            raise StoreError(self.path, "a transaction block is entered once: call transaction() again")
+        holder = self._turns.holder
+        if holder is not None:
+            outer = self._block_of_caller(holder, None)
+            if outer is not None:
+                return self._enter_inner(outer, block)
+        turn = BlockTurn(self.path, block)
+        entered = False
+        try:
+            if not self._turns.take(turn, self.busy_timeout_ms / 1000):
+                raise StoreBusyError(self.path, self.busy_timeout_ms)
+            self._begin()
+            connection = self._lent
+            self._lend(turn, connection)
+            block.turn = turn
+            entered = True
+            return connection  # noqa: TRY300 - an interrupt here is one of the try
+        except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:
+            told = self._told(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            if not entered:
+                try:
+                    if self._connection is not None and self._connection.in_transaction:
+                        self._execute("ROLLBACK")
+                except apsw.Error:  # SQLite has rolled back itself
+                    pass
+                finally:
+                    if NOW in self._turns.held and self._turns.held[NOW] is turn:
+                        del self._turns.held[NOW]
+                    turn.given_up = True
+                    self._turns.wake_first()
+
+    def leave(self, block: Block, error: BaseException | None) -> None:  # noqa: PLR0912 - no call may stand in for a finally
+        """
+        End a block: commit it, or undo it where an exception has ended it.
+
+        The block's own exceptions, APSW's among them, pass through unchanged; only after SQLite has rolled it back, when
+        every further statement fails, does an exception of APSW's become ours.
+        """
+        turn, block.turn = block.turn, None
+        if turn is None or turn.over:
+            if error is None:
+                self.refuse_if_ended()
+            return
+        if block is not turn.outermost:
+            self._leave_inner(turn, block, error)
+            return
+        committed = False
+        try:
+            self.refuse_if_ended()
+            cut_short = not self._lent.in_transaction
+            turn.close_cursors()
+            self._reset(self._lent)
+            if cut_short and (error is None or isinstance(error, apsw.Error)):
+                raise StoreError(self.path, CUT_SHORT) from error
+            if error is None:
+                self._execute("COMMIT")
+                self._version = self._lent.data_version()
+                self._before_acknowledging(turn.appended)
+                committed = True
+        except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as failure:
+            told = self._told(failure)
+            if told is failure:
+                raise
+            raise told from failure
+        finally:
+            try:
+                if self._ended is None and self._connection is not None and self._connection.in_transaction:
+                    self._execute("ROLLBACK")
+            except apsw.Error:  # SQLite has rolled back itself
+                pass
+            finally:
+                if not committed:
+                    self._end = None
+                self._rules.ours = turn.over = True
+                if NOW in self._turns.held and self._turns.held[NOW] is turn:
+                    del self._turns.held[NOW]
+                turn.given_up = True
+                self._turns.wake_first()
+
+    def _lend(self, turn: BlockTurn, connection: LentConnection) -> None:
+        turn.connection = connection
+        connection.cursor_factory = turn.cursor
+        self._bound.steps = None
+        self._rules.ours = False
+
+    def _reset(self, connection: LentConnection) -> None:
+        """Undo what the caller has set on the connection, but for functions, collations and modules."""
+        self._rules.ours = True
+        if connection.authorizer != self._rules.judge:
+            connection.set_authorizer(self._rules.judge)
+        connection.cursor_factory = self._refuse_outside
+        connection.row_trace = connection.exec_trace = None
+        connection.set_busy_handler(self._wait_for_lock)
+        connection.set_commit_hook(None)
+        connection.set_rollback_hook(None)
+        connection.set_wal_hook(None)
+        connection.wal_autocheckpoint(0)
+        self._bound.install()
+
+    def _enter_inner(self, turn: BlockTurn, block: Block) -> apsw.Connection:
+        self._refuse_reentry(turn)
+        turn.refuse_if_cut_short()
+        if turn.depth >= DEEPEST:
+            raise StoreError(self.path, f"{DEEPEST} transaction blocks stand inside one another: leave some")
+        connection = self._lent
+        depth = turn.depth + 1
+        entered = False
+        try:
+            self._rules.ours = True
+            self._execute(_SAVEPOINT[depth])
+            self._rules.ours = False
+            block.turn, block.depth, turn.depth = turn, depth, depth
+            entered = True
+            return connection
+        finally:
+            if not entered:
+                try:
+                    if connection.in_transaction:
+                        self._execute(_UNDO[depth])
+                except apsw.SQLError:  # interrupted before it began
+                    pass
+                finally:
+                    self._rules.ours = False
+
+    def _leave_inner(self, turn: BlockTurn, block: Block, error: BaseException | None) -> None:
+        depth = block.depth
+        if self._ended is not None:
+            return
+        kept = False
+        try:
+            turn.refuse_if_cut_short()
+            self._rules.ours = True
+            if error is None:
+                self._execute(_RELEASE[depth])
+                kept = True
+        finally:
+            try:
+                if not kept and self._lent.in_transaction:
+                    self._end = None
+                    self._execute(_UNDO[depth])
+            except apsw.SQLError:
+                pass
+            finally:
+                self._rules.ours = False
+                turn.depth = depth - 1
+
+    def _do_in_block(self, turn: BlockTurn, job: Job[T]) -> T:
+        """Do a job inside an open block: it is undone alone where it fails, and there with the end of the block."""
+        self._refuse_reentry(turn)
+        turn.refuse_if_cut_short()
+        connection = self._lent
+        row_trace, exec_trace = connection.row_trace, connection.exec_trace
+        try:
+            turn.busy = True
+            self._rules.ours = True
+            self._bound.steps = 0
+            connection.row_trace = connection.exec_trace = None
+            turn.appended += self._do_in_savepoint(job, 0)
+        except (apsw.Error, UnicodeDecodeError) as error:
+            raise self._told(error) from error
+        finally:
+            connection.row_trace, connection.exec_trace = row_trace, exec_trace
+            self._bound.steps = None
+            self._rules.ours = turn.busy = False
+        if job.error is not None:
+            raise job.error
+        return job.outcome
+
+    def _refuse_reentry(self, turn: BlockTurn) -> None:
+        if turn.busy:
+            raise StoreError(
+                self.path,
+                "a write was begun within another, by the store's clock, a signal handler or a destructor: let it only take "
+                "a note, and write when the call that it has interrupted is over",
+            )
+
+    def read(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+        """As `Database.read`."""
+        if self._turns.held:
+            holder = self._turns.holder
+            if isinstance(holder, BlockTurn) and holder.belongs_to_caller() and not holder.outermost.abandoned:
+                return self._read_in_block(holder, query, *given)
+        return self.read_committed(query, *given)
+
+    def _read_in_block(self, turn: BlockTurn, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+        self.refuse_if_ended()
+        turn.refuse_if_cut_short()
+        connection = self._lent
+        row_trace, exec_trace, ours = connection.row_trace, connection.exec_trace, self._rules.ours
+        try:
+            self._rules.ours = True
+            self._bound.steps = 0
+            connection.row_trace = connection.exec_trace = None
+            connection.cursor_factory = apsw.Cursor
+            return query(connection, *given)
+        except (apsw.Error, UnicodeDecodeError) as error:
+            raise self._told(error) from error
+        finally:
+            connection.cursor_factory = turn.cursor
+            connection.row_trace, connection.exec_trace = row_trace, exec_trace
+            self._bound.steps = None
+            self._rules.ours = ours
+
+    # The end
+
+    def close(self) -> None:
+        """
+        Close the file; the last one to close it writes the WAL back into it. A second call does nothing.
+
+        Raises:
+            StoreBusyError: Another thread's transaction block, or write, did not end for `busy_timeout_ms`.
+        """
+        if self.closed:
+            return
+        holder = self._turns.holder
+        if isinstance(holder, BlockTurn) and self._ended is None and holder.belongs_to_caller():
+            self._close_now()
+            return
+        if holder is not None:
+            self._block_of_caller(holder, None)
+        turn = Turn()
+        try:
+            if not self._turns.take(turn, self.busy_timeout_ms / 1000):
+                raise StoreBusyError(self.path, self.busy_timeout_ms)
+            self._close_now()
+        finally:
+            if NOW in self._turns.held and self._turns.held[NOW] is turn:
+                del self._turns.held[NOW]
+            turn.given_up = True
+            self._turns.wake_first()
+
+    def _close_now(self) -> None:
+        # The connection that writes last: it writes the WAL back.
+        self._paused = True
+        self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
+        self._close_connection()
+        super().close()
+
+    def _close_connection(self) -> None:
+        if self._connection is not None:
+            self._rules.ours = True
+            with contextlib.suppress(apsw.Error):  # the WAL could not be written back: the next opener does that
+                # Forced: a cursor that a block has left open would keep the file open, and its locks with it.
+                self._connection.close(True)
+            self._connection = self._end = self._version = None
+
+    # What a fork asks of an open file (open_files.py)
+
+    def let_go(self, deadline: float) -> bool:
+        """As `Database.let_go`, once no write is under way and no block is open."""
+        holder = self._turns.holder
+        if holder is not None and holder.thread == threading.get_ident():
+            return False
+        turn = self._letting_go = Turn()
+        if not self._turns.take(turn, max(0.0, deadline - time.monotonic())):
+            return False
+        all_closed = super().let_go(deadline)
+        self._close_connection()
+        return all_closed
+
+    def take_back(self) -> None:
+        """As `Database.take_back`."""
+        super().take_back()
+        turn, self._letting_go = self._letting_go, None
+        if turn is not None:
+            if NOW in self._turns.held and self._turns.held[NOW] is turn:
+                del self._turns.held[NOW]
+            turn.given_up = True
+            self._turns.wake_first()
+
+    def _connections(self) -> list[apsw.Connection]:
+        return super()._connections() + ([] if self._connection is None else [self._connection])

@@ -1,0 +1,70 @@
+"""The private doors that tests go through where there is no public one: all of them, in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from milepost.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from milepost import CheckpointStore
+    from milepost.wal import Wal
+
+
+def writer(store: CheckpointStore) -> Writer:
+    """What a store writes with."""
+    assert isinstance(store._database, Writer)
+    return store._database
+
+
+def wal(store: CheckpointStore) -> Wal:
+    """The WAL of the connection that a store writes with."""
+    return writer(store)._wal
+
+
+def connections(store: CheckpointStore) -> list[apsw.Connection]:
+    """Those of a store: the one that it reads with first, and then the one that it writes with, if it does."""
+    len(store)  # opens one to read with
+    reads = [store._database._idle[-1].connection]
+    return reads + ([writer(store)._lent] if isinstance(store._database, Writer) else [])
+
+
+def unlocked(store: CheckpointStore) -> apsw.Connection:
+    """The connection that a store writes with, for statements of a test that no caller may run on it."""
+    connection = writer(store)._lent
+    connection.cursor_factory = apsw.Cursor
+    connection.rules.ours = True
+    return connection
+
+
+def traced(store: CheckpointStore, use: Callable[[CheckpointStore], object], trace: Callable[..., bool]) -> None:
+    """Use a store while `trace(cursor, statement, bindings)` sees each statement that it gives to SQLite."""
+    for connection in connections(store):
+        connection.exec_trace = trace
+    try:
+        use(store)
+    finally:
+        for connection in connections(store):
+            connection.exec_trace = None
+
+
+def steps(store: CheckpointStore, use: Callable[[CheckpointStore], object]) -> int:
+    """How many steps of its virtual machine SQLite makes while a store is used."""
+    total = 0
+
+    def count(report: dict[str, Any]) -> None:
+        nonlocal total
+        total += report["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
+
+    for connection in connections(store):
+        connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
+    try:
+        use(store)
+    finally:
+        for connection in connections(store):
+            connection.trace_v2(0, None)
+    return total

@@ -1,0 +1,189 @@
+"""Turns: one at a time, in the order in which they came, whoever is interrupted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from milepost.turn import NOW, Turn, Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Shared(Turn):
+    """One that whoever has the turn may do with its own."""
+
+    shared = True
+
+
+def _leave(turns: Turns, turn: Turn) -> None:
+    if NOW in turns.held and turns.held[NOW] is turn:
+        del turns.held[NOW]
+    turn.given_up = True
+    turns.wake_first()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_turn_that_nobody_has_is_had_at_once() -> None:
+    """And again, once it was given back."""
+    turns = Turns()
+    for _ in range(3):
+        turn = Turn()
+        assert turns.take(turn, 0)
+        assert turns.holder is turn
+        _leave(turns, turn)
+        assert turns.holder is None
+
+
+def test_who_waits_is_told_when_the_time_is_up_and_leaves_the_queue() -> None:
+    """The holder keeps its turn."""
+    turns, first, second = Turns(), Turn(), Turn()
+    assert turns.take(first, 0)
+    assert not turns.take(second, 0.01)
+    assert (turns.holder, turns.waiting) == (first, 0)
+
+
+def test_turns_are_had_in_the_order_in_which_they_were_asked_for() -> None:
+    """Who comes while others wait waits behind them."""
+    turns, first, order = Turns(), Turn(), list[int]()
+    assert turns.take(first, 0)
+
+    def wait(number: int) -> None:
+        turn = Turn()
+        assert turns.take(turn, 10)
+        order.append(number)
+        _leave(turns, turn)
+
+    threads = []
+    for number in range(8):
+        threads.append(threading.Thread(target=wait, args=(number,)))
+        threads[-1].start()
+        _until(lambda: turns.waiting == len(threads))
+    _leave(turns, first)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(8))
+
+
+def test_shared_turns_are_taken_over_as_far_as_the_first_that_is_not() -> None:
+    """And are done without a turn of their own."""
+    turns, first = Turns(), Turn()
+    assert turns.take(first, 0)
+    had: list[tuple[int, bool]] = []
+    kinds: list[type[Turn]] = [Shared, Shared, Turn, Shared]
+
+    def wait(number: int) -> None:
+        turn = kinds[number]()
+        assert turns.take(turn, 10)
+        had.append((number, turn.done))
+        _leave(turns, turn)
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(wait, number)
+            _until(lambda number=number: turns.waiting == number + 1)  # type: ignore[misc]
+        taken = turns.take_over()
+        assert [type(turn) for turn in taken] == [Shared, Shared]
+        assert turns.waiting == 2
+        for turn in taken:
+            turn.finish()
+        _leave(turns, first)
+    assert sorted(had) == [(0, True), (1, True), (2, False), (3, False)]
+
+
+def test_what_was_taken_over_and_not_done_waits_again_before_all_others() -> None:
+    """As after an interrupt of the thread that had taken it."""
+    turns, first = Turns(), Turn()
+    assert turns.take(first, 0)
+    order: list[int] = []
+
+    def wait(number: int) -> None:
+        turn = Shared()
+        assert turns.take(turn, 10)
+        assert not turn.done
+        order.append(number)
+        _leave(turns, turn)
+
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(3):
+            pool.submit(wait, number)
+            _until(lambda number=number: turns.waiting == number + 1)  # type: ignore[misc]
+        taken = turns.take_over()
+        assert turns.waiting == 0
+        turns.put_back(taken)
+        _leave(turns, first)
+    assert order == [0, 1, 2]
+
+
+def test_what_is_taken_over_is_waited_for_beyond_its_time() -> None:
+    """It is being done: who leaves now would not know what came of it."""
+    turns, first, second = Turns(), Turn(), Shared()
+    assert turns.take(first, 0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(turns.take, second, 0.05)
+        _until(lambda: turns.waiting == 1)
+        assert turns.take_over() == [second]
+        time.sleep(0.2)
+        assert not waiting.done()
+        second.finish()
+        assert waiting.result() is True
+    assert second.done
+
+
+@pytest.mark.parametrize("ghosts", [1, 3])
+def test_turns_that_nobody_waits_for_any_more_keep_nobody_waiting(ghosts: int) -> None:
+    """As those of threads that an interrupt has ended."""
+    turns, first = Turns(), Turn()
+    assert turns.take(first, 0)
+    for _ in range(ghosts):
+        ghost: Any = Shared()
+        ghost.given_up = True
+        turns._queue.append(ghost)
+    _leave(turns, first)
+    began = time.monotonic()
+    for _ in range(20):
+        turn = Turn()
+        assert turns.take(turn, 1)
+        _leave(turns, turn)
+    assert time.monotonic() - began < 0.5  # not twenty times the look-again time
+
+
+def test_a_word_that_was_lost_only_delays() -> None:
+    """An interrupt may come before the first that waits is woken."""
+    turns, first = Turns(), Turn()
+    assert turns.take(first, 0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(turns.take, Turn(), 10)
+        _until(lambda: turns.waiting == 1)
+        del turns.held[NOW]
+        assert waiting.result(5) is True
+
+
+def test_many_threads_have_every_turn_once() -> None:
+    """Whatever the interleaving: no two at a time."""
+    turns, inside, total = Turns(), list[int](), 0
+
+    def work(number: int) -> None:
+        nonlocal total
+        turn = Turn()
+        assert turns.take(turn, 60)
+        inside.append(number)
+        assert len(inside) == 1
+        total += 1
+        inside.pop()
+        _leave(turns, turn)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(2000)))
+    assert total == 2000
