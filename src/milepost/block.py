@@ -6,6 +6,8 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import apsw
+
 from milepost.errors import StoreError
 from milepost.lent import LentCursor
 from milepost.owner import current_owner
@@ -15,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    import apsw
-
 CUT_SHORT: Final = (
     "the transaction was rolled back within its block, by SQLite after an error; nothing of the block was kept: let the "
     "exception end the block, and begin another"
 )
+
+
+_FEW: Final = 100  # cursors
 
 
 class BlockTurn(Turn):
@@ -34,10 +37,11 @@ class BlockTurn(Turn):
 
     __slots__ = (
         "__weakref__",
+        "_cursors",
+        "_many",
         "appended",
         "busy",
         "connection",
-        "cursors",
         "depth",
         "loop",
         "outermost",
@@ -53,7 +57,9 @@ class BlockTurn(Turn):
         self.loop = outermost.loop
         self.owner = current_owner()
         self.connection: apsw.Connection | None = None
-        self.cursors: weakref.WeakSet[LentCursor] = weakref.WeakSet()  # the caller's, to be closed at the end
+        # To be closed at the end. No WeakSet: an interrupt in its callback, which is Python's, would be swallowed.
+        self._cursors: list[weakref.ref[apsw.Cursor]] = []
+        self._many = _FEW  # how many to look through for those that are gone
         self.depth = 0  # how many blocks are open inside the outermost one
         self.appended = 0  # entries
         self.busy = False  # one of milepost's own calls is under way in it
@@ -77,8 +83,20 @@ class BlockTurn(Turn):
         """What the connection makes the caller's cursors with."""
         cursor = LentCursor(connection)
         cursor.may_run = self._refuse_outside
-        self.cursors.add(cursor)
+        self._remember(cursor)
         return cursor
+
+    def own_cursor(self, connection: apsw.Connection) -> apsw.Cursor:
+        """What the connection makes milepost's cursors with, for reads inside the block."""
+        cursor = apsw.Cursor(connection)
+        self._remember(cursor)
+        return cursor
+
+    def _remember(self, cursor: apsw.Cursor) -> None:
+        self._cursors.append(weakref.ref(cursor))
+        if len(self._cursors) > self._many:
+            self._cursors = [each for each in self._cursors if each() is not None]
+            self._many = 2 * len(self._cursors) + _FEW
 
     def _refuse_outside(self) -> None:
         if self.over:
@@ -86,10 +104,12 @@ class BlockTurn(Turn):
         self.refuse_if_cut_short()
 
     def close_cursors(self) -> None:
-        """What the caller has left open would read on in a transaction that has ended."""
+        """What is left open, a kept traceback is enough, would read on in a transaction that has ended."""
         self.over = True
-        for cursor in list(self.cursors):
-            cursor.close(True)
+        for each in self._cursors:
+            cursor = each()
+            if cursor is not None:
+                cursor.close(True)
 
 
 def outside(path: str) -> StoreError:
@@ -137,7 +157,8 @@ class Block:
     def __init__(self, writer: _Blocks, loop: str | None = None) -> None:
         self._writer = writer
         self.loop = loop
-        self._held: weakref.ref[object] | None = None
+        self.held: weakref.ref[object] | None = None
+        """What the `with` holds; None when it has ended in order."""
 
     def __enter__(self) -> apsw.Connection:
         return self._writer.enter(self)
@@ -155,12 +176,12 @@ class Block:
 
     def watch(self, end: Any) -> None:
         """The `with` is over when `end` is gone."""
-        self._held = weakref.ref(end, self._abandoned)
+        self.held = weakref.ref(end, self._abandoned)
 
     @property
     def abandoned(self) -> bool:
         """Whether its `with` is over, though it was not ended."""
-        return self.turn is not None and self._held is not None and self._held() is None
+        return self.turn is not None and self.held is not None and self.held() is None
 
     def _abandoned(self, _: object) -> None:
         if self.abandoned:

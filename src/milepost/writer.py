@@ -169,8 +169,9 @@ class Writer(Database):
         connection.set_busy_handler(self._wait_for_lock)
         self._deadline = None
         self._bound = Bound(connection, self.path)
-        self._execute = apsw.Cursor(connection).execute
+        # One cursor for all of milepost's own: the next statement ends one that an interrupt has left half read.
         self._statements = apsw.Cursor(connection)
+        self._execute = self._statements.execute
         self._lent = connection
         execute = self._execute
         if connection.readonly("main"):
@@ -345,6 +346,7 @@ class Writer(Database):
             job.error = error
         finally:
             try:
+                self._rules.ours = True
                 if self._connection is not None and self._connection.in_transaction:
                     self._execute("ROLLBACK")
             except apsw.Error:  # SQLite has rolled back itself
@@ -543,6 +545,7 @@ class Writer(Database):
         finally:
             if not entered:
                 try:
+                    self._rules.ours = True
                     if self._connection is not None and self._connection.in_transaction:
                         self._execute("ROLLBACK")
                 except apsw.Error:  # SQLite has rolled back itself
@@ -588,6 +591,7 @@ class Writer(Database):
             raise told from failure
         finally:
             try:
+                self._rules.ours = True
                 if self._ended is None and self._connection is not None and self._connection.in_transaction:
                     self._execute("ROLLBACK")
             except apsw.Error:  # SQLite has rolled back itself
@@ -595,7 +599,7 @@ class Writer(Database):
             finally:
                 if not committed:
                     self._end = None
-                self._rules.ours = turn.over = True
+                turn.over, block.held = True, None
                 if NOW in self._turns.held and self._turns.held[NOW] is turn:
                     del self._turns.held[NOW]
                 turn.given_up = True
@@ -639,6 +643,7 @@ class Writer(Database):
         finally:
             if not entered:
                 try:
+                    self._rules.ours = True
                     if connection.in_transaction:
                         self._execute(_UNDO[depth])
                 except apsw.SQLError:  # interrupted before it began
@@ -659,6 +664,7 @@ class Writer(Database):
                 kept = True
         finally:
             try:
+                self._rules.ours = True
                 if not kept and self._lent.in_transaction:
                     self._end = None
                     self._execute(_UNDO[depth])
@@ -666,7 +672,7 @@ class Writer(Database):
                 pass
             finally:
                 self._rules.ours = False
-                turn.depth = depth - 1
+                turn.depth, block.held = depth - 1, None
 
     def _do_in_block(self, turn: BlockTurn, job: Job[T]) -> T:
         """Do a job inside an open block: it is undone alone where it fails, and there with the end of the block."""
@@ -715,7 +721,7 @@ class Writer(Database):
             self._rules.ours = True
             self._bound.steps = 0
             connection.row_trace = connection.exec_trace = None
-            connection.cursor_factory = apsw.Cursor
+            connection.cursor_factory = turn.own_cursor
             return query(connection, *given)
         except (apsw.Error, UnicodeDecodeError) as error:
             raise self._told(error) from error
