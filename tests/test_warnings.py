@@ -110,7 +110,7 @@ def _left_by_a_kill(path: Path, appends: int) -> tuple[bytearray, list[int]]:
     ends = []
     with CheckpointStore(original) as store:
         for sequence in range(1, appends + 1):
-            ends.append(32 + wal(store).frames() * 2072)
+            ends.append(32 + (wal(store).frames() or (0, 0))[0] * 2072)
             store.append(entry(sequence))
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{original}{suffix}", f"{path}{suffix}")

@@ -108,7 +108,7 @@ class Database:
     def _open_first(self) -> None:
         reader = self._open_reader()
         self.hash = reader.hash
-        self._give_back(reader)
+        self._idle.append(reader)
 
     def _new_reader(self) -> Reader:
         return SnapshotReader(self.path, self.vfs, self._hmac)
@@ -123,30 +123,35 @@ class Database:
             self.refuse_if_ended()
         reader = None
         try:
-            if self._idle:
-                with contextlib.suppress(IndexError):  # another thread was faster
-                    reader = self._idle.pop()
+            try:
+                reader = self._idle.pop()
+            except IndexError:
+                reader = self._open_reader()
             for _ in range(_ATTEMPTS):
-                if reader is None or reader.closed or reader.stale():
+                if reader.closed or (reader.may_go_stale and reader.stale()):
                     self._discard(reader)
                     reader = self._open_reader()
                 reader.bound.steps = 0
                 try:
                     result = query(reader.connection, *given)
                 except (apsw.Error, UnicodeDecodeError) as error:
-                    if not reader.outdated_by(error):
-                        raise translate(error, self.path, self.busy_timeout_ms) from error
+                    if not (reader.may_go_stale and reader.outdated_by(error)):
+                        raise
                     self._discard(reader)
                     continue
-                if not reader.stale():  # else half of it may be of one file, and half of another
-                    self._give_back(reader)
-                    return result
+                if reader.may_go_stale and reader.stale():  # half of it may be of one file, and half of another
+                    continue
+                if self._paused or open_files.opening_to_write or len(self._idle) >= _IDLE:
+                    self._discard(reader)
+                else:
+                    self._idle.append(reader)
+                return result
             raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - and as for every other error
         except BaseException as error:
             self._discard(reader)
             if isinstance(error, OSError) and not isinstance(error, MilepostError):
                 raise files.from_os(self.path, error) from error
-            if isinstance(error, apsw.Error | UnicodeDecodeError):  # as it was opened anew
+            if isinstance(error, apsw.Error | UnicodeDecodeError):
                 raise translate(error, self.path, self.busy_timeout_ms) from error
             raise
 
@@ -197,13 +202,6 @@ class Database:
             self._discard(reader)
             raise
         return reader
-
-    def _give_back(self, reader: Reader) -> None:
-        reader.bound.steps = None
-        if self._paused or self.path in open_files.opening_to_write or len(self._idle) >= _IDLE:
-            self._discard(reader)
-        else:
-            self._idle.append(reader)
 
     def _discard(self, reader: Reader | None) -> None:
         if reader is not None:

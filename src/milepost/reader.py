@@ -58,6 +58,8 @@ class Reader(ABC):
     connection: apsw.Connection
     bound: Bound
     hash: Hash
+    may_go_stale: bool
+    """Whether `stale` has to be asked before and after each read."""
 
     def __init__(self, path: str, vfs: str | None, hmac: Hash | None) -> None:
         self._path, self._vfs, self._hmac = path, vfs, hmac
@@ -67,13 +69,14 @@ class Reader(ABC):
     def open(self) -> None:
         """Open the file; what goes wrong leaves nothing open."""
 
-    @abstractmethod
     def stale(self) -> bool:
         """Whether it has to be opened anew, because the file is another one than it was."""
+        return False
 
-    @abstractmethod
     def outdated_by(self, error: Exception) -> bool:
         """Whether an error only says that it has to be opened anew."""
+        del error
+        return False
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
@@ -96,7 +99,9 @@ class Reader(ABC):
 
 
 class SharedReader(Reader):
-    """A reader beside the writer of the same store."""
+    """A reader beside the writer of the same store, which looks whether the file is still the same."""
+
+    may_go_stale = False
 
     def open(self) -> None:
         """Open it as a writer would, and let it only read."""
@@ -108,18 +113,11 @@ class SharedReader(Reader):
             self.close()
             raise
 
-    def stale(self) -> bool:
-        """Never: the writer looks whether the file is still the same, before it acknowledges anything."""
-        return False
-
-    def outdated_by(self, error: Exception) -> bool:
-        """Never."""
-        del error
-        return False
-
 
 class SnapshotReader(Reader):
     """A reader that changes no byte."""
+
+    may_go_stale = True
 
     def __init__(self, path: str, vfs: str | None, hmac: Hash | None) -> None:
         super().__init__(path, vfs, hmac)

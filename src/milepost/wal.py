@@ -136,9 +136,16 @@ class Wal:
         # One very large batch makes it as long as itself; when it begins anew it gets short again.
         connection.pragma("journal_size_limit", 2 * self.write_back_pages * self._page_bytes)
 
-    def frames(self) -> int:
-        """How many frames of the WAL SQLite reads; outside of a transaction."""
-        return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+    def frames(self) -> tuple[int, int] | None:
+        """
+        How many frames of the WAL SQLite reads, and how many of them are written back; outside of a transaction.
+
+        None where another process is writing it back just now: SQLite answers so at once, and asks no busy handler.
+        """
+        try:
+            return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        except apsw.BusyError:
+            return None
 
     def make_room(self) -> None:
         """
@@ -165,7 +172,10 @@ class Wal:
         Raises:
             apsw.IOError: A sync failed. No other error of it matters to what was just committed.
         """
-        frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        found = self.frames()
+        if found is None:  # and so is being done
+            return
+        frames, written_back = found
         if frames < self._frames:  # it has begun anew, all of it having been written back
             self._tried = 0
         self._frames = frames

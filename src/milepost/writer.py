@@ -64,6 +64,9 @@ DEEPEST: Final = 100
 
 _PATIENCE_NS: Final = {"full": 100_000, "normal": 0}  # a sync of the disk takes longer, a write to its cache does not
 _POLL_S: Final = 0.0005  # between two looks whether another process has given back its lock
+_LONG_S: Final = 0.001  # who has held the lock for longer lets others in before it takes it again …
+_PART: Final = 20  # … for this part of the time that it held it,
+_MOST_S: Final = 2 * _POLL_S  # and no longer than it takes others to look
 
 # By how deep inside the outermost block: 0 for a call of milepost's own in a group, or in a block.
 _SAVEPOINT: Final = [f"SAVEPOINT milepost_{depth}" for depth in range(DEEPEST + 2)]
@@ -129,6 +132,8 @@ class Writer(Database):
         self._end: Appender | None = None
         self._version: int | None = None
         self._deadline: float | None = None  # of the wait for another process's lock
+        self._began = 0.0  # when the last transaction began, on the monotonic clock
+        self._free_until = 0.0  # until when the lock is left to others
         self._group = 1  # how many jobs the last commit had
 
     # Opening
@@ -194,7 +199,7 @@ class Writer(Database):
             if len(self._files) < 3 and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
             open_files.refuse_without_locks(self.path, f"{self.path}-shm")
-            unread = wal.unread_commits(self._wal.name, self.vfs, frames)
+            unread = 0 if frames is None else wal.unread_commits(self._wal.name, self.vfs, frames[0])
             wal.make_durable(self._wal.name, self.vfs)
             files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
             execute("COMMIT")
@@ -331,6 +336,7 @@ class Writer(Database):
                 others += self._turns.take_over()
             jobs: list[Job[Any]] = [job, *others]  # type: ignore[list-item]
             appended = self._do_alone(job) if len(jobs) == 1 else self._do_group(jobs)
+            self._let_others_in()
             self._execute("COMMIT")
             self._version = self._lent.data_version()
             self._before_acknowledging(appended)
@@ -367,7 +373,11 @@ class Writer(Database):
         self._rules.ours = True
         self._roll_back_what_was_left()
         self._deadline = None
+        if self._free_until:
+            time.sleep(max(0.0, self._free_until - time.monotonic()))
+            self._free_until = 0.0
         self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or a neighbour could pass us
+        self._began = time.monotonic()
         self._bound.steps = 0
         if self._lent.data_version() != self._version:
             self._end = None
@@ -389,6 +399,18 @@ class Writer(Database):
                     self.path, "a transaction can be neither committed nor undone: open the store anew"
                 )
                 raise self._ended
+
+    def _let_others_in(self) -> None:
+        """
+        Before a transaction ends: if it was long, others get the lock next.
+
+        SQLite has no queue for it: others look again and again, and would find it free only by luck, were it taken again at
+        once, batch after batch.
+        """
+        now = time.monotonic()
+        held = now - self._began
+        if held > _LONG_S:
+            self._free_until = now + min(held / _PART, _MOST_S)
 
     def _wait_for_lock(self, _calls: int) -> bool:
         """Between two tries to get a lock that another process has: False when the time is up."""
@@ -579,6 +601,7 @@ class Writer(Database):
             self._reset(self._lent)
             if cut_short and (error is None or isinstance(error, apsw.Error)):
                 raise StoreError(self.path, CUT_SHORT) from error
+            self._let_others_in()
             if error is None:
                 self._execute("COMMIT")
                 self._version = self._lent.data_version()
@@ -706,7 +729,7 @@ class Writer(Database):
 
     def read(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.read`."""
-        if self._turns.held:
+        if self._turns.held:  # else no block is open
             holder = self._turns.holder
             if isinstance(holder, BlockTurn) and holder.belongs_to_caller() and not holder.outermost.abandoned:
                 return self._read_in_block(holder, query, *given)
