@@ -12,6 +12,7 @@ from milepost import BrokenChainError, CheckpointStore, Head, InvalidArgumentErr
 from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ENTRIES = mixed(60)
@@ -213,6 +214,49 @@ def test_the_own_chain_of_a_run_is_judged_after_a_trusted_head_as_well(path: Pat
     position = 15 if which == "before" else 16
     tamper(path, f"UPDATE entry SET run_signature = zeroblob(32) WHERE position = {position}")
     assert faults(verify(path, since=trusted)) == [("run", position)]
+
+
+@pytest.fixture
+def steps() -> Iterator[list[int]]:
+    """The steps that SQLite takes for each statement, on every connection that is made."""
+    taken: list[int] = []
+
+    def note(event: dict[str, Any]) -> None:
+        taken.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
+
+    kept = list(apsw.connection_hooks)
+    apsw.connection_hooks.append(lambda connection: connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, note))
+    yield taken
+    apsw.connection_hooks[:] = kept
+
+
+def test_what_a_verification_costs_grows_with_the_stages_and_not_with_their_square(tmp_path: Path, steps: list[int]) -> None:
+    """After a trusted head it looks up where each stage stood there: twice the stages, twice the steps."""
+    cost: list[int] = []
+    for stages in (300, 600):
+        with CheckpointStore(tmp_path / f"{stages}", durability="normal") as store:
+            for sequence in (1, 2):
+                trusted = store.head()
+                store.append_many(entry(sequence, stage=f"stage-{number}") for number in range(stages))
+        steps.clear()
+        assert verify(tmp_path / f"{stages}", since=trusted).ok
+        cost.append(sum(steps))
+    assert cost[1] < 2.5 * cost[0]
+
+
+def test_where_a_stage_stood_at_a_trusted_head_is_told_by_no_entry_behind_it(path: Path) -> None:
+    """Somebody adds one, with links that fit, whose sequence is below the last: it is found by whoever trusts the head."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([*chain(50), entry(1000)])
+        trusted = store.head()
+    forged = [*chain(50), entry(1000), entry(60)]
+    with apsw.Connection(str(path)) as connection:
+        connection.execute(
+            "INSERT INTO entry SELECT 52, run_number, stage_number, ?, ?, ?, ?, at_ms, ?, NULL, NULL FROM entry LIMIT 1",
+            (60, *entry(60).watermark, entry(60).idempotency_key, bytes.fromhex(chain_signature(forged))),
+        )
+    connection.close()
+    assert faults(verify(path)) == faults(verify(path, since=trusted)) == [("lookup", 52)]
 
 
 @pytest.mark.parametrize("run_id", ["run-0", "run-1", "run-2"])

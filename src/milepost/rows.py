@@ -854,7 +854,8 @@ def before(connection: apsw.Connection, position: int, run_number: int, stage_nu
     return Before(*connection.execute(_BEFORE, (run_number, stage_number, position)).get)
 
 
-# By run, not by sequence, whose mileposts are in no order of position that SQLite knows of.
+# Of its mileposts before the position, a stage's last one has the highest sequence: the index gives it behind those that
+# stand at the position or later, which a walk from there on reads anyway. By run, it would stand behind those of all stages.
 _BEFORE: Final = _with_numbers(
     f"SELECT (SELECT {_OWN} FROM entry AS last WHERE last.position <= "
     f"min(?3 - 1, {_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1}) AND last.run_number = ?1 "
@@ -863,8 +864,7 @@ _BEFORE: Final = _with_numbers(
     f"AND {_same(_LANE, 'last', 'given')} ORDER BY last.position DESC LIMIT 1), "
     "post.position, post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position "
     f"BETWEEN post.position + 1 AND min(post.position + {APART - 1}, ?3 - 1) AND {_same(_LANE, 'behind', 'given')}) "
-    "FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = "
-    f"{_milepost(_RUN, 'given', 'AND post.stage_number = given.stage_number AND post.position < ?3')}",
+    f"FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = {_milepost(_LANE, 'given', 'AND post.position < ?3')}",
     "?1",
     "?2",
 )
