@@ -31,6 +31,7 @@ ORDER = [
     "creation",
     "database",
     "rows",
+    "integrity",
     "append",
     "workers",
     "verify",

@@ -44,9 +44,10 @@ def confirmed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     said: list[bool] = []
     confirm = workers.confirm
 
-    def noted(*arguments: object) -> bool:
-        said.append(confirm(*arguments))  # type: ignore[arg-type]
-        return said[-1]
+    def noted(*arguments: object) -> object:
+        found = confirm(*arguments)  # type: ignore[arg-type]
+        said.append(bool(found))
+        return found
 
     monkeypatch.setattr(workers, "confirm", noted)
     return said

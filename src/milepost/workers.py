@@ -22,10 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from milepost import rows
+from milepost import integrity, rows
 from milepost.audit import Audit
 from milepost.database import ReadOnlyDatabase
 from milepost.errors import MilepostError
+from milepost.integrity import Integrity
 from milepost.receipt import Head
 
 if TYPE_CHECKING:
@@ -68,21 +69,26 @@ def begun(database: Database, begin: Head) -> Callable[[int, int], rows.Before]:
 
 def confirm(
     database: Database, kept: rows.Snapshot, since: Head | None, workers: int, progress: Callable[[int, int], object] | None
-) -> bool:
-    """Whether workers find the whole chain sound; False says nothing but that one process has to look itself."""
+) -> Integrity | None:
+    """
+    Whether workers find the whole chain sound, and the file.
+
+    Returns:
+        What SQLite found, which is no problem; None says nothing but that one process has to look itself.
+    """
     # The key of a keyed chain stays in this process, and a VFS of the caller's is known to this process only.
     if database.hashed is not sha256 or database.vfs is not None:
-        return False
+        return None
     after = since.entries if since else 0
     wanted = min(workers * _PARTS, (kept.entries - after) // LEAST)
     if wanted < 2:
-        return False
+        return None
     places = [after + (kept.entries - after) * part // wanted for part in range(wanted + 1)]
     parts = []
     for place, end in pairwise(places):
         signature = database.read(rows.signature_at, place)
         if signature is None:
-            return False
+            return None
         parts.append(Part(place, end, signature.hex()))
     done = after
 
@@ -95,20 +101,22 @@ def confirm(
     return _sound(database.path, parts, workers, count)
 
 
-def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> bool:
-    """Have the parts walked and the file itself checked: whether all is well."""
+def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> Integrity | None:
+    """Have the parts walked and the file itself checked: what came of that if all is well, or None."""
     sound = 0
+    unchecked: list[str] = []
     try:
         for said in _replies(path, [None, *parts], workers):
             if "done" in said:
                 count(said["done"])
             elif said.get("sound"):
                 sound += 1
+                unchecked += said.get("unchecked", ())
             else:
-                return False
+                return None
     except OSError:  # no process can be started here
-        return False
-    return sound == len(parts) + 1
+        return None
+    return Integrity([], unchecked) if sound == len(parts) + 1 else None
 
 
 def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, Any]]:
@@ -182,7 +190,8 @@ def work() -> None:
             task = json.loads(line)["task"]
             try:
                 if task is None:
-                    _say(sys.stdout, sound=not database.read(rows.integrity_check))
+                    problems, unchecked = integrity.check(database)
+                    _say(sys.stdout, sound=not problems, unchecked=unchecked)
                 else:
                     for message in _walk(database, Part(*task)):
                         _say(sys.stdout, **message)
