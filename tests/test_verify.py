@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from chains import chain, entry, mixed
-from milepost import BrokenChainError, CheckpointStore, Head, InvalidArgumentError, Verification, rows
+from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
 from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
@@ -312,3 +312,64 @@ def test_wrong_arguments_are_told(store: CheckpointStore, options: dict[str, Any
     """By name."""
     with pytest.raises(InvalidArgumentError, match=r"since|expected|workers|progress|run_id"):
         store.verify(**options)
+
+
+# While others write, or change what lies there
+
+LATER = entry(1000, run_id="run-1", key="later")
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch, file: Path) -> Path:
+    """The file, to which another process appends an entry as soon as a verification has begun."""
+    snapshot = rows.snapshot
+
+    def overtaken(connection: apsw.Connection) -> rows.Snapshot:
+        found = snapshot(connection)
+        with CheckpointStore(file, durability="normal") as store:
+            store.append(LATER)
+        return found
+
+    monkeypatch.setattr(rows, "snapshot", overtaken)
+    return file
+
+
+def test_a_head_is_expected_of_what_was_judged(growing: Path) -> None:
+    """Not of an entry that came after, and that nobody has looked at."""
+    with CheckpointStore(growing, durability="normal") as store:
+        found = store.verify(expected=Head(61, chain_signature([*ENTRIES, LATER])))
+        assert (found.entries, found.signature, faults(found)) == (60, chain_signature(ENTRIES), [("head", 61)])
+        assert len(store) == 61
+
+
+def test_progress_ends_at_what_was_there_when_it_began(growing: Path) -> None:
+    """Also for one run, which somebody appends to."""
+    of_run = sum(entry.run_id == "run-1" for entry in ENTRIES)
+    told: list[tuple[int, int]] = []
+    with CheckpointStore(growing, durability="normal") as store:
+        assert store.verify(run_id="run-1", progress=lambda *at: told.append(at)).entries == of_run
+    assert told[-1] == (of_run, of_run)
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        (ENTRIES[:40], ("missing", 41)),
+        ([*ENTRIES[:55], *(e._replace(at_ms=e.at_ms + 1) for e in ENTRIES[55:])], ("head", 60)),
+    ],
+    ids=["an older copy", "a copy that went on otherwise"],
+)
+def test_another_file_put_in_its_place_meanwhile_is_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: list[Checkpoint], found: tuple[str, int]
+) -> None:
+    """Its entries fit to what was read before, but they are not those that were there."""
+    monkeypatch.setattr(rows, "PAGE", 20)
+    copy = tmp_path / "copy"
+    with CheckpointStore(copy, durability="normal") as store:
+        store.append_many(other)
+
+    def replace(done: int, total: int) -> None:
+        if done == 40:
+            copy.replace(file)
+
+    assert faults(verify(file, progress=replace)) == [found]

@@ -9,6 +9,7 @@ import pytest
 
 from chains import chain, mixed
 from milepost import Checkpoint, CheckpointStore, Head, workers
+from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,6 +153,36 @@ def test_no_worker_is_told_a_key(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with CheckpointStore(path, key=b"secret") as store:
         store.append_many(chain(LENGTH))
         assert store.verify(workers=2).ok
+
+
+def test_a_signature_that_is_none_where_a_part_ends_is_a_fault(path: Path, confirmed: list[bool]) -> None:
+    """Whatever a damaged file has there."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+    connection = apsw.Connection(str(path))
+    sql = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'entry'").get
+    connection.execute("DROP TRIGGER entry_is_never_updated; PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '') WHERE name = 'entry'")
+    connection.execute("PRAGMA writable_schema = RESET; UPDATE entry SET signature = 'text' WHERE position % 30 = 0")
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'entry'", (sql,))
+    connection.close()
+    with CheckpointStore.open_readonly(path) as store:
+        alone = store.verify()
+        assert not alone.ok
+        assert store.verify(workers=2) == alone
+    assert confirmed == [False]
+
+
+def test_the_signature_belongs_to_the_entries_while_others_append(path: Path, confirmed: list[bool]) -> None:
+    """Both are those of the moment at which it began."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(LENGTH))
+        more = iter(chain(10 * LENGTH)[LENGTH:])
+        found = store.verify(workers=2, progress=lambda done, total: store.append(next(more)))
+        assert (found.entries, found.signature) == (LENGTH, chain_signature(chain(LENGTH)))
+        assert len(store) > LENGTH
+    assert confirmed == [True]
 
 
 def test_progress_rises_to_the_end(path: Path) -> None:

@@ -277,6 +277,11 @@ class Audit:
     def _place(self, run_number: int, stage_number: int) -> str:
         return f"stage {shown(self._stages.get(stage_number))} of run {shown(self._run_ids.get(run_number))}"
 
+    def report_end(self, last: int) -> None:
+        """The chain had a row at the position `last`; where the walk has ended before it, the rest is gone."""
+        if self.position < last:
+            self._report_missing(last + 1)
+
     def report_empty(self, lanes: Iterable[tuple[int, int]]) -> None:
         """The file says that a run has these stages, of which it has no entry."""
         for run_number, stage_number in lanes:

@@ -800,16 +800,23 @@ class Snapshot:
     """What is kept beside the rows, at one moment: names by number, and which stages each run has (as numbers)."""
 
     entries: int
+    signature: bytes
     run_names: dict[int, str]
     stage_names: dict[int, str]
     lanes: set[tuple[Any, ...]]
 
 
 def snapshot(connection: apsw.Connection) -> Snapshot:
-    """What is kept while the last position was `entries`."""
+    """What is kept while the last position was `entries`, and the chain's signature what that row says."""
     with _moment(connection):
         lanes: list[tuple[Any, ...]] = connection.execute("SELECT run_number, stage_number FROM lane").fetchall()
-        return Snapshot(tip(connection)[0], _run_names(connection), _stage_names(connection), set(lanes))
+        return Snapshot(*tip(connection), _run_names(connection), _stage_names(connection), set(lanes))
+
+
+def snapshot_of_run(connection: apsw.Connection, run_id: str) -> tuple[Snapshot, int]:
+    """A snapshot, and how many entries a run had at that moment."""
+    with _moment(connection):
+        return snapshot(connection), entries_of_run(connection, run_id)
 
 
 def _run_names(connection: apsw.Connection) -> dict[int, str]:

@@ -33,19 +33,24 @@ def verify_chain(
         faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in strays]
         for head in (since, expected):
             if head is not None:
-                faults += _contains(head, read(rows.signature_at, head.entries), total)
+                # What has been added since the snapshot is not judged, and so confirms nothing.
+                stored = read(rows.signature_at, head.entries) if head.entries <= total else None
+                faults += _contains(head, stored, total)
         empty = read(rows.empty_lanes)
         if processes > 1 and not faults and not empty:
             found = workers.confirm(database, kept, since, processes, progress)
             if found is not None:
-                return _verification([], total, read(rows.tip)[1], found)
+                return _verification([], total, kept.signature, found)
         before = workers.begun(database, since) if since else None
         audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, since, before)
         while audit.position < total and (page := read(rows.links, audit.position, total)):
             audit.walk(page)
             if progress is not None:
                 progress(audit.position, total)
+        audit.report_end(total)
         audit.report_empty(empty)
+        if not faults and not audit.faults and audit.signature != kept.signature:
+            faults.append(Fault("head", total, "the chain as it was when this began", audit.signature.hex()))
     except WrongKeyError as error:
         faults.append(_cannot_judge(error))
     except DamagedStoreError as error:
@@ -59,10 +64,9 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
     audit = Audit({}, {}, set(), database.hashed)
     read = database.read
     try:
-        kept = read(rows.snapshot)
+        kept, total = read(rows.snapshot_of_run, run_id)
         mark = expected.entries if expected else None
         audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hashed, mark=mark)
-        total = read(rows.entries_of_run, run_id)
         while page := read(rows.links_of_run, run_id, audit.position, kept.entries):
             audit.follow(page)
             if progress is not None:

@@ -51,11 +51,13 @@ class Part:
         after: It begins after this position.
         through: It ends with this one.
         signature: The chain's signature at `after`, 64 hex digits.
+        through_signature: The chain's signature at `through`.
     """
 
     after: int
     through: int
     signature: str
+    through_signature: str
 
 
 _Task = Part | None
@@ -84,12 +86,12 @@ def confirm(
     if wanted < 2:
         return None
     places = [after + (kept.entries - after) * part // wanted for part in range(wanted + 1)]
-    parts = []
-    for place, end in pairwise(places):
-        signature = database.read(rows.signature_at, place)
-        if signature is None:
-            return None
-        parts.append(Part(place, end, signature.hex()))
+    signatures = [*(database.read(rows.signature_at, place) for place in places[:-1]), kept.signature]
+    digits = [signature.hex() for signature in signatures if isinstance(signature, bytes)]
+    if len(digits) < len(places):
+        return None
+    ends = pairwise(zip(places, digits, strict=True))
+    parts = [Part(place, end, signature, at_end) for (place, signature), (end, at_end) in ends]
     done = after
 
     def count(entries: int) -> None:
@@ -213,4 +215,5 @@ def _walk(database: ReadOnlyDatabase, part: Part) -> Iterator[dict[str, Any]]:
         if audit.position - told >= _STEP or audit.position == part.through:
             yield {"done": audit.position - told}
             told = audit.position
-    yield {"sound": not audit.faults and audit.position == part.through}
+    ended = audit.position == part.through and audit.signature.hex() == part.through_signature
+    yield {"sound": not audit.faults and ended}
