@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import apsw
@@ -183,6 +185,50 @@ def test_the_signature_belongs_to_the_entries_while_others_append(path: Path, co
         assert (found.entries, found.signature) == (LENGTH, chain_signature(chain(LENGTH)))
         assert len(store) > LENGTH
     assert confirmed == [True]
+
+
+@pytest.mark.parametrize("place", ["working directory", "PYTHONPATH", "first of sys.path"])
+def test_a_worker_runs_nothing_that_lies_about(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, confirmed: list[bool]
+) -> None:
+    """A file named as a module of Python's, wherever a Python looks first by itself, or this one would have looked."""
+    for name in ("json", "queue", "dataclasses", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    if place == "working directory":
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", ["", *sys.path])
+    elif place == "PYTHONPATH":
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    else:
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2).ok
+    assert not (tmp_path / "ran").exists()
+    assert confirmed == [True]
+
+
+@pytest.mark.parametrize("executable", [None, "", "/opt/orders/orders", "/usr/bin/uwsgi", "orders.exe"])
+def test_a_program_with_python_inside_is_not_started_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, executable: str | None, confirmed: list[bool]
+) -> None:
+    """What `sys.executable` names is no Python there: one process does all the work."""
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.delattr(subprocess, "Popen")
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2) == store.verify()
+    assert confirmed == [False]
+
+
+def test_a_frozen_program_is_not_started_again(path: Path, monkeypatch: pytest.MonkeyPatch, confirmed: list[bool]) -> None:
+    """As PyInstaller, cx_Freeze and py2exe make it, whatever its name is."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.delattr(subprocess, "Popen")
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2) == store.verify()
+    assert confirmed == [False]
 
 
 def test_progress_rises_to_the_end(path: Path) -> None:

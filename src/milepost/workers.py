@@ -10,8 +10,8 @@ which tells exactly what is wrong and where: there is one set of rules for fault
 from __future__ import annotations
 
 import json
-import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -39,7 +39,8 @@ LEAST: Final = 10_000
 
 _PARTS: Final = 4  # for each worker: who is done early takes another
 _STEP: Final = 5_000  # entries between two words of progress, each of which costs the process that hears it 40 µs
-_PROGRAM: Final = "from milepost.workers import work; work()"
+_PROGRAM: Final = "import sys; sys.path += sys.argv[1:]; from milepost.workers import work; work()"
+_PYTHON: Final = re.compile("python|pypy|graalpy", re.IGNORECASE)  # what the program's name begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def confirm(
         What SQLite found, which is no problem; None says nothing but that one process has to look itself.
     """
     # The key of a keyed chain stays in this process, and a VFS of the caller's is known to this process only.
-    if database.hashed is not sha256 or database.vfs is not None:
+    if database.hashed is not sha256 or database.vfs is not None or not _can_start():
         return None
     after = since.entries if since else 0
     wanted = min(workers * _PARTS, (kept.entries - after) // LEAST)
@@ -144,11 +145,27 @@ def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, 
             child.communicate()
 
 
+def _can_start() -> bool:
+    """
+    Whether a Python can be started by the name of this one.
+
+    A program with Python inside (PyInstaller and the like) has its own name there, or none: it would start itself anew.
+    """
+    return not getattr(sys, "frozen", False) and bool(_PYTHON.match(Path(sys.executable or "").name))
+
+
 def _start() -> subprocess.Popen[str]:
-    package = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
-    return subprocess.Popen(  # noqa: S603 - our own program, and nothing of anybody's in its arguments
-        [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    """
+    Start a worker, which imports Python's own modules first, and all else from where this process does.
+
+    So no file that happens to lie in the working directory, in a place of PYTHONPATH or beside this package is run.
+    """
+    places = [place for place in sys.path if isinstance(place, str) and Path(place).is_absolute()]
+    return subprocess.Popen(  # noqa: S603 - our own program, and nothing of anybody's in its arguments but places
+        [sys.executable, "-I", "-S", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _PROGRAM, *places],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
