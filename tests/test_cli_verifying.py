@@ -42,6 +42,7 @@ def test_an_intact_chain_is_exit_code_0_and_says_its_head(file: Path) -> None:
         "entries": 30,
         "signature": head.signature,
         "faults": [],
+        "unchecked": [],
     }
 
 
@@ -105,6 +106,26 @@ def test_a_key_file_has_to_be_there_and_have_a_key(file: Path, tmp_path: Path) -
         result = run("verify", file, "--key-file", tmp_path / name)
         assert (result.exit_code, result.stdout) == (exit_code, "")
         assert "hunter2" not in result.stderr
+
+
+def test_tables_that_cannot_be_checked_are_named_and_no_fault(file: Path) -> None:
+    """A terminal obeys nothing in their names."""
+    connection = apsw.Connection(str(file))
+    connection.create_collation("german", lambda one, other: (one > other) - (one < other))
+    for name in ("sink", "\x1b[31m\u202esink"):
+        connection.execute(f'CREATE TABLE "{name}" (x TEXT COLLATE german PRIMARY KEY)')
+    connection.close()
+    assert answer("verify", file).splitlines()[2:] == [
+        "not checked  2 tables of others, for want of what only their own program has",
+        "  sink",
+        "  \\x1b[31m\\u202esink",
+    ]
+    found = answer("verify", file, "--json", "--workers", "2")
+    assert found.isascii()
+    assert json.loads(found)["ok"] is True
+    assert json.loads(found)["unchecked"] == ["sink", "\x1b[31m\u202esink"]
+    tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position = 4")
+    assert answer("verify", file, exit_code=1).splitlines()[-3].startswith("not checked  2 tables")
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,22 @@ def test_the_commands_to_try_next_run(shown: Shown, command: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_nothing_that_lies_in_the_working_directory_is_run(tmp_path: Path) -> None:
+    """A file named as a module of Python's: the command does not look there, and nor do the processes that it starts."""
+    sample(tmp_path / "orders.csv")
+    program = tmp_path / "bin" / "command.py"
+    program.parent.mkdir()
+    program.write_text("from milepost.__main__ import main\nif __name__ == '__main__':\n    main()\n", encoding="utf-8")
+    for name in ("json", "pickle", "socket"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()\n", encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, program.relative_to(tmp_path), "demo", "--input", "orders.csv", *COLUMNS],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_long_path_breaks_no_line(tmp_path: Path) -> None:
     """A path of any length is folded, and still all there."""
     orders = sample(tmp_path / "orders.csv", 20)

@@ -36,6 +36,7 @@ ORDER = [
     "reader",
     "database",
     "rows",
+    "integrity",
     "append",
     "lent",
     "block",

@@ -8,10 +8,11 @@ import apsw
 import pytest
 
 from chains import chain, entry, mixed
-from milepost import BrokenChainError, CheckpointStore, Head, InvalidArgumentError, Verification, rows
+from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
 from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ENTRIES = mixed(60)
@@ -215,6 +216,49 @@ def test_the_own_chain_of_a_run_is_judged_after_a_trusted_head_as_well(path: Pat
     assert faults(verify(path, since=trusted)) == [("run", position)]
 
 
+@pytest.fixture
+def steps() -> Iterator[list[int]]:
+    """The steps that SQLite takes for each statement, on every connection that is made."""
+    taken: list[int] = []
+
+    def note(event: dict[str, Any]) -> None:
+        taken.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
+
+    kept = list(apsw.connection_hooks)
+    apsw.connection_hooks.append(lambda connection: connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, note))
+    yield taken
+    apsw.connection_hooks[:] = kept
+
+
+def test_what_a_verification_costs_grows_with_the_stages_and_not_with_their_square(tmp_path: Path, steps: list[int]) -> None:
+    """After a trusted head it looks up where each stage stood there: twice the stages, twice the steps."""
+    cost: list[int] = []
+    for stages in (300, 600):
+        with CheckpointStore(tmp_path / f"{stages}", durability="normal") as store:
+            for sequence in (1, 2):
+                trusted = store.head()
+                store.append_many(entry(sequence, stage=f"stage-{number}") for number in range(stages))
+        steps.clear()
+        assert verify(tmp_path / f"{stages}", since=trusted).ok
+        cost.append(sum(steps))
+    assert cost[1] < 2.5 * cost[0]
+
+
+def test_where_a_stage_stood_at_a_trusted_head_is_told_by_no_entry_behind_it(path: Path) -> None:
+    """Somebody adds one, with links that fit, whose sequence is below the last: it is found by whoever trusts the head."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([*chain(50), entry(1000)])
+        trusted = store.head()
+    forged = [*chain(50), entry(1000), entry(60)]
+    with apsw.Connection(str(path)) as connection:
+        connection.execute(
+            "INSERT INTO entry SELECT 52, run_number, stage_number, ?, ?, ?, ?, at_ms, ?, NULL, NULL FROM entry LIMIT 1",
+            (60, *entry(60).watermark, entry(60).idempotency_key, bytes.fromhex(chain_signature(forged))),
+        )
+    connection.close()
+    assert faults(verify(path)) == faults(verify(path, since=trusted)) == [("lookup", 52)]
+
+
 @pytest.mark.parametrize("run_id", ["run-0", "run-1", "run-2"])
 def test_one_run_is_verified_by_its_own_rows_and_head(file: Path, run_id: str) -> None:
     """Its entries, its signature; `expected` is a head of its own chain."""
@@ -268,3 +312,64 @@ def test_wrong_arguments_are_told(store: CheckpointStore, options: dict[str, Any
     """By name."""
     with pytest.raises(InvalidArgumentError, match=r"since|expected|workers|progress|run_id"):
         store.verify(**options)
+
+
+# While others write, or change what lies there
+
+LATER = entry(1000, run_id="run-1", key="later")
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch, file: Path) -> Path:
+    """The file, to which another process appends an entry as soon as a verification has begun."""
+    snapshot = rows.snapshot
+
+    def overtaken(connection: apsw.Connection) -> rows.Snapshot:
+        found = snapshot(connection)
+        with CheckpointStore(file, durability="normal") as store:
+            store.append(LATER)
+        return found
+
+    monkeypatch.setattr(rows, "snapshot", overtaken)
+    return file
+
+
+def test_a_head_is_expected_of_what_was_judged(growing: Path) -> None:
+    """Not of an entry that came after, and that nobody has looked at."""
+    with CheckpointStore(growing, durability="normal") as store:
+        found = store.verify(expected=Head(61, chain_signature([*ENTRIES, LATER])))
+        assert (found.entries, found.signature, faults(found)) == (60, chain_signature(ENTRIES), [("head", 61)])
+        assert len(store) == 61
+
+
+def test_progress_ends_at_what_was_there_when_it_began(growing: Path) -> None:
+    """Also for one run, which somebody appends to."""
+    of_run = sum(entry.run_id == "run-1" for entry in ENTRIES)
+    told: list[tuple[int, int]] = []
+    with CheckpointStore(growing, durability="normal") as store:
+        assert store.verify(run_id="run-1", progress=lambda *at: told.append(at)).entries == of_run
+    assert told[-1] == (of_run, of_run)
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        (ENTRIES[:40], ("missing", 41)),
+        ([*ENTRIES[:55], *(e._replace(at_ms=e.at_ms + 1) for e in ENTRIES[55:])], ("head", 60)),
+    ],
+    ids=["an older copy", "a copy that went on otherwise"],
+)
+def test_another_file_put_in_its_place_meanwhile_is_told(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: list[Checkpoint], found: tuple[str, int]
+) -> None:
+    """Its entries fit to what was read before, but they are not those that were there."""
+    monkeypatch.setattr(rows, "PAGE", 20)
+    copy = tmp_path / "copy"
+    with CheckpointStore(copy, durability="normal") as store:
+        store.append_many(other)
+
+    def replace(done: int, total: int) -> None:
+        if done == 40:
+            copy.replace(file)
+
+    assert faults(verify(file, progress=replace)) == [found]

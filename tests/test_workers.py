@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import apsw
@@ -9,6 +11,7 @@ import pytest
 
 from chains import chain, mixed
 from milepost import Checkpoint, CheckpointStore, Head, workers
+from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,9 +47,10 @@ def confirmed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     said: list[bool] = []
     confirm = workers.confirm
 
-    def noted(*arguments: object) -> bool:
-        said.append(confirm(*arguments))  # type: ignore[arg-type]
-        return said[-1]
+    def noted(*arguments: object) -> object:
+        found = confirm(*arguments)  # type: ignore[arg-type]
+        said.append(bool(found))
+        return found
 
     monkeypatch.setattr(workers, "confirm", noted)
     return said
@@ -151,6 +155,80 @@ def test_no_worker_is_told_a_key(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with CheckpointStore(path, key=b"secret") as store:
         store.append_many(chain(LENGTH))
         assert store.verify(workers=2).ok
+
+
+def test_a_signature_that_is_none_where_a_part_ends_is_a_fault(path: Path, confirmed: list[bool]) -> None:
+    """Whatever a damaged file has there."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+    connection = apsw.Connection(str(path))
+    sql = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'entry'").get
+    connection.execute("DROP TRIGGER entry_is_never_updated; PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '') WHERE name = 'entry'")
+    connection.execute("PRAGMA writable_schema = RESET; UPDATE entry SET signature = 'text' WHERE position % 30 = 0")
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'entry'", (sql,))
+    connection.close()
+    with CheckpointStore.open_readonly(path) as store:
+        alone = store.verify()
+        assert not alone.ok
+        assert store.verify(workers=2) == alone
+    assert confirmed == [False]
+
+
+def test_the_signature_belongs_to_the_entries_while_others_append(path: Path, confirmed: list[bool]) -> None:
+    """Both are those of the moment at which it began."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(LENGTH))
+        more = iter(chain(10 * LENGTH)[LENGTH:])
+        found = store.verify(workers=2, progress=lambda done, total: store.append(next(more)))
+        assert (found.entries, found.signature) == (LENGTH, chain_signature(chain(LENGTH)))
+        assert len(store) > LENGTH
+    assert confirmed == [True]
+
+
+@pytest.mark.parametrize("place", ["working directory", "PYTHONPATH", "first of sys.path"])
+def test_a_worker_runs_nothing_that_lies_about(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, confirmed: list[bool]
+) -> None:
+    """A file named as a module of Python's, wherever a Python looks first by itself, or this one would have looked."""
+    for name in ("json", "queue", "dataclasses", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    if place == "working directory":
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", ["", *sys.path])
+    elif place == "PYTHONPATH":
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    else:
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2).ok
+    assert not (tmp_path / "ran").exists()
+    assert confirmed == [True]
+
+
+@pytest.mark.parametrize("executable", [None, "", "/opt/orders/orders", "/usr/bin/uwsgi", "orders.exe"])
+def test_a_program_with_python_inside_is_not_started_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, executable: str | None, confirmed: list[bool]
+) -> None:
+    """What `sys.executable` names is no Python there: one process does all the work."""
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.delattr(subprocess, "Popen")
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2) == store.verify()
+    assert confirmed == [False]
+
+
+def test_a_frozen_program_is_not_started_again(path: Path, monkeypatch: pytest.MonkeyPatch, confirmed: list[bool]) -> None:
+    """As PyInstaller, cx_Freeze and py2exe make it, whatever its name is."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.delattr(subprocess, "Popen")
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2) == store.verify()
+    assert confirmed == [False]
 
 
 def test_progress_rises_to_the_end(path: Path) -> None:

@@ -60,12 +60,16 @@ class Verification:
         entries: How many entries the chain has.
         signature: The chain's signature, recomputed from the rows as they are now, 64 hex digits.
         faults: Every fault, those of the rows first, in chain order.
+        unchecked: Tables of others in the file that SQLite cannot check here, since they need a collation, a function or a
+            module that only their own program knows. They are no fault: the chain and the tables of milepost are judged
+            without them. The names come from the file.
     """
 
     ok: bool
     entries: int
     signature: str
     faults: tuple[Fault, ...]
+    unchecked: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.ok is bool(self.faults):
@@ -272,6 +276,11 @@ class Audit:
 
     def _place(self, run_number: int, stage_number: int) -> str:
         return f"stage {shown(self._stages.get(stage_number))} of run {shown(self._run_ids.get(run_number))}"
+
+    def report_end(self, last: int) -> None:
+        """The chain had a row at the position `last`; where the walk has ended before it, the rest is gone."""
+        if self.position < last:
+            self._report_missing(last + 1)
 
     def report_empty(self, lanes: Iterable[tuple[int, int]]) -> None:
         """The file says that a run has these stages, of which it has no entry."""

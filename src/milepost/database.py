@@ -7,7 +7,6 @@ one. A call that fails closes its connection, so that a cursor which a kept trac
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import time
@@ -208,12 +207,22 @@ class Database:
             reader.close()
             self._readers.pop(id(reader), None)
 
+    def _close_idle_readers(self) -> None:
+        while True:
+            reader = None
+            try:
+                reader = self._idle.pop()
+            except IndexError:
+                return
+            finally:
+                if reader is not None:
+                    reader.connection.close(True)  # at once: a call of ours could be interrupted as it begins
+            self._discard(reader)
+
     def close_readers(self, deadline: float) -> bool:
         """Close the idle ones, and let those in use close as they end; whether all did by the deadline (monotonic)."""
         while True:
-            with contextlib.suppress(IndexError):
-                while True:
-                    self._discard(self._idle.pop())
+            self._close_idle_readers()
             if not any(reader() is not None for reader in list(self._readers.values())):
                 self._readers.clear()
                 return True

@@ -14,11 +14,10 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product, repeat
+from itertools import islice, product, repeat
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 import apsw
 
@@ -29,9 +28,10 @@ from milepost.signature import EMPTY
 from milepost.summary import RunSummary, StageSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
 Statements = apsw.Connection | apsw.Cursor
 """What runs a statement: a connection, or a writer's own cursor, whose statements are not the caller's."""
@@ -571,21 +571,23 @@ class Contents:
 
 def contents(connection: apsw.Connection, last_runs: int) -> Contents:
     """What the file holds, with summaries of so many runs."""
-    with _moment(connection):
-        last = latest(connection, None, None)
-        spans = [
-            (run_id, _known(first_at_ms, "run"), last_at_ms)
-            for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS)
-        ]
-        return Contents(
-            head(connection),
-            connection.execute("SELECT at_ms FROM entry WHERE position = 1").get,
-            last,
-            spans,
-            tuple(reversed(runs(connection, after=len(spans) - last_runs)[-last_runs:])),
-            _stage_points(connection),
-            next(iter(resume_points(connection, last.run_id).values()), None) if last else None,
-        )
+    return _at_one_moment(connection, _contents, last_runs)
+
+
+def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
+    last = latest(connection, None, None)
+    spans = [
+        (run_id, _known(first_at_ms, "run"), last_at_ms) for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS)
+    ]
+    return Contents(
+        head(connection),
+        connection.execute("SELECT at_ms FROM entry WHERE position = 1").get,
+        last,
+        spans,
+        tuple(reversed(runs(connection, after=len(spans) - last_runs)[-last_runs:])),
+        _stage_points(connection),
+        next(iter(resume_points(connection, last.run_id).values()), None) if last else None,
+    )
 
 
 _SPANS: Final = f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0"
@@ -605,16 +607,15 @@ _STAGE_POINTS: Final = (
 )
 
 
-@contextmanager
-def _moment(connection: apsw.Connection) -> Iterator[None]:
-    """Let several statements see the file as it is at one moment."""
-    own = not connection.in_transaction
-    if own:
-        connection.execute("BEGIN DEFERRED")
+def _at_one_moment(connection: apsw.Connection, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+    """Let the statements of a query see the file as it is at one moment."""
+    if connection.in_transaction:
+        return query(connection, *given)
     try:
-        yield
+        connection.execute("BEGIN DEFERRED")
+        return query(connection, *given)
     finally:
-        if own:
+        if connection.in_transaction:
             connection.execute("COMMIT")
 
 
@@ -801,16 +802,29 @@ class Snapshot:
     """What is kept beside the rows, at one moment: names by number, and which stages each run has (as numbers)."""
 
     entries: int
+    signature: bytes
     run_names: dict[int, str]
     stage_names: dict[int, str]
     lanes: set[tuple[Any, ...]]
 
 
 def snapshot(connection: apsw.Connection) -> Snapshot:
-    """What is kept while the last position was `entries`."""
-    with _moment(connection):
-        lanes: list[tuple[Any, ...]] = connection.execute("SELECT run_number, stage_number FROM lane").fetchall()
-        return Snapshot(tip(connection)[0], _run_names(connection), _stage_names(connection), set(lanes))
+    """What is kept while the last position was `entries`, and the chain's signature what that row says."""
+    return _at_one_moment(connection, _snapshot)
+
+
+def _snapshot(connection: apsw.Connection) -> Snapshot:
+    lanes: list[tuple[Any, ...]] = connection.execute("SELECT run_number, stage_number FROM lane").fetchall()
+    return Snapshot(*tip(connection), _run_names(connection), _stage_names(connection), set(lanes))
+
+
+def snapshot_of_run(connection: apsw.Connection, run_id: str) -> tuple[Snapshot, int]:
+    """A snapshot, and how many entries a run had at that moment."""
+    return _at_one_moment(connection, _snapshot_of_run, run_id)
+
+
+def _snapshot_of_run(connection: apsw.Connection, run_id: str) -> tuple[Snapshot, int]:
+    return _snapshot(connection), entries_of_run(connection, run_id)
 
 
 def _run_names(connection: apsw.Connection) -> dict[int, str]:
@@ -855,7 +869,8 @@ def before(connection: apsw.Connection, position: int, run_number: int, stage_nu
     return Before(*connection.execute(_BEFORE, (run_number, stage_number, position)).get)
 
 
-# By run, not by sequence, whose mileposts are in no order of position that SQLite knows of.
+# Of its mileposts before the position, a stage's last one has the highest sequence: the index gives it behind those that
+# stand at the position or later, which a walk from there on reads anyway. By run, it would stand behind those of all stages.
 _BEFORE: Final = _with_numbers(
     f"SELECT (SELECT {_OWN} FROM entry AS last WHERE last.position <= "
     f"min(?3 - 1, {_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1}) AND last.run_number = ?1 "
@@ -864,8 +879,7 @@ _BEFORE: Final = _with_numbers(
     f"AND {_same(_LANE, 'last', 'given')} ORDER BY last.position DESC LIMIT 1), "
     "post.position, post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position "
     f"BETWEEN post.position + 1 AND min(post.position + {APART - 1}, ?3 - 1) AND {_same(_LANE, 'behind', 'given')}) "
-    "FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = "
-    f"{_milepost(_RUN, 'given', 'AND post.stage_number = given.stage_number AND post.position < ?3')}",
+    f"FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = {_milepost(_LANE, 'given', 'AND post.position < ?3')}",
     "?1",
     "?2",
 )
@@ -913,8 +927,96 @@ def _with_any_text(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [(*row[:6], row[6] and row[6].decode(errors="surrogateescape"), *row[7:]) for row in found]
 
 
+class Integrity(NamedTuple):
+    """
+    What SQLite found in the file, beside its virtual tables.
+
+    Attributes:
+        problems: What is wrong: the first thing in the file or, where not all of it can be checked, in each table.
+        unchecked: The tables that cannot be checked.
+        virtual: The virtual tables.
+    """
+
+    problems: list[str]
+    unchecked: list[str]
+    virtual: list[str]
+
+
+def integrity(connection: apsw.Connection) -> Integrity:
+    """
+    Whether SQLite finds the file sound, on a connection that is used for nothing else; it ends, whatever is in the file.
+
+    SQLite looks at every page of every tree once, and goes on to the rows only if they are trees: asked for one problem, it
+    never walks along what leads in circles. Modules of virtual tables know no such order, and so are left out.
+
+    A table may need a collation or a function that this connection does not know, or in a hostile file a program without
+    end. SQLite then checks nothing at all; so each table is checked by itself, and what cannot be checked is named. That two
+    of them share a page, or that one is lost, is not seen then; whatever that does to our own tables is.
+
+    Source:
+        https://sqlite.org/pragma.html#pragma_integrity_check
+    """
+    connection.drop_modules(None)
+    connection.limit(apsw.SQLITE_LIMIT_VDBE_OP, _MOST_OPERATIONS)
+    tables: list[tuple[Any, ...]] = connection.execute(_TABLES).fetchall()
+    virtual = [name for name, root in tables if not root]
+    try:
+        return Integrity(_first(connection.execute(_FIRST_PROBLEM)), [], virtual)
+    except _UNCHECKED:
+        pass
+    problems, unchecked = list[str](), list[str]()
+    for name in ("sqlite_schema", *(name for name, root in tables if root)):
+        try:
+            problems += _first(_of_table(connection, name))
+        except _UNCHECKED:
+            if name in _OURS:
+                raise
+            unchecked.append(name)
+    return Integrity(problems, unchecked, virtual)
+
+
+# Our own statements have a hundred. Generated columns that are made of one another double a check with each column.
+_MOST_OPERATIONS: Final = 5_000_000
+_OURS: Final = {"sqlite_schema", "keyed", "run", "stage", "lane", "entry"}
+# Something is unknown to the connection; a program is too long; what it makes is too large.
+_UNCHECKED: Final = apsw.SQLError, apsw.NoMemError, apsw.TooBigError
+_TABLES: Final = "SELECT name, rootpage FROM sqlite_schema WHERE lower(type) = 'table'"
+_FIRST_PROBLEM: Final = "PRAGMA integrity_check(1)"
+_PROBLEMS_OF_TABLE: Final = "SELECT integrity_check FROM pragma_integrity_check(?)"
+_COLUMNS_OF_TABLE: Final = "SELECT name FROM pragma_table_info(?)"
+
+
+def _first(found: apsw.Cursor) -> list[str]:
+    """The first problem, if there is one; SQLite does not go on to look for another."""
+    try:
+        return [message for (message,) in islice(found, 1) if message != "ok"]
+    finally:
+        found.close()
+
+
+def _of_table(connection: apsw.Connection, name: str) -> apsw.Cursor:
+    """What is wrong with one table and its indexes."""
+    if re.match(r"[-+]?[0-9]", name):  # SQLite takes the name for a number of problems, and checks the whole file
+        raise apsw.SQLError(f"SQLite cannot check the table {name!a} by itself")
+    return connection.execute(_PROBLEMS_OF_TABLE, (name,))
+
+
+def virtual_integrity(connection: apsw.Connection, names: Iterable[str]) -> Integrity:
+    """The same of virtual tables, by the modules that they belong to."""
+    problems, unchecked = list[str](), list[str]()
+    for name in names:
+        try:
+            connection.execute(_COLUMNS_OF_TABLE, (name,)).fetchall()  # else a table without its module counts as sound
+            problems += [message for (message,) in _of_table(connection, name) if message != "ok"]
+        except apsw.SQLError:
+            unchecked.append(name)
+    return Integrity(problems, unchecked, [])
+
+
 def integrity_check(connection: apsw.Connection) -> list[str]:
-    """What SQLite finds wrong in the file and its indexes (https://sqlite.org/pragma.html#pragma_integrity_check)."""
+    """Up to a hundred things that SQLite finds wrong, where there are any; on a connection as `integrity` takes it."""
+    connection.drop_modules(None)
+    connection.limit(apsw.SQLITE_LIMIT_VDBE_OP, _MOST_OPERATIONS)
     return [message for (message,) in connection.execute("PRAGMA integrity_check") if message != "ok"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from milepost import rows, workers
+from milepost import integrity, rows, workers
 from milepost.audit import Audit, Fault, Verification
 from milepost.errors import DamagedStoreError, WrongKeyError
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from milepost.database import Database
+    from milepost.integrity import Integrity
     from milepost.receipt import Head
 
     Progress = Callable[[int, int], object] | None
@@ -32,22 +33,29 @@ def verify_chain(
         faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in strays]
         for head in (since, expected):
             if head is not None:
-                faults += _contains(head, read(rows.signature_at, head.entries), total)
+                # What has been added since the snapshot is not judged, and so confirms nothing.
+                stored = read(rows.signature_at, head.entries) if head.entries <= total else None
+                faults += _contains(head, stored, total)
         empty = read(rows.empty_lanes)
-        if processes > 1 and not faults and not empty and workers.confirm(database, kept, since, processes, progress):
-            return _verification([], total, read(rows.tip)[1])
+        if processes > 1 and not faults and not empty:
+            found = workers.confirm(database, kept, since, processes, progress)
+            if found is not None:
+                return _verification([], total, kept.signature, found)
         before = workers.begun(database, since) if since else None
         audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, since, before)
         while audit.position < total and (page := read(rows.links, audit.position, total)):
             audit.walk(page)
             if progress is not None:
                 progress(audit.position, total)
+        audit.report_end(total)
         audit.report_empty(empty)
+        if not faults and not audit.faults and audit.signature != kept.signature:
+            faults.append(Fault("head", total, "the chain as it was when this began", audit.signature.hex()))
     except WrongKeyError as error:
         faults.append(_cannot_judge(error))
     except DamagedStoreError as error:
         faults.append(Fault("file", audit.position + 1, "a row that can be read", error.problem))
-    return _verification([*audit.faults, *faults, *_file_faults(database)], total, audit.signature)
+    return _verification([*audit.faults, *faults], total, audit.signature, integrity.check(database))
 
 
 def verify_run(database: Database, run_id: str, expected: Head | None, progress: Progress) -> Verification:
@@ -56,10 +64,9 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
     audit = Audit({}, {}, set(), database.hash)
     read = database.read
     try:
-        kept = read(rows.snapshot)
+        kept, total = read(rows.snapshot_of_run, run_id)
         mark = expected.entries if expected else None
         audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, mark=mark)
-        total = read(rows.entries_of_run, run_id)
         while page := read(rows.links_of_run, run_id, audit.position, kept.entries):
             audit.follow(page)
             if progress is not None:
@@ -70,7 +77,7 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
         faults.append(_cannot_judge(error))
     except DamagedStoreError as error:
         faults.append(Fault("file", audit.position + 1, "a row that can be read", error.problem))
-    return _verification([*audit.faults, *faults, *_file_faults(database)], audit.entries, audit.run_signature)
+    return _verification([*audit.faults, *faults], audit.entries, audit.run_signature, integrity.check(database))
 
 
 def _cannot_judge(error: WrongKeyError) -> Fault:
@@ -84,12 +91,6 @@ def _contains(head: Head, signature: object, entries: int) -> list[Fault]:
     return [Fault("head", head.entries, head.signature, found)]
 
 
-def _file_faults(database: Database) -> list[Fault]:
-    try:
-        return [Fault("file", None, "a sound file", problem) for problem in database.read(rows.integrity_check)]
-    except DamagedStoreError as error:
-        return [Fault("file", None, "a sound file", error.problem)]
-
-
-def _verification(faults: list[Fault], entries: int, signature: bytes) -> Verification:
-    return Verification(not faults, entries, signature.hex(), tuple(faults))
+def _verification(faults: list[Fault], entries: int, signature: bytes, found: Integrity) -> Verification:
+    faults += [Fault("file", None, "a sound file", problem) for problem in found.problems]
+    return Verification(not faults, entries, signature.hex(), tuple(faults), tuple(found.unchecked))

@@ -10,8 +10,8 @@ which tells exactly what is wrong and where: there is one set of rules for fault
 from __future__ import annotations
 
 import json
-import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -22,10 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from milepost import rows
+from milepost import integrity, rows
 from milepost.audit import Audit
 from milepost.database import Database
 from milepost.errors import MilepostError
+from milepost.integrity import Integrity
 from milepost.receipt import Head
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ LEAST: Final = 10_000
 
 _PARTS: Final = 4  # for each worker: who is done early takes another
 _STEP: Final = 5_000  # entries between two words of progress, each of which costs the process that hears it 40 µs
-_PROGRAM: Final = "from milepost.workers import work; work()"
+_PROGRAM: Final = "import sys; sys.path += sys.argv[1:]; from milepost.workers import work; work()"
+_PYTHON: Final = re.compile("python|pypy|graalpy", re.IGNORECASE)  # what the program's name begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,13 @@ class Part:
         after: It begins after this position.
         through: It ends with this one.
         signature: The chain's signature at `after`, 64 hex digits.
+        through_signature: The chain's signature at `through`.
     """
 
     after: int
     through: int
     signature: str
+    through_signature: str
 
 
 _Task = Part | None
@@ -67,22 +71,27 @@ def begun(database: Database, begin: Head) -> Callable[[int, int], rows.Before]:
 
 def confirm(
     database: Database, kept: rows.Snapshot, since: Head | None, workers: int, progress: Callable[[int, int], object] | None
-) -> bool:
-    """Whether workers find the whole chain sound; False says nothing but that one process has to look itself."""
+) -> Integrity | None:
+    """
+    Whether workers find the whole chain sound, and the file.
+
+    Returns:
+        What SQLite found, which is no problem; None says nothing but that one process has to look itself.
+    """
     # The key of a keyed chain stays in this process, and a VFS of the caller's is known to this process only.
-    if database.hash is not sha256 or database.vfs is not None:
-        return False
+    if database.hash is not sha256 or database.vfs is not None or not _can_start():
+        return None
     after = since.entries if since else 0
     wanted = min(workers * _PARTS, (kept.entries - after) // LEAST)
     if wanted < 2:
-        return False
+        return None
     places = [after + (kept.entries - after) * part // wanted for part in range(wanted + 1)]
-    parts = []
-    for place, end in pairwise(places):
-        signature = database.read(rows.signature_at, place)
-        if signature is None:
-            return False
-        parts.append(Part(place, end, signature.hex()))
+    signatures = [*(database.read(rows.signature_at, place) for place in places[:-1]), kept.signature]
+    digits = [signature.hex() for signature in signatures if isinstance(signature, bytes)]
+    if len(digits) < len(places):
+        return None
+    ends = pairwise(zip(places, digits, strict=True))
+    parts = [Part(place, end, signature, at_end) for (place, signature), (end, at_end) in ends]
     done = after
 
     def count(entries: int) -> None:
@@ -94,20 +103,22 @@ def confirm(
     return _sound(database.path, parts, workers, count)
 
 
-def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> bool:
-    """Have the parts walked and the file itself checked: whether all is well."""
+def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> Integrity | None:
+    """Have the parts walked and the file itself checked: what came of that if all is well, or None."""
     sound = 0
+    unchecked: list[str] = []
     try:
         for said in _replies(path, [None, *parts], workers):
             if "done" in said:
                 count(said["done"])
             elif said.get("sound"):
                 sound += 1
+                unchecked += said.get("unchecked", ())
             else:
-                return False
+                return None
     except OSError:  # no process can be started here
-        return False
-    return sound == len(parts) + 1
+        return None
+    return Integrity([], unchecked) if sound == len(parts) + 1 else None
 
 
 def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, Any]]:
@@ -133,11 +144,27 @@ def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, 
             child.communicate()
 
 
+def _can_start() -> bool:
+    """
+    Whether a Python can be started by the name of this one.
+
+    A program with Python inside (PyInstaller and the like) has its own name there, or none: it would start itself anew.
+    """
+    return not getattr(sys, "frozen", False) and bool(_PYTHON.match(Path(sys.executable or "").name))
+
+
 def _start() -> subprocess.Popen[str]:
-    package = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
-    return subprocess.Popen(  # noqa: S603 - our own program, and nothing of anybody's in its arguments
-        [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    """
+    Start a worker, which imports Python's own modules first, and all else from where this process does.
+
+    So no file that happens to lie in the working directory, in a place of PYTHONPATH or beside this package is run.
+    """
+    places = [place for place in sys.path if isinstance(place, str) and Path(place).is_absolute()]
+    return subprocess.Popen(  # noqa: S603 - our own program, and nothing of anybody's in its arguments but places
+        [sys.executable, "-I", "-S", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _PROGRAM, *places],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -181,7 +208,8 @@ def work() -> None:
             task = json.loads(line)["task"]
             try:
                 if task is None:
-                    _say(sys.stdout, sound=not database.read(rows.integrity_check))
+                    problems, unchecked = integrity.check(database)
+                    _say(sys.stdout, sound=not problems, unchecked=unchecked)
                 else:
                     for message in _walk(database, Part(*task)):
                         _say(sys.stdout, **message)
@@ -203,4 +231,5 @@ def _walk(database: Database, part: Part) -> Iterator[dict[str, Any]]:
         if audit.position - told >= _STEP or audit.position == part.through:
             yield {"done": audit.position - told}
             told = audit.position
-    yield {"sound": not audit.faults and audit.position == part.through}
+    ended = audit.position == part.through and audit.signature.hex() == part.through_signature
+    yield {"sound": not audit.faults and ended}

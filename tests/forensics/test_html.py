@@ -116,7 +116,8 @@ def test_no_value_gets_out_of_its_cell(one: str, other: str, stage: str, number:
         Comparison(one, other, (StageComparison(stage, number, 1, 1, number, number, None, Divergence(number, mark, None)),))
     )
     assert page.open == []
-    shown(Verification(False, ms, one, (Fault(one, number, other, stage), Fault(other, None, stage, one))))
+    faults = Fault(one, number, other, stage), Fault(other, None, stage, one)
+    shown(Verification(False, ms, one, faults, (one, other, stage)))
 
 
 def test_an_empty_store_says_that_it_is_empty(store: CheckpointStore) -> None:
@@ -150,6 +151,9 @@ def test_long_lists_are_cut_and_the_rest_is_counted(store: CheckpointStore) -> N
     assert "stage-20" not in page.cells
     faults = tuple(Fault("link", i, "a", "b") for i in range(1, 31))
     assert "and 10 more faults" in shown(Verification(False, 30, "ab", faults)).cells
+    page = shown(Verification(True, 30, "ab", (), tuple(f"sink-{i}" for i in range(30))))
+    assert {"✓ 30 entries: intact", "sink-0", "sink-19", "and 10 more tables"} <= set(page.cells)
+    assert "sink-20" not in page.cells
 
 
 def test_a_closed_store_says_so(path: Path) -> None:

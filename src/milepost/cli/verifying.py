@@ -66,9 +66,20 @@ def _show(verification: Verification, *, as_json: bool) -> None:
                     {"kind": fault.kind, "position": fault.position, "expected": fault.expected, "found": fault.found}
                     for fault in faults
                 ],
+                "unchecked": list(verification.unchecked),
             }
         )
         return
+    _show_verdict(verification)
+    if verification.unchecked:
+        tables = _how_many(len(verification.unchecked), "table")
+        output.facts({"not checked": f"{tables} of others, for want of what only their own program has"})
+        for name in verification.unchecked:
+            output.item(name)
+
+
+def _show_verdict(verification: Verification) -> None:
+    faults = verification.faults
     if verification.ok:
         output.facts(
             {
@@ -80,13 +91,14 @@ def _show(verification: Verification, *, as_json: bool) -> None:
     if _unjudged(verification):
         output.facts({"not judged": f"{output.count(verification.entries)} entries"})
     else:
-        output.facts({"broken": f"{_how_many(len(faults))} in {output.count(verification.entries)} entries"})
+        how_many = _how_many(len(faults), "fault")
+        output.facts({"broken": f"{how_many} in {output.count(verification.entries)} entries"})
     for fault in faults:
         output.item(str(fault))
 
 
-def _how_many(faults: int) -> str:
-    return "1 fault" if faults == 1 else f"{output.count(faults)} faults"
+def _how_many(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{output.count(number)} {noun}s"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ no handler, no `finally`, nothing flushed. (Windows has no SIGKILL; there, SIGTE
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from milepost.store import CheckpointStore
 from milepost.visible import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
     from rich.console import Console
@@ -201,7 +203,8 @@ def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=work, args=(job, path, kill_at, sender))
     began = time.monotonic()
-    process.start()
+    with _python_alone():
+        process.start()
     try:
         wait([process.sentinel, receiver])
         error = receiver.recv() if receiver.poll() else None
@@ -215,6 +218,19 @@ def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
     if error is not None:
         raise error
     return Outcome(process.pid or 0, process.exitcode or 0, time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _python_alone() -> Iterator[None]:
+    """For a process that is about to start: it shall not look for Python's own modules in the working directory first."""
+    kept = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if kept is not None:
+            os.environ["PYTHONSAFEPATH"] = kept
 
 
 def work(job: Job, path: str, kill_at: int | None, errors: Connection) -> None:

@@ -31,6 +31,9 @@ LONGEST: Final = 80
 FAULTS_SHOWN: Final = 20
 """How many faults are shown, the first ones; the rest are counted."""
 
+UNCHECKED_SHOWN: Final = 20
+"""How many names of tables that could not be checked are shown."""
+
 
 class _Column(NamedTuple):
     title: str
@@ -205,6 +208,10 @@ def verification(found: Verification) -> str:
             for fault in found.faults[:FAULTS_SHOWN]
         ]
         parts += [_table("Faults", columns, lines), _rest(len(found.faults) - FAULTS_SHOWN, "more fault")]
+    if found.unchecked:
+        names = [[_name(name)] for name in found.unchecked[:UNCHECKED_SHOWN]]
+        parts.append(_table("Not checked: tables of others", [_Column("Table", "mp-name")], names))
+        parts.append(_rest(len(found.unchecked) - UNCHECKED_SHOWN, "more table"))
     return _page(parts)
 
 
