@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from milepost import files
@@ -26,21 +27,23 @@ class Bound:
     """
 
     def __init__(self, connection: apsw.Connection, path: str) -> None:
-        self._connection = connection
+        # Weak, since the connection holds this: one that an interrupt has let drop is to close at once.
+        self._connection = weakref.ref(connection)
         self._path = path
         self._changes = 0
         self.steps: int | None = 0
         """How many `_STEPS` the query under way has taken: 0 as one begins, None for statements that are not ours."""
-        self.install()
+        self.install(connection)
 
-    def install(self) -> None:
-        """Put it on the connection, also after somebody has put something else there."""
-        self._connection.set_progress_handler(self._endless, _STEPS)
+    def install(self, connection: apsw.Connection) -> None:
+        """Put it on its connection, also after somebody has put something else there."""
+        connection.set_progress_handler(self._endless, _STEPS)
 
     def _endless(self) -> bool:
-        if self.steps is None:
+        connection = self._connection()
+        if self.steps is None or connection is None:
             return False
-        changes = self._connection.total_changes()
+        changes = connection.total_changes()
         if changes != self._changes:  # a batch that goes on writing rows comes to its end
             self._changes, self.steps = changes, 0
         self.steps += 1

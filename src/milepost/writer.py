@@ -646,7 +646,7 @@ class Writer(Database):
         connection.set_rollback_hook(None)
         connection.set_wal_hook(None)
         connection.wal_autocheckpoint(0)
-        self._bound.install()
+        self._bound.install(connection)
 
     def _enter_inner(self, turn: BlockTurn, block: Block) -> apsw.Connection:
         self._refuse_reentry(turn)
