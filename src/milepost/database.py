@@ -253,9 +253,9 @@ class Database:
         """Reads go on."""
         self._paused = False
 
-    def make_way(self, deadline: float) -> None:
+    def make_way(self, deadline: float) -> bool:
         """Close the readers, whose shared memory is mapped read-only."""
-        self.close_readers(deadline)
+        return self.close_readers(deadline)
 
     def carried_over(self) -> None:
         """In the child: a connection that is still there is never touched again, not even to close it."""

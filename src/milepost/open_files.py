@@ -43,8 +43,8 @@ class OpenFile(Protocol):
     def take_back(self) -> None:
         """The file may be opened again."""
 
-    def make_way(self, deadline: float) -> None:
-        """Close what would keep a writer of this process from opening the file; calls under way end as in `let_go`."""
+    def make_way(self, deadline: float) -> bool:
+        """Close what keeps a writer of this process from opening the file; calls under way end as in `let_go`."""
 
     def carried_over(self) -> None:
         """In the child of a fork: never touch a connection again, not even to close it."""

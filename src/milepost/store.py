@@ -598,7 +598,9 @@ class CheckpointStore:
 
         A chain cannot show by itself that its tail was cut off, that an older copy of the file was put back, or that all
         of it was written anew: for these, give a head that was kept elsewhere as `expected`. The file's own
-        `PRAGMA integrity_check` is part of every verification. A keyed chain that was opened without its key cannot be
+        `PRAGMA integrity_check` is part of every verification, on a connection of its own, so that appends and lookups go
+        on; it names in `unchecked` a table of others that only their own program can check, and evaluates no CHECK of
+        theirs. A keyed chain that was opened without its key cannot be
         judged: that is a fault of the kind `key`. Memory grows with the number of runs, not of entries.
 
         Args:

@@ -153,10 +153,12 @@ class Writer(Database):
         connection: LentConnection | None = None
         try:
             open_files.opening_to_write.append(self.path)
-            deadline = time.monotonic() + self.busy_timeout_ms / 1000
-            for other in open_files.opened():
-                if other.path == self.path:
-                    other.make_way(deadline)
+            others = [other for other in open_files.opened() if other.path == self.path and other is not self]
+            # Beside another writer the shared memory is mapped already, to be written to.
+            if not any(isinstance(other, Writer) and other.has_open_file for other in others):
+                deadline = time.monotonic() + self.busy_timeout_ms / 1000
+                if not all(other.make_way(deadline) for other in others):
+                    raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - undone as for every other error
             connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
             self._prepare(connection)
             self._connection = connection
@@ -241,8 +243,15 @@ class Writer(Database):
     def _new_reader(self) -> Reader:
         return SharedReader(self.path, self.vfs, self._hmac)
 
-    def make_way(self, deadline: float) -> None:
-        """Nothing: its readers map the shared memory as a writer does."""
+    @property
+    def has_open_file(self) -> bool:
+        """Whether its connection is open; not before the first one is, nor while it has let go of the file."""
+        return self._connection is not None
+
+    def make_way(self, deadline: float) -> bool:
+        """Nothing has to be closed: its readers map the shared memory as a writer does."""
+        del deadline
+        return True
 
     # Writing
 
