@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chains import entry
-from milepost import Fault, MilepostError, errors
+from milepost import Fault, MilepostError, Receipt, RejectedCheckpointError, StageMovedError, Watermark, errors
 
 FAULT = Fault("link", 7, "aa", "bb")
 EXAMPLES: dict[str, tuple[Any, ...]] = {
@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[Any, ...]] = {
     "RejectedCheckpointError": (entry(1), 3),
     "IdempotencyConflictError": (entry(1), entry(2), 3),
     "SequenceError": (entry(1), entry(2), None),
+    "StageMovedError": (Watermark(400, 7), Watermark(500, 8), Receipt(12, "ab" * 32), "run-7", "load", 3),
     "WatermarkRegressionError": (entry(1), entry(2), 0),
     "NoCheckpointError": (None, "load"),
     "SchemaVersionError": ("orders.milepost", 2, 1),
@@ -66,3 +67,42 @@ def test_a_value_in_a_message_is_short_and_harmless(value: object) -> None:
     message = str(errors.InvalidArgumentError("stage", value, "must be something else"))
     assert len(message) < 250
     assert message.isprintable()
+
+
+MOVED: dict[str, tuple[tuple[Watermark | None, Watermark | None, Receipt | None], str]] = {
+    "ahead": (
+        (Watermark(400, 7), Watermark(500, 8), None),
+        (
+            "stands at offset 500, event time 8 ms, not at offset 400, event time 7 ms: another process advanced it, or a "
+            "call whose outcome was lost; read resume_point_for_stage() and go on from there"
+        ),
+    ),
+    "a retry": (
+        (None, Watermark(500, 8), Receipt(12, "ab" * 32)),
+        (
+            "stands at offset 500, event time 8 ms, not before its first checkpoint: this step is recorded, at position 12; "
+            "read resume_point_for_stage() and go on from there"
+        ),
+    ),
+    "nowhere": (
+        (Watermark(400, 7), None, None),
+        "stands before its first checkpoint, not at offset 400, event time 7 ms: check the path, the run_id and the stage",
+    ),
+    "no step": (
+        (Watermark(500, 8), Watermark(500, 8), None),
+        "stands at offset 500, event time 8 ms already: give the watermark that the step leads to",
+    ),
+}
+
+
+@pytest.mark.parametrize(("facts", "said"), MOVED.values(), ids=MOVED.keys())
+def test_a_stage_that_moved_is_told_with_where_it_stands_and_where_it_should(
+    facts: tuple[Watermark | None, Watermark | None, Receipt | None], said: str
+) -> None:
+    """And what to do; it is a rejection without an entry, since the store was to make it."""
+    error = StageMovedError(*facts, run_id="run-7", stage="load")
+    assert str(error) == f"stage 'load' of run 'run-7' {said}"
+    assert (error.expected, error.found, error.receipt, error.run_id, error.stage) == (*facts, "run-7", "load")
+    assert isinstance(error, RejectedCheckpointError)
+    assert (error.entry, error.index) == (None, None)
+    assert str(StageMovedError(*facts, "run-7", "load", 3)) == f"entry 3 of the batch: {error}"

@@ -7,6 +7,7 @@ MilepostError                                  catch this to catch everything of
 ├── RejectedCheckpointError                    valid, but the chain cannot take it
 │   ├── IdempotencyConflictError               the key is recorded, with other content
 │   ├── SequenceError                          the sequence does not rise
+│   ├── StageMovedError                        the stage does not stand where `after` says: read where it stands
 │   └── WatermarkRegressionError               the watermark falls
 ├── NoCheckpointError (LookupError)            nothing recorded there yet: start from the beginning
 ├── StoreError                                 the file or its use is at fault, not the entry
@@ -31,13 +32,14 @@ The facts of an error are its attributes and, in the same order, its `args`, so 
 from __future__ import annotations
 
 import reprlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from milepost.audit import Fault
-    from milepost.checkpoint import Checkpoint
+    from milepost.checkpoint import Checkpoint, Watermark
+    from milepost.receipt import Receipt
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -90,14 +92,22 @@ class InvalidCheckpointError(MilepostError, ValueError):
 
 
 class RejectedCheckpointError(MilepostError):
-    """A valid checkpoint that the chain cannot take; `index` is its place in a batch (0, 1, 2 …)."""
+    """
+    Something valid that the chain cannot take.
 
-    entry: Checkpoint
-    index: int | None
+    Attributes:
+        entry: The checkpoint; None where there is none yet, since the store was to make it.
+        index: Its place in a batch (0, 1, 2 …), or None.
+    """
+
+    entry: Checkpoint | None = None
+    index: int | None = None
 
 
 class IdempotencyConflictError(RejectedCheckpointError):
     """The stage of that run has this idempotency key already, with another sequence or watermark: `recorded`."""
+
+    entry: Checkpoint
 
     def __init__(self, entry: Checkpoint, recorded: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, recorded, index)
@@ -115,6 +125,8 @@ class IdempotencyConflictError(RejectedCheckpointError):
 class SequenceError(RejectedCheckpointError):
     """The sequence is not above that of the last checkpoint of its run and stage: `last`."""
 
+    entry: Checkpoint
+
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
         self.entry, self.last, self.index = entry, last, index
@@ -126,8 +138,51 @@ class SequenceError(RejectedCheckpointError):
         )
 
 
+class StageMovedError(RejectedCheckpointError):
+    """
+    The stage does not stand where `after` says it must: somebody else has advanced it. Nothing was written.
+
+    Attributes:
+        expected: Where it must stand: the watermark of its last checkpoint, or None for none.
+        found: Where it stands, likewise.
+        receipt: Of the stage's own entry with this idempotency key and watermark, if there is one: then this very step is
+            recorded, as after a commit whose outcome was never known.
+        run_id: The run.
+        stage: Its stage.
+    """
+
+    def __init__(
+        self,
+        expected: Watermark | None,
+        found: Watermark | None,
+        receipt: Receipt | None,
+        run_id: str,
+        stage: str,
+        index: int | None = None,
+    ) -> None:
+        super().__init__(expected, found, receipt, run_id, stage, index)
+        self.expected, self.found, self.receipt = expected, found, receipt
+        self.run_id, self.stage, self.index = run_id, stage, index
+
+    def __str__(self) -> str:
+        stands = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)} stands {_standing(self.found)}"
+        if self.found != self.expected:
+            stands += f", not {_standing(self.expected)}"
+        if self.receipt is not None:
+            why = f"this step is recorded, at position {self.receipt.position}"
+        elif self.found == self.expected:
+            return f"{stands} already: give the watermark that the step leads to"
+        elif self.found is None:
+            return f"{stands}: check the path, the run_id and the stage"
+        else:
+            why = "another process advanced it, or a call whose outcome was lost"
+        return f"{stands}: {why}; read resume_point_for_stage() and go on from there"
+
+
 class WatermarkRegressionError(RejectedCheckpointError):
     """The offset or the event time is behind that of the last checkpoint of its run and stage: `last`."""
+
+    entry: Checkpoint
 
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
@@ -249,5 +304,12 @@ def _stage(entry: Checkpoint) -> str:
 
 
 def _mark(entry: Checkpoint) -> str:
-    mark: Any = entry.watermark
+    return _spelled(entry.watermark)
+
+
+def _standing(mark: Watermark | None) -> str:
+    return "before its first checkpoint" if mark is None else f"at {_spelled(mark)}"
+
+
+def _spelled(mark: Watermark) -> str:
     return f"offset {mark.offset}, event time {mark.event_time_ms} ms"
