@@ -26,13 +26,16 @@ MilepostError                                  catch this to catch everything of
 
 MilepostWarning (UserWarning)                  not raised but warned of: it works, and may not for long
 
-The facts of an error are its attributes and, in the same order, its `args`, so that errors pickle.
+The facts of an error are its attributes and, in the same order, its `args`, so that errors pickle. A value that cannot be
+pickled, like a generator that was given as an argument, arrives elsewhere as its `repr` in the message.
 """
 
 from __future__ import annotations
 
+import errno
 import reprlib
-from typing import TYPE_CHECKING
+from pickle import dumps  # only to see whether a value can leave the process: nothing here is ever read from a pickle
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +51,8 @@ _SHORT.maxlong = 40
 
 def shown(value: object) -> str:
     """A value as it may stand in a message: one short line that no terminal obeys, whatever the value is."""
+    if type(value) is _Shown:
+        return value.text
     try:
         text = _SHORT.repr(value)
     except Exception:  # noqa: BLE001 - a hostile value must not hide the error that is about it
@@ -61,8 +66,38 @@ def kind(value: object) -> str:
     return name if name.isprintable() and len(name) <= 80 else ascii(name)[:80]
 
 
+class _Shown:
+    """What a value looked like that could not leave its process."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Shown and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def _portable(value: object) -> object:
+    """The value itself if it can be pickled, or what it looks like."""
+    try:
+        dumps(value)
+    except Exception:  # noqa: BLE001 - whatever a value of the caller's does there, the error about it must arrive
+        return _Shown(shown(value))
+    return value
+
+
 class MilepostError(Exception):
     """The root of every exception of milepost."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a pickle: the facts, so that the error can be handed to another process; and notes that were added."""
+        state = {name: _portable(value) for name, value in vars(self).items()}
+        return type(self), tuple(map(_portable, self.args)), state
 
 
 class MilepostWarning(UserWarning):
@@ -269,6 +304,8 @@ class StoreBusyError(StoreError, TimeoutError):
         super().__init__(
             path, f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
         )
+        # As the OSError that it is too, which has taken path and problem for an errno and its text.
+        self.errno, self.strerror, self.filename = errno.ETIMEDOUT, self.problem, path
         self.args = (path, waited_ms)
         self.waited_ms = waited_ms
 
@@ -279,6 +316,7 @@ class MissingPackageError(MilepostError, ModuleNotFoundError):
     def __init__(self, package: str, install: str) -> None:
         super().__init__(package, install)
         self.package, self.install = package, install
+        self.name = package
 
     def __str__(self) -> str:
         return f"this needs {self.package}, which is not installed: pip install {self.install}"
