@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import multiprocessing
 import pickle
-from typing import Any
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chains import entry
-from milepost import Fault, MilepostError, Receipt, Watermark, errors
+from milepost import Fault, MilepostError, Receipt, RejectedCheckpointError, StageMovedError, Watermark, errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FAULT = Fault("link", 7, "aa", "bb")
 EXAMPLES: dict[str, tuple[Any, ...]] = {
@@ -19,25 +26,110 @@ EXAMPLES: dict[str, tuple[Any, ...]] = {
     "RejectedCheckpointError": (entry(1), 3),
     "IdempotencyConflictError": (entry(1), entry(2), 3),
     "SequenceError": (entry(1), entry(2), None),
-    "StageMovedError": ("run-7", "load", None, Watermark(5, 6), Receipt(1, "0" * 64, duplicate=True)),
+    "StageMovedError": (Watermark(400, 7), Watermark(500, 8), Receipt(12, "ab" * 32), "run-7", "load", 3),
     "WatermarkRegressionError": (entry(1), entry(2), 0),
     "NoCheckpointError": (None, "load"),
     "SchemaVersionError": ("orders.milepost", 2, 1),
     "StoreBusyError": ("orders.milepost", 5000),
     "BrokenChainError": ((FAULT,),),
 }
-CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, MilepostError)]
+
+
+def _family(kind: type[MilepostError]) -> list[type[MilepostError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in _family(child))]
+
+
+CLASSES = _family(MilepostError)
+
+
+def example(kind: Any) -> MilepostError:
+    """An error of a class, with its facts."""
+    error: MilepostError = kind(*EXAMPLES.get(kind.__name__, ("orders.milepost", "something is wrong: do this")))
+    return error
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Another process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def throw(name: str, *values: str) -> None:
+    """Raise an error of a class, in the other process; of the values named, if any are."""
+    kind = getattr(errors, name)
+    raise kind("limit", VALUES[values[0]](), "must be something else") if values else example(kind)
+
+
+def everything(error: BaseException) -> dict[str, object]:
+    """All that an error says: also what is kept where `vars` does not see it."""
+    hidden = ("args", "errno", "strerror", "filename", "name", "__notes__")
+    return {"str": str(error), **vars(error), **{name: getattr(error, name, None) for name in hidden}}
+
+
+def test_every_class_of_errors_is_in_the_module() -> None:
+    """So that nothing that these tests walk is missing, and no other module has its own."""
+    in_module = {value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, MilepostError)}
+    assert set(CLASSES) == in_module
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_an_error_is_one_line_of_text_and_survives_a_pickle_with_its_facts(kind: Any) -> None:
-    """A worker process can hand it over."""
-    error = kind(*EXAMPLES.get(kind.__name__, ("orders.milepost", "something is wrong: do this")))
+    """In every protocol, with the notes that somebody has added."""
+    error = example(kind)
+    error.add_note("while loading")
     assert "\n" not in str(error)
-    twin = pickle.loads(pickle.dumps(error))
-    assert type(twin) is kind
-    assert str(twin) == str(error)
-    assert vars(twin) == vars(error)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        twin = pickle.loads(pickle.dumps(error, protocol))
+        assert type(twin) is kind
+        assert everything(twin) == everything(error)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_an_error_comes_out_of_a_process_pool_with_its_facts(pool: ProcessPoolExecutor, kind: Any) -> None:
+    """As it was raised there."""
+    with pytest.raises(kind) as caught:
+        pool.submit(throw, kind.__name__).result(60)
+    expected = everything(example(kind))
+    assert {name: everything(caught.value)[name] for name in expected} == expected
+
+
+VALUES: dict[str, Any] = {
+    "a generator": lambda: (letter for letter in "abc"),
+    "a function": lambda: lambda: None,
+    "a lock": threading.Lock,
+    "in a list": lambda: ["x" * 50, threading.Lock(), "y" * 50],
+    "hostile": type("Hostile", (), {"__reduce__": lambda self: 1 / 0, "__repr__": lambda self: 1 / 0}),
+}
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("kind", ["InvalidArgumentError", "InvalidCheckpointError"])
+def test_an_error_about_a_value_that_cannot_be_pickled_comes_out_of_a_process_pool(
+    pool: ProcessPoolExecutor, kind: str, value: str
+) -> None:
+    """With all other facts, and in place of the value what it looked like: the message is the same."""
+    with pytest.raises(getattr(errors, kind)) as caught:
+        pool.submit(throw, kind, value).result(60)
+    error = caught.value
+    assert error.args[0] == "limit"
+    assert error.rule == "must be something else"
+    assert str(error) == f"limit is {error.value!r}: must be something else"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_busy_store_is_an_oserror_whose_errno_is_a_number() -> None:
+    """For callers that look at what a TimeoutError has; its text and its facts are those of every error here."""
+    error = errors.StoreBusyError("orders.milepost", 5000)
+    assert (error.errno, error.filename, error.filename2) == (errno.ETIMEDOUT, "orders.milepost", None)
+    assert error.strerror == error.problem
+    assert str(error).startswith("orders.milepost: another writer held the lock for 5000 ms")
+    assert error.args == ("orders.milepost", 5000)
+
+
+def test_a_missing_package_is_named_as_python_names_it() -> None:
+    """As `ModuleNotFoundError.name`."""
+    assert errors.MissingPackageError("arro3-core", "milepost[notebook]").name == "arro3-core"
 
 
 def test_the_family_tree_in_the_docstring_names_every_error() -> None:
@@ -67,3 +159,42 @@ def test_a_value_in_a_message_is_short_and_harmless(value: object) -> None:
     message = str(errors.InvalidArgumentError("stage", value, "must be something else"))
     assert len(message) < 250
     assert message.isprintable()
+
+
+MOVED: dict[str, tuple[tuple[Watermark | None, Watermark | None, Receipt | None], str]] = {
+    "ahead": (
+        (Watermark(400, 7), Watermark(500, 8), None),
+        (
+            "stands at offset 500, event time 8 ms, not at offset 400, event time 7 ms: another process advanced it, or a "
+            "call whose outcome was lost; read resume_point_for_stage() and go on from there"
+        ),
+    ),
+    "a retry": (
+        (None, Watermark(500, 8), Receipt(12, "ab" * 32)),
+        (
+            "stands at offset 500, event time 8 ms, not before its first checkpoint: this step is recorded, at position 12; "
+            "read resume_point_for_stage() and go on from there"
+        ),
+    ),
+    "nowhere": (
+        (Watermark(400, 7), None, None),
+        "stands before its first checkpoint, not at offset 400, event time 7 ms: check the path, the run_id and the stage",
+    ),
+    "no step": (
+        (Watermark(500, 8), Watermark(500, 8), None),
+        "stands at offset 500, event time 8 ms already: give the watermark that the step leads to",
+    ),
+}
+
+
+@pytest.mark.parametrize(("facts", "said"), MOVED.values(), ids=MOVED.keys())
+def test_a_stage_that_moved_is_told_with_where_it_stands_and_where_it_should(
+    facts: tuple[Watermark | None, Watermark | None, Receipt | None], said: str
+) -> None:
+    """And what to do; it is a rejection without an entry, since the store was to make it."""
+    error = StageMovedError(*facts, run_id="run-7", stage="load")
+    assert str(error) == f"stage 'load' of run 'run-7' {said}"
+    assert (error.expected, error.found, error.receipt, error.run_id, error.stage) == (*facts, "run-7", "load")
+    assert isinstance(error, RejectedCheckpointError)
+    assert (error.entry, error.index) == (None, None)
+    assert str(StageMovedError(*facts, "run-7", "load", 3)) == f"entry 3 of the batch: {error}"

@@ -116,8 +116,13 @@ def test_no_rule_is_an_assertion_that_an_optimising_python_would_drop(module: st
 
 @pytest.mark.parametrize("module", ORDER)
 def test_nothing_builds_objects_from_data(module: str) -> None:
-    """No pickle, no eval, no exec."""
-    assert _packages(MODULES[module]).isdisjoint({"pickle", "marshal", "shelve"})
+    """No pickle, no eval, no exec; an error may try whether a value could be written into a pickle, and read none."""
+    tree = MODULES[module]
+    if module == "errors":
+        taken = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "pickle"]
+        assert [name.name for node in taken for name in node.names] == ["dumps"]
+        tree = ast.Module([node for node in tree.body if node not in taken], [])
+    assert _packages(tree).isdisjoint({"pickle", "marshal", "shelve"})
     names = {node.id for node in ast.walk(MODULES[module]) if isinstance(node, ast.Name)}
     assert names.isdisjoint({"eval", "exec", "compile"})
 

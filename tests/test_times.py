@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,72 @@ def test_a_datetime_without_a_zone_is_refused_with_a_way_out() -> None:
     """To Python it is local time, to many programs UTC: hours apart."""
     with pytest.raises(InvalidArgumentError, match="has no time zone: give it one"):
         to_ms("as_of_ms", datetime(2013, 3, 1))  # noqa: DTZ001 - that is what is refused
+
+
+class _Broken(tzinfo):
+    """A time zone that cannot tell its offset."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        raise RuntimeError("no network")
+
+    def dst(self, moment: datetime | None) -> timedelta:
+        return timedelta()
+
+    def tzname(self, moment: datetime | None) -> str:
+        return "nowhere"
+
+
+class _Undecided(datetime):
+    """A datetime with an offset and without a time zone."""
+
+    def utcoffset(self) -> timedelta:
+        return timedelta()
+
+
+NO_TIMES: dict[str, Any] = {
+    "NaT of pandas": pd.NaT,
+    "NA of pandas": pd.NA,
+    "NaT of numpy": np.datetime64("NaT", "ms"),
+    "datetime64": np.datetime64("2013-03-01"),
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "a float": float(MARCH),
+    "a float of numpy": np.float64(MARCH),
+    "a bool": True,
+    "a date": date(2013, 3, 1),
+    "a kind of int": type("Ms", (int,), {})(MARCH),
+    "a kind of str": type("Text", (str,), {})("2013-03-01"),
+    "a broken zone": datetime(2013, 3, 1, tzinfo=_Broken()),
+    "an offset without a zone": _Undecided(2013, 3, 1),
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("value", NO_TIMES.values(), ids=NO_TIMES.keys())
+def test_what_is_no_moment_is_refused_in_words(value: Any) -> None:
+    """Also where its class is a kind of datetime, int or str; and by the store as by the function."""
+    with pytest.raises(InvalidArgumentError, match=r"^as_of_ms is .*: (must be|is no moment|has no time zone)"):
+        to_ms("as_of_ms", value)
+
+
+def test_the_store_refuses_a_missing_time_of_pandas(store: CheckpointStore) -> None:
+    """In words, wherever it takes a time."""
+    for ask in (lambda: store.latest(as_of_ms=pd.NaT), lambda: list(store.history(since_ms=pd.NaT))):
+        with pytest.raises(InvalidArgumentError, match="is NaT: is no moment in time"):
+            ask()
+
+
+def test_a_timestamp_that_python_has_no_year_for_is_refused() -> None:
+    """To Python the year 10,000 of pandas is 1972."""
+    moment = pd.Timestamp(np.datetime64("10000-01-02T03:04:05", "ms")).tz_localize("UTC")
+    with pytest.raises(InvalidArgumentError, match="out of Python's years"):
+        to_ms("as_of_ms", moment)
+
+
+def test_a_nanosecond_is_a_fraction_of_a_ms() -> None:
+    """It goes up at the begin of a span, and down at its end."""
+    moment = pd.Timestamp("2013-03-01T03:12:00.000000001Z")
+    assert (to_ms("until_ms", moment), to_ms("since_ms", moment, round_up=True)) == (MARCH, MARCH + 1)
 
 
 @pytest.mark.parametrize(

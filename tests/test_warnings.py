@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 MOUNTS = (
     "/dev/vda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/vdb /home/local xfs rw 0 0\n"
     "sshfs /mnt/far\\040away fuse.sshfs rw 0 0\n//pc/share /mnt/share cifs rw 0 0\nhost /shared 9p rw 0 0\n"
+    "/run/host_mark/Users /host fakeowner rw 0 0\nrclone /cloud fuse rw 0 0\n/dev/sdb1 /stick fuseblk rw 0 0\n"
+    "/dev/sdc /cluster gfs2 rw 0 0\n/dev/sdd /cluster/two ocfs2 rw 0 0\ndrive /wsl drvfs rw 0 0\n"
+    "server:/ü /mnt/ü nfs rw 0 0\nserver:/a /mnt/a\u2028b\x0c\x1c\x85c\rd nfs4 rw 0 0\n"
+    "server:/b /mnt/tab\\011line\\012back\\134slash nfs rw 0 0\nshort\n"
 )
 
 
@@ -34,18 +38,33 @@ MOUNTS = (
         ("/mnt/far away/orders.milepost", "fuse.sshfs"),
         ("/mnt/share/deep/er/orders.milepost", "cifs"),
         ("/shared/orders.milepost", "9p"),
+        ("/host/orders.milepost", "fakeowner"),
+        ("/cloud/orders.milepost", "fuse"),
+        ("/stick/orders.milepost", None),
+        ("/cluster/orders.milepost", "gfs2"),
+        ("/cluster/two/orders.milepost", "ocfs2"),
+        ("/wsl/orders.milepost", "drvfs"),
+        ("/mnt/ü/orders.milepost", "nfs"),
+        ("/mnt/a\u2028b\x0c\x1c\x85c\rd/orders.milepost", "nfs4"),
+        ("/mnt/tab\tline\nback\\slash/orders.milepost", "nfs"),
     ],
 )
 def test_a_network_file_system_is_known_by_its_mount(tmp_path: Path, path: str, kind: str | None) -> None:
     """The innermost mount decides."""
     mounts = tmp_path / "mounts"
-    mounts.write_text(MOUNTS)
+    mounts.write_bytes(MOUNTS.encode())
     assert remote_kind(path, str(mounts)) == kind
 
 
 def test_nothing_is_known_where_there_is_no_list_of_mounts(tmp_path: Path) -> None:
     """Elsewhere than on Linux."""
     assert remote_kind("/home/orders.milepost", str(tmp_path / "missing")) is None
+
+
+def test_a_list_of_mounts_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """As when too many files are open: nobody may take that for a local disk."""
+    with pytest.raises(OSError, match="Is a directory"):
+        remote_kind("/home/orders.milepost", str(tmp_path))
 
 
 def test_a_store_on_a_network_file_system_warns_and_works(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

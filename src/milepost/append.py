@@ -199,9 +199,8 @@ class Appender:
             stands = Watermark(state.offset, state.event_time_ms) if state.sequence >= 0 else None
             if stands != after or mark == after:
                 found = rows.recorded(self._connection, run_id, stage, key)
-                raise StageMovedError(
-                    run_id, stage, after, stands, found[0] if found is not None and found[1].watermark == mark else None
-                )
+                receipt = found[0] if found is not None and found[1].watermark == mark else None
+                raise StageMovedError(after, stands, receipt, run_id=run_id, stage=stage)
         if state.sequence >= MAX_INTEGER:  # no sequence is left to stamp, but the step may be recorded
             found = rows.recorded(self._connection, run_id, stage, key)
             if found is not None and found[1].watermark == mark:

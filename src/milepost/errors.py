@@ -7,7 +7,7 @@ MilepostError                                  catch this to catch everything of
 ├── RejectedCheckpointError                    valid, but the chain cannot take it
 │   ├── IdempotencyConflictError               the key is recorded, with other content
 │   ├── SequenceError                          the sequence does not rise
-│   ├── StageMovedError                        the stage is not where `after` says: somebody else advances it
+│   ├── StageMovedError                        the stage does not stand where `after` says: read where it stands
 │   └── WatermarkRegressionError               the watermark falls
 ├── NoCheckpointError (LookupError)            nothing recorded there yet: start from the beginning
 ├── StoreError                                 the file or its use is at fault, not the entry
@@ -26,12 +26,15 @@ MilepostError                                  catch this to catch everything of
 
 MilepostWarning (UserWarning)                  not raised but warned of: it works, and may not for long
 
-The facts of an error are its attributes and, in the same order, its `args`, so that errors pickle.
+The facts of an error are its attributes and, in the same order, its `args`, so that errors pickle. A value that cannot be
+pickled, like a generator that was given as an argument, arrives elsewhere as its `repr` in the message.
 """
 
 from __future__ import annotations
 
+import errno
 import reprlib
+from pickle import dumps  # only to see whether a value can leave the process: nothing here is ever read from a pickle
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ _SHORT.maxlong = 40
 
 def shown(value: object) -> str:
     """A value as it may stand in a message: one short line that no terminal obeys, whatever the value is."""
+    if type(value) is _Shown:
+        return value.text
     try:
         text = _SHORT.repr(value)
     except Exception:  # noqa: BLE001 - a hostile value must not hide the error that is about it
@@ -61,8 +66,38 @@ def kind(value: object) -> str:
     return name if name.isprintable() and len(name) <= 80 else ascii(name)[:80]
 
 
+class _Shown:
+    """What a value looked like that could not leave its process."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Shown and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def _portable(value: object) -> object:
+    """The value itself if it can be pickled, or what it looks like."""
+    try:
+        dumps(value)
+    except Exception:  # noqa: BLE001 - whatever a value of the caller's does there, the error about it must arrive
+        return _Shown(shown(value))
+    return value
+
+
 class MilepostError(Exception):
     """The root of every exception of milepost."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a pickle: the facts, so that the error can be handed to another process; and notes that were added."""
+        state = {name: _portable(value) for name, value in vars(self).items()}
+        return type(self), tuple(map(_portable, self.args)), state
 
 
 class MilepostWarning(UserWarning):
@@ -92,14 +127,22 @@ class InvalidCheckpointError(MilepostError, ValueError):
 
 
 class RejectedCheckpointError(MilepostError):
-    """A valid checkpoint that the chain cannot take; `index` is its place in a batch (0, 1, 2 …)."""
+    """
+    Something valid that the chain cannot take.
 
-    entry: Checkpoint
-    index: int | None
+    Attributes:
+        entry: The checkpoint; None where there is none yet, since the store was to make it.
+        index: Its place in a batch (0, 1, 2 …), or None.
+    """
+
+    entry: Checkpoint | None = None
+    index: int | None = None
 
 
 class IdempotencyConflictError(RejectedCheckpointError):
     """The stage of that run has this idempotency key already, with another sequence or watermark: `recorded`."""
+
+    entry: Checkpoint
 
     def __init__(self, entry: Checkpoint, recorded: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, recorded, index)
@@ -117,6 +160,8 @@ class IdempotencyConflictError(RejectedCheckpointError):
 class SequenceError(RejectedCheckpointError):
     """The sequence is not above that of the last checkpoint of its run and stage: `last`."""
 
+    entry: Checkpoint
+
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
         self.entry, self.last, self.index = entry, last, index
@@ -128,8 +173,51 @@ class SequenceError(RejectedCheckpointError):
         )
 
 
+class StageMovedError(RejectedCheckpointError):
+    """
+    The stage does not stand where `after` says it must: somebody else has advanced it. Nothing was written.
+
+    Attributes:
+        expected: Where it must stand: the watermark of its last checkpoint, or None for none.
+        found: Where it stands, likewise.
+        receipt: Of the stage's own entry with this idempotency key and watermark, if there is one: then this very step is
+            recorded, as after a commit whose outcome was never known.
+        run_id: The run.
+        stage: Its stage.
+    """
+
+    def __init__(
+        self,
+        expected: Watermark | None,
+        found: Watermark | None,
+        receipt: Receipt | None,
+        run_id: str,
+        stage: str,
+        index: int | None = None,
+    ) -> None:
+        super().__init__(expected, found, receipt, run_id, stage, index)
+        self.expected, self.found, self.receipt = expected, found, receipt
+        self.run_id, self.stage, self.index = run_id, stage, index
+
+    def __str__(self) -> str:
+        stands = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)} stands {_standing(self.found)}"
+        if self.found != self.expected:
+            stands += f", not {_standing(self.expected)}"
+        if self.receipt is not None:
+            why = f"this step is recorded, at position {self.receipt.position}"
+        elif self.found == self.expected:
+            return f"{stands} already: give the watermark that the step leads to"
+        elif self.found is None:
+            return f"{stands}: check the path, the run_id and the stage"
+        else:
+            why = "another process advanced it, or a call whose outcome was lost"
+        return f"{stands}: {why}; read resume_point_for_stage() and go on from there"
+
+
 class WatermarkRegressionError(RejectedCheckpointError):
     """The offset or the event time is behind that of the last checkpoint of its run and stage: `last`."""
+
+    entry: Checkpoint
 
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
@@ -139,36 +227,6 @@ class WatermarkRegressionError(RejectedCheckpointError):
         return (
             f"{_place(self.index)}the watermark of {_stage(self.entry)} would fall from {_mark(self.last)} to "
             f"{_mark(self.entry)}: a stage never goes back; to read a source again, start a new run_id"
-        )
-
-
-class StageMovedError(RejectedCheckpointError):
-    """
-    A stage does not stand where `advance(after=…)` expected it, or would not move; nothing was written.
-
-    Attributes:
-        run_id: The run.
-        stage: Its stage.
-        expected: The watermark that `after` said; None for no checkpoint yet.
-        found: The watermark at which the stage stands; None for no checkpoint yet.
-        receipt: That of the stage's own entry with the same key and watermark, if there is one: the step is recorded.
-    """
-
-    def __init__(
-        self, run_id: str, stage: str, expected: Watermark | None, found: Watermark | None, receipt: Receipt | None
-    ) -> None:
-        super().__init__(run_id, stage, expected, found, receipt)
-        self.run_id, self.stage, self.expected, self.found, self.receipt = run_id, stage, expected, found, receipt
-
-    def __str__(self) -> str:
-        where = f"stage {shown(self.stage)} of run {shown(self.run_id)}"
-        found = "has no checkpoint yet" if self.found is None else f"stands at {_at(self.found)}"
-        if self.expected == self.found:
-            return f"{where} {found}, and would not move: give a watermark behind the one in after="
-        expected = "no checkpoint yet" if self.expected is None else _at(self.expected)
-        return (
-            f"{where} {found}, not at {expected}: another process or thread advances it too; stop one of them, and go on "
-            "from resume_point_for_stage()"
         )
 
 
@@ -246,6 +304,8 @@ class StoreBusyError(StoreError, TimeoutError):
         super().__init__(
             path, f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
         )
+        # As the OSError that it is too, which has taken path and problem for an errno and its text.
+        self.errno, self.strerror, self.filename = errno.ETIMEDOUT, self.problem, path
         self.args = (path, waited_ms)
         self.waited_ms = waited_ms
 
@@ -256,6 +316,7 @@ class MissingPackageError(MilepostError, ModuleNotFoundError):
     def __init__(self, package: str, install: str) -> None:
         super().__init__(package, install)
         self.package, self.install = package, install
+        self.name = package
 
     def __str__(self) -> str:
         return f"this needs {self.package}, which is not installed: pip install {self.install}"
@@ -281,8 +342,12 @@ def _stage(entry: Checkpoint) -> str:
 
 
 def _mark(entry: Checkpoint) -> str:
-    return _at(entry.watermark)
+    return _spelled(entry.watermark)
 
 
-def _at(mark: Any) -> str:
+def _standing(mark: Watermark | None) -> str:
+    return "before its first checkpoint" if mark is None else f"at {_spelled(mark)}"
+
+
+def _spelled(mark: Watermark) -> str:
     return f"offset {mark.offset}, event time {mark.event_time_ms} ms"

@@ -96,8 +96,8 @@ def warn_of_remote(path: str) -> None:
     kind = remote_kind(path)
     if kind is not None:
         warnings.warn(
-            f"{path}: on a file system of the kind {kind}, which may lie on another machine, where locks and the shared "
-            "memory of the WAL cannot be relied upon: keep the store on a local disk, and copy it with backup()",
+            f"{path}: on a file system of the kind {kind}, which another machine may share: its locks and the shared memory "
+            "of the WAL cannot be relied upon; keep the store on a local disk, and copy it with backup()",
             MilepostWarning,
             stacklevel=4,
         )

@@ -44,13 +44,13 @@ def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
     else:
         rule = 'must be ms since the epoch as an int, a datetime, or ISO 8601 text like "2013-03-01T03:12Z"'
         raise InvalidArgumentError(argument, value, rule)
-    if moment.utcoffset() is None:
-        rule = "has no time zone: give it one, for instance .replace(tzinfo=datetime.UTC) or .astimezone()"
-        raise InvalidArgumentError(argument, value, rule)
-    ms, fraction = divmod(datetime.__sub__(moment, _EPOCH), _MS)
+    try:
+        ms, fraction = _since_epoch(moment)
+    except ValueError as error:
+        raise InvalidArgumentError(argument, value, str(error)) from error
     if ms < 0:
         raise InvalidArgumentError(argument, value, "is before 1970, where no checkpoint can be")
-    return ms + (round_up and bool(fraction))
+    return ms + (round_up and fraction)
 
 
 def iso(ms: int) -> str:
@@ -74,6 +74,28 @@ def lasting(ms: int) -> str:
         elif parts:
             break
     return " ".join(parts[:2]) or "0 s"
+
+
+def _since_epoch(moment: datetime) -> tuple[int, bool]:
+    """
+    The whole ms since the epoch, and whether there is a fraction of one besides.
+
+    The class may be one of pandas, or of anybody: `NaT` is a datetime and no moment, and a Timestamp after the year 9999
+    has another year for Python than for pandas. pandas counts nanoseconds, too.
+    """
+    try:
+        zoned = moment.utcoffset() is not None
+        same = moment.year == datetime.year.__get__(moment)
+        since = datetime.__sub__(moment, _EPOCH) if zoned and same else None
+        finer = bool(getattr(moment, "nanosecond", 0))
+    except Exception as error:
+        raise ValueError("is no moment in time: give ms since the epoch, or a datetime that tells its UTC offset") from error
+    if since is not None:
+        ms, fraction = divmod(since, _MS)
+        return ms, finer or bool(fraction)
+    if zoned:
+        raise ValueError("is out of Python's years, 1 to 9999: give ms since the epoch as an int")
+    raise ValueError("has no time zone: give it one, for instance .replace(tzinfo=datetime.UTC) or .astimezone()")
 
 
 def _parsed(argument: str, text: str) -> datetime:
