@@ -189,7 +189,7 @@ class Database:
             # It is there to be waited for before the look whether it may be: who lets go of the file, or opens it to write,
             # says so before it looks whom to wait for.
             self._readers[id(reader)] = weakref.ref(reader)
-            if not self._paused and self.path not in open_files.opening_to_write:
+            if not self._paused and self.path not in open_files.opening_to_write.values():
                 break
             self._discard(reader)
             if time.monotonic() > deadline:

@@ -55,9 +55,9 @@ _open: dict[int, OpenFile] = {}  # by id()
 _kept: set[tuple[int, int]] = set()  # device and inode of what could not be let go of before the fork that made this process
 _process = os.getpid()
 
-opening_to_write: list[str] = []
+opening_to_write: dict[int, str] = {}
 """
-Paths that this process is opening to write. Until that is done, nothing else of the process opens them.
+Paths that this process is opening to write, by the id() of who does. Until that is done, nothing else here opens them.
 
 SQLite maps the shared memory of a WAL once a process. Where a reader comes first it is mapped read-only, and a writer that
 comes then could not write.

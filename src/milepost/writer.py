@@ -152,7 +152,7 @@ class Writer(Database):
             creation.refuse_second_name(self.path)
         connection: LentConnection | None = None
         try:
-            open_files.opening_to_write.append(self.path)
+            open_files.opening_to_write[id(self)] = self.path
             others = [other for other in open_files.opened() if other.path == self.path and other is not self]
             # Beside another writer the shared memory is mapped already, to be written to.
             if not any(isinstance(other, Writer) and other.has_open_file for other in others):
@@ -164,11 +164,10 @@ class Writer(Database):
             self._connection = connection
         except BaseException:
             if connection is not None and self._connection is not connection:
-                connection.rules.ours = True
-                connection.close(True)
+                apsw.Connection.close(connection, True)
             raise
         finally:
-            open_files.opening_to_write.remove(self.path)
+            open_files.opening_to_write.pop(id(self), None)
 
     def _prepare(self, connection: LentConnection) -> None:
         self._rules = connection.rules = Rules(self.path)
@@ -180,7 +179,6 @@ class Writer(Database):
         self._statements = apsw.Cursor(connection)
         self._execute = self._statements.execute
         self._lent = connection
-        execute = self._execute
         if connection.readonly("main"):
             raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
         schema.refuse_another_shape(connection, self.path)
@@ -192,30 +190,7 @@ class Writer(Database):
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
         self._leave_wal_alone(connection)  # until it is durable
         self._wal = wal.Wal(connection, self.path, self.vfs, grows_ahead=self._synchronous == "full")
-        frames = self._wal.frames()
-        try:
-            execute("BEGIN IMMEDIATE")
-            named = [(name, files.identity_of(name)) for name in (self.path, self._wal.name, f"{self.path}-shm")]
-            opened = [(name, identity, identity()) for name, identity in named]
-            self._files = [each for each in opened if each[2] is not None]
-            if len(self._files) < 3 and self.vfs is None:
-                raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
-            open_files.refuse_without_locks(self.path, f"{self.path}-shm")
-            unread = 0 if frames is None else wal.unread_commits(self._wal.name, self.vfs, frames[0])
-            wal.make_durable(self._wal.name, self.vfs)
-            files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
-            execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                execute("ROLLBACK")
-        if unread > 1 and self._wal.frames() == frames:  # else a neighbour has gone on meanwhile
-            warnings.warn(
-                f"{self.path}: its -wal file holds {unread} commits that cannot be read, since a page before them is not as "
-                "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
-                "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
-                MilepostWarning,
-                stacklevel=7,
-            )
+        self._make_durable(connection)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._bound.steps = None
         if self._on_connect is not None:
@@ -226,6 +201,33 @@ class Writer(Database):
                 raise StoreError(self.path, "on_connect has left a transaction open: let it end what it begins")
             self._reset(connection)
         connection.cursor_factory = self._refuse_outside
+
+    def _make_durable(self, connection: LentConnection) -> None:
+        """Before the first answer: what the file holds is durable, and the locks on it are this process's own."""
+        frames = self._wal.frames()
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            named = [(name, files.identity_of(name)) for name in (self.path, self._wal.name, f"{self.path}-shm")]
+            opened = [(name, identity, identity()) for name, identity in named]
+            self._files = [each for each in opened if each[2] is not None]
+            if len(self._files) < 3 and self.vfs is None:
+                raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
+            open_files.refuse_without_locks(self.path, f"{self.path}-shm")
+            unread = 0 if frames is None else wal.unread_commits(self._wal.name, self.vfs, frames[0])
+            wal.make_durable(self._wal.name, self.vfs)
+            files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
+            self._execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                self._execute("ROLLBACK")
+        if unread > 1 and self._wal.frames() == frames:  # else a neighbour has gone on meanwhile
+            warnings.warn(
+                f"{self.path}: its -wal file holds {unread} commits that cannot be read, since a page before them is not as "
+                "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
+                "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
+                MilepostWarning,
+                stacklevel=8,
+            )
 
     def _refuse_outside(self, _connection: apsw.Connection) -> apsw.Cursor:
         raise outside(self.path)
@@ -339,9 +341,11 @@ class Writer(Database):
         others: list[Turn] = []
         settled = False
         try:
-            self._begin()
-            if job.thread != self._main_thread:
+            group = job.thread != self._main_thread
+            if group:
                 self._await_company()
+            self._begin()
+            if group:
                 others += self._turns.take_over()
             jobs: list[Job[Any]] = [job, *others]  # type: ignore[list-item]
             appended = self._do_alone(job) if len(jobs) == 1 else self._do_group(jobs)
