@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 import weakref
 from collections import deque
@@ -42,6 +43,7 @@ OLDEST_ENGINE: Final = (3, 51, 3)
 _IDLE: Final = 4  # connections that are kept for the next read
 _ATTEMPTS: Final = 100  # at a file that somebody replaces while it is read
 _WAIT_S: Final = 0.001
+CLOSING: Final = -1  # no thread
 
 
 class Read(Protocol):
@@ -83,7 +85,7 @@ class Database:
         # All that are open, by id(): weak, so that one which an interrupt has let drop is gone.
         self._readers: dict[int, weakref.ref[Reader]] = {}
         self._idle: deque[Reader] = deque()
-        self._paused = False  # while it lets go of the file: no reader is opened
+        self._paused: set[int] = set()  # threads that have had it let go of the file: meanwhile no reader is opened
 
     def open(self) -> Self:
         """
@@ -176,7 +178,7 @@ class Database:
         """Close the file. A second call does nothing; reads under way in other threads end first."""
         if not self.closed:
             # Ended last: a close that an interrupt ends is closed by the next one.
-            self._paused = True
+            self._paused.add(CLOSING)
             self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
             self._ended = ClosedStoreError(self.path, "the store is closed: open it again")
             open_files.forget(self)
@@ -246,12 +248,12 @@ class Database:
 
     def let_go(self, deadline: float) -> bool:
         """Close every connection; reads wait from now on."""
-        self._paused = True
+        self._paused.add(threading.get_ident())
         return self.close_readers(deadline)
 
     def take_back(self) -> None:
         """Reads go on."""
-        self._paused = False
+        self._paused.discard(threading.get_ident())
 
     def make_way(self, deadline: float) -> bool:
         """Close the readers, whose shared memory is mapped read-only."""

@@ -52,7 +52,8 @@ class OpenFile(Protocol):
 
 _lock = threading.Lock()
 _open: dict[int, OpenFile] = {}  # by id()
-_kept: set[tuple[int, int]] = set()  # device and inode of what could not be let go of before the fork that made this process
+_kept: set[tuple[int, int]] = set()  # device and inode of what was not let go of before the fork that made this process
+_keeping: dict[int, set[tuple[int, int]]] = {}  # the same of forks under way, by the thread that forks
 _process = os.getpid()
 
 opening_to_write: dict[int, str] = {}
@@ -141,24 +142,20 @@ def _inherited(path: str) -> ForkedStoreError:
     )
 
 
-def _keep(file: OpenFile) -> None:
-    identity = _identity(file.path)
-    if identity is not None:
-        _kept.add(identity)
-
-
 def _before_fork() -> None:
     deadline = time.monotonic() + _PATIENCE_S
+    kept = _keeping[threading.get_ident()] = set()
     for file in opened():
-        try:
-            if not file.let_go(deadline):
-                _keep(file)
-        except Exception:  # noqa: BLE001 - a broken one never keeps the others from letting go
-            _keep(file)
+        let_go = False
+        with contextlib.suppress(Exception):  # a broken one never keeps the others from letting go
+            let_go = file.let_go(deadline)
+        identity = None if let_go else _identity(file.path)
+        if identity is not None:
+            kept.add(identity)
 
 
 def _after_fork_in_parent() -> None:
-    _kept.clear()
+    _keeping.pop(threading.get_ident(), None)
     for file in opened():
         with contextlib.suppress(Exception):
             file.take_back()
@@ -167,6 +164,8 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _lock, _process  # noqa: PLW0603 - another thread may have had the lock as this process was made
     _lock = threading.Lock()
+    _kept.update(_keeping.pop(threading.get_ident(), ()))
+    _keeping.clear()
     _process = os.getpid()
     opening_to_write.clear()
     for file in opened():
@@ -178,8 +177,7 @@ def _after_fork_in_child() -> None:
 def _notice_a_fork_without_hooks() -> None:
     """C code may fork without Python's hooks: then nothing was let go of."""
     if os.getpid() != _process:
-        for file in list(_open.values()):
-            _keep(file)
+        _kept.update(filter(None, [_identity(file.path) for file in list(_open.values())]))
         _after_fork_in_child()
 
 

@@ -34,7 +34,7 @@ from milepost import append, creation, files, open_files, schema, wal
 from milepost.block import CUT_SHORT, Block, BlockTurn, outside
 from milepost.bound import Bound
 from milepost.connection import connect, refuse_foreign_header
-from milepost.database import Database
+from milepost.database import CLOSING, Database
 from milepost.errors import (
     FailedStoreError,
     MilepostError,
@@ -126,7 +126,7 @@ class Writer(Database):
         self._turns = Turns()
         self._main_thread = threading.main_thread().ident
         self._connection: LentConnection | None = None  # None too while it has let go of the file for a fork
-        self._letting_go: Turn | None = None
+        self._letting_go: dict[int, Turn] = {}  # by the thread that forks
         # The end of the chain as our own last commit left it, and SQLite's data_version then: it is good for as long as
         # nobody else, of this process or another, has written since.
         self._end: Appender | None = None
@@ -797,7 +797,7 @@ class Writer(Database):
 
     def _close_now(self) -> None:
         # The connection that writes last: it writes the WAL back.
-        self._paused = True
+        self._paused.add(CLOSING)
         self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
         self._close_connection()
         super().close()
@@ -817,7 +817,7 @@ class Writer(Database):
         holder = self._turns.holder
         if holder is not None and holder.thread == threading.get_ident():
             return False
-        turn = self._letting_go = Turn()
+        turn = self._letting_go[threading.get_ident()] = Turn()
         if not self._turns.take(turn, max(0.0, deadline - time.monotonic())):
             return False
         all_closed = super().let_go(deadline)
@@ -827,7 +827,7 @@ class Writer(Database):
     def take_back(self) -> None:
         """As `Database.take_back`."""
         super().take_back()
-        turn, self._letting_go = self._letting_go, None
+        turn = self._letting_go.pop(threading.get_ident(), None)
         if turn is not None:
             if NOW in self._turns.held and self._turns.held[NOW] is turn:
                 del self._turns.held[NOW]
