@@ -1,0 +1,407 @@
+"""
+What test_forks.py runs, each in a process of its own: a scene is a function that forks, and returns what has to be there.
+
+`python forking_program.py PATH SCENE [CHILDREN]` prints `run:entries …`, what was acknowledged, and ends with 0 if nothing
+else went wrong. Nothing may hang: the watchdog ends the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from milepost import Checkpoint, CheckpointStore, ForkedStoreError, Watermark, open_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+APPENDS = 20
+OPENER = """
+import sys
+from milepost import CheckpointStore
+while True:
+    with CheckpointStore(sys.argv[1], busy_timeout_ms=60_000) as store:
+        store.latest()
+"""
+
+
+def entry(sequence: int, run: str) -> Checkpoint:
+    """A checkpoint."""
+    return Checkpoint(run, "load", sequence, Watermark(sequence, 0), str(sequence), 0)
+
+
+def append_own(path: str, run: str, appends: int = APPENDS) -> None:
+    """What a child does: a store of its own."""
+    with CheckpointStore(path, busy_timeout_ms=60_000) as store:
+        for sequence in range(1, appends + 1):
+            store.append(entry(sequence, run))
+
+
+def append_late(path: str, run: str) -> None:
+    """A little later."""
+    time.sleep(0.05)
+    append_own(path, run)
+
+
+def fork(work: Callable[[], object]) -> int:
+    """A child that does something, and ends with 0 if it could."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the child must end here
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
+def reap(*children: int) -> None:
+    """All of them have ended well."""
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def refused(call: Callable[[], object]) -> None:
+    """A call that says that there was a fork."""
+    try:
+        call()
+    except ForkedStoreError:
+        return
+    raise AssertionError("not refused")
+
+
+def methods(store: CheckpointStore) -> list[Callable[[], object]]:
+    """Every method that needs the file."""
+    mark = Watermark(99, 0)
+    return [
+        lambda: store.append(entry(99, "bad")),
+        lambda: store.append_many([entry(99, "bad")]),
+        lambda: store.advance("bad", "load", mark, idempotency_key="99"),
+        lambda: store.transaction().__enter__(),
+        lambda: list(store.checkpointed([1], run_id="bad", stage="load")),
+        lambda: len(store),
+        store.latest,
+        lambda: list(store.history()),
+        store.verify,
+        store.runs,
+        store.head,
+        lambda: store.backup(f"{store.path}.copy"),
+    ]
+
+
+def beside_threads(path: str, children: int) -> dict[str, int]:
+    """Four threads that write and one that reads; children write; another process opens and closes the file."""
+    store, stop, acknowledged = CheckpointStore(path, durability="normal"), threading.Event(), dict[str, int]()
+
+    def write(run: str) -> None:
+        while not stop.is_set():
+            sequence = acknowledged.get(run, 0) + 1
+            store.append(entry(sequence, run))
+            acknowledged[run] = sequence
+
+    def read() -> None:
+        while not stop.is_set():
+            store.latest()
+
+    threads = [threading.Thread(target=write, args=(f"thread-{number}",)) for number in range(4)]
+    threads.append(threading.Thread(target=read))
+    other = subprocess.Popen([sys.executable, "-c", OPENER, path])
+    for thread in threads:
+        thread.start()
+    try:
+        pids = [fork(lambda run=run: append_own(path, run)) for run in map("child-{}".format, range(children))]  # type: ignore[misc]
+        reap(*pids)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        other.kill()
+        other.wait()
+    store.close()
+    return acknowledged | {f"child-{number}": APPENDS for number in range(children)}
+
+
+def parent_closes(path: str, children: int) -> dict[str, int]:
+    """Each child appends while the parent closes its store and others open and close theirs."""
+    other = subprocess.Popen([sys.executable, "-c", OPENER, path])
+    for number in range(children):
+        store = CheckpointStore(path)
+        store.append(entry(number + 1, "parent"))
+        child = fork(lambda number=number: append_own(path, f"child-{number}"))  # type: ignore[misc]
+        store.close()
+        reap(child)
+    other.kill()
+    other.wait()
+    return {"parent": children} | {f"child-{number}": APPENDS for number in range(children)}
+
+
+def parent_dies(path: str, children: int) -> dict[str, int]:
+    """Children go on after their parent has been killed, or has ended; others open and close the file."""
+    for number in range(children):
+
+        def launch(number: int = number) -> None:
+            store = CheckpointStore(path)
+            store.append(entry(1, f"launcher-{number}"))
+            fork(partial(append_late, path, f"child-{number}"))
+            if number % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(0)
+
+        os.waitpid(fork(launch), 0)
+        with CheckpointStore(path, busy_timeout_ms=60_000) as other:
+            other.latest()
+    deadline = time.monotonic() + 30
+    with CheckpointStore.open_readonly(path) as store:
+        while sum(run.entries for run in store.runs()) < children * (APPENDS + 1) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    return {f"child-{number}": APPENDS for number in range(children)} | {f"launcher-{n}": 1 for n in range(children)}
+
+
+def refuses_every_method(path: str, _children: int) -> dict[str, int]:
+    """In the child the parent's store says so, whatever is asked of it; closing it is allowed."""
+    store, reader = CheckpointStore(path), CheckpointStore.open_readonly(path)
+    store.append(entry(1, "parent"))
+    reader.latest()
+
+    def child() -> None:
+        for method in methods(store):
+            refused(method)
+        refused(reader.latest)
+        store.close()
+        reader.close()
+        append_own(path, "child")
+
+    reap(fork(child))
+    store.append(entry(2, "parent"))
+    assert reader.latest("parent") == entry(2, "parent")
+    store.close()
+    reader.close()
+    return {"parent": 2, "child": APPENDS}
+
+
+def half_made(path: str, _children: int) -> dict[str, int]:
+    """The exception of a store that could not be opened is kept, as a notebook keeps the last one."""
+    kept: list[BaseException] = []
+    for broken in (f"{path}/nowhere", str(Path(path).parent)):
+        try:
+            CheckpointStore(broken)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            kept.append(error)
+    assert len(kept) == 2
+    return refuses_every_method(path, 0)
+
+
+def _refused_own(path: str) -> None:
+    refused(lambda: CheckpointStore(path, busy_timeout_ms=2000).append(entry(1, "bad")))
+
+
+def inside_a_block(path: str, _children: int) -> dict[str, int]:
+    """The block is the parent's, and is committed whole; the child is refused the file."""
+    with CheckpointStore(path) as store:
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (x)")
+            store.append(entry(1, "parent"))
+
+            def child() -> None:
+                refused(methods(store)[0])
+                _refused_own(path)
+
+            reap(fork(child))
+            store.append(entry(2, "parent"))
+        reap(fork(lambda: append_own(path, "child")))  # by another fork, which found nothing open
+    return {"parent": 2, "child": APPENDS}
+
+
+def inside_a_loop(path: str, _children: int) -> dict[str, int]:
+    """As a block."""
+    with CheckpointStore(path) as store:
+        loop = store.checkpointed(range(6), run_id="parent", stage="load", every=3, transaction=True)
+        for record in loop:
+            if record == 1:
+                reap(fork(lambda: _refused_own(path)))
+    return {"parent": 2}
+
+
+def beside_a_connection(path: str, _children: int) -> dict[str, int]:
+    """The caller's own connection keeps the file in SQLite's table of locks, of which milepost does not know."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1, "parent"))
+        own = apsw.Connection(path)
+        own.execute("SELECT count(*) FROM entry").fetchall()
+        reap(fork(lambda: _refused_own(path)))
+        own.close()
+        reap(fork(lambda: append_own(path, "child")))
+    return {"parent": 1, "child": APPENDS}
+
+
+def by_c_code(path: str, _children: int) -> dict[str, int]:
+    """Without the hooks of Python: the process id tells."""
+    store = CheckpointStore(path)
+    store.append(entry(1, "parent"))
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        try:
+            for method in methods(store):
+                refused(method)
+            _refused_own(path)
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the child must end here
+            traceback.print_exc()
+            os._exit(1)
+    reap(child)
+    store.append(entry(2, "parent"))
+    store.close()
+    return {"parent": 2}
+
+
+def then_exec(path: str, _children: int) -> dict[str, int]:
+    """Another program has nothing of what was open, even in a block."""
+    program = "import sys; sys.path[:0] = eval(sys.argv[2]); import forking_program as f; f.append_own(sys.argv[1], 'child')"
+    with CheckpointStore(path) as store:
+        with store.transaction():
+            store.append(entry(1, "parent"))
+            command = [sys.executable, "-c", program, path, repr(sys.path)]
+            child = fork(lambda: os.execv(sys.executable, command))
+            time.sleep(0.2)  # it waits for the block
+        reap(child)
+    return {"parent": 1, "child": APPENDS}
+
+
+def during_a_verification(path: str, children: int) -> dict[str, int]:
+    """And a backup: the fork waits a moment; the child's own store works, or is refused before it writes."""
+    store = CheckpointStore(path, durability="normal")
+    store.append_many([entry(sequence, "parent") for sequence in range(1, 20_001)])
+    stop, worked = threading.Event(), 0
+
+    def busy() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            store.verify().raise_if_broken()
+            store.backup(f"{path}.copy-{number}").entries  # noqa: B018 - the copy is what counts
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    for number in range(children):
+        child = os.fork()
+        if child == 0:
+            try:
+                append_own(path, f"child-{number}")
+                os._exit(0)
+            except ForkedStoreError:
+                os._exit(7)
+            except BaseException:  # noqa: BLE001 - the child must end here
+                traceback.print_exc()
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in {0, 7}, code
+        if code == 0:
+            worked += 1
+            stop_at = number
+    stop.set()
+    thread.join()
+    store.close()
+    assert worked > 0, stop_at
+    return {"parent": 20_000}
+
+
+def _twice(*given: Any) -> int:
+    return 2 * int(given[0])
+
+
+def on_connect(path: str, _children: int) -> dict[str, int]:
+    """What the caller puts on the connection is there again after a fork; `subprocess` does not make a store let go."""
+    calls: list[apsw.Connection] = []
+
+    def connected(connection: apsw.Connection) -> None:
+        calls.append(connection)
+        connection.create_scalar_function("twice", _twice)
+
+    with CheckpointStore(path, on_connect=connected) as store:
+        store.append(entry(1, "parent"))
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        store.append(entry(2, "parent"))
+        assert len(calls) == 1
+        reap(fork(lambda: append_own(path, "child")))
+        with store.transaction() as connection:
+            assert connection.execute("SELECT twice(21)").get == 42
+        assert len(calls) == 2
+    return {"parent": 2, "child": APPENDS}
+
+
+def _pooled(number: int) -> int:
+    append_own(_pooled_path[0], f"child-{number}")
+    return number
+
+
+_pooled_path: list[str] = []
+
+
+def _know(path: str) -> None:
+    _pooled_path[:] = [path]
+
+
+def pools(path: str, children: int) -> dict[str, int]:
+    """Multiprocessing's pools in each way of starting them, with the store open in the parent, which goes on."""
+    expected = {"parent": 0}
+    with CheckpointStore(path, busy_timeout_ms=60_000) as store:
+        for method in ("fork", "forkserver", "spawn"):
+            context: Any = multiprocessing.get_context(method)
+            first = len(expected)
+            with context.Pool(2, _know, (path,)) as pool:
+                for number in pool.imap_unordered(_pooled, range(first, first + children)):
+                    expected[f"child-{number}"] = APPENDS
+                    expected["parent"] += 1
+                    store.append(entry(expected["parent"], "parent"))
+    return expected
+
+
+def threads_that_fork(path: str, children: int) -> dict[str, int]:
+    """Several threads fork at once."""
+    store, acknowledged = CheckpointStore(path, durability="normal"), dict[str, int]()
+
+    def work(thread: int) -> None:
+        for number in range(children):
+            reap(fork(partial(append_own, path, f"child-{thread}-{number}", 1)))
+            store.append(entry(number + 1, f"thread-{thread}"))
+            acknowledged.update({f"child-{thread}-{number}": 1, f"thread-{thread}": number + 1})
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.close()
+    return acknowledged
+
+
+def main() -> None:
+    """Play a scene."""
+    faulthandler.dump_traceback_later(300, exit=True)
+    # A fork beside threads is what is tried here; everything else that is warned of is an error where -W says so.
+    warnings.filterwarnings("ignore", message=".*multi-threaded", category=DeprecationWarning)
+    if "no-hooks" in sys.argv:
+        open_files.opened = list
+        os.getpid = lambda: 1  # nor does the process id tell
+        open_files._process = 1
+    for run, entries in globals()[sys.argv[2]](sys.argv[1], int(sys.argv[3])).items():
+        print(f"{run}:{entries}")
+
+
+if __name__ == "__main__":
+    main()
