@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cache
+from contextlib import closing
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import apsw
 
+from milepost import sql_tokens
 from milepost.errors import NotAStoreError, SchemaVersionError, WrongKeyError, shown
 from milepost.signature import key_check, same
+from milepost.sql_tokens import folded
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -22,11 +25,14 @@ APPLICATION_ID: Final = 0x4D495450
 VERSION: Final = 1
 HEADER_BYTES: Final = 100
 
+_LONGEST_CREATE: Final = 100_000  # characters, of which ours have 2,000: a comment may be long, and no file keeps us reading
 
-def text() -> str:
-    """The whole of schema.sql, from the wheel or, in a checkout, from the top of the repository."""
-    shipped: Traversable = files("milepost") / "schema.sql"
-    return (shipped if shipped.is_file() else Path(__file__).parents[2] / "schema.sql").read_text(encoding="utf-8")
+
+def text(version: int | None = None) -> str:
+    """The whole of schema.sql, or an older version's, from the wheel or, in a checkout, the top of the repository."""
+    name = "schema.sql" if version in {None, VERSION} else f"schema-{version}.sql"
+    shipped: Traversable = files("milepost") / name
+    return (shipped if shipped.is_file() else Path(__file__).parents[2] / name).read_text(encoding="utf-8")
 
 
 def create(connection: apsw.Connection, keyed: Hash | None = None) -> None:
@@ -90,39 +96,110 @@ def refuse_another_version(header: bytes, path: str) -> None:
 
 def refuse_another_shape(connection: apsw.Connection, path: str) -> None:
     """
-    A file is untrusted input: its tables and indexes are ours to the letter, and nothing of others hangs on them.
+    A file is untrusted input: its tables and indexes say what ours say, and nothing of others hangs on them.
 
-    A view in place of a table, a generated column or a trigger of somebody else would run what its maker wrote. Our own
-    triggers and the view only help people, so a file that lacks them is still read and written.
+    What counts is the tokens, so that comments, white space, case and the quotes of names are nobody's format. A view in
+    place of a table, a generated column or a trigger of somebody else would run what its maker wrote. Our own triggers
+    and the view only help people, so a file that lacks them is still read and written. What the view says is not
+    compared: no query of ours asks it, and `store.sql` asks its own (`use_own_view`).
 
     Raises:
         NotAStoreError: Something is missing, other than ours, or added to our tables.
     """
-    found = _objects(connection)
-    ours = _expected()
-    tables = {table for _, table, _ in ours.values()}
-    for name, (kind, table, sql) in found.items():
-        if name in ours and ours[name] != (kind, table, sql):
-            raise NotAStoreError(path, f"its {kind} {shown(name)} is not the one of schema.sql: do not trust this file")
-        if table in tables and name not in ours:
+    _refuse_another_shape_than(VERSION, connection, path)
+
+
+class _Object(NamedTuple):
+    """A row of `sqlite_schema`; of ours, type, name and table are without case as they are."""
+
+    kind: str
+    name: str
+    table: str
+    create: str | None  # None for an index that a UNIQUE or a PRIMARY KEY makes
+
+
+def _refuse_another_shape_than(version: int, connection: apsw.Connection, path: str) -> None:
+    ours = _expected(version)
+    tables = {each.table for each in ours.values()}  # the view too: nothing of others hangs on it
+    missing = dict(ours)
+    for row in connection.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema"):
+        if row == missing.get(row[1]):
+            del missing[row[1]]
+            continue
+        # SQLite takes a BLOB for the text that it holds, and a text to its first NUL.
+        if not all(type(value) is str and "\0" not in value for value in row[:3]):
+            problem = f"its schema has an entry {shown(row[1])} that is not as SQLite writes them"
+            raise NotAStoreError(path, f"{problem}: do not trust this file")
+        kind, name, table = map(folded, row[:3])
+        if name in ours:
+            # There is one of each: a trigger may have the name of a table.
+            if not _is_ours(_Object(kind, name, table, row[3]), missing.pop(name, None), version):
+                raise NotAStoreError(path, f"its {kind} {shown(name)} is not the one of schema.sql: do not trust this file")
+        elif table in tables:
             raise NotAStoreError(path, f"its {kind} {shown(name)} hangs on a table of milepost: do not trust this file")
-    for name, (kind, _, _) in ours.items():
-        if name not in found and kind in {"table", "index"}:
+    for kind, name, _, _ in missing.values():
+        if kind in {"table", "index"}:
             raise NotAStoreError(path, f"its {kind} {name} is missing: restore the file from a copy")
 
 
-def _objects(connection: apsw.Connection) -> dict[str, tuple[str, str, str | None]]:
-    return {
-        name: (kind, table, sql)
-        for name, kind, table, sql in connection.execute("SELECT name, type, tbl_name, sql FROM sqlite_schema")
-    }
+def _is_ours(found: _Object, ours: _Object | None, version: int) -> bool:
+    if ours is None or found[:3] != ours[:3]:
+        return False
+    if ours.create is None or type(found.create) is not str or len(found.create) > _LONGEST_CREATE:
+        return found.create == ours.create
+    if ours.kind == "view":  # a temporary one would stand before ours for every query, and before that of `use_own_view`
+        return sql_tokens.begins(found.create, "create", "view")
+    return _says_the_same(found.create, ours.create, version)
+
+
+@lru_cache(maxsize=64)  # reading them takes 0.3 ms where all tables differ, and a reader opens its file again and again
+def _says_the_same(found: str, ours: str, version: int) -> bool:
+    return sql_tokens.same(found, _tokens(ours, version), _names(version))
 
 
 @cache
-def _expected() -> dict[str, tuple[str, str, str | None]]:
+def _tokens(ours: str, version: int) -> tuple[sql_tokens.Token, ...]:
+    return tuple(sql_tokens.tokens(ours, _names(version)))
+
+
+@cache
+def _expected(version: int) -> dict[str, _Object]:
+    """What a version's schema.sql makes, by name."""
+    with closing(_made(version)) as connection:
+        found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
+        return {name: _Object(kind, name, table, create) for kind, name, table, create in found}
+
+
+@cache
+def _names(version: int) -> frozenset[str]:
+    """The names of all that, and of the columns."""
+    with closing(_made(version)) as connection:
+        columns = connection.execute("SELECT p.name FROM sqlite_schema AS s, pragma_table_xinfo(s.name) AS p")
+        return frozenset(name for (name,) in columns).union(_expected(version))
+
+
+def _made(version: int) -> apsw.Connection:
+    statement = text(version)
     connection = apsw.Connection(":memory:")
+    connection.execute(statement)
+    return connection
+
+
+def use_own_view(connection: apsw.Connection) -> None:
+    """
+    Let `checkpoint` be the view of schema.sql on a connection that only reads, whatever the file has under that name.
+
+    Where the file has another one, ours is made among the temporary ones of the connection, which SQLite finds first;
+    the file is not touched. So neither a view that lies, which no signature covers, nor that of an older version is what
+    a query of the caller's asks.
+    """
+    (ours,) = (each for each in _expected(VERSION).values() if each.kind == "view")
+    found = connection.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE name = ?", (ours.name,))
+    if found.fetchall() == [ours]:
+        return
+    statement = str(ours.create).replace("CREATE VIEW", "CREATE TEMP VIEW IF NOT EXISTS", 1)
+    connection.pragma("query_only", False)  # it forbids the temporary ones too
     try:
-        create(connection)
-        return _objects(connection)
+        connection.execute(statement)
     finally:
-        connection.close()
+        connection.pragma("query_only", True)
