@@ -18,6 +18,7 @@ ORDER = [
     "checkpoint",
     "arguments",
     "times",
+    "sql_tokens",
     "receipt",
     "summary",
     "audit",

@@ -181,7 +181,7 @@ class Writer(Database):
         self._lent = connection
         if connection.readonly("main"):
             raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
-        schema.refuse_another_shape(connection, self.path)
+        schema.upgrade(connection, self.path)
         self.hash = schema.chosen_hash(connection, self.path, self._hmac)
         self.hash(b"")  # refuses a missing key now, not at the first append
         if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
@@ -394,7 +394,7 @@ class Writer(Database):
         self._bound.steps = 0
         if self._lent.data_version() != self._version:
             self._end = None
-            schema.refuse_upgraded(self._statements, self.path)
+            schema.refuse_another_version_now(self._statements, self.path)
         self._wal.make_room()
 
     def _roll_back_what_was_left(self) -> None:

@@ -120,7 +120,6 @@ REFUSED: Final = {
     ),
     "a trigger before an insert": "CREATE TRIGGER x BEFORE INSERT ON lane BEGIN DELETE FROM entry; END",
     "a trigger instead of the view": "CREATE TRIGGER x INSTEAD OF INSERT ON checkpoint BEGIN DELETE FROM entry; END",
-    "an endless view of our name": f"DROP VIEW checkpoint; CREATE VIEW checkpoint AS {ENDLESS}",
     "a view for a table": f"DROP TABLE run; CREATE VIEW run AS {ENDLESS}",
     "a virtual table for a table": "DROP TABLE stage; CREATE VIRTUAL TABLE stage USING fts5(x)",
     "a generated column": "ALTER TABLE entry ADD COLUMN x TEXT GENERATED ALWAYS AS (hex(signature))",
@@ -162,6 +161,7 @@ def test_a_hostile_schema_is_refused_or_its_faults_are_found(template: tuple[Pat
 
 WELCOME: Final = {
     "an endless view": f"CREATE VIEW endless AS {ENDLESS}",
+    "an endless view of our name": f"DROP VIEW checkpoint; CREATE VIEW checkpoint AS {ENDLESS}",
     "five thousand tables": "".join(f"CREATE TABLE t{n} (a, b, c);" for n in range(5000)),
     "a table of two thousand columns": f"CREATE TABLE wide ({', '.join(f'c{n}' for n in range(1999))})",
     "a view of a thousand joins": f"CREATE VIEW wide AS {' UNION ALL '.join(['SELECT position FROM entry'] * 400)}",

@@ -10,6 +10,7 @@ import apsw
 from milepost.errors import InvalidArgumentError, shown
 from milepost.forensics.extra import extra
 from milepost.forensics.frames import Frame
+from milepost.schema import use_own_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,7 @@ def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] |
     Raises:
         InvalidArgumentError: It is not that, or SQLite cannot run it with these parameters.
     """
+    use_own_view(connection)
     connection.authorizer = _authorize  # https://sqlite.org/c3ref/set_authorizer.html
     connection.set_progress_handler(lambda: False, _STEPS)  # in Python, where an interrupt is raised
     columns: list[tuple[str, str | None]] = []
