@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chains import chain, entry, mixed
-from milepost import CheckpointStore, DamagedStoreError, MilepostError, NotAStoreError, schema
+from milepost import CheckpointStore, DamagedStoreError, MilepostError, NotAStoreError, SchemaVersionError, schema
 from milepost.sql_tokens import tokens
 
 if TYPE_CHECKING:
@@ -538,3 +538,48 @@ def test_sql_asks_our_view_whatever_the_file_has_under_that_name(
             assert store.sql(ASKED).to_arrow().to_pylist() == [{"entries": 50, "offset": 49 * 500}]
         assert store.verify().ok
     assert path.read_bytes() == before
+
+
+# The version
+
+MESSAGES: Final = {
+    2**31 - 1: "install a newer milepost",
+    schema.VERSION + 1: "install a newer milepost",
+    0: "no milepost ever wrote it: do not trust this file",
+    -1: "no milepost ever wrote it: do not trust this file",
+}
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+@pytest.mark.parametrize("version", MESSAGES)
+def test_another_version_is_told_with_what_to_do(path: Path, version: int, opener: Callable[[Path], object]) -> None:
+    """Newer, or one that there never was."""
+    _store_then(path, f"PRAGMA user_version = {version}")
+    told = f"file format version {version}, this milepost writes version {schema.VERSION}: {MESSAGES[version]}"
+    with pytest.raises(SchemaVersionError) as caught:
+        opener(path)
+    assert str(caught.value) == f"{path}: {told}"
+    assert (caught.value.found, caught.value.supported) == (version, schema.VERSION)
+
+
+def test_an_older_version_is_told_with_what_to_do() -> None:
+    """By whatever cannot upgrade the file itself."""
+    error = SchemaVersionError("orders.milepost", 1, 3)
+    told = "version 1, this milepost writes version 3: open it with CheckpointStore(), which upgrades it"
+    assert str(error) == f"orders.milepost: file format {told}"
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_newer_version_that_only_the_wal_knows_of_is_refused(path: Path, opener: Callable[[Path], object]) -> None:
+    """The file's first bytes still say the old one, until the WAL is written back."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(3))
+    other = apsw.Connection(str(path))
+    other.pragma("user_version", schema.VERSION + 1)
+    assert path.read_bytes()[60:64] == schema.VERSION.to_bytes(4, "big")
+    with pytest.raises(SchemaVersionError, match="install a newer milepost"):
+        opener(path)
+    other.execute("ALTER TABLE lane RENAME TO run_stage")
+    with pytest.raises(SchemaVersionError, match="install a newer milepost"):
+        opener(path)
+    other.close()

@@ -173,8 +173,13 @@ class SchemaVersionError(StoreError):
     """The file has format version `found`; this milepost reads and writes `supported`. Nothing in it was touched."""
 
     def __init__(self, path: str, found: int, supported: int) -> None:
-        newer = "install a newer milepost" if found > supported else "no milepost ever wrote it"
-        super().__init__(path, f"file format version {found}, this milepost knows version {supported}: {newer}")
+        if found > supported:
+            remedy = "install a newer milepost"
+        elif found > 0:
+            remedy = "open it with CheckpointStore(), which upgrades it"
+        else:
+            remedy = "no milepost ever wrote it: do not trust this file"
+        super().__init__(path, f"file format version {found}, this milepost writes version {supported}: {remedy}")
         self.args = (path, found, supported)
         self.found, self.supported = found, supported
 

@@ -1,4 +1,4 @@
-"""Read schema.sql: make the tables of a new file, or tell whether a file has them."""
+"""Read schema.sql: make the tables of a new file, tell whether a file has them, or bring an older one's up to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 import apsw
 
 from milepost import sql_tokens
-from milepost.errors import NotAStoreError, SchemaVersionError, WrongKeyError, shown
+from milepost.errors import NotAStoreError, SchemaVersionError, StoreError, WrongKeyError, shown
 from milepost.signature import key_check, same
 from milepost.sql_tokens import folded
 
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 APPLICATION_ID: Final = 0x4D495450
 VERSION: Final = 1
 HEADER_BYTES: Final = 100
+
+UPGRADES: Final[dict[int, str]] = {}
+"""
+The steps of `upgrade`: from each older version the SQL that makes the next one of it. None is ever changed or left out.
+
+- A step sets `PRAGMA user_version`, ends in exactly the tables and indexes of the next version, and begins and ends no
+  transaction.
+- It drops the view `checkpoint` first and makes the next version's last.
+- A column more is added last in schema.sql, by an ADD COLUMN that does not end in a comment ("incomplete input"). A table
+  that changes otherwise is made anew under another name, filled, and renamed, its indexes and triggers after that: a RENAME
+  changes nothing else that names the table (https://sqlite.org/lang_altertable.html#otheralter; `legacy_alter_table` is on).
+- The schema.sql that it replaces stays in the repository and the wheel as schema-1.sql, schema-2.sql …: a file is compared
+  with it before the step runs.
+"""
 
 _LONGEST_CREATE: Final = 100_000  # characters, of which ours have 2,000: a comment may be long, and no file keeps us reading
 
@@ -75,23 +89,89 @@ def refuse_another_version(header: bytes, path: str) -> None:
     """
     Look at the first 100 bytes of a file, and at nothing else of it.
 
+    They may be older than what its WAL holds: once the file is open, `refuse_another_version_now` knows.
+
     Raises:
         NotAStoreError: It is no SQLite database, or that of another application.
-        SchemaVersionError: It was written by another version of milepost.
+        SchemaVersionError: It has another version than this one, and none that `upgrade` knows a way from.
 
     Source:
         https://sqlite.org/fileformat2.html#the_database_header
     """
     if len(header) < HEADER_BYTES or not header.startswith(b"SQLite format 3\0"):
         raise NotAStoreError(path, "not an SQLite database: choose another path for the checkpoints")
-    version, application_id = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
+    version, application_id = int.from_bytes(header[60:64], "big", signed=True), int.from_bytes(header[68:72], "big")
     if application_id != APPLICATION_ID:
         problem = f"an SQLite database of another application (application_id {application_id}, not {APPLICATION_ID})"
         raise NotAStoreError(path, f"{problem}: choose another path for the checkpoints")
     if header[56:60] != b"\0\0\0\1":
         raise NotAStoreError(path, "its text is not stored as UTF-8, as in every file of milepost: do not trust this file")
-    if version != VERSION:
+    if version != VERSION and version not in UPGRADES:
         raise SchemaVersionError(path, version, VERSION)
+
+
+def refuse_another_version_now(connection: apsw.Connection, path: str) -> None:
+    """
+    Ask an open file which version it has by now: another process may have upgraded it meanwhile.
+
+    For a writer that has the write lock, before it writes, whenever `data_version()` is not what it was: it takes 1 µs.
+
+    Raises:
+        SchemaVersionError: It has another version than this one.
+    """
+    found = _version(connection)
+    if found != VERSION:
+        raise SchemaVersionError(path, found, VERSION)
+
+
+def _version(connection: apsw.Connection) -> int:
+    return int(connection.execute("PRAGMA main.user_version").get)
+
+
+def upgrade(connection: apsw.Connection, path: str) -> None:
+    """
+    Bring a file of an older version up to this one, in one transaction: all steps, or none.
+
+    A file of this version is compared with schema.sql, and not written to. Inside a transaction of the caller's this is
+    a savepoint: where other threads must go on while it waits for the lock and for the disk, begin one by `execute`,
+    IMMEDIATE, and commit it so.
+
+    Args:
+        connection: One that may write, hardened as `connect` does it, with no statement under way.
+        path: The file's name, for messages.
+
+    Raises:
+        NotAStoreError: Before a step, or after the last, it has not exactly the tables and indexes of its version.
+        SchemaVersionError: No step leads from its version to this one.
+        StoreError: It has a table of somebody else under a name that a newer version needs.
+    """
+    if _version(connection) == VERSION:
+        refuse_another_shape(connection, path)
+        return
+    connection.transaction_mode = "IMMEDIATE"  # no other process may upgrade it between our look and our step
+    # Else a RENAME fails where any view or trigger of a stranger names something that is not there.
+    asked_for = connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, -1)
+    connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, 1)
+    try:
+        with connection:
+            found = _version(connection)  # another process may have upgraded it while we waited for the lock
+            if found not in UPGRADES and found != VERSION:
+                raise SchemaVersionError(path, found, VERSION)
+            for version in range(found, VERSION):
+                _refuse_another_shape_than(version, connection, path)
+                _refuse_names_in_the_way(version, connection, path)
+                connection.execute(UPGRADES[version]).fetchall()
+            refuse_another_shape(connection, path)
+    finally:
+        connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, asked_for)
+
+
+def _refuse_names_in_the_way(version: int, connection: apsw.Connection, path: str) -> None:
+    new = _expected(version + 1).keys() - _expected(version).keys()
+    for kind, name in connection.execute("SELECT type, name FROM main.sqlite_schema"):
+        if folded(name) in new:
+            problem = f"its {kind} {shown(name)} has a name that file format version {version + 1} needs"
+            raise StoreError(path, f"{problem}: rename it and open the store again")
 
 
 def refuse_another_shape(connection: apsw.Connection, path: str) -> None:
@@ -105,8 +185,14 @@ def refuse_another_shape(connection: apsw.Connection, path: str) -> None:
 
     Raises:
         NotAStoreError: Something is missing, other than ours, or added to our tables.
+        SchemaVersionError: By now the file has another version than this one.
     """
-    _refuse_another_shape_than(VERSION, connection, path)
+    try:
+        _refuse_another_shape_than(VERSION, connection, path)
+    except NotAStoreError:
+        refuse_another_version_now(connection, path)  # another version has another shape: then that is what to say
+        raise
+    refuse_another_version_now(connection, path)
 
 
 class _Object(NamedTuple):

@@ -1,0 +1,477 @@
+"""A file of every version of the format still opens, and an upgrade changes all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+import pytest
+
+from milepost import (
+    Checkpoint,
+    CheckpointStore,
+    Head,
+    NotAStoreError,
+    SchemaVersionError,
+    StoreError,
+    Watermark,
+    schema,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DIRECTORY: Final = Path(__file__).parent / "old_files"
+FILES: Final = [
+    DIRECTORY / f"version-{version}{keyed}.milepost" for version in range(1, schema.VERSION + 1) for keyed in ("", "-keyed")
+]
+PRESENT: Final = schema.VERSION
+SCHEMA: Final = schema.text()
+
+
+def _holds(file: Path) -> dict[str, Any]:
+    holds: dict[str, Any] = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    holds["entries"] = [
+        Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
+        for run_id, stage, sequence, offset, event_time_ms, key, at_ms in holds["entries"]
+    ]
+    holds["key"] = holds["key"] and bytes.fromhex(holds["key"])
+    return holds
+
+
+def _check(store: CheckpointStore, holds: dict[str, Any]) -> None:
+    """Everything that the file held is there."""
+    assert list(store.history())[: len(holds["entries"])] == holds["entries"]
+    assert {run.run_id for run in store.runs()} == set(holds["runs"])
+    if len(store) == len(holds["entries"]):
+        assert str(store.head()) == holds["head"]
+        assert {run.run_id: store.chain_signature(run.run_id) for run in store.runs()} == holds["runs"]
+    sink = store.sql("SELECT number, name FROM sink ORDER BY number").to_arrow().to_pylist()
+    assert [[row["number"], row["name"]] for row in sink] == holds["sink"]
+    store.verify(expected=Head.parse(holds["head"])).raise_if_broken()
+
+
+def _check_that_it_goes_on(path: Path, holds: dict[str, Any]) -> None:
+    """A step that is recorded is a duplicate, and a new one follows the last."""
+    last = holds["entries"][-1]
+    with CheckpointStore(path, durability="normal", key=holds["key"]) as store:
+        _check(store, holds)
+        assert store.append(last).duplicate
+        before = len(store)
+        after = last._replace(sequence=last.sequence + 1, idempotency_key="after")
+        assert store.append(after).position == before + 1
+        store.append_many(last._replace(sequence=after.sequence + n, idempotency_key=f"after {n}") for n in range(1, 100))
+        _check(store, holds)
+
+
+@pytest.fixture
+def forget_schema() -> Iterator[Callable[[], None]]:
+    """Let the library read schema.sql anew, and so once more when the test has ended."""
+
+    def forget() -> None:
+        for function in vars(schema).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
+
+    yield forget
+    forget()
+
+
+# Every version of the format
+
+
+def test_there_is_a_file_of_every_version_with_a_key_and_without() -> None:
+    """So that no version is ever forgotten."""
+    assert set(DIRECTORY.glob("*.milepost")) == set(FILES)
+
+
+def test_every_older_version_has_a_step_to_the_next() -> None:
+    """And the schema.sql that it had, which it is compared with."""
+    assert set(schema.UPGRADES) == set(range(1, PRESENT))
+    for version in schema.UPGRADES:
+        assert f"user_version = {version};" in schema.text(version)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_old_file_is_read_as_it_was_written_without_changing_a_byte(tmp_path: Path, file: Path) -> None:
+    """Entries, head, the signature of each run, the sink's own rows."""
+    content = file.read_bytes()
+    path = tmp_path / file.name
+    path.write_bytes(content)
+    holds = _holds(file)
+    with CheckpointStore.open_readonly(path, key=holds["key"]) as store:
+        _check(store, holds)
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_old_file_goes_on(tmp_path: Path, file: Path) -> None:
+    """Its chain is one."""
+    path = tmp_path / file.name
+    path.write_bytes(file.read_bytes())
+    _check_that_it_goes_on(path, _holds(file))
+
+
+# A comment is not part of the format
+
+TOLD: Final = "-- told 'otherwise', CHECK (0) /* \"and\" [at] `length`"
+CHANGES: Final[dict[str, Callable[[str], str]]] = {
+    "every comment": lambda text: re.sub("--.*", TOLD, text),
+    "every comment, gone": lambda text: re.sub("--.*", "", text),
+    "every comment and the indentation": lambda text: re.sub("\n *", "\n\t\t", re.sub("--.*", f"{TOLD}\n/*also*/", text)),
+    "the indentation": lambda text: re.sub("  +", " ", text).replace("\n", "\r\n"),
+    "the view": lambda text: text.replace("SELECT entry.position,", "SELECT entry.position, entry.milepost,"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("file", FILES[-2:], ids=lambda file: file.stem)
+def test_a_comment_of_schema_sql_may_change(
+    tmp_path: Path, file: Path, change: str, monkeypatch: pytest.MonkeyPatch, forget_schema: Callable[[], None]
+) -> None:
+    """Files that were made before are read and written, and those made with it by a milepost that has the old one."""
+    changed = CHANGES[change](SCHEMA)
+    assert changed != SCHEMA
+    path, made, holds = tmp_path / file.name, tmp_path / "made", _holds(file)
+    path.write_bytes(file.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "text", lambda version=None: changed)
+        forget_schema()
+        with CheckpointStore.open_readonly(path, key=holds["key"]) as store:
+            _check(store, holds)
+        assert path.read_bytes() == file.read_bytes()
+        _check_that_it_goes_on(path, holds)
+        with CheckpointStore(made, key=holds["key"]) as store:
+            store.append_many(holds["entries"])
+    forget_schema()
+    for each in (path, made):
+        with CheckpointStore(each, key=holds["key"]) as store:
+            assert list(store.history())[: len(holds["entries"])] == holds["entries"]
+            store.verify(expected=Head.parse(holds["head"])).raise_if_broken()
+
+
+# An upgrade, by two steps that there are not yet
+
+STEPS: Final = {
+    PRESENT: (
+        "DROP VIEW checkpoint; SELECT moment(1);"
+        "CREATE TABLE milepost_new_run (run_number INTEGER PRIMARY KEY, note TEXT, run_id TEXT NOT NULL UNIQUE) STRICT;"
+        "INSERT INTO milepost_new_run SELECT run_number, upper(run_id), run_id FROM run; SELECT moment(2);"
+        "DROP TABLE run; ALTER TABLE milepost_new_run RENAME TO run; SELECT moment(3);"
+        "CREATE VIEW checkpoint AS SELECT position FROM entry;"
+        f"PRAGMA user_version = {PRESENT + 1}"
+    ),
+    PRESENT + 1: (
+        "SELECT moment(4); CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT;"
+        f"PRAGMA user_version = {PRESENT + 2}; SELECT moment(5)"
+    ),
+}
+MOMENTS: Final = range(1, 6)
+
+
+def _text(version: int | None = None) -> str:
+    """The schemas that there are not yet."""
+    version = version or PRESENT + 2
+    text = SCHEMA
+    if version > PRESENT:
+        text = re.sub(r"\n( +)run_id +TEXT", "\n\\1note TEXT, -- new\n\\1run_id TEXT", text).replace("milepost_new_", "")
+    if version > PRESENT + 1:
+        text += "\nCREATE TABLE more (number INTEGER) STRICT; -- newer"
+        text = re.sub("(milepost +INTEGER)( +--.*)", "\\1, \\2\n  detail TEXT -- last", text)
+    return text.replace(f"user_version = {PRESENT};", f"user_version = {version};")
+
+
+def make_versions(set_attribute: Callable[[object, str, object], None]) -> None:
+    """Let the library be two versions on."""
+    set_attribute(schema, "VERSION", PRESENT + 2)
+    set_attribute(schema, "UPGRADES", schema.UPGRADES | STEPS)
+    set_attribute(schema, "text", _text)
+
+
+@pytest.fixture
+def two_versions_on(monkeypatch: pytest.MonkeyPatch, forget_schema: Callable[[], None]) -> Iterator[None]:
+    """The library of the day after tomorrow."""
+    with monkeypatch.context() as patch:
+        make_versions(patch.setattr)
+        forget_schema()
+        yield
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file of the present version."""
+    path = tmp_path / "old.milepost"
+    path.write_bytes((DIRECTORY / f"version-{PRESENT}.milepost").read_bytes())
+    return path
+
+
+def connect(path: Path, moment: Any = lambda _number: None) -> apsw.Connection:
+    """A connection as a writer has it, on which a step can ask for the moment that it has come to."""
+    connection = apsw.Connection(str(path))
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    connection.set_busy_timeout(5000)
+    connection.create_scalar_function("moment", moment)
+    return connection
+
+
+def _dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    connection = apsw.Connection(str(path))
+    try:
+        found: dict[str, list[tuple[Any, ...]]] = {"": connection.execute("SELECT * FROM sqlite_schema").fetchall()}
+        found["version"] = [(connection.pragma("user_version"),)]
+        for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            found[str(table)] = connection.execute(f"SELECT * FROM {table}").fetchall()
+        return found
+    finally:
+        connection.close()
+
+
+def test_an_upgrade_takes_every_step_and_keeps_every_row(old: Path, two_versions_on: None) -> None:
+    """Afterwards the shape is the new one, and a second upgrade finds nothing to do."""
+    before = _dump(old)
+    connection = connect(old)
+    schema.upgrade(connection, str(old))
+    schema.refuse_another_shape(connection, str(old))
+    changes = connection.total_changes()
+    schema.upgrade(connection, str(old))
+    assert connection.total_changes() == changes
+    assert not connection.in_transaction
+    assert connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, -1) == 0
+    connection.close()
+    after = _dump(old)
+    assert after["version"] == [(PRESENT + 2,)]
+    assert [(number, run_id) for number, _, run_id in after["run"]] == before["run"]
+    assert after["more"] == []
+    assert after["entry"] == [(*row, None) for row in before["entry"]]
+    for table in ("stage", "lane", "keyed", "sink", "counted"):
+        assert after[table] == before[table]
+
+
+CHILD: Final = """
+import os, signal, sys
+from pathlib import Path
+import test_old_files
+from milepost import schema
+test_old_files.make_versions(setattr)
+def moment(number):
+    if number == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+connection = test_old_files.connect(Path(sys.argv[1]), moment)
+schema.upgrade(connection, "orders.milepost")
+os.kill(os.getpid(), signal.SIGKILL)  # without writing the WAL back
+"""
+
+
+def _upgraded_by_another_process(path: Path, moment: int) -> int:
+    """Killed at this moment; its exit code."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    return subprocess.run([sys.executable, "-c", CHILD, path, str(moment)], env=environment, check=False).returncode
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, 0])
+def test_an_upgrade_that_is_killed_has_done_all_or_nothing(old: Path, moment: int) -> None:
+    """Between two statements of a step, between two steps, before the commit; moment 0 is after it."""
+    before = _dump(old)
+    assert _upgraded_by_another_process(old, moment) == -signal.SIGKILL
+    if moment:
+        assert _dump(old) == before
+        holds = _holds(DIRECTORY / f"version-{PRESENT}.milepost")
+        with CheckpointStore.open_readonly(old) as store:
+            _check(store, holds)
+        _check_that_it_goes_on(old, holds)
+    else:
+        assert _dump(old)["version"] == [(PRESENT + 2,)]
+        with pytest.raises(SchemaVersionError, match="install a newer milepost"):
+            CheckpointStore(old)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_step_that_fails_undoes_all_of_them(old: Path, two_versions_on: None, moment: int, begun: bool) -> None:
+    """In a transaction of its own, and in one of the caller's, even if he commits it."""
+
+    def fail(number: int) -> None:
+        if number == moment:
+            raise RuntimeError("the step fails")
+
+    before = _dump(old)
+    connection = connect(old, fail)
+    if begun:
+        connection.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RuntimeError, match="the step fails"):
+        schema.upgrade(connection, str(old))
+    assert connection.in_transaction == begun
+    if begun:
+        connection.execute("COMMIT")
+    assert connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, -1) == 0
+    connection.close()
+    assert _dump(old) == before
+
+
+def test_steps_inside_a_transaction_of_the_callers_are_committed_with_it(old: Path, two_versions_on: None) -> None:
+    """Until then nobody else sees them."""
+    connection = connect(old)
+    connection.execute("BEGIN IMMEDIATE")
+    schema.upgrade(connection, str(old))
+    assert _dump(old)["version"] == [(PRESENT,)]
+    connection.execute("COMMIT")
+    connection.close()
+    assert _dump(old)["version"] == [(PRESENT + 2,)]
+
+
+RISES: Final = f"PRAGMA user_version = {PRESENT + 2}"
+WRONG_STEPS: Final = {
+    "another shape": f"CREATE TABLE more (number TEXT) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT; {RISES}",
+    "something missing": f"CREATE TABLE more (number INTEGER) STRICT; {RISES}",
+    "the version it had": "CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT",
+}
+
+
+@pytest.mark.parametrize("step", WRONG_STEPS)
+def test_a_step_that_ends_in_another_shape_is_undone(
+    old: Path, two_versions_on: None, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """What the last step leaves is compared with schema.sql before it is committed."""
+    before = _dump(old)
+    monkeypatch.setitem(schema.UPGRADES, PRESENT + 1, WRONG_STEPS[step])
+    connection = connect(old)
+    with pytest.raises(SchemaVersionError if step == "the version it had" else NotAStoreError):
+        schema.upgrade(connection, str(old))
+    connection.close()
+    assert _dump(old) == before
+
+
+def test_a_step_never_runs_in_a_file_that_is_not_ours(old: Path, two_versions_on: None) -> None:
+    """A stranger's trigger would run in it."""
+    raw = apsw.Connection(str(old))
+    raw.execute("CREATE TRIGGER x AFTER INSERT ON ENTRY BEGIN DELETE FROM sink; END")
+    raw.close()
+    moments: list[int] = []
+    connection = connect(old, moments.append)
+    with pytest.raises(NotAStoreError, match="hangs on a table of milepost"):
+        schema.upgrade(connection, str(old))
+    connection.close()
+    assert moments == []
+
+
+IN_THE_WAY: Final = ["CREATE TABLE More (x)", "CREATE VIEW more AS SELECT 1", "CREATE INDEX more ON sink (name)"]
+
+
+@pytest.mark.parametrize("made", IN_THE_WAY)
+def test_a_strangers_table_in_the_way_of_a_new_one_is_named(old: Path, two_versions_on: None, made: str) -> None:
+    """It is his, and stays; he is told what to do."""
+    raw = apsw.Connection(str(old))
+    raw.execute(made)
+    raw.close()
+    before = _dump(old)
+    connection = connect(old)
+    with pytest.raises(StoreError, match=rf"'[Mm]ore' has a name that file format version {PRESENT + 2} needs: rename it"):
+        schema.upgrade(connection, str(old))
+    connection.close()
+    assert _dump(old) == before
+
+
+def test_a_strangers_broken_view_or_trigger_is_in_nobodys_way(old: Path, two_versions_on: None) -> None:
+    """ALTER TABLE RENAME would fail over it."""
+    raw = apsw.Connection(str(old))
+    raw.execute("CREATE VIEW broken AS SELECT * FROM gone; CREATE TABLE t (x)")
+    raw.execute("CREATE TRIGGER broken_too AFTER INSERT ON t BEGIN INSERT INTO gone VALUES (1); END")
+    raw.close()
+    connection = connect(old)
+    schema.upgrade(connection, str(old))
+    connection.close()
+    assert _dump(old)["version"] == [(PRESENT + 2,)]
+
+
+def test_of_two_processes_that_upgrade_a_file_one_does(old: Path, two_versions_on: None) -> None:
+    """The other one has seen the old version, waits for the lock, and finds the new one."""
+    waiting = threading.Event()
+    moments: list[int] = []
+    failed: list[BaseException] = []
+
+    def wait(_tries: int) -> bool:
+        waiting.set()
+        return True
+
+    def upgrade_other() -> None:
+        other = connect(old, moments.append)
+        other.set_busy_handler(wait)
+        try:
+            schema.upgrade(other, str(old))
+        except BaseException as error:  # noqa: BLE001 - shown by the test's own thread
+            failed.append(error)
+        finally:
+            other.close()
+
+    one = connect(old)
+    one.execute("BEGIN IMMEDIATE")
+    thread = threading.Thread(target=upgrade_other)
+    thread.start()
+    assert waiting.wait(30)
+    schema.upgrade(one, str(old))
+    one.execute("COMMIT")
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (failed, moments) == ([], [])
+    one.close()
+    assert _dump(old)["version"] == [(PRESENT + 2,)]
+
+
+def test_an_upgrade_of_a_file_that_needs_none_waits_for_nobody(old: Path) -> None:
+    """An opening beside a writer that is in the middle of a transaction."""
+    writer, connection = connect(old), connect(old)
+    connection.set_busy_timeout(0)
+    writer.execute("BEGIN IMMEDIATE")
+    schema.upgrade(connection, str(old))
+    writer.execute("ROLLBACK")
+    writer.close()
+    connection.close()
+
+
+@pytest.mark.parametrize("version", [0, -1, PRESENT + 3])
+def test_a_version_that_no_step_leads_from_is_refused(old: Path, two_versions_on: None, version: int) -> None:
+    """Newer than ours, or one that there never was."""
+    raw = apsw.Connection(str(old))
+    raw.pragma("user_version", version)
+    raw.close()
+    connection = connect(old)
+    with pytest.raises(SchemaVersionError) as caught:
+        schema.upgrade(connection, "orders.milepost")
+    connection.close()
+    assert caught.value.args == ("orders.milepost", version, PRESENT + 2)
+
+
+def test_the_header_of_a_file_that_can_be_upgraded_passes_and_its_shape_does_not(old: Path, two_versions_on: None) -> None:
+    """Who opens it upgrades it, and only then compares it with schema.sql."""
+    schema.refuse_another_version(old.read_bytes()[: schema.HEADER_BYTES], str(old))
+    connection = connect(old)
+    told = "open it with CheckpointStore\\(\\), which upgrades it"
+    for refuse in (schema.refuse_another_shape, schema.refuse_another_version_now):
+        with pytest.raises(SchemaVersionError, match=told):
+            refuse(connection, str(old))
+    connection.close()
+
+
+def test_a_writer_that_has_the_file_open_is_refused_after_the_upgrade(old: Path) -> None:
+    """With the lock held, as soon as `data_version` says that somebody else has written."""
+    writer = connect(old)
+    writer.transaction_mode = "IMMEDIATE"
+    with writer:
+        schema.refuse_another_version_now(writer, str(old))
+        version = writer.data_version()
+    assert _upgraded_by_another_process(old, 0) == -signal.SIGKILL
+    with pytest.raises(SchemaVersionError, match="install a newer milepost") as caught, writer:
+        assert writer.data_version() != version
+        schema.refuse_another_version_now(writer, str(old))
+    assert caught.value.args == (str(old), PRESENT + 2, PRESENT)
+    writer.close()
