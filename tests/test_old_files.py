@@ -171,7 +171,8 @@ STEPS: Final = {
         f"PRAGMA user_version = {PRESENT + 1}"
     ),
     PRESENT + 1: (
-        f"SELECT moment(4); CREATE TABLE more (number INTEGER) STRICT;PRAGMA user_version = {PRESENT + 2}; SELECT moment(5)"
+        "SELECT moment(4); CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT;"
+        f"PRAGMA user_version = {PRESENT + 2}; SELECT moment(5)"
     ),
 }
 MOMENTS: Final = range(1, 6)
@@ -185,6 +186,7 @@ def _text(version: int | None = None) -> str:
         text = re.sub(r"\n( +)run_id +TEXT", "\n\\1note TEXT, -- new\n\\1run_id TEXT", text).replace("milepost_new_", "")
     if version > PRESENT + 1:
         text += "\nCREATE TABLE more (number INTEGER) STRICT; -- newer"
+        text = re.sub("(milepost +INTEGER)( +--.*)", "\\1, \\2\n  detail TEXT -- last", text)
     return text.replace(f"user_version = {PRESENT};", f"user_version = {version};")
 
 
@@ -250,7 +252,8 @@ def test_an_upgrade_takes_every_step_and_keeps_every_row(old: Path, two_versions
     assert after["version"] == [(PRESENT + 2,)]
     assert [(number, run_id) for number, _, run_id in after["run"]] == before["run"]
     assert after["more"] == []
-    for table in ("entry", "stage", "lane", "keyed", "sink", "counted"):
+    assert after["entry"] == [(*row, None) for row in before["entry"]]
+    for table in ("stage", "lane", "keyed", "sink", "counted"):
         assert after[table] == before[table]
 
 
@@ -326,10 +329,11 @@ def test_steps_inside_a_transaction_of_the_callers_are_committed_with_it(old: Pa
     assert _dump(old)["version"] == [(PRESENT + 2,)]
 
 
+RISES: Final = f"PRAGMA user_version = {PRESENT + 2}"
 WRONG_STEPS: Final = {
-    "another shape": f"CREATE TABLE more (number TEXT) STRICT; PRAGMA user_version = {PRESENT + 2}",
-    "something missing": f"PRAGMA user_version = {PRESENT + 2}",
-    "the version it had": "CREATE TABLE more (number INTEGER) STRICT",
+    "another shape": f"CREATE TABLE more (number TEXT) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT; {RISES}",
+    "something missing": f"CREATE TABLE more (number INTEGER) STRICT; {RISES}",
+    "the version it had": "CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT",
 }
 
 

@@ -32,9 +32,9 @@ The steps of `upgrade`: from each older version the SQL that makes the next one 
 - A step sets `PRAGMA user_version`, ends in exactly the tables and indexes of the next version, and begins and ends no
   transaction.
 - It drops the view `checkpoint` first and makes the next version's last.
-- A changed table is made anew under another name, filled, and renamed; its indexes and triggers are made after that
-  (https://sqlite.org/lang_altertable.html#otheralter). ADD COLUMN fails behind a comment at the end of a CREATE TABLE, and a
-  RENAME changes nothing else that names the table (`legacy_alter_table` is on).
+- A column more is added last in schema.sql, by an ADD COLUMN that does not end in a comment ("incomplete input"). A table
+  that changes otherwise is made anew under another name, filled, and renamed, its indexes and triggers after that: a RENAME
+  changes nothing else that names the table (https://sqlite.org/lang_altertable.html#otheralter; `legacy_alter_table` is on).
 - The schema.sql that it replaces stays in the repository and the wheel as schema-1.sql, schema-2.sql …: a file is compared
   with it before the step runs.
 """
