@@ -43,6 +43,7 @@ ORDER = [
     "forensics.extra",
     "forensics.frames",
     "forensics.sql",
+    "forensics.active",
     "forensics.outline",
     "forensics.plots",
 ]
