@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import unicodedata
@@ -64,6 +65,22 @@ def test_names_in_a_picture_are_text(path: Path, kind: str, first: int) -> None:
     kinds = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
     assert {each for each in text if unicodedata.category(each) in kinds} == {"\n"}
     assert "{http://www.w3.org/2000/svg}script" not in {each.tag for each in ET.fromstring(text).iter()}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_matplotlib_says_nothing_on_stderr(path: Path, kind: str) -> None:
+    """Not of its cache, which it cannot keep here, nor of fonts, nor of names that leave no room for a picture."""
+    with CheckpointStore(path, durability="normal") as store:
+        for run_id in ("run-1", "run-2"):
+            store.append_many(entry(1, run_id=run_id, stage=f"{i}{'שלום🚀' * 50}", at_ms=1) for i in range(100))
+    picture = path.parent / "a.png"
+    command = [sys.executable, "-W", "always", "-m", "milepost", "plot", kind, str(path), *RUNS[kind], str(picture)]
+    fonts = path.parent / "matplotlibrc"
+    fonts.write_text("font.family: no such font", encoding="utf-8")
+    surroundings = {**os.environ, "MPLCONFIGDIR": str(path), "MATPLOTLIBRC": str(fonts)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert picture.read_bytes().startswith(SIGNATURES[".png"])
 
 
 @pytest.mark.parametrize("picture", ["a.txt", "a", "a.pdf"])

@@ -53,6 +53,7 @@ ORDER = [
     "forensics.extra",
     "forensics.frames",
     "forensics.sql",
+    "forensics.active",
     "forensics.outline",
     "forensics.plots",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from milepost.errors import shown
+from milepost.summary import STAGES_SHOWN, counted
 from milepost.times import iso
 
 if TYPE_CHECKING:
@@ -99,22 +100,48 @@ class Comparison:
         """The stages that only the other run has."""
         return tuple(stage.stage for stage in self.stages if not stage.entries)
 
+    def excerpt(self, number: int) -> tuple[tuple[StageComparison, ...], str]:
+        """
+        What there is room for: so many stages at most, and a sentence about the others, which is empty if there are none.
+
+        Of more stages than that, those come first that part, by the sequence at which they do, and then the identical ones.
+
+        Args:
+            number: How many stages there is room for.
+        """
+        if len(self.stages) <= number:
+            return self.stages, ""
+        parting_first = sorted(self.stages, key=_parting)
+        rest = parting_first[number:]
+        identical = sum(stage.identical for stage in rest)
+        kinds = [(len(rest) - identical, "different"), (identical, "identical")]
+        told = ", ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+        return tuple(parting_first[:number]), f"and {counted(len(rest), 'more stage')}: {told}"
+
     def __str__(self) -> str:
         one, other = shown(self.run_id), shown(self.other_run_id)
         lines = [f"run {one} and run {other} {'are identical' if self.identical else 'differ'}"]
-        for stage in self.stages:
+        stages, rest = self.excerpt(STAGES_SHOWN)
+        for stage in stages:
             lines.append(f"  stage {shown(stage.stage)}: {_verdict(stage, one, other)}")
             if stage.divergence is not None:
                 lines += [
                     f"    {run}: {'nothing' if entry is None else _content(entry)}"
                     for run, entry in ((one, stage.divergence.one), (other, stage.divergence.other))
                 ]
+        if rest:
+            lines.append(f"  {rest}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
 
         return html.comparison(self)
+
+
+def _parting(stage: StageComparison) -> tuple[bool, int]:
+    """Where a stage comes in an excerpt."""
+    return (True, 0) if stage.divergence is None else (False, stage.divergence.sequence)
 
 
 def _verdict(stage: StageComparison, one: str, other: str) -> str:

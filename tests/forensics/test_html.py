@@ -142,18 +142,78 @@ def test_a_store_tells_what_it_holds_and_whether_it_was_verified(store: Checkpoi
 
 
 def test_long_lists_are_cut_and_the_rest_is_counted(store: CheckpointStore) -> None:
-    """Ten runs, twenty stages."""
+    """Ten runs, twenty stages, twenty faults."""
     store.append_many(entry(1, run_id=f"run-{i}", stage=f"stage-{i}", at_ms=i) for i in range(35))
     page = shown(store)
     assert "and 25 earlier runs" in page.cells
     assert "and 15 more stages" in page.cells
-    assert {"run-34", "run-25", "stage-19"} <= set(page.cells)
-    assert "stage-20" not in page.cells
+    assert {"run-34", "run-25"} <= set(page.cells)
     faults = tuple(Fault("link", i, "a", "b") for i in range(1, 31))
     assert "and 10 more faults" in shown(Verification(False, 30, "ab", faults)).cells
     page = shown(Verification(True, 30, "ab", (), tuple(f"sink-{i}" for i in range(30))))
     assert {"✓ 30 entries: intact", "sink-0", "sink-19", "and 10 more tables"} <= set(page.cells)
     assert "sink-20" not in page.cells
+
+
+def test_of_many_stages_those_that_were_active_last_are_shown(store: CheckpointStore) -> None:
+    """By the run that has them, and then by event time."""
+    store.append_many(entry(1, run_id="first", stage=f"stage-{i}") for i in range(30))
+    store.append_many(entry(i, run_id="last", stage=f"stage-{i}", key="again") for i in range(3, 25))
+    found = [cell for cell in shown(store).cells if cell.startswith("stage-")]
+    assert found == [f"stage-{i}" for i in range(24, 4, -1)]
+
+
+def test_of_many_stages_those_that_part_first_are_shown(store: CheckpointStore) -> None:
+    """Each with both sides; the rest is one sentence."""
+    for run in (1, 2):
+        for i in range(60):
+            parts_at = 60 - i if run == 2 and i % 2 else None
+            store.append_many(
+                entry(k, run_id=f"run-{run}", stage=f"stage-{i}", offset=k * 500 + (k == parts_at)) for k in range(1, 61)
+            )
+    page = shown(store.compare("run-1", "run-2"))
+    found = [cell for cell in page.cells if re.fullmatch(r"stage-\d+", cell)]
+    part_first = [f"stage-{i}" for i in range(59, 19, -2)]
+    assert found == part_first + [stage for stage in part_first for _ in range(2)]
+    assert "and 40 more stages: 10 different, 30 identical" in page.cells
+
+
+BOUND: Final = 200_000
+LONG: Final = ["\x1b" * 1024, "\U000e0041" * 256, "&" * 1024, "ﷺ" * 341, "e" + "\u0301" * 500]
+
+
+@pytest.mark.parametrize("name", LONG, ids=range(len(LONG)))
+@pytest.mark.parametrize("stages", [1, 40, 300, 2000])
+def test_a_page_has_a_bound_however_much_there_is(name: str, stages: int, store: CheckpointStore) -> None:
+    """In bytes, in lines and in the height of a line, with the longest names there are."""
+    names = [f"{i}{name.encode()[: 1020 - len(str(i))].decode(errors='ignore')}" for i in range(stages)]
+    for run in (name, f"2{name[:-1]}"):
+        store.append_many(entry(1, run_id=run, stage=stage, key=run, at_ms=7) for stage in names)
+    faults = tuple(Fault("link", i, name * 9, name) for i in range(1, stages + 1))
+    found = store.summary(), store.compare(name, f"2{name[:-1]}"), Verification(False, stages, "ab", faults)
+    for each in found:
+        assert max(map(len, shown(each).cells)) <= 320
+        html: str = each._repr_html_()
+        assert len(html.encode()) < BOUND
+        assert html.count("<tr>") <= 70
+        rest = f"and {stages - 20:,} more"
+        assert (rest in html) == (stages > 20)
+
+
+def test_no_name_turns_round_what_stands_beside_it(store: CheckpointStore) -> None:
+    """A name from right to left, first in a sentence of ours, would take the sentence along."""
+    for run in ("שלום", "run-8"):
+        store.append(entry(run_id=run))
+    assert "<bdi>שלום</bdi> and run-8" in store.compare("שלום", "run-8")._repr_html_()
+
+
+def test_what_a_table_of_a_frame_shows_is_short_whatever_is_in_it(store: CheckpointStore) -> None:
+    """Of what a screen would obey, what is shown instead is counted, and no escape is cut in two."""
+    store.append(entry(stage="\x1b" * 1000, key="\u202e" * 300))
+    html = store.frame()._repr_html_()
+    assert html.isprintable()
+    assert max(map(len, re.findall(r"<td>([^<]*)</td>", html))) <= 65
+    assert re.search(r"<td>(\\x1b){16}…</td>", html)
 
 
 def test_a_closed_store_says_so(path: Path) -> None:

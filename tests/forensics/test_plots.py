@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from itertools import accumulate
+from io import BytesIO
+from itertools import accumulate, pairwise
 from math import log10
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import matplotlib as mpl
 import matplotlib.figure
 import pytest
@@ -26,11 +28,12 @@ from milepost import (
     Watermark,
     rows,
 )
-from milepost.forensics import plots
+from milepost.forensics import active, plots
 from milepost.forensics.outline import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from milepost.forensics.plots import Picture
 
@@ -267,6 +270,197 @@ def test_red_is_for_faults_alone(store: CheckpointStore, draw: Draw) -> None:
     assert colours
 
 
+def _many(stages: int, runs: int) -> Iterator[Checkpoint]:
+    """Two checkpoints of each stage in each run, in turns; every third stage of the second run parts from the first run."""
+    at_ms = EVENT_MS
+    for run in range(runs):
+        for i in (1, 2):
+            for stage in range(stages):
+                at_ms += 1000
+                other = run == 1 and stage % 3 == 0 and i == 2
+                offset = i * 500 + stage + other
+                yield entry(i, run_id=f"run-{run + 7}", stage=f"stage-{stage}", offset=offset, at_ms=at_ms)
+
+
+AMOUNTS = [(1, 1), (40, 2), (300, 2), (2000, 2), (1, 40), (3, 300), (2, 2000), (40, 40)]
+
+
+@pytest.fixture(scope="module", params=AMOUNTS, ids=lambda amount: "{} stages {} runs".format(*amount))
+def much(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointStore]:
+    """A store with so many stages in each of so many runs."""
+    stages, runs = request.param
+    with CheckpointStore(tmp_path_factory.mktemp("much") / "store", durability="normal") as store:
+        store.append_many(_many(stages, runs))
+        yield store
+
+
+def _inches(drawn: Picture) -> tuple[float, float]:
+    """Width and height of the PNG that a notebook shows."""
+    png = drawn._repr_png_()
+    assert len(png) < 1_000_000
+    return int.from_bytes(png[16:20]) / 120, int.from_bytes(png[20:24]) / 120
+
+
+@each_picture
+def test_a_picture_has_a_bound_however_much_there_is(much: CheckpointStore, draw: Draw) -> None:
+    """1,600 pixels at 100 to the inch, and no wider than others; without a warning, which pytest would raise."""
+    if draw is PICTURES["compare"] and len(much.runs()) == 1:
+        draw = lambda store: store.plot_compare("run-7", "run-7")  # noqa: E731
+    figure = draw(much)
+    width, height = _inches(figure)
+    assert height <= 16
+    assert width <= 9.2
+    assert len(figure.findobj(mpl.text.Annotation)) <= plots.BARS
+    assert sum(len(axes.lines) for axes in figure.axes) <= 2 * plots.RUNS * plots.STAGES
+
+
+def _work(path: str, draw: Callable[[Any], object]) -> tuple[int, int]:
+    """How many statements a picture takes, and how many steps of SQLite's virtual machine."""
+    reports: list[int] = []
+    connection = apsw.Connection(path, apsw.SQLITE_OPEN_READONLY)
+    connection.trace_v2(
+        apsw.SQLITE_TRACE_PROFILE, lambda done: reports.append(done["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
+    )
+    draw(lambda query, *given: query(connection, *given))
+    connection.trace_v2(0, None)
+    connection.close()
+    return len(reports), sum(reports)
+
+
+@pytest.mark.parametrize("few_and_many", [((300, 2), (2000, 2)), ((3, 300), (3, 2000))])
+def test_a_picture_of_more_is_no_more_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_and_many: tuple[tuple[int, int], ...]
+) -> None:
+    """By SQLite's own counts; what depends on how far the marks are apart may be a bit more or less."""
+    monkeypatch.setattr(active, "RECENT", 200)
+    monkeypatch.setattr(active, "COUNTED", 200)
+    works: dict[str, list[tuple[int, int]]] = {}
+    for stages, runs in few_and_many:
+        path = tmp_path / f"{stages}-{runs}"
+        with CheckpointStore(path, durability="normal") as store:
+            store.append_many(_many(stages, runs))
+            compared = store.compare("run-7", "run-8")
+        pictures: dict[str, Callable[[Any], object]] = {
+            "progress": lambda read: plots.progress(read, None),
+            "progress of a run": lambda read: plots.progress(read, "run-7"),
+            "lag": lambda read: plots.lag(read, None),
+            "runs": plots.runs,
+            "compare": lambda read, compared=compared: plots.compare(read, compared),  # type: ignore[misc]
+        }
+        for name, draw in pictures.items():
+            works.setdefault(name, []).append(_work(str(path), draw))
+    for (statements, steps), (more_statements, more_steps) in works.values():
+        assert 0 < more_statements <= 1.1 * statements
+        assert 0 < more_steps <= 1.1 * steps
+
+
+def test_marks_have_a_bound_for_the_whole_picture(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each of its lines alone."""
+    monkeypatch.setattr(plots, "_POINTS", 400)
+    for i in range(200):
+        store.append_many(
+            entry(i, run_id=f"run-{run}", stage=f"stage-{stage}", at_ms=EVENT_MS + i * i * 1000)
+            for run in range(2)
+            for stage in range(20)
+        )
+    assert sum(len(line) for line in _lines(store.plot_progress())) <= 400
+
+
+def test_of_many_stages_those_that_were_active_last_are_drawn(store: CheckpointStore) -> None:
+    """One that began first and goes on among them; the rest is counted in the picture."""
+    store.append_many(entry(1, stage=f"stage-{i}", at_ms=EVENT_MS + i) for i in range(2000))
+    store.append(entry(2, stage="stage-3", at_ms=EVENT_MS + 5000))
+    for draw, shown in ((store.plot_progress, 20), (store.plot_lag, 20), (lambda _: store.plot_runs(), 60)):
+        texts = _texts(draw("run-7"))
+        last = ["stage-3", *(f"stage-{i}" for i in range(1999, 2000 - shown, -1))]
+        assert sorted(each.partition(" · ")[0] for each in texts if each.startswith("stage-")) == sorted(last)
+        assert any(f" · and {2000 - shown:,} more " in text for text in texts)
+    assert f"{shown + 1} checkpoints of the stages active last in 1 run · and 1,940 more bars" in texts
+    assert "21 checkpoints of the stages active last · and 1,980 more stages" in _texts(store.plot_progress("run-7"))
+    note = "21 checkpoints of the stages active last in 1 run · and 1,980 more stages"
+    assert any(text.startswith(note) for text in _texts(store.plot_lag()))
+
+
+def test_each_run_says_how_many_of_its_stages_are_not_drawn(store: CheckpointStore) -> None:
+    """At its last bar."""
+    store.append_many(entry(1, run_id="run-7", stage=f"stage-{i}") for i in range(100))
+    store.append_many(entry(1, run_id="run-8", stage=f"stage-{i}") for i in range(10))
+    texts = _texts(store.plot_runs())
+    assert {"stage-99 · 1 · and 50 more", "stage-9 · 1"} <= set(texts)
+    assert "60 checkpoints of the stages active last in 2 runs · and 50 more bars" in texts
+
+
+def test_of_many_stages_those_that_part_first_are_compared(store: CheckpointStore) -> None:
+    """One below the other; the rest is counted, by what it is."""
+    for run in ("run-7", "run-8"):
+        for stage in range(40):
+            parts_at = 40 - stage if run == "run-8" and stage % 2 else None
+            entries = (entry(i, run_id=run, stage=f"stage-{stage}", offset=i * 500 + (i == parts_at)) for i in range(1, 41))
+            store.append_many(entries)
+    figure = store.plot_compare("run-7", "run-8")
+    assert _divergences(figure) == [[i] for i in range(1, 17, 2)]
+    assert [text.split(":")[0] for text in _texts(figure) if text.startswith("stage-")] == [
+        f"stage-{i}" for i in range(39, 23, -2)
+    ]
+    rest = "and 32 more stages: 12 different, 20 identical"
+    assert f"wide, light: run-7 · narrow, dark: run-8 · {rest}" in _texts(figure)
+
+
+@pytest.mark.parametrize("stages", [2, 6, 13, 20])
+def test_every_label_has_its_place_beside_the_axes(store: CheckpointStore, stages: int) -> None:
+    """None on top of another one, and none below, where a picture would grow by it."""
+    store.append_many(entry(i, stage=f"stage-{k}", at_ms=EVENT_MS + i) for i in range(9) for k in range(stages))
+    for figure in (store.plot_progress(), store.plot_lag()):
+        figure.savefig(BytesIO())
+        labels = [text for text in figure.axes[0].texts if text.get_text().startswith("stage-")]
+        boxes = sorted((label.get_window_extent().y0, label.get_window_extent().y1) for label in labels)
+        axes = figure.axes[0].get_window_extent()
+        assert len(boxes) == stages
+        assert all(below[1] <= above[0] + 1 for below, above in pairwise(boxes))
+        assert boxes[0][0] > axes.y0 - 12
+        assert boxes[-1][1] < axes.y1 + 12
+
+
+LARGE = [
+    "W" * 1024,
+    "e" + "\u0301" * 500,
+    "\u0f73" * 300,
+    "\u0ccb" * 300,
+    "実" * 341,
+    "\x1b" * 1024,
+    "\u202e" * 300,
+    "🚀" * 256,
+]
+
+
+@each_picture
+def test_the_largest_names_blow_up_nothing(store: CheckpointStore, draw: Draw) -> None:
+    """However wide their letters are, and however high their accents pile up; in each place that a name has."""
+    for run in ("run-7", "run-8", *LARGE):
+        for name in LARGE:
+            store.append_many(entry(i, run_id=run, stage=name, key=f"{run[-3:]}{i}", at_ms=MAX - 9 + i) for i in range(3))
+    figures = [draw(store)]
+    if draw is PICTURES["compare"]:
+        figures += [store.plot_compare(*LARGE[i : i + 2]) for i in range(0, len(LARGE), 2)]
+    for figure in figures:
+        width, height = _inches(figure)
+        assert width <= 9.2
+        assert height <= 16
+        assert all(text.isprintable() for text in _texts(figure))
+        assert min(axes.get_position().width for axes in figure.axes) > 0.25
+
+
+@pytest.mark.parametrize("name", ["\u0f73" * 300, "\u0f73"])
+def test_a_name_with_no_letter_that_has_room_is_shown_by_its_numbers(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not as nothing: three signs above each other, of which some matplotlibs make a box."""
+    monkeypatch.setattr(plots, "_has_room", lambda text: "\u0f73" not in text)
+    plots._short.cache_clear()
+    store.append(entry(stage=name))
+    assert any(text.startswith("\\u0f73") for text in _texts(store.plot_progress()))
+
+
 HOSTILE = ["$\\frac{", "$x^2$", "a_b%#&~", "<b>&", "\x1b[2J\n\t", "実行 🚀", "\u202eevil", "_hidden", "x" * 1000, "{}"]
 
 
@@ -319,13 +513,13 @@ def test_a_long_run_is_read_in_few_searches(store: CheckpointStore, monkeypatch:
     assert after[0] == ((EVENT_MS + 12_346_000 + 3_600_000) / DAY_MS, 12_346 * 500)
 
 
-@pytest.mark.parametrize("statement", ["_LANES", "_FIRST_OF_LANE", "_LAST_OF_LANE", "_FROM_MIDDLE"])
+@pytest.mark.parametrize("statement", ["_NAMES", "_FIRST_OF_LANE", "_LAST_OF_LANE", "_FROM_MIDDLE"])
 def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     """In a damaged file SQLite gives what it finds, whatever the table declares."""
     store.append_many(_ticking(40))
-    strange = "SELECT 'one', ?, 3, 4, 5" if statement == "_LANES" else "SELECT 1, 'two', ?, ?"
+    strange = "SELECT ?, ?" if statement == "_NAMES" else "SELECT 1, 'two', ?, ?"
     strange += " LIMIT ? OFFSET 0 * ?" if statement == "_FROM_MIDDLE" else ""
-    monkeypatch.setattr(rows, statement, {False: strange} if statement == "_LANES" else strange)
+    monkeypatch.setattr(active if statement == "_NAMES" else rows, statement, strange)
     with pytest.raises(DamagedStoreError, match="as no append leaves it"):
         store.plot_progress()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,11 @@ def plot() -> None:
     """
     Draw what happened into a new file, PICTURE, as PNG or SVG by its ending.
 
-    This needs the extra `notebook`.
+    This needs the extra `notebook`. A picture has room for some 20 runs and stages: of more it shows those that were active
+    last, or that part first, and counts the others.
     """
+    # Its warnings are of its own cache and the fonts of this machine, and a picture is drawn all the same.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 @plot.command()

@@ -11,6 +11,7 @@ import apsw
 from milepost import rows
 from milepost.errors import MilepostError, shown
 from milepost.forensics.extra import extra
+from milepost.forensics.html import clipped
 from milepost.times import iso
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _cell(value: object) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+    return clipped(text, _WIDTH)
 
 
 def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:

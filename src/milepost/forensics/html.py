@@ -1,7 +1,8 @@
 """
 What a notebook shows of a store, a comparison and a verification: plain HTML with a style sheet, no script, no address.
 
-Every text from data goes through `_text`, and nothing else makes it into the page.
+Every text from data goes through `_text`, and nothing else makes it into the page. However much there is, a page shows so
+much of it that it can be read, and says how much it leaves out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 LONGEST: Final = 80
 """How many characters of a name are shown."""
 
+LONGEST_FINDING: Final = 300
+"""How many characters are shown of what a fault has found, or expected."""
+
 FAULTS_SHOWN: Final = 20
 """How many faults are shown, the first ones; the rest are counted."""
 
@@ -45,17 +49,31 @@ def summary(found: StoreSummary) -> str:
     intact = found.verification.ok if found.verification else None
     parts = [
         _paragraph(_name(PurePath(found.path).name), "mp-title"),
-        _paragraph(f"{found.path} · {size(found.size_bytes)} · {how_opened(found)}", "mp-muted"),
+        _paragraph(_Html(f"{_text(found.path)} · {_text(f'{size(found.size_bytes)} · {how_opened(found)}')}"), "mp-muted"),
         _paragraph(contents(found)),
         _paragraph(verified(found), "mp-muted") if intact is None else _paragraph(_mark(intact, verified(found))),
         _labelled("head", str(found.head)),
     ]
     if found.stages:
-        parts += [_stages(found.stages[:STAGES_SHOWN]), _rest(len(found.stages) - STAGES_SHOWN, "more stage")]
+        parts += [_stages(_active(found)), _rest(len(found.stages) - STAGES_SHOWN, "more stage")]
         parts += [_runs(found), _rest(found.runs - len(found.last_runs), "earlier run")]
     if found.silences:
         parts.append(_silences(found))
     return _page(parts)
+
+
+def _active(found: StoreSummary) -> Sequence[StageState]:
+    """The stages there is room for: of more, those that come last by run, and then by event time."""
+    if len(found.stages) <= STAGES_SHOWN:
+        return found.stages
+    age = {run.run_id: age for age, run in enumerate(found.last_runs, 1)}
+    if found.latest_run_id is not None:
+        age[found.latest_run_id] = 0  # though it may have begun before others
+
+    def staleness(stage: StageState) -> tuple[int, int]:
+        return age.get(stage.point.run_id, len(age)), -stage.point.watermark.event_time_ms
+
+    return sorted(found.stages, key=staleness)[:STAGES_SHOWN]
 
 
 def _stages(stages: Iterable[StageState]) -> _Html:
@@ -119,9 +137,10 @@ def _silences(found: StoreSummary) -> _Html:
 def comparison(found: Comparison) -> str:
     """Two runs side by side."""
     one, other = _name(found.run_id), _name(found.other_run_id)
+    stages, rest = found.excerpt(STAGES_SHOWN)
     return _page(
         [
-            _paragraph(f"{one} and {other}", "mp-title"),
+            _paragraph(_Html(f"{_text(one)} and {_text(other)}"), "mp-title"),
             _paragraph(_mark(found.identical, "identical" if found.identical else "they differ")),
             _table(
                 "Stage by stage, without run_id and at_ms",
@@ -142,10 +161,11 @@ def comparison(found: Comparison) -> str:
                         _only(stage.only, stage.first_only),
                         _only(stage.other_only, stage.other_first_only),
                     ]
-                    for stage in found.stages
+                    for stage in stages
                 ],
             ),
-            _divergences(found, one, other),
+            _paragraph(rest, "mp-muted") if rest else _Html(),
+            _divergences(stages, one, other),
         ]
     )
 
@@ -160,10 +180,10 @@ def _only(number: int, first: int | None) -> str:
     return "–" if first is None else f"{number:,}, from sequence {first:,} on"
 
 
-def _divergences(found: Comparison, one: str, other: str) -> _Html:
+def _divergences(stages: Iterable[StageComparison], one: str, other: str) -> _Html:
     lines = [
         [_name(stage.stage), f"{stage.divergence.sequence:,}", run, *_content(entry)]
-        for stage in found.stages
+        for stage in stages
         if stage.divergence
         for run, entry in ((one, stage.divergence.one), (other, stage.divergence.other))
     ]
@@ -201,9 +221,9 @@ def verification(found: Verification) -> str:
         lines = [
             [
                 "–" if fault.position is None else f"{fault.position:,}",
-                fault.kind,
-                _element("code", fault.expected),
-                _element("code", fault.found),
+                _name(fault.kind),
+                _element("code", clipped(fault.expected, LONGEST_FINDING)),
+                _element("code", clipped(fault.found, LONGEST_FINDING)),
             ]
             for fault in found.faults[:FAULTS_SHOWN]
         ]
@@ -287,4 +307,20 @@ def _text(text: str) -> str:
 
 def _name(text: str) -> str:
     """A name from data, cut if it is a long one."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return clipped(text, LONGEST)
+
+
+def clipped(text: str, length: int) -> str:
+    """
+    A text from outside as `visible` shows it, cut to so many characters of that; no escape is cut in two.
+
+    What hides or obeys takes ten characters to show, so that it is the shown text that needs a bound.
+    """
+    pieces: list[str] = []
+    left = length
+    for each in map(visible, text[: length + 1]):
+        left -= len(each)
+        if left < 0:
+            return f"{''.join(pieces)}…"
+        pieces.append(each)
+    return "".join(pieces)

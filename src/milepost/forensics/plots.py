@@ -3,29 +3,35 @@ Pictures of what happened: progress, runs, lag, and where two runs part.
 
 They are made to be read on a white and on a dark page: no background, grey text, the colours of Okabe and Ito, which
 colour-blind people tell apart; red is for faults alone. Names are hostile data: they are never read as formulas.
+
+However much a file holds, a picture reads and draws so much of it that it can be read, and says how much it leaves out.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from math import log10
 from operator import sub
 from typing import TYPE_CHECKING, Any, Final
 
 from milepost import rows
-from milepost.errors import shown
+from milepost.forensics import active
 from milepost.forensics.extra import extra
+from milepost.forensics.html import clipped
 from milepost.forensics.outline import Mark, Outline, outline
+from milepost.summary import counted
 from milepost.times import lasting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from matplotlib import dates, ticker
+    from matplotlib import dates, textpath, ticker
+    from matplotlib import font_manager as fonts
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from milepost.database import Read
 else:
     dates, ticker = extra("matplotlib.dates"), extra("matplotlib.ticker")
+    fonts, textpath = extra("matplotlib.font_manager"), extra("matplotlib.textpath")
     Figure = extra("matplotlib.figure").Figure
 
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
@@ -41,8 +48,16 @@ FAULT: Final = "#D55E00"
 GREY: Final = "#808080"  # 4 to 1 on white, 5 to 1 on black
 _DASHES: Final = ("-", "--", ":", "-.")  # with five colours, a look of its own for each of twenty stages
 
-RUNS: Final = 20  # of a file with more, the last ones are shown
+RUNS: Final = 20  # of a file with more, those that were active last are shown
+STAGES: Final = 20  # where each has a look and a label of its own; of more, likewise
+BARS: Final = 60  # one below the other: three stages of each run
+PANELS: Final = 8  # likewise; of more stages, those that part first
+_HIGHEST: Final = 15.8  # inches, and so less than 1,600 pixels at 100 to the inch
 _POINTS: Final = 20_000  # marks in a picture
+_LABEL: Final = 0.17  # inches from one label to the next, at least
+_LONGEST: Final = 32  # characters of a name
+_WIDEST: Final = 20  # times the size of the font, which is about as wide as so many letters
+_TALLEST: Final = 1.35  # likewise: a letter with two accents and a tail
 _PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False}  # a name is no formula
 _DAY_MS: Final = 86_400_000
 _LAST_DATE_MS: Final = 253_402_214_400_000  # the last day of the year 9999, where Python's calendar ends
@@ -62,8 +77,7 @@ class Picture(Figure):
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """As matplotlib's, on no background; a character that the font lacks is drawn as a box, without a warning."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+        with _any_characters():
             ours: dict[str, Any] = {"transparent": True, "bbox_inches": "tight", "dpi": 120}
             super().savefig(fname, **ours | options)
 
@@ -81,20 +95,22 @@ class _Line:
     outline: Outline
     colour: str
     dash: str
-    width: float  # the stages first in a run have wider lines, so that those on top of each other all show
+    width: float  # of few stages the first ones have wider lines, so that those on top of each other all show
 
 
 def progress(read: Read, run_id: str | None) -> Picture:
     """See `CheckpointStore.plot_progress`."""
-    figure, (above, below) = _figure(f"Progress of {_whose(run_id)}", 7.2, 2)
-    lines = _lines(read, run_id, lambda mark: (mark.at_ms, mark.offset, mark.event_time_ms))
+    excerpt = read(active.same_stages, run_id, RUNS, STAGES)
+    lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms, mark.offset, mark.event_time_ms))
+    height = max(7.2, 1.3 + 2 * _LABEL * len(_last_lines(lines)))
+    figure, (above, below) = _figure(f"Progress of {_whose(run_id)}", height, 2)
     if not lines:
         return _nothing(figure, run_id)
-    for axes, height in ((above, _offset), (below, _event_day)):
+    for axes, height_of in ((above, _offset), (below, _event_day)):
         for line in lines:
             for stretch in line.outline.stretches():
-                axes.plot(_days(stretch), list(map(height, stretch)), **_style(line), **_points(stretch))
-            _mark_silences(axes, line, height)
+                axes.plot(_days(stretch), list(map(height_of, stretch)), **_style(line), **_points(stretch, lines))
+            _mark_silences(axes, line, height_of)
     above.set_ylabel("offset")
     above.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     _label_stages(above, lines, _offset)
@@ -103,20 +119,21 @@ def progress(read: Read, run_id: str | None) -> Picture:
     below.set_ylabel("event time (UTC)")
     _time_axis(below.yaxis, [mark.event_time_ms for line in lines for mark in line.outline.marks])
     _clock_axis(below, lines)
-    _note(figure, _counted(read, run_id, lines, "dotted: nothing recorded"))
+    _note(figure, _counted(read, run_id, lines, excerpt, "dotted: nothing recorded"))
     return figure
 
 
 def lag(read: Read, run_id: str | None) -> Picture:
     """See `CheckpointStore.plot_lag`."""
-    figure, (axes,) = _figure(f"Lag of {_whose(run_id)}", 4.2, 1)
-    lines = _lines(read, run_id, lambda mark: (mark.at_ms, log10(_lag_ms(mark))), _lag_apart)
+    excerpt = read(active.same_stages, run_id, RUNS, STAGES)
+    lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms, log10(_lag_ms(mark))), _lag_apart)
+    figure, (axes,) = _figure(f"Lag of {_whose(run_id)}", max(4.2, 1.3 + _LABEL * len(_last_lines(lines))), 1)
     if not lines:
         return _nothing(figure, run_id)
     ahead = sum(mark.at_ms < mark.event_time_ms for line in lines for mark in line.outline.marks)
     for line in lines:
         for stretch in line.outline.stretches():
-            axes.plot(_days(stretch), [_lag_ms(mark) for mark in stretch], **_style(line), **_points(stretch))
+            axes.plot(_days(stretch), [_lag_ms(mark) for mark in stretch], **_style(line), **_points(stretch, lines))
     axes.set_yscale("log")
     axes.set_ylabel("wall clock minus event time")
     lags = [_lag_ms(mark) for line in lines for mark in line.outline.marks]
@@ -131,23 +148,26 @@ def lag(read: Read, run_id: str | None) -> Picture:
     if run_id is None:
         _label_runs(axes, lines)
     _clock_axis(axes, lines)
-    note = _counted(read, run_id, lines, "a gap: nothing recorded")
+    note = _counted(read, run_id, lines, excerpt, "a gap: nothing recorded")
     _note(figure, note + (" · at 1 ms: event time is ahead of the wall clock" if ahead else ""))
     return figure
 
 
 def runs(read: Read) -> Picture:
     """See `CheckpointStore.plot_runs`."""
-    lines = _lines(read, None, lambda mark: (mark.at_ms,))
-    figure, (axes,) = _figure("Runs and their stages", min(1.6 + 0.24 * len(lines), 40), 1)
+    excerpt = read(active.of_each_run, RUNS, BARS)
+    lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms,))
+    last_of_run = {line.lane.run_number: line for line in lines}
+    rows_high = len(lines) + 0.6 * len(last_of_run)  # with some air between two runs
+    figure, (axes,) = _figure("Runs and their stages", min(1.5 + 0.24 * rows_high, _HIGHEST), 1)
     if not lines:
         return _nothing(figure, None)
     places, names, place = [], [], 0.0
-    first_of_run: dict[int, float] = {}
+    run_number = None
     for line in lines:
-        if line.lane.run_number not in first_of_run:
-            place += 0.6  # some air between two runs
-            first_of_run[line.lane.run_number] = place
+        if line.lane.run_number != run_number:
+            place += 0.6
+            run_number = line.lane.run_number
             names.append(_short(line.lane.run_id))
             places.append(place)
         stretches = [(start := _day(each[0].at_ms), _day(each[-1].at_ms) - start) for each in line.outline.stretches()]
@@ -157,9 +177,11 @@ def runs(read: Read) -> Picture:
                 [_day(mark.at_ms) for mark in line.outline.marks[silence : silence + 2]], [place, place],
                 color=line.colour, linewidth=0.8, linestyle=":", label="_silence",
             )  # fmt: skip
-        told = f"  {_short(line.lane.stage)} · {line.lane.entries:,}"
+        told = f"{_short(line.lane.stage)} · {line.lane.entries:,}"
+        if line is last_of_run[run_number] and run_number in excerpt.rest_of_run:
+            told += f" · and {excerpt.rest_of_run[run_number]:,} more"
         axes.annotate(
-            told, (_day(max(mark.at_ms for mark in line.outline.marks)), place),
+            told, (_day(max(mark.at_ms for mark in line.outline.marks)), place), (6, 0), textcoords="offset points",
             va="center", color=GREY, fontsize=8, annotation_clip=False, **_PLAIN,
         )  # fmt: skip
         place += 1
@@ -168,31 +190,30 @@ def runs(read: Read) -> Picture:
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     _clock_axis(axes, lines)
-    _note(figure, _counted(read, None, lines, "dotted: nothing recorded"))
+    _note(figure, _counted(read, None, lines, excerpt, "dotted: nothing recorded", "bar"))
     return figure
 
 
 def compare(read: Read, found: Comparison) -> Picture:
     """See `CheckpointStore.plot_compare`."""
     run_ids = found.run_id, found.other_run_id
-    one_run, other_run = (
-        {line.lane.stage: line for line in _lines(read, run_id, lambda mark: (mark.sequence, mark.offset))}
-        for run_id in run_ids
-    )
+    stages, rest = found.excerpt(PANELS)
+    one_run, other_run = (_by_stage(read, run_id, [compared.stage for compared in stages]) for run_id in run_ids)
     title = " and ".join(map(_short, run_ids))
-    figure, panels = _figure(title, 1.2 + 2.1 * len(found.stages), len(found.stages), share=False)
-    for compared, axes in zip(found.stages, panels, strict=True):
+    figure, panels = _figure(title, min(1.2 + 2.1 * len(stages), _HIGHEST), len(stages), share=False)
+    for compared, axes in zip(stages, panels, strict=True):
         stage = compared.stage
         for line, colour, width in ((one_run.get(stage), COLOURS[4], 6), (other_run.get(stage), COLOURS[0], 1.5)):
             if line is not None:
                 marks = line.outline.marks
                 axes.plot(
                     [mark.sequence for mark in marks], [mark.offset for mark in marks], color=colour, linewidth=width,
-                    solid_capstyle="round", label="_run", **_points(marks),
+                    solid_capstyle="round", label="_run", **_points(marks, [line]),
                 )  # fmt: skip
         told = f"{_short(stage)}: {compared.entries:,} and {compared.other_entries:,} checkpoints"
         axes.set_title(told, loc="left", fontsize=9, color=GREY, **_PLAIN)
         axes.set_ylabel("offset")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(ticker.EngFormatter(sep=""))
         if compared.divergence is None:
@@ -208,7 +229,8 @@ def compare(read: Read, found: Comparison) -> Picture:
             ha="left" if left else "right", annotation_clip=False, **_PLAIN,
         )  # fmt: skip
     panels[-1].set_xlabel("sequence")
-    _note(figure, f"wide, light: {_short(found.run_id)} · narrow, dark: {_short(found.other_run_id)}")
+    note = f"wide, light: {_short(found.run_id)} · narrow, dark: {_short(found.other_run_id)}"
+    _note(figure, f"{note} · {rest}" if rest else note)
     return figure
 
 
@@ -226,17 +248,16 @@ def _difference(found: Comparison, divergence: Divergence) -> str:
 
 def _lines(
     read: Read,
-    run_id: str | None,
+    lanes: Sequence[rows.Lane],
     place: Callable[[Mark], tuple[float, ...]],
     apart: Callable[[Mark, Mark], tuple[float, ...]] | None = None,
 ) -> list[_Line]:
     """
-    The stages of a run, or of the last runs, outlined for a picture in which marks are at `place`.
+    Stages of runs, outlined for a picture in which marks are at `place`.
 
     `apart` is how far apart two marks, and all between them, can be at most along each axis; where what is drawn does not
     fall, that is how far they are apart themselves.
     """
-    lanes = read(rows.lanes, run_id, RUNS)
     ends = [[Mark(*end) for end in read(rows.ends_of_lane, lane)] for lane in lanes]
     corners = [place(mark) for pair in ends for mark in pair]
     sizes = [max(values) - min(values) or 1 for values in zip(*corners, strict=True)]
@@ -252,18 +273,25 @@ def _lines(
         found = read(rows.between_in_lane, lane, low, high)
         return None if found is None else Mark(*found)
 
-    points = max(_POINTS // max(1, len(lanes)), 100)
-    stages = {stage: index for index, stage in enumerate(dict.fromkeys(lane.stage for lane in lanes))}
+    points = _POINTS // max(1, len(lanes))  # 50 of each line, where there are most
+    numbered = sorted((lane.stage_number, lane.stage) for lane in lanes)
+    stages = {stage: index for index, stage in enumerate(dict.fromkeys(stage for _, stage in numbered))}
     return [
         _Line(
             lane,
             outline(first, last, lane.entries, partial(between, lane), distance, points=min(points, 2000)),
             COLOURS[stages[lane.stage] % len(COLOURS)],
             _DASHES[stages[lane.stage] // len(COLOURS) % len(_DASHES)],
-            max(4.2 - 1.4 * stages[lane.stage], 1.2),
+            max(4.2 - 1.4 * stages[lane.stage], 1.2) if len(stages) <= len(COLOURS) else 1.2,
         )
         for lane, (first, last) in zip(lanes, ends, strict=True)
     ]
+
+
+def _by_stage(read: Read, run_id: str, stages: Iterable[str]) -> dict[str, _Line]:
+    """Those of these stages that a run has, outlined for a picture of offsets by sequence."""
+    lanes = [lane for stage in stages if (lane := read(active.stage_of_run, run_id, stage)) is not None]
+    return {line.lane.stage: line for line in _lines(read, lanes, lambda mark: (mark.sequence, mark.offset))}
 
 
 def _offset(mark: Mark) -> float:
@@ -319,9 +347,9 @@ def _style(line: _Line) -> dict[str, Any]:
     return {"color": line.colour, "linestyle": line.dash, "linewidth": line.width, "label": f"_{line.lane.stage}"}
 
 
-def _points(marks: Sequence[Mark]) -> dict[str, Any]:
-    """A mark for what a line alone would not show: single checkpoints."""
-    return {"marker": "o", "markersize": 3} if len(marks) < 30 else {}
+def _points(marks: Sequence[Mark], lines: Sequence[_Line]) -> dict[str, Any]:
+    """A mark for what a line alone would not show: single checkpoints; among many lines only one that has none beside it."""
+    return {"marker": "o", "markersize": 3} if len(marks) < (30 if len(lines) <= RUNS else 2) else {}
 
 
 def _mark_silences(axes: Axes, line: _Line, height: Callable[[Mark], float]) -> None:
@@ -332,19 +360,39 @@ def _mark_silences(axes: Axes, line: _Line, height: Callable[[Mark], float]) -> 
         )  # fmt: skip
 
 
+def _last_lines(lines: list[_Line]) -> list[_Line]:
+    """Of each stage the line of its last run."""
+    return list({line.lane.stage: line for line in lines}.values())
+
+
 def _label_stages(axes: Axes, lines: list[_Line], height: Callable[[Mark], float]) -> None:
-    """The name of each stage at the right, as high as its last line ends, or as near as there is room."""
-    lasts = {line.lane.stage: line for line in lines}.values()
+    """
+    The name of each stage at the right, as high as its last line ends, or as near as there is room.
+
+    Where there are more stages than colours, with a bit of its line.
+    """
+    lasts = _last_lines(lines)
     axes.get_xlim(), axes.get_ylim()  # settles them
     to_share = axes.transData + axes.transAxes.inverted()
     heights = [
         to_share.transform((_day(mark.at_ms), height(mark)))[1] for mark in (each.outline.marks[-1] for each in lasts)
     ]
-    top = 2.0
-    for share, line in sorted(zip(heights, lasts, strict=True), key=lambda pair: -pair[0]):
-        top = min(share, 1.0, top - 0.08)
+    ordered = sorted(zip(heights, lasts, strict=True), key=lambda pair: -pair[0])
+    room = min(0.08, 1 / len(lasts))
+    tops = [min(share, 1.0) for share, _ in ordered]
+    for i in range(1, len(tops)):
+        tops[i] = min(tops[i], tops[i - 1] - room)
+    floor = 0.0
+    for i in reversed(range(len(tops))):  # none below the axes, where a picture would grow by it
+        tops[i] = floor = max(tops[i], floor)
+        floor += room
+    many = len(lasts) > len(COLOURS)
+    for top, (_, line) in zip(tops, ordered, strict=True):
+        look = {"color": line.colour, "linestyle": line.dash, "linewidth": 1.4}
+        sample = {**look, "arrowstyle": "-", "shrinkA": 4, "shrinkB": 0} if many else None
         axes.annotate(
-            _short(line.lane.stage), (1.01, top), xycoords="axes fraction", color=line.colour, va="center", fontsize=9,
+            _short(line.lane.stage), (1.01, top), (1.06 if many else 1.01, top), xycoords="axes fraction",
+            textcoords="axes fraction", arrowprops=sample, color=line.colour, va="center", fontsize=9,
             annotation_clip=False, **_PLAIN,
         )  # fmt: skip
 
@@ -383,13 +431,18 @@ def _note(figure: Picture, text: str) -> None:
     figure.supxlabel(text, x=0.01, ha="left", color=GREY, fontsize=8, **_PLAIN)
 
 
-def _counted(read: Read, run_id: str | None, lines: list[_Line], legend: str) -> str:
+def _counted(
+    read: Read, run_id: str | None, lines: list[_Line], excerpt: active.Excerpt, legend: str, drawn: str = "stage"
+) -> str:
     entries = sum(line.lane.entries for line in lines)
-    found = f"{entries:,} checkpoints"
+    found = f"{entries:,} checkpoints" + (" of the stages active last" if excerpt.rest else "")
     if run_id is None:
         shown_runs, all_runs = len({line.lane.run_number for line in lines}), read(rows.count_of_runs)
-        found += " of " if shown_runs == all_runs else f" of the last {shown_runs:,} of "
+        found += " in " if excerpt.rest else " of "
+        found += "" if shown_runs == all_runs else f"the last {shown_runs:,} of "
         found += "1 run" if all_runs == 1 else f"{all_runs:,} runs"
+    if excerpt.rest:
+        found += f" · and {'at least ' if excerpt.or_more else ''}{counted(excerpt.rest, f'more {drawn}')}"
     silent = [
         two.at_ms - one.at_ms
         for line in lines
@@ -411,7 +464,29 @@ def _whose(run_id: str | None) -> str:
     return "all runs" if run_id is None else _short(run_id)
 
 
+@lru_cache(maxsize=1000)
 def _short(name: str) -> str:
-    """A name on one line, of a length that a picture has room for."""
-    text = name if name.isprintable() else shown(name)[1:-1]
-    return text if len(text) <= 32 else f"{text[:31]}…"
+    """
+    A name on one line, of a size that a picture has room for.
+
+    It is measured, since a letter of some scripts is as wide as eight of others, and accents pile up to any height.
+    """
+    text = clipped(name, _LONGEST)
+    while not _has_room(text):
+        text = f"{text.removesuffix('…')[:-1]}…"
+    return clipped(ascii(name)[1:-1], _LONGEST) if text == "…" != name else text
+
+
+def _has_room(text: str) -> bool:
+    one_point = fonts.FontProperties(size=1)
+    with _any_characters():
+        width, height, _ = textpath.text_to_path.get_text_width_height_descent(text, one_point, ismath=False)
+    return bool(width <= _WIDEST and height <= _TALLEST)
+
+
+@contextmanager
+def _any_characters() -> Iterator[None]:
+    """Without a warning of characters that the font lacks, or of a script whose letters matplotlib does not join."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from|.* does not support .* natively")
+        yield

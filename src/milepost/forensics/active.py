@@ -1,0 +1,153 @@
+"""
+Which runs and stages a picture shows where there are more than it has room for: those that recorded something last.
+
+What this reads has a bound, however many runs, stages and entries there are. No index leads from a stage of a run to when it
+was last active, so the end of the chain is read, and the last mileposts of a run; what lies before that goes by first
+appearance, last first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import apsw
+
+from milepost import rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RECENT: Final = 2000
+"""How many entries at the end of the chain, and how many of the last mileposts of a run, are looked at."""
+
+COUNTED: Final = 10_000
+"""How far the stages of a run are counted."""
+
+_RECENT_RUNS: Final = "SELECT run_number FROM entry WHERE position > 0 ORDER BY position DESC LIMIT ?"
+_NEWEST_RUNS: Final = "SELECT run_number FROM run WHERE run_number > 0 ORDER BY run_number DESC LIMIT ?"
+_RECENT_STAGES: Final = (
+    "SELECT stage_number FROM entry INDEXED BY entry_by_run "
+    "WHERE run_number = ? AND milepost IS NOT NULL ORDER BY position DESC LIMIT ?"
+)
+_NEWEST_STAGES: Final = "SELECT stage_number FROM lane WHERE run_number = ? ORDER BY stage_number DESC LIMIT ?"
+_COUNT_OF_STAGES: Final = "SELECT count(*) FROM (SELECT 1 FROM lane WHERE run_number = ? LIMIT ?)"
+_STAGES_OF_FILE: Final = "SELECT max(stage_number) FROM stage"
+_RUN_NUMBER: Final = "SELECT run_number FROM run WHERE run_id = ?"
+_STAGE_NUMBER: Final = "SELECT stage_number FROM stage WHERE stage = ?"
+_NAMES: Final = (
+    "SELECT run_id, stage FROM lane CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) "
+    "WHERE lane.run_number = ? AND lane.stage_number = ?"
+)
+
+
+class Excerpt(NamedTuple):
+    """
+    What is shown of the stages of some runs.
+
+    Attributes:
+        lanes: The stages of runs that are shown, in the order of first appearance.
+        rest: How many are not.
+        or_more: Whether there may be more than that.
+        rest_of_run: How many of these each run has that has any, by its number.
+    """
+
+    lanes: list[rows.Lane]
+    rest: int
+    or_more: bool
+    rest_of_run: dict[int, int]
+
+
+def same_stages(connection: apsw.Connection, run_id: str | None, runs: int, stages: int) -> Excerpt:
+    """So many stages at most, of one run or of each of the last so many runs: for a picture with a look for each stage."""
+    run_numbers = _runs(connection, run_id, runs)
+    chosen: dict[int, None] = {}
+    for run_number in run_numbers:
+        if len(chosen) < stages:
+            chosen |= dict.fromkeys(_stages(connection, run_number, stages))
+    shown = sorted(list(chosen)[:stages])
+    pairs = [(run_number, stage_number) for run_number in sorted(run_numbers) for stage_number in shown]
+    excerpt = _excerpt(connection, pairs, _counts(connection, run_numbers))
+    if run_id is None and excerpt.rest:  # a stage of two runs is one stage; the numbers of stages have no gaps
+        of_file = _integer(connection.execute(_STAGES_OF_FILE).get)
+        return excerpt._replace(rest=of_file - len(shown), or_more=False)
+    return excerpt
+
+
+def of_each_run(connection: apsw.Connection, runs: int, lanes: int) -> Excerpt:
+    """So many stages of runs at most, as evenly as can be from each of the last so many runs: for a row for each of them."""
+    run_numbers = _runs(connection, None, runs)
+    counts = _counts(connection, run_numbers)
+    shares = dict.fromkeys(run_numbers, 0)
+    left = min(lanes, sum(counts.values()))
+    while left:
+        for run_number in run_numbers:
+            if left and shares[run_number] < counts[run_number]:
+                shares[run_number] += 1
+                left -= 1
+    pairs = [
+        (run_number, stage_number)
+        for run_number in sorted(run_numbers)
+        for stage_number in sorted(_stages(connection, run_number, shares[run_number]))
+    ]
+    return _excerpt(connection, pairs, counts)
+
+
+def stage_of_run(connection: apsw.Connection, run_id: str, stage: str) -> rows.Lane | None:
+    """A stage of a run by its names, or None if the run does not have it."""
+    run_number = connection.execute(_RUN_NUMBER, (run_id,)).get
+    return _lane(connection, run_number, connection.execute(_STAGE_NUMBER, (stage,)).get)
+
+
+def _runs(connection: apsw.Connection, run_id: str | None, number: int) -> list[int]:
+    """Numbers of the runs that recorded something last, last first; or the number of one run."""
+    if run_id is not None:
+        return _distinct([connection.execute(_RUN_NUMBER, (run_id,)).fetchall()], 1)
+    recent = connection.execute(_RECENT_RUNS, (RECENT,)).fetchall()
+    return _distinct([recent, connection.execute(_NEWEST_RUNS, (number,)).fetchall()], number)
+
+
+def _stages(connection: apsw.Connection, run_number: int, number: int) -> list[int]:
+    """
+    Numbers of the stages of a run that recorded something last, last first.
+
+    In the order of their last mileposts, behind which there are less than 40 positions to their last entries.
+    """
+    recent = connection.execute(_RECENT_STAGES, (run_number, RECENT)).fetchall()
+    return _distinct([recent, connection.execute(_NEWEST_STAGES, (run_number, number)).fetchall()], number)
+
+
+def _distinct(found: Iterable[list[tuple[Any, ...]]], number: int) -> list[int]:
+    distinct = dict.fromkeys(value for each in found for (value,) in each)
+    return [_integer(value) for value in distinct][:number]
+
+
+def _counts(connection: apsw.Connection, run_numbers: list[int]) -> dict[int, int]:
+    """How many stages each of these runs has, up to `COUNTED`."""
+    return {number: _integer(connection.execute(_COUNT_OF_STAGES, (number, COUNTED)).get) for number in run_numbers}
+
+
+def _excerpt(connection: apsw.Connection, pairs: list[tuple[int, int]], counts: dict[int, int]) -> Excerpt:
+    found = [_lane(connection, run_number, stage_number) for run_number, stage_number in pairs]
+    lanes = [lane for lane in found if lane is not None]
+    shown = Counter(lane.run_number for lane in lanes)
+    rest_of_run = {number: count - shown[number] for number, count in counts.items() if count > shown[number]}
+    return Excerpt(lanes, sum(rest_of_run.values()), COUNTED in counts.values(), rest_of_run)
+
+
+def _lane(connection: apsw.Connection, run_number: int, stage_number: int) -> rows.Lane | None:
+    row: tuple[Any, ...] | None = connection.execute(_NAMES, (run_number, stage_number)).get
+    if row is None:
+        return None
+    run_id, stage = row
+    if type(run_id) is not str or type(stage) is not str:
+        raise apsw.CorruptError(f"a name is {row!a:.200}, as no append leaves it")
+    entries = _integer(rows.entries_of_lane(connection, run_number, stage_number))
+    return rows.Lane(run_number, stage_number, run_id, stage, entries)
+
+
+def _integer(value: object) -> int:
+    """A number, instead of which a damaged file may have anything."""
+    if type(value) is not int:
+        raise apsw.CorruptError(f"a number is {value!a:.200}, as no append leaves it")
+    return value
