@@ -28,6 +28,7 @@ _PATIENCE_S: Final = 1.0
 """How long a fork waits for the calls under way; longer ones keep the file, and the child is refused it."""
 
 _LOCKS: Final = "/proc/locks"
+_LOOKS: Final = 20  # the kernel's list is read in pieces, and changes meanwhile: one look in 100,000 misses a lock
 _WRITE_LOCK: Final = 120  # the byte of the -shm that a writer locks, https://sqlite.org/walformat.html#wal_locks
 _OPEN_LOCK: Final = 128  # the byte that each process with the file open locks, shared
 
@@ -105,12 +106,14 @@ def refuse_without_locks(path: str, shm: str) -> None:
     Raises:
         ForkedStoreError: The kernel lists the writer's lock, and not the one that each process with the file open has.
     """
-    try:
-        held = _locked_bytes(os.getpid(), os.stat(shm).st_ino)  # noqa: PTH116 - nothing may open the file
-    except (OSError, ValueError, IndexError):
-        return
-    if _WRITE_LOCK in held and _OPEN_LOCK not in held:
-        raise _inherited(path)
+    for _ in range(_LOOKS):
+        try:
+            held = _locked_bytes(os.getpid(), os.stat(shm).st_ino)  # noqa: PTH116 - nothing may open the file
+        except (OSError, ValueError, IndexError):
+            return
+        if _WRITE_LOCK not in held or _OPEN_LOCK in held:
+            return
+    raise _inherited(path)
 
 
 def _locked_bytes(process: int, inode: int) -> set[int]:

@@ -1,0 +1,61 @@
+"""What the kernel says of locks, and what is made of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from milepost import ForkedStoreError, open_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _line(inode: int, byte: int, kind: str = "POSIX") -> str:
+    return f"1: {kind}  ADVISORY  READ {os.getpid()} fe:00:{inode} {byte} {byte}\n"
+
+
+@pytest.fixture
+def shm(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file, and a list of locks that a test may write."""
+    monkeypatch.setattr(open_files, "_LOCKS", str(path.with_name("locks")))
+    path.write_bytes(b"")
+    return path
+
+
+def _refused(shm: Path, locks: str) -> bool:
+    shm.with_name("locks").write_text(locks)
+    try:
+        open_files.refuse_without_locks("orders.milepost", str(shm))
+    except ForkedStoreError:
+        return True
+    return False
+
+
+def test_a_process_without_the_lock_that_every_opener_has_is_refused(shm: Path) -> None:
+    """And no other: where the writer's own lock is not listed either, the list says nothing."""
+    inode = shm.stat().st_ino
+    assert _refused(shm, _line(inode, 120) + _line(inode, 124))
+    assert not _refused(shm, _line(inode, 120) + _line(inode, 128))
+    assert not _refused(shm, _line(inode, 128))
+    assert not _refused(shm, "")
+    assert _refused(shm, _line(inode, 120) + _line(inode + 1, 128))
+    assert _refused(shm, _line(inode, 120) + _line(inode, 128, "OFDLCK"))
+
+
+@pytest.mark.parametrize("locks", ["nonsense\n", "1: POSIX\n", "1: POSIX  ADVISORY  READ x y z w\n", "\n"])
+def test_a_list_of_another_form_refuses_nobody(shm: Path, locks: str) -> None:
+    """Nor does one that cannot be read."""
+    assert not _refused(shm, locks)
+    shm.with_name("locks").unlink()
+    open_files.refuse_without_locks("orders.milepost", str(shm))
+
+
+def test_a_list_that_misses_a_lock_once_refuses_nobody(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read in pieces, while other processes take and give back theirs."""
+    looks = iter([{120}] * 5 + [{120, 128}] * 100)
+    monkeypatch.setattr(open_files, "_locked_bytes", lambda process, inode: next(looks))
+    open_files.refuse_without_locks("orders.milepost", str(shm))
+    assert len(list(looks)) == 99
