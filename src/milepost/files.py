@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 import warnings
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import apsw
 
@@ -117,9 +117,16 @@ def vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | 
         file.xClose()
 
 
-def read(file: apsw.VFSFile | None, length: int, offset: int) -> bytes:
+def read(file: Readable | None, length: int, offset: int) -> bytes:
     """What there is to read, up to `length` bytes."""
     return b"" if file is None else file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
+
+
+class Readable(Protocol):
+    """What can be read as bytes: an apsw.VFSFile, for one."""
+
+    def xFileSize(self) -> int: ...  # noqa: D102, N802 - APSW's names
+    def xRead(self, amount: int, offset: int) -> bytes: ...  # noqa: D102, N802
 
 
 def identity_of(path: str) -> Callable[[], object]:

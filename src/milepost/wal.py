@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import apsw
 
@@ -12,10 +13,69 @@ from milepost import files, schema
 from milepost.errors import MilepostWarning
 from milepost.sqlite_errors import sync_failed
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24  # before each page
 _AHEAD_PAGES: Final = 64  # how far the WAL grows ahead of what is written to it, at least
 _FLAGS: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
+
+
+class _File(files.Readable, Protocol):
+    """What is done to a WAL as bytes: some of what an apsw.VFSFile does."""
+
+    def xWrite(self, data: bytes, offset: int) -> None: ...  # noqa: N802 - APSW's names
+    def xSync(self, flags: int) -> None: ...  # noqa: N802
+
+
+class _SystemFile:
+    """
+    A WAL opened by the system's own calls, which let other threads run meanwhile; those of apsw.VFSFile do not.
+
+    SQLite locks the file and its -shm, never the -wal: closing a descriptor of it drops no lock.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def xFileSize(self) -> int:  # noqa: N802
+        return os.fstat(self._descriptor).st_size
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        return os.pread(self._descriptor, amount, offset)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+    def xSync(self, _flags: int) -> None:  # noqa: N802
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            failed = apsw.IOError(f"fsync of the WAL: {error.strerror}")
+            failed.result, failed.extendedresult = apsw.SQLITE_IOERR, apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
+            raise failed from error
+
+
+@contextlib.contextmanager
+def _opened(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
+    """The WAL, or None for no file; through the VFS where the caller has named one, which is to see all that is done."""
+    if vfs is not None or os.name == "nt":
+        with files.vfs_file(wal, vfs, flags) as file:
+            yield file
+        return
+    how = os.O_RDWR if flags & apsw.SQLITE_OPEN_READWRITE else os.O_RDONLY
+    try:
+        descriptor = os.open(wal, how | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    try:
+        yield _SystemFile(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_durable(wal: str, vfs: str | None) -> None:
@@ -25,7 +85,7 @@ def make_durable(wal: str, vfs: str | None) -> None:
     What a killed process wrote and did not sync is in the page cache only: visible, and gone with the power. Syncing is
     not enough, because after a sync that failed the kernel takes the lost pages for clean and has nothing to write.
     """
-    with files.vfs_file(wal, vfs, _FLAGS) as file:
+    with _opened(wal, vfs, _FLAGS) as file:
         size = file.xFileSize() if file else 0
         if file and size:
             for offset in range(0, size, files.PIECE_BYTES):
@@ -35,14 +95,14 @@ def make_durable(wal: str, vfs: str | None) -> None:
 
 def sync(wal: str, vfs: str | None) -> None:
     """Make durable what is written in the WAL; nothing to do takes 20 µs."""
-    with files.vfs_file(wal, vfs, _FLAGS) as file:
+    with _opened(wal, vfs, _FLAGS) as file:
         if file:
             file.xSync(apsw.SQLITE_SYNC_FULL)
 
 
 def lengthen(wal: str, vfs: str | None, length: int) -> None:
     """Let the WAL have so many bytes at least, zeros at its end; call it with the write lock held."""
-    with files.vfs_file(wal, vfs, _FLAGS) as file:
+    with _opened(wal, vfs, _FLAGS) as file:
         if file:
             for offset in range(file.xFileSize(), length, files.PIECE_BYTES):
                 file.xWrite(bytes(min(files.PIECE_BYTES, length - offset)), offset)
@@ -60,7 +120,7 @@ def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
     commits = 0
-    with files.vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+    with _opened(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         header = files.read(file, HEADER_BYTES, 0)
         frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
         if file is None or not _whole(header):  # the first to be written of a round, and so what a kill may leave half done
@@ -93,7 +153,7 @@ def first_page(wal: str, vfs: str | None) -> bytes | None:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
     found = None
-    with files.vfs_file(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+    with _opened(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         if file is None:
             return None
         size = file.xFileSize()
@@ -158,7 +218,7 @@ class Wal:
             return
         pages = min(2 * self._frames, self.write_back_pages) + _AHEAD_PAGES
         self._room = max(pages - _AHEAD_PAGES // 2, self._frames + _AHEAD_PAGES)
-        with contextlib.suppress(apsw.Error):  # a disk without space for it may have enough for the commit itself
+        with contextlib.suppress(apsw.Error, OSError):  # a disk without space for it may have enough for the commit itself
             lengthen(self.name, self._vfs, HEADER_BYTES + pages * (FRAME_HEADER_BYTES + self._page_bytes))
 
     def sync(self) -> None:
