@@ -62,6 +62,33 @@ _PRAGMAS: Final = {  # what may be set in a block: it concerns the block's own s
     "table_xinfo",
 }
 _PRAGMAS_AT_FIRST: Final = {"cache_size", "foreign_keys", "recursive_triggers", "reverse_unordered_selects", "temp_store"}
+_CALLS: Final = (  # methods of a connection that concern milepost's own statements, under both of their names in APSW
+    "autovacuum_pages",
+    "deserialize",
+    "preupdate_hook",
+    "set_authorizer",
+    "set_busy_handler",
+    "set_busy_timeout",
+    "set_commit_hook",
+    "set_profile",
+    "set_progress_handler",
+    "set_rollback_hook",
+    "set_update_hook",
+    "set_wal_hook",
+    "setauthorizer",
+    "setbusyhandler",
+    "setbusytimeout",
+    "setcommithook",
+    "setlk_timeout",
+    "setprofile",
+    "setprogresshandler",
+    "setrollbackhook",
+    "setupdatehook",
+    "setwalhook",
+    "trace_v2",
+    "wal_autocheckpoint",
+    "wal_checkpoint",
+)
 
 
 class Rules:
@@ -78,7 +105,6 @@ class Rules:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._names = schema.names()
         self.ours = True
         """Whether the statements that are prepared now are milepost's own."""
         self.opening = False
@@ -90,7 +116,7 @@ class Rules:
             return apsw.SQLITE_OK
         if action == apsw.SQLITE_TRANSACTION:
             self._refuse(f"{one} inside a transaction block: the block begins and ends the transaction itself")
-        if action == apsw.SQLITE_SAVEPOINT and (two or "").startswith(SAVEPOINT):
+        if action == apsw.SQLITE_SAVEPOINT and (two or "").lower().startswith(SAVEPOINT):
             self._refuse(f"savepoint {shown(two)} is milepost's own: give yours another name")
         if action == apsw.SQLITE_PRAGMA and (two is not None or one in {"wal_checkpoint", "incremental_vacuum", "optimize"}):
             allowed = _PRAGMAS | _PRAGMAS_AT_FIRST if self.opening else _PRAGMAS
@@ -100,14 +126,21 @@ class Rules:
             self._refuse(f"{shown(one)} is written by milepost alone: use append() or advance(), and tables of your own")
         elif action in _SHADOWS and self._is_ours(one):
             self._refuse(f"{shown(one)} is a name of milepost's own: give your table another name")
+        elif action == apsw.SQLITE_ALTER_TABLE and one == "temp":
+            self._refuse(f"{shown(two)} is temporary, and could get a name of milepost's: make it as it is to be")
         elif (action in _HANGS_ON and self._is_ours(two)) or (action == apsw.SQLITE_ALTER_TABLE and self._is_ours(two)):
             self._refuse(f"nothing may be changed of {shown(two)} or hang on it: it is a table of milepost's")
         elif action in {apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH} and not self.opening:
             self._refuse("files are attached when the store is opened: do it in on_connect")
         return apsw.SQLITE_OK
 
+    def refuse_call(self, method: str) -> None:
+        """Refuse a method of the connection, unless milepost calls it."""
+        if not self.ours:
+            self._refuse(f"{method}() would change how the store itself reads and writes: leave it as it is")
+
     def _is_ours(self, name: str | None) -> bool:
-        return name is not None and name.lower() in self._names
+        return name is not None and name.lower() in schema.names()
 
     def _refuse(self, problem: str) -> NoReturn:
         raise StoreError(self._path, f"refused: {problem}")
@@ -120,7 +153,7 @@ SAVEPOINT: Final = "milepost_"
 class LentConnection(apsw.Connection):
     """A writer's connection. A block is lent it, and may not close it or write past the authorizer."""
 
-    rules: Rules
+    rules = Rules("")  # until the writer gives it its own: nothing is refused
 
     def close(self, force: bool = False) -> None:
         """Refuse, inside a block: the store closes it."""
@@ -134,11 +167,32 @@ class LentConnection(apsw.Connection):
             self.rules.judge(apsw.SQLITE_UPDATE, table, column, database, None)
         return super().blob_open(database, table, column, rowid, writeable)
 
-    def set_authorizer(self, callable: Any) -> None:  # noqa: A002 - as APSW has it
-        """Refuse, inside a block."""
-        if not self.rules.ours:
-            raise StoreError(self.filename, "refused: the authorizer keeps the chain from mistakes: leave it as it is")
-        super().set_authorizer(callable)
+    def config(self, op: int, *value: int) -> int:
+        """As APSW's; inside a block it only tells."""
+        if value and value[0] != -1:
+            self.rules.refuse_call("config")
+        return super().config(op, *value)
+
+    def limit(self, id: int, newval: int = -1) -> int:  # noqa: A002 - as APSW has it
+        """As APSW's; inside a block it only tells."""
+        if newval != -1:
+            self.rules.refuse_call("limit")
+        return super().limit(id, newval)
+
+
+def _refused_in_a_block(name: str) -> Callable[..., Any]:
+    of_apsw = getattr(apsw.Connection, name)
+
+    def method(connection: LentConnection, *arguments: Any, **options: Any) -> Any:
+        connection.rules.refuse_call(name)
+        return of_apsw(connection, *arguments, **options)
+
+    method.__name__, method.__doc__ = name, f"As APSW's `{name}`; inside a block it is refused."
+    return method
+
+
+for _name in _CALLS:
+    setattr(LentConnection, _name, _refused_in_a_block(_name))
 
 
 class LentCursor(apsw.Cursor):

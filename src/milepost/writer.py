@@ -568,6 +568,7 @@ class Writer(Database):
                 raise StoreBusyError(self.path, self.busy_timeout_ms)
             self._begin()
             connection = self._lent
+            self._end = None  # what the block's own savepoints undo, nobody tells us
             self._lend(turn, connection)
             block.turn = turn
             entered = True
@@ -578,7 +579,7 @@ class Writer(Database):
                 raise
             raise told from error
         finally:
-            if not entered:
+            if not entered and NOW in self._turns.held and self._turns.held[NOW] is turn:
                 try:
                     self._rules.ours = True
                     if self._connection is not None and self._connection.in_transaction:
@@ -586,12 +587,12 @@ class Writer(Database):
                 except apsw.Error:  # SQLite has rolled back itself
                     pass
                 finally:
-                    if NOW in self._turns.held and self._turns.held[NOW] is turn:
-                        del self._turns.held[NOW]
-                    turn.given_up = True
-                    self._turns.wake_first()
+                    del self._turns.held[NOW]
+            if not entered:
+                turn.given_up = True
+                self._turns.wake_first()
 
-    def leave(self, block: Block, error: BaseException | None) -> None:  # noqa: PLR0912 - no call may stand in for a finally
+    def leave(self, block: Block, error: BaseException | None) -> None:
         """
         End a block: commit it, or undo it where an exception has ended it.
 
@@ -606,7 +607,6 @@ class Writer(Database):
         if block is not turn.outermost:
             self._leave_inner(turn, block, error)
             return
-        committed = False
         try:
             self.refuse_if_ended()
             cut_short = not self._lent.in_transaction
@@ -617,9 +617,7 @@ class Writer(Database):
             self._let_others_in()
             if error is None:
                 self._execute("COMMIT")
-                self._version = self._lent.data_version()
                 self._before_acknowledging(turn.appended)
-                committed = True
         except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as failure:
             told = self._told(failure)
             if told is failure:
@@ -633,8 +631,6 @@ class Writer(Database):
             except apsw.Error:  # SQLite has rolled back itself
                 pass
             finally:
-                if not committed:
-                    self._end = None
                 turn.over, block.held = True, None
                 if NOW in self._turns.held and self._turns.held[NOW] is turn:
                     del self._turns.held[NOW]
@@ -722,6 +718,7 @@ class Writer(Database):
             self._bound.steps = 0
             connection.row_trace = connection.exec_trace = None
             turn.appended += self._do_in_savepoint(job, 0)
+            self._end = None
         except (apsw.Error, UnicodeDecodeError) as error:
             raise self._told(error) from error
         finally:

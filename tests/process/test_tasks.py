@@ -1,0 +1,423 @@
+"""A block belongs to the thread and the task that opened it, never to whoever else the thread runs meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import trio
+from patience import in_time
+
+from chains import entry
+from milepost import CheckpointStore, MilepostError, Receipt, StoreBusyError, StoreError, Watermark
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def sink(path: Path) -> Iterator[CheckpointStore]:
+    """A store whose file has a sink; closed in a thread of its own, for it may hang."""
+    store = CheckpointStore(path, durability="normal", busy_timeout_ms=300)
+    with store.transaction() as connection:
+        connection.execute("CREATE TABLE sink (record INTEGER NOT NULL) STRICT")
+    yield store
+    in_time(store.close)
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    in_time(lambda: asyncio.run(main()))
+
+
+def _records(store: CheckpointStore) -> list[int]:
+    with store.transaction() as connection:
+        return [record for (record,) in connection.execute("SELECT record FROM sink ORDER BY rowid")]
+
+
+CALLS: Final[dict[str, Callable[[CheckpointStore], object]]] = {
+    "append": lambda store: store.append(entry(1, run_id="astray")),
+    "append_many": lambda store: store.append_many([entry(1, run_id="astray")]),
+    "advance": lambda store: store.advance("astray", "load", Watermark(1, 0), idempotency_key="1"),
+    "transaction": lambda store: store.transaction().__enter__(),
+    "a loop": lambda store: next(iter(store.checkpointed([1], run_id="astray", stage="load", transaction=True))),
+    "a loop without transactions": lambda store: list(store.checkpointed([1], run_id="astray", stage="load")),
+}
+
+
+def _refused(store: CheckpointStore, call: str) -> None:
+    with pytest.raises(StoreError, match="task") as refused:
+        CALLS[call](store)
+    assert not isinstance(refused.value, StoreBusyError)
+
+
+# asyncio
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_beside_a_task_in_a_block_another_task_is_refused_at_once(sink: CheckpointStore, call: str) -> None:
+    """It would be acknowledged inside a block that is not its own, and lost with it; and its thread cannot wait for it."""
+
+    async def main() -> None:
+        inside, over = asyncio.Event(), asyncio.Event()
+
+        async def holds() -> None:
+            with sink.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (1)")
+                inside.set()
+                await over.wait()
+                sink.append(entry(1, run_id="holds"))
+
+        holder = asyncio.create_task(holds())
+        await inside.wait()
+        _refused(sink, call)
+        await asyncio.create_task(_in_a_task(lambda: _refused(sink, call)))
+        asyncio.get_running_loop().call_soon(lambda: _refused(sink, call))  # in no task at all
+        await asyncio.sleep(0)
+        over.set()
+        await holder
+        assert sink.append(entry(1, run_id="afterwards")).position == 2
+
+    _run(main)
+    assert [run.run_id for run in sink.runs()] == ["holds", "afterwards"]
+    assert _records(sink) == [1]
+
+
+async def _in_a_task(call: Callable[[], object]) -> None:
+    call()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_task_that_was_made_inside_the_block_does_not_own_it(sink: CheckpointStore, call: str) -> None:
+    """Nor does one that was made in its own context: children inherit that."""
+
+    async def main() -> None:
+        with sink.transaction():
+            await asyncio.create_task(_in_a_task(lambda: _refused(sink, call)))
+            await asyncio.gather(*(_in_a_task(lambda: _refused(sink, call)) for _ in range(3)))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_in_a_task(lambda: _refused(sink, call)))
+            sink.append(entry(1, run_id="mine"))
+
+    _run(main)
+    assert [run.run_id for run in sink.runs()] == ["mine"]
+
+
+def test_a_thread_that_was_begun_inside_the_block_does_not_own_it(sink: CheckpointStore) -> None:
+    """It waits like any other, at most `busy_timeout_ms`, and the event loop goes on meanwhile."""
+
+    async def main() -> None:
+        with sink.transaction():
+            for call in ("append", "append_many", "advance", "transaction"):
+                with pytest.raises(StoreBusyError) as busy:
+                    await asyncio.to_thread(CALLS[call], sink)
+                assert busy.value.waited_ms == 300
+            sink.append(entry(1, run_id="mine"))
+
+    _run(main)
+    assert [run.run_id for run in sink.runs()] == ["mine"]
+
+
+def test_other_tasks_and_threads_read_what_is_committed_and_never_wait(sink: CheckpointStore) -> None:
+    """The block's own task reads the block."""
+    sink.append(entry(1))
+
+    async def main() -> None:
+        def look() -> tuple[int, object, list[str], bool]:
+            return len(sink), sink.latest(), [run.run_id for run in sink.runs()], sink.verify().ok
+
+        async def look_in_a_task() -> object:
+            return look()
+
+        with sink.transaction():
+            sink.append(entry(1, run_id="mine"))
+            assert look() == (2, entry(1, run_id="mine"), ["run-7", "mine"], True)
+            committed = (1, entry(1), ["run-7"], True)
+            assert await asyncio.create_task(look_in_a_task()) == committed
+            assert await asyncio.to_thread(look) == committed
+            history = sink.history()
+            assert len(await asyncio.create_task(_listed(sink))) == 1
+            assert len(list(history)) == 2
+
+    _run(main)
+
+
+async def _listed(store: CheckpointStore) -> list[object]:
+    return list(store.history())
+
+
+def test_a_block_around_a_whole_event_loop_is_not_its_tasks(sink: CheckpointStore) -> None:
+    """It was opened in no task; what a task appended in it would be lost with it."""
+
+    async def main() -> None:
+        _refused(sink, "append")
+
+    def run() -> None:
+        with sink.transaction():
+            asyncio.run(main())
+            sink.append(entry(1, run_id="mine"))
+
+    in_time(run)
+    assert [run.run_id for run in sink.runs()] == ["mine"]
+
+
+def test_a_task_that_is_cancelled_in_its_block_undoes_it_and_others_go_on(sink: CheckpointStore) -> None:
+    """As after any exception."""
+
+    async def main() -> None:
+        inside = asyncio.Event()
+
+        async def holds() -> None:
+            with sink.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (1)")
+                sink.append(entry(1, run_id="cancelled"))
+                inside.set()
+                await asyncio.sleep(1000)
+
+        holder = asyncio.create_task(holds())
+        await inside.wait()
+        holder.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await holder
+        assert sink.append(entry(1)).position == 1
+
+    _run(main)
+    assert _records(sink) == []
+
+
+@pytest.mark.parametrize("tasks", [64])
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.long)])
+def test_of_many_tasks_one_of_which_raises_in_its_block_all_that_was_acknowledged_is_there(
+    sink: CheckpointStore, tasks: int, rounds: int
+) -> None:
+    """Whatever the others do while it waits inside its block: what was refused or undone is not there."""
+    acknowledged: list[tuple[Receipt, str]] = []
+    refused: list[str] = []
+
+    async def main() -> None:
+        async def appends(task: int, number: int) -> None:
+            for sequence in range(1, 4):
+                try:
+                    receipt = sink.append(entry(sequence, run_id=f"{number}", stage=f"{task}"))
+                except StoreError as error:
+                    refused.append(str(error))
+                    break
+                acknowledged.append((receipt, f"{task}:{sequence}"))
+                await asyncio.sleep(0)
+
+        async def raises(number: int) -> None:
+            await asyncio.sleep(0)
+            with sink.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (1)")
+                sink.append(entry(1, run_id=f"{number}", stage="raises"))
+                await asyncio.sleep(0.001)
+                raise KeyError
+
+        for number in range(rounds):
+            results = await asyncio.gather(
+                *(raises(number) if task == 32 else appends(task, number) for task in range(tasks)), return_exceptions=True
+            )
+            assert [type(result) for result in results if result is not None] == [KeyError]
+
+    _run(main)
+    assert refused != []
+    assert all("task" in problem for problem in refused)
+    assert [(r.position, r.signature, e.idempotency_key) for r, e in sink.receipts()] == [
+        (receipt.position, receipt.signature, key) for receipt, key in acknowledged
+    ]
+    assert _records(sink) == []
+    sink.verify().raise_if_broken()
+
+
+def test_blocks_of_two_tasks_never_mix(sink: CheckpointStore) -> None:
+    """The first to end would release the other's savepoint; the second is refused, and comes again."""
+    refused: list[str] = []
+
+    async def main() -> None:
+        async def writes(task: int, ends_well: bool) -> None:
+            while True:
+                try:
+                    with sink.transaction() as connection:
+                        for record in range(10 * task, 10 * task + 10):
+                            connection.execute("INSERT INTO sink VALUES (?)", (record,))
+                            sink.append(entry(record + 1, run_id=f"{task}"))
+                            await asyncio.sleep(0)
+                        if not ends_well:
+                            raise KeyError
+                except KeyError:
+                    return
+                except StoreError as error:
+                    refused.append(str(error))
+                    await asyncio.sleep(0.001)
+                else:
+                    return
+
+        await asyncio.gather(*(writes(task, task % 2 == 0) for task in range(6)))
+
+    _run(main)
+    assert refused != []
+    assert all("task" in problem for problem in refused)
+    assert sorted(_records(sink)) == sorted(n for task in (0, 2, 4) for n in range(10 * task, 10 * task + 10))
+    assert sorted(run.run_id for run in sink.runs()) == ["0", "2", "4"]
+    sink.verify().raise_if_broken()
+
+
+# Loops in tasks
+
+
+def test_beside_a_loop_of_a_task_another_task_is_refused_and_the_loop_is_named(sink: CheckpointStore) -> None:
+    """As in one thread without tasks."""
+
+    async def main() -> None:
+        loop = sink.checkpointed(range(6), run_id="run-7", stage="load", every=3, transaction=True)
+
+        async def appends() -> None:
+            with pytest.raises(StoreError, match=r"'load'.*'run-7'"):
+                sink.append(entry(1, run_id="astray"))
+
+        for record in loop:
+            loop.connection.execute("INSERT INTO sink VALUES (?)", (record,))
+            await asyncio.create_task(appends())
+
+    _run(main)
+    assert _records(sink) == list(range(6))
+    assert [e.watermark.offset for e in sink.history()] == [3, 6]
+
+
+def test_a_loop_may_be_continued_by_one_task_after_the_other(sink: CheckpointStore) -> None:
+    """Its block belongs to the loop."""
+
+    async def main() -> None:
+        loop = sink.checkpointed(range(10), run_id="run-7", stage="load", every=4, transaction=True)
+        records = iter(loop)
+
+        async def step() -> bool:
+            record = next(records, None)
+            if record is not None:
+                loop.connection.execute("INSERT INTO sink VALUES (?)", (record,))
+            return record is not None
+
+        while await asyncio.create_task(step()):
+            await asyncio.sleep(0)
+
+    _run(main)
+    assert _records(sink) == list(range(10))
+    assert sink.append(entry(1, run_id="afterwards")).position == 4
+
+
+def test_a_loop_in_an_async_generator_that_is_never_finished_is_undone(sink: CheckpointStore) -> None:
+    """Whoever closes it: the event loop does, as it ends."""
+
+    async def main() -> None:
+        async def records() -> Any:
+            loop = sink.checkpointed(range(10), run_id="run-7", stage="load", every=4, transaction=True)
+            for record in loop:
+                loop.connection.execute("INSERT INTO sink VALUES (?)", (record,))
+                yield record
+
+        generator = records()
+        async for record in generator:
+            if record == 5:
+                break
+
+    _run(main)
+    assert sink.append(entry(1, run_id="afterwards")).position == 2
+    assert _records(sink) == [0, 1, 2, 3]
+
+
+# trio
+
+
+def test_beside_a_task_of_trio_in_a_block_another_task_is_refused_at_once(sink: CheckpointStore) -> None:
+    """A task of trio is none of asyncio's, and owns its blocks as well; threads wait, and reads see what is committed."""
+
+    async def main() -> None:
+        inside, over = trio.Event(), trio.Event()
+
+        async def holds() -> None:
+            with sink.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (1)")
+                inside.set()
+                await over.wait()
+                sink.append(entry(1, run_id="holds"))
+                assert len(sink) == 1
+
+        async def is_refused() -> None:
+            for call in CALLS:
+                _refused(sink, call)
+            assert len(sink) == 0
+            with pytest.raises(StoreBusyError):
+                await trio.to_thread.run_sync(CALLS["append"], sink)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(holds)
+                await inside.wait()
+                await is_refused()
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(is_refused)
+                over.set()
+        assert sink.append(entry(1, run_id="afterwards")).position == 2
+
+    in_time(lambda: trio.run(main))
+    assert [run.run_id for run in sink.runs()] == ["holds", "afterwards"]
+    assert _records(sink) == [1]
+
+
+def test_of_many_tasks_of_trio_all_that_was_acknowledged_is_there(sink: CheckpointStore) -> None:
+    """One of them waits inside a block that then raises."""
+    acknowledged: list[str] = []
+    refused: list[str] = []
+
+    async def main() -> None:
+        async def appends(task: int) -> None:
+            for sequence in range(1, 4):
+                try:
+                    sink.append(entry(sequence, run_id="run-7", stage=f"{task}"))
+                except MilepostError as error:
+                    refused.append(str(error))
+                    break
+                acknowledged.append(f"{task}:{sequence}")
+                await trio.lowlevel.checkpoint()
+
+        async def raises() -> None:
+            with contextlib.suppress(KeyError), sink.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (1)")
+                sink.append(entry(1, stage="raises"))
+                await trio.sleep(0.001)
+                raise KeyError
+
+        async with trio.open_nursery() as nursery:
+            for task in range(64):
+                if task == 32:
+                    nursery.start_soon(raises)
+                else:
+                    nursery.start_soon(appends, task)
+
+    in_time(lambda: trio.run(main))
+    assert refused != []
+    assert all("task" in problem for problem in refused)
+    assert [e.idempotency_key for e in sink.history()] == acknowledged
+    assert _records(sink) == []
+
+
+def test_what_is_awaited_does_not_matter(sink: CheckpointStore) -> None:
+    """A block of one task that awaits what another task has to do first is whole, as long as that one only reads."""
+
+    async def main() -> None:
+        async def reads(inside: Awaitable[object]) -> int:
+            await inside
+            return len(sink)
+
+        inside = asyncio.get_running_loop().create_future()
+        reader = asyncio.create_task(reads(inside))
+        with sink.transaction():
+            sink.append(entry(1))
+            inside.set_result(None)
+            assert await reader == 0
+            sink.append(entry(2))
+        assert len(sink) == 2
+
+    _run(main)
