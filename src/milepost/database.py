@@ -27,7 +27,6 @@ import time
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple
 
 import apsw
@@ -171,7 +170,7 @@ class Database(ABC):
 
     def copy_to(self, path: str) -> None:
         """Make an exact copy of what is committed, on a connection of its own: other threads go on."""
-        self.read_apart(creation.copy, path)
+        creation.backup(self.read_apart, path)
 
     @property
     def closed(self) -> bool:
@@ -293,11 +292,13 @@ class WritableDatabase(Database):
         self._reader_lock = threading.Lock()
         self._synchronous = synchronous
         self._group = GroupCommit(self._commit, _PATIENCE_US[synchronous])
+        self._wal_path = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
         try:
             if not files.is_store_file(path):
                 creation.create(path, vfs, keyed)
             refuse_foreign_header(path, vfs)
             files.warn_of_remote(path)
+            creation.sweep(path)
             for other in list(_open_databases):
                 if isinstance(other, ReadOnlyDatabase) and other.path == path:
                     other.step_aside()
@@ -305,7 +306,8 @@ class WritableDatabase(Database):
                 creation.refuse_second_name(path)
             self._connection = connect(path, "mode=rw", vfs, busy_timeout_ms)
             try:
-                self._prepare()
+                with files.opening(path):
+                    self._prepare()
             except BaseException:
                 self._close_connection()
                 raise
@@ -334,13 +336,13 @@ class WritableDatabase(Database):
         self._leave_wal_alone()  # until it is durable
         frames = self._wal_frames()
         with connection:
-            named = [(name, files.identity_of(name)) for name in (self.path, connection.filename_wal)]
+            named = [(name, files.identity_of(name)) for name in (self.path, self._wal_path)]
             opened = [(name, identity, identity()) for name, identity in named]
             self._files = [each for each in opened if each[2] is not None]
             if len(self._files) < 2 and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
-            unread = wal.unread_commits(connection.filename_wal, self.vfs, frames)
-            wal.make_durable(connection.filename_wal, self.vfs)
+            unread = wal.unread_commits(self._wal_path, self.vfs, frames)
+            wal.make_durable(self._wal_path, self.vfs)
             files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
         if unread > 1 and self._wal_frames() == frames:  # else a neighbour has gone on meanwhile
             warnings.warn(
@@ -455,7 +457,7 @@ class WritableDatabase(Database):
         self._wal_room = max(pages - _AHEAD_PAGES // 2, self._wal_pages + _AHEAD_PAGES)
         length = wal.HEADER_BYTES + pages * (wal.FRAME_HEADER_BYTES + self._page_bytes)
         with contextlib.suppress(apsw.Error):  # a disk without space for it may have enough for the commit itself
-            wal.lengthen(self._connection.filename_wal, self.vfs, length)
+            wal.lengthen(self._wal_path, self.vfs, length)
 
     def _run_group(self, jobs: list[Job]) -> None:
         """Run jobs so that one that fails fails alone: those that have an item together, if none of these fails."""
@@ -611,7 +613,7 @@ class WritableDatabase(Database):
         if self._synchronous == "full" and self._connection.total_changes() == changes_before:
             # All that was stated is recorded already, perhaps by a neighbour that was killed before its sync.
             try:
-                wal.sync(self._connection.filename_wal, self.vfs)
+                wal.sync(self._wal_path, self.vfs)
             except apsw.Error as error:
                 raise self._translated(error) from error
         self._refuse_another_file()
@@ -725,7 +727,8 @@ class ReadOnlyDatabase(Database):
 
     def _open(self, *, waited: bool) -> None:
         try:
-            self._open_as_found(waited=waited)
+            with files.opening(self.path):
+                self._open_as_found(waited=waited)
         except BaseException:
             self._close_connection()
             raise
@@ -801,21 +804,14 @@ class ReadOnlyDatabase(Database):
             try:
                 status = os.stat(self.path + suffix)  # noqa: PTH116 - a hot path, and no descriptor is opened
                 found.append((status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 found.append(None)
+            except OSError as error:
+                raise files.from_os(self.path + suffix, error) from error
         return tuple(found)
 
     def _copied(self) -> str:
-        self._copy = tempfile.TemporaryDirectory(prefix="milepost-")
-        copy = str(Path(self._copy.name, "copy"))
-        for suffix, kind in (("", apsw.SQLITE_OPEN_MAIN_DB), ("-wal", apsw.SQLITE_OPEN_WAL)):
-            # Through the VFS: closing a descriptor of our own would drop the locks that this process may have on it.
-            with (
-                files.vfs_file(self.path + suffix, self.vfs, kind | apsw.SQLITE_OPEN_READONLY) as file,
-                Path(copy + suffix).open("wb") as made,
-            ):
-                size = file.xFileSize() if file else 0
-                made.writelines(files.read(file, files.PIECE_BYTES, offset) for offset in range(0, size, files.PIECE_BYTES))
+        self._copy, copy = files.copied(self.path, self.vfs)
         return copy
 
 

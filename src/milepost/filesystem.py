@@ -1,4 +1,4 @@
-"""What kind of file system a path is on: where another machine shares it, SQLite's locks and memory cannot be relied upon."""
+"""What kind of file system a path is on: if another machine shares it, SQLite's locks and memory cannot be relied upon."""
 
 from __future__ import annotations
 

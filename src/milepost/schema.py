@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import apsw
 
-from milepost.errors import NotAStoreError, SchemaVersionError, WrongKeyError, shown
+from milepost.errors import NotAStoreError, SchemaVersionError, StoreError, WrongKeyError, shown
 from milepost.signature import key_check, same
 
 if TYPE_CHECKING:
@@ -24,9 +24,20 @@ HEADER_BYTES: Final = 100
 
 
 def text() -> str:
-    """The whole of schema.sql, from the wheel or, in a checkout, from the top of the repository."""
+    """
+    The whole of schema.sql, from the wheel or, in a checkout, from the top of the repository.
+
+    Raises:
+        StoreError: It is in neither, as in an application that was packed without it.
+    """
     shipped: Traversable = files("milepost") / "schema.sql"
-    return (shipped if shipped.is_file() else Path(__file__).parents[2] / "schema.sql").read_text(encoding="utf-8")
+    try:
+        found = shipped if shipped.is_file() else Path(__file__).parent / "../../schema.sql"
+        return found.read_text(encoding="utf-8")
+    except OSError as error:
+        what = f"this part of milepost cannot be read ({error.strerror})"
+        remedy = "install milepost anew, or pack it with the application (PyInstaller: --collect-data milepost)"
+        raise StoreError(str(shipped), f"{what}: {remedy}") from error
 
 
 def create(connection: apsw.Connection, keyed: Hash | None = None) -> None:
