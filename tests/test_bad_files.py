@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ import apsw
 import pytest
 
 from chains import chain, entry
+from command import ENVIRONMENT, process
 from milepost import (
     CheckpointStore,
     InvalidArgumentError,
@@ -170,6 +174,194 @@ def test_a_name_that_is_not_utf8_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="must be UTF-8"):
         CheckpointStore(tmp_path / os.fsdecode(b"\xff\xfe"))
     assert list(tmp_path.iterdir()) == []
+
+
+def _deep(tmp_path: Path, length: int, name: str = "s") -> Path:
+    """A path of so many bytes, in a directory that exists."""
+    folder = str(tmp_path)
+    while len(folder) + len(name) + 1 < length - 60:
+        folder += "/" + "d" * 50
+    folder += "/" + "e" * (length - len(folder) - len(name) - 2)
+    Path(folder).mkdir(parents=True)
+    return Path(folder, name)
+
+
+LONG = {"a path of 504 bytes": (504, "n" * 60), "a name of 251 bytes": (400, "n" * 251), "of both": (504, "ü" * 125 + "n")}
+TOO_LONG = {
+    "a path of 505 bytes": (505, "n" * 60, "SQLite takes 504 bytes, directory and all, and this has 505"),
+    "a name of 252 bytes": (400, "n" * 252, "its name may have 251 bytes, since its -wal has 4 more, and has 252"),
+    "252 bytes in 126 characters": (400, "ü" * 126, "its name may have 251 bytes, since its -wal has 4 more, and has 252"),
+    "a name of 255 bytes": (400, "n" * 255, "its name may have 251 bytes, since its -wal has 4 more, and has 255"),
+    "a name of 300 bytes": (400, "n" * 300, "its name may have 251 bytes, since its -wal has 4 more, and has 300"),
+}
+
+
+@pytest.mark.parametrize(("length", "name"), LONG.values(), ids=LONG.keys())
+def test_the_longest_path_is_a_store_like_any_other(tmp_path: Path, length: int, name: str) -> None:
+    """Made, written by a process that is killed, gone on with, verified and copied."""
+    path = _deep(tmp_path, length - len(name.encode()) + len(name), name)
+    assert len(os.fsencode(path)) == length
+    program = (
+        "import os, sys\nfrom chains import chain\nfrom milepost import CheckpointStore\n"
+        "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(50))\nos.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, path], cwd=Path(__file__).parent, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with CheckpointStore.open_readonly(path) as reader:
+        assert len(reader) == 50
+    with CheckpointStore(path) as store:
+        store.append(entry(51))
+        assert store.verify().ok
+        assert store.backup(tmp_path / "copy") == store.head()
+    with CheckpointStore(tmp_path / "copy") as store:
+        path.unlink()
+        assert store.backup(path) == store.head()
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 - names, not paths
+
+
+@pytest.mark.parametrize(("length", "name", "said"), TOO_LONG.values(), ids=TOO_LONG.keys())
+def test_a_path_that_is_too_long_is_told_before_anything_is_made(tmp_path: Path, length: int, name: str, said: str) -> None:
+    """By every verb that takes one, and nothing is left behind."""
+    path = _deep(tmp_path, length - len(name.encode()) + len(name), name)
+    CheckpointStore(tmp_path / "store").close()
+    with CheckpointStore.open_readonly(tmp_path / "store") as store:
+        for act in (CheckpointStore, CheckpointStore.open_readonly, store.backup):
+            with pytest.raises(InvalidArgumentError, match=said):
+                act(path)
+    imported = process("import", os.devnull, path)
+    assert (imported.returncode, said in imported.stderr.decode()) == (2, True)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_directory_without_room_for_the_name_of_a_new_file_is_told(tmp_path: Path) -> None:
+    """A store is made under a longer name than it gets; one that is there already is opened."""
+    path = _deep(tmp_path, 484)
+    with CheckpointStore(tmp_path / "store") as store:
+        head = store.append(entry(1))
+        for act in (CheckpointStore, store.backup):
+            with pytest.raises(InvalidArgumentError, match="whose path has at most 481 bytes, and this has 482"):
+                act(path)
+    assert list(path.parent.iterdir()) == []
+    imported = process("import", os.devnull, _deep(tmp_path / "other", 461))
+    assert (imported.returncode, b"at most 458 bytes, and this has 459" in imported.stderr) == (2, True)
+    (tmp_path / "store").rename(path)
+    with CheckpointStore(path) as store:
+        assert store.append(entry(1)).position == head.position
+        assert store.append(entry(2)).position == 2
+
+
+LOCALE = """
+import os, sys
+from chains import chain, entry
+from milepost import CheckpointStore
+assert sys.getfilesystemencoding() == sys.argv[2], sys.getfilesystemencoding()
+given = sys.argv[1]
+for path in (given, os.fsencode(given), os.fsencode(given).decode()):
+    with CheckpointStore(path) as store:
+        assert store.path == given, ascii(store.path)
+        store.append_many(chain(20_000))
+        assert store.append(entry(20_000)).duplicate
+        assert store.summary().path == given
+        store.backup(given + "-copy")
+        with CheckpointStore.open_readonly(path) as reader:
+            assert reader.latest() == entry(20_000)
+            assert reader.verify(workers=2).ok
+    with CheckpointStore.open_readonly(given + "-copy") as copy:
+        assert copy.verify().ok and len(copy) == 20_000
+    os.unlink(given + "-copy")
+    print(sorted(map(os.fsencode, os.listdir(os.path.dirname(given)))))
+store = CheckpointStore(given)
+store.append(entry(20_001))
+sys.stdout.flush()
+os.kill(os.getpid(), 9)
+"""
+LOCALES = {
+    "C": ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ascii"),
+    "UTF-8": ({"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}, "utf-8"),
+}
+
+
+@pytest.mark.parametrize(("locale", "encoding"), LOCALES.values(), ids=LOCALES.keys())
+def test_a_path_works_in_a_locale_that_cannot_spell_it(tmp_path: Path, locale: dict[str, str], encoding: str) -> None:
+    """As an argument of the program, as bytes, and as text in the program itself; with all that a store does."""
+    path = tmp_path / "ä" / "ö😀.milepost"
+    path.parent.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", LOCALE, path, encoding],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **locale},
+        capture_output=True,
+        check=False,
+    )
+    assert run.stderr == b""
+    assert run.returncode == -signal.SIGKILL
+    assert run.stdout.decode().splitlines() == [str([path.name.encode()])] * 3
+    with CheckpointStore(path) as store:  # what the kill has left in the WAL is found
+        assert len(store) == 20_001
+    for command in ("head", "verify", "summary"):
+        shown = process(command, path, env={**ENVIRONMENT, **locale})
+        assert (shown.returncode, shown.stderr) == (0, b"")
+
+
+def test_a_part_of_milepost_that_was_not_packed_is_named(tmp_path: Path, path: Path) -> None:
+    """And not the store: as in an application made by zipapp or PyInstaller without its data."""
+    package = Path(schema.__file__).parent
+    with zipfile.ZipFile(tmp_path / "app.zip", "w") as packed:
+        for file in package.rglob("*.py"):
+            packed.write(file, file.relative_to(package.parent))
+    program = (
+        "import sys\nfrom milepost import CheckpointStore, StoreError\n"
+        "try: CheckpointStore(sys.argv[1])\nexcept StoreError as error: print(error)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "app.zip")}
+    run = subprocess.run(
+        [sys.executable, "-c", program, path], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.stderr == ""
+    assert run.stdout.startswith(f"{tmp_path}/app.zip/milepost/schema.sql: this part of milepost cannot be read (")
+    assert "pack it with the application" in run.stdout
+    assert [file.name for file in tmp_path.iterdir()] == ["app.zip"]
+
+
+def _wal_alone(path: Path) -> None:
+    """A file with a -wal and without a -shm, which is read through a copy."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(2000))
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{path}-alone{suffix}")
+
+
+def test_a_full_directory_for_temporary_files_is_named(path: Path) -> None:
+    """And not the store, which is sound; nothing is left there."""
+    _wal_alone(path)
+    temporary = path.with_name("temporary")
+    temporary.mkdir()
+    program = (
+        "import resource, signal, sys\nfrom milepost import CheckpointStore, StoreError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
+        "try: CheckpointStore.open_readonly(sys.argv[1])\nexcept StoreError as error: print(error)"
+    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    run = subprocess.run(
+        [sys.executable, "-c", program, f"{path}-alone"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.stderr == ""
+    assert run.stdout.startswith(f"{temporary}/milepost-")
+    assert run.stdout.endswith("File too large: set TMPDIR to another directory\n")
+    assert list(temporary.iterdir()) == []
+
+
+def test_no_directory_for_temporary_files_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to set."""
+    _wal_alone(path)
+
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(StoreError, match=r"only be read through a copy, .*: No usable temporary directory .*: set TMPDIR"):
+        CheckpointStore.open_readonly(f"{path}-alone")
 
 
 def test_a_symbolic_link_is_resolved_once(tmp_path: Path) -> None:

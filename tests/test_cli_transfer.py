@@ -287,7 +287,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
         assert child.stdin is not None
         child.stdin.write((GOOD[0] + "\n").encode())
         child.stdin.flush()
-        while not list(tmp_path.glob(".milepost-*/new")):
+        while not list(tmp_path.glob(".milepost*/new")):
             time.sleep(0.01)
         os.kill(child.pid, signal.SIGINT)
         _, said = child.communicate(timeout=30)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final, TypeVar
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote
 
 import apsw
 
 from milepost import files, schema, wal
-from milepost.errors import NotAStoreError
+from milepost.errors import NotAStoreError, StoreError
 
 _FLAGS: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
 
@@ -24,9 +23,20 @@ def connect(
     busy_timeout_ms: int = 5000,
     kind: type[Connection] = apsw.Connection,  # type: ignore[assignment]
 ) -> Connection:
-    """Open an existing file, with everything off that a hostile file could use (https://sqlite.org/security.html)."""
-    uri = f"file:{quote_from_bytes(os.fsencode(path))}?{how}"
-    connection = kind(uri, flags=_FLAGS, vfs=vfs)
+    """
+    Open an existing file, with everything off that a hostile file could use (https://sqlite.org/security.html).
+
+    Raises:
+        StoreError: It is not there, or cannot be opened, for the reason that it gives.
+    """
+    uri = f"file:{quote(files.for_sqlite(path))}?{how}"
+    try:
+        connection = kind(uri, flags=_FLAGS, vfs=vfs)
+    except apsw.CantOpenError as error:
+        why = files.why_not_opened(path)
+        if why is None:
+            raise
+        raise files.from_os(path, why) from error
     connection.set_busy_timeout(busy_timeout_ms)  # at once: a neighbour that closes the file locks it for an instant
     # Before any statement: without it SQLite plans a cached statement anew whenever its parameters change, at 4 times
     # the cost of a lookup (https://sqlite.org/c3ref/c_dbconfig_defensive.html, ENABLE_QPSG).
@@ -48,6 +58,8 @@ def refuse_foreign_header(path: str, vfs: str | None) -> None:
     which does neither, calls a file malformed that was being written back from its WAL when the power went.
     """
     with files.vfs_file(path, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY) as file:
+        if file is None:
+            raise StoreError(path, "no such file: it was there a moment ago; check what removes it")
         header = files.read(file, schema.HEADER_BYTES, 0)
     try:
         schema.refuse_another_version(header, path)

@@ -167,7 +167,7 @@ class Database:
 
     def copy_to(self, path: str) -> None:
         """Make an exact copy of what is committed, on a connection of its own: other threads go on."""
-        self.read_apart(creation.copy, path)
+        creation.backup(self.read_apart, path)
 
     @property
     def closed(self) -> bool:

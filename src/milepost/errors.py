@@ -283,7 +283,7 @@ class DamagedStoreError(StoreError):
 
 
 class ReadOnlyStoreError(StoreError):
-    """A verb that writes was called on a store, or needs a file, that can only be read."""
+    """A verb that writes was called on a store that only reads, or the permissions of a file forbid what was asked for."""
 
 
 class ClosedStoreError(StoreError):

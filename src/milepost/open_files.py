@@ -119,7 +119,7 @@ def refuse_without_locks(path: str, shm: str) -> None:
 def _locked_bytes(process: int, inode: int) -> set[int]:
     """Which of the two bytes a process has locked, as the kernel lists it; proc(5)."""
     held = set[int]()
-    for line in Path(_LOCKS).read_text(encoding="ascii", errors="replace").splitlines():
+    for line in Path(_LOCKS).read_text(encoding="utf-8", errors="replace").splitlines():
         # 1: POSIX  ADVISORY  WRITE 4711 fe:00:12345 120 120
         words = line.split()
         if words[1] == "POSIX" and words[4] == str(process) and words[5].rpartition(":")[2] == str(inode):

@@ -22,7 +22,6 @@ import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import apsw
@@ -179,7 +178,8 @@ class SnapshotReader(Reader):
             if frames:
                 path, how = self._copied(), "mode=rw"
         refuse_foreign_header(self._path, self._vfs)
-        self._connect(path, how)
+        with files.opening(self._path):
+            self._connect(path, how)
 
     def _look(self) -> _Found:
         """Size, modification time and identity of the file, its -wal and its -shm; None for one that is not there."""
@@ -190,19 +190,12 @@ class SnapshotReader(Reader):
                 found.append((status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino))
             except (FileNotFoundError, NotADirectoryError):
                 found.append(None)
+            except OSError as error:
+                raise files.from_os(self._path + suffix, error) from error
         return tuple(found)
 
     def _copied(self) -> str:
-        self._copy = tempfile.TemporaryDirectory(prefix="milepost-")
-        copy = str(Path(self._copy.name, "copy"))
-        for suffix, kind in (("", apsw.SQLITE_OPEN_MAIN_DB), ("-wal", apsw.SQLITE_OPEN_WAL)):
-            # Through the VFS: closing a descriptor of our own would drop the locks that this process may have on it.
-            with (
-                files.vfs_file(self._path + suffix, self._vfs, kind | apsw.SQLITE_OPEN_READONLY) as file,
-                Path(copy + suffix).open("wb") as made,
-            ):
-                size = file.xFileSize() if file else 0
-                made.writelines(files.read(file, files.PIECE_BYTES, offset) for offset in range(0, size, files.PIECE_BYTES))
+        self._copy, copy = files.copied(self._path, self._vfs)
         return copy
 
 

@@ -42,16 +42,28 @@ The steps of `upgrade`: from each older version the SQL that makes the next one 
 _LONGEST_CREATE: Final = 100_000  # characters, of which ours have 2,000: a comment may be long, and no file keeps us reading
 
 
+@cache
 def text(version: int | None = None) -> str:
-    """The whole of schema.sql, or an older version's, from the wheel or, in a checkout, the top of the repository."""
+    """
+    The whole of schema.sql, or an older version's, from the wheel or, in a checkout, the top of the repository.
+
+    Raises:
+        StoreError: It is in neither, as in an application that was packed without it.
+    """
     name = "schema.sql" if version in {None, VERSION} else f"schema-{version}.sql"
     shipped: Traversable = files("milepost") / name
-    return (shipped if shipped.is_file() else Path(__file__).parents[2] / name).read_text(encoding="utf-8")
+    try:
+        found = shipped if shipped.is_file() else Path(__file__).parent / "../.." / name
+        return found.read_text(encoding="utf-8")
+    except OSError as error:
+        what = f"this part of milepost cannot be read ({error.strerror})"
+        remedy = "install milepost anew, or pack it with the application (PyInstaller: --collect-data milepost)"
+        raise StoreError(str(shipped), f"{what}: {remedy}") from error
 
 
 def create(connection: apsw.Connection, keyed: Hash | None = None) -> None:
     """Make everything of schema.sql in an empty database, for a keyed chain where a keyed hash is given."""
-    connection.execute(text())
+    connection.execute(text(VERSION))
     if keyed is not None:
         connection.execute("INSERT INTO keyed (key_check) VALUES (?)", (key_check(keyed),))
 

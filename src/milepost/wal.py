@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 import apsw
 
 from milepost import files, schema
-from milepost.errors import MilepostWarning
+from milepost.errors import MilepostError, MilepostWarning
 from milepost.sqlite_errors import sync_failed
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def _opened(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
     except (FileNotFoundError, NotADirectoryError):
         yield None
         return
+    except OSError as error:
+        raise files.from_os(wal, error) from error
     try:
         yield _SystemFile(descriptor)
     finally:
@@ -180,7 +182,7 @@ class Wal:
 
     def __init__(self, connection: apsw.Connection, path: str, vfs: str | None, *, grows_ahead: bool) -> None:
         self._connection, self._path, self._vfs, self._grows_ahead = connection, path, vfs, grows_ahead
-        self.name = connection.filename_wal
+        self.name = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
         self._page_bytes = int(connection.pragma("page_size"))
         self._frames = 0  # after our own last commit
         self._room = 1  # how many frames it holds without growing; not for the very first commit
@@ -218,7 +220,8 @@ class Wal:
             return
         pages = min(2 * self._frames, self.write_back_pages) + _AHEAD_PAGES
         self._room = max(pages - _AHEAD_PAGES // 2, self._frames + _AHEAD_PAGES)
-        with contextlib.suppress(apsw.Error, OSError):  # a disk without space for it may have enough for the commit itself
+        # A disk without space for it may have enough for the commit itself.
+        with contextlib.suppress(apsw.Error, OSError, MilepostError):
             lengthen(self.name, self._vfs, HEADER_BYTES + pages * (FRAME_HEADER_BYTES + self._page_bytes))
 
     def sync(self) -> None:

@@ -142,6 +142,7 @@ class Writer(Database):
         if not files.is_store_file(self.path):
             creation.create(self.path, self.vfs, self._hmac)
         files.warn_of_remote(self.path)
+        creation.sweep(self.path)
         self._connect()
 
     def _connect(self) -> None:
@@ -160,7 +161,8 @@ class Writer(Database):
                 if not all(other.make_way(deadline) for other in others):
                     raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - undone as for every other error
             connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
-            self._prepare(connection)
+            with files.opening(self.path):
+                self._prepare(connection)
             self._connection = connection
         except BaseException:
             if connection is not None and self._connection is not connection:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -15,6 +17,7 @@ from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 
 class ExitCode(IntEnum):
@@ -25,8 +28,10 @@ class ExitCode(IntEnum):
     WRONG_INPUT = 2
     NO_FILE = 3
     UNJUDGED = 4
-    INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+    HUNG_UP = 129  # 128 + SIGHUP, as a shell says it
+    INTERRUPTED = 130  # 128 + SIGINT
     NO_READER = 141  # 128 + SIGPIPE
+    TERMINATED = 143  # 128 + SIGTERM
 
 
 EXIT_CODES = """\b
@@ -36,37 +41,79 @@ Exit codes:
     2  a wrong argument or input
     3  a file that cannot be opened or written
     4  cannot be judged: the chain is keyed, and this is not its key
+  129  the terminal went away
   130  interrupted
-  141  the reader of a pipe went away, as `head` does"""
+  141  the reader of a pipe went away, as `head` does
+  143  terminated"""
+
+_ENDS: Final = {
+    getattr(signal, name): (sentence, exit_code)
+    for name, sentence, exit_code in (
+        ("SIGTERM", "terminated", ExitCode.TERMINATED),
+        ("SIGHUP", "the terminal went away", ExitCode.HUNG_UP),
+    )
+    if hasattr(signal, name)
+}
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn an error that a user can do something about into one sentence and an exit code."""
+    """
+    Turn an error that a user can do something about, and a signal that ends, into one sentence and an exit code.
+
+    A signal that would end the process is heard as Ctrl-C is, so that what a command was making is removed first.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        if not heard:  # a second one does not disturb the tidying up
+            heard.append(number)
+            raise KeyboardInterrupt
+
+    ours = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]  # else somebody has decided already
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, hear)
     try:
         yield
         sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
-    except InvalidArgumentError as error:
-        _leave(str(error), ExitCode.WRONG_INPUT)
-    except WrongKeyError as error:
-        _leave(str(error), ExitCode.UNJUDGED)
-    except StoreError as error:
-        _leave(str(error), ExitCode.NO_FILE)
-    except MilepostError as error:  # an ImportError of ours names an extra that is to be installed
-        _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.UNPROVEN)
-    except BrokenPipeError:
-        _leave_stdout()
-        raise click.exceptions.Exit(ExitCode.NO_READER) from None
-    except OSError as error:
-        _leave_stdout()
-        _leave(f"{error.filename}: {error.strerror}" if error.filename else str(error), ExitCode.NO_FILE)
-    except KeyboardInterrupt:
-        _leave("interrupted", ExitCode.INTERRUPTED)
+    except BaseException as error:
+        if heard:  # whatever has become of the exception on its way
+            _leave_stdout()
+            _leave(*_ENDS[heard[0]])
+        _explain(error)
+        raise
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _explain(error: BaseException) -> None:
+    """Leave, if it is an error that a user can do something about."""
+    match error:
+        case InvalidArgumentError():
+            _leave(str(error), ExitCode.WRONG_INPUT)
+        case WrongKeyError():
+            _leave(str(error), ExitCode.UNJUDGED)
+        case StoreError():
+            _leave(str(error), ExitCode.NO_FILE)
+        case MilepostError():  # an ImportError of ours names an extra that is to be installed
+            _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.UNPROVEN)
+        case BrokenPipeError():
+            _leave_stdout()
+            raise click.exceptions.Exit(ExitCode.NO_READER) from None
+        case OSError():
+            _leave_stdout()
+            _leave(f"{error.filename}: {error.strerror}" if error.filename else str(error), ExitCode.NO_FILE)
+        case KeyboardInterrupt():
+            _leave("interrupted", ExitCode.INTERRUPTED)
 
 
 def _leave(sentence: str, exit_code: ExitCode) -> NoReturn:
-    click.echo(f"Error: {visible(sentence)}", err=True)
-    raise click.exceptions.Exit(exit_code)
+    with suppress(OSError):  # nobody is there to read it any more
+        click.echo(f"Error: {visible(sentence)}", err=True)
+    raise click.exceptions.Exit(exit_code) from None
 
 
 def _leave_stdout() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from milepost.creation import put_in_place
 from milepost.errors import StoreError
-from milepost.files import absolute
+from milepost.files import directory, real, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @contextmanager
 def new_file(path: str) -> Iterator[IO[bytes]]:
     """A file to write that appears when all of it is written, and is durable then."""
-    target = not_there_yet(path)
+    target = not_there_yet(real(path))
     try:
         with put_in_place(target) as aside, Path(aside).open("wb") as stream:
             yield stream
@@ -28,12 +29,12 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
         _refuse(target)
 
 
-def not_there_yet(path: str) -> str:
-    """The absolute name of a file that does not exist, in a directory that does."""
-    target = absolute(path)
-    if os.path.lexists(target):
+def not_there_yet(target: str) -> str:
+    """The absolute name of a file as it was given, which does not exist, in a directory that does."""
+    if status(target) is not None:
         _refuse(target)
-    if not Path(target).parent.is_dir():
+    folder = status(directory(target))
+    if folder is None or not stat.S_ISDIR(folder.st_mode):
         raise StoreError(target, "its directory does not exist: make it first")
     return target
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import sys
-import tempfile
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -18,7 +17,9 @@ from milepost.cli import argument, output, record
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.new_file import new_file, not_there_yet
 from milepost.cli.reading import show_head
+from milepost.creation import directory_beside, refuse_long_directory
 from milepost.errors import InvalidCheckpointError, RejectedCheckpointError, StoreError, shown
+from milepost.files import absolute
 from milepost.store import CheckpointStore
 from milepost.visible import visible
 
@@ -159,10 +160,11 @@ def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
     FILE.jsonl may be - for standard input.
     The new file appears when all of it is there; a line that is wrong is named by its number, and then nothing appears.
     """
-    target = not_there_yet(new)
+    target = not_there_yet(absolute(new))
+    refuse_long_directory(target, levels=2)  # the store that is filled is made within the directory that is made for it
     with (
         click.open_file(source, "rb") as lines,
-        tempfile.TemporaryDirectory(prefix=".milepost-", dir=Path(target).parent) as aside,
+        directory_beside(target) as aside,
         # The backup of this is what has to last.
         CheckpointStore(Path(aside, "new"), durability="normal", key=argument.key(key_file)) as store,
     ):
