@@ -111,6 +111,28 @@ def test_an_append_stands_on_what_a_neighbour_has_written_meanwhile(store: Check
         assert neighbour.append(entry(3, run_id="run-8")).position == len(store)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_append_after_ones_own_looks_nothing_up(store: CheckpointStore, inside: bool) -> None:
+    """Where the chain ends is kept in memory as long as nobody else writes; a lookup would double the time of an append."""
+    ran: list[str] = []
+
+    def note(_cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
+        ran.append(statement.split(maxsplit=1)[0])
+        return True
+
+    def write(sequence: int) -> None:
+        with store.transaction() if inside else contextlib.nullcontext():
+            store.append(entry(sequence))
+
+    write(1)
+    for sequence in (2, 3):
+        ran.clear()
+        writer(store)._statements.exec_trace = note
+        write(sequence)
+        writer(store)._statements.exec_trace = None
+    assert [word for word in ran if word not in {"SAVEPOINT", "RELEASE"}] == ["BEGIN", "INSERT", "COMMIT"]
+
+
 @pytest.mark.parametrize("write", WRITES)
 def test_a_file_that_is_upgraded_meanwhile_is_written_to_no_more(path: Path, write: str) -> None:
     """By another process, with a newer version of milepost."""
