@@ -303,6 +303,24 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.parametrize("statement", ["SAVEPOINT milepost_1", "RELEASE milepost_1"])
+def test_an_inner_block_that_is_interrupted_leaves_the_outer_one_as_it_was(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """As it begins or ends: what may not be done in a block may still not be, and another may stand inside it."""
+    with store.transaction() as connection:
+        store.append(entry(1))
+        with monkeypatch.context() as patch:
+            _interrupt_once(patch, store, statement)
+            with pytest.raises(KeyboardInterrupt), store.transaction():
+                store.append(entry(2))
+        with pytest.raises(StoreError, match="refused"):
+            connection.execute("DELETE FROM entry")
+        with store.transaction():
+            store.append(entry(2, key="again"))
+    assert list(store.history()) == [entry(1), entry(2, key="again")]
+
+
 def test_what_an_interrupted_thread_had_taken_over_is_written_by_the_next_before_all_that_came_later(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,13 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 from hooked_vfs import Call, hooked
 
 from chains import chain, entry
-from milepost import CheckpointStore, Watermark
+from doors import wal
+from milepost import CheckpointStore, FailedStoreError, Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,3 +115,85 @@ def test_the_name_of_a_file_is_made_durable_by_who_makes_it_and_by_who_opens_it(
     synced.clear()
     with CheckpointStore(path):
         assert tmp_path.stat().st_ino in synced
+
+
+class _Disk:
+    """The hook of a VFS whose syncs, or reads, of one file fail while it is told so."""
+
+    def __init__(self) -> None:
+        self.fails: tuple[str, str] | None = None  # the method, and how the file's name ends
+        self.code = apsw.SQLITE_IOERR_FSYNC
+        self.failed = 0
+        self.written: list[str] = []
+
+    def __call__(self, call: Call) -> None:
+        if call.method == "xWrite":
+            self.written.append(call.path)
+        if self.fails is not None and call.method == self.fails[0] and call.path.endswith(self.fails[1]):
+            self.failed += 1
+            raise apsw.exception_for(self.code)
+
+
+def _append(store: CheckpointStore) -> None:
+    store.append(entry(3))
+
+
+def _append_in_block(store: CheckpointStore) -> None:
+    with store.transaction():
+        store.append(entry(3))
+
+
+@pytest.mark.parametrize("write", [_append, _append_in_block, DUPLICATES["append"], DUPLICATES["block"]])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_after_a_sync_that_failed_the_wal_is_left_to_the_next_opener(
+    path: Path, write: Callable[[CheckpointStore], object]
+) -> None:
+    """A sync of it would now succeed and mean nothing: closing the store writes nothing of it into the file."""
+    disk = _Disk()
+    with hooked(disk) as vfs:
+        with CheckpointStore(path, vfs=vfs) as store:
+            store.append_many(chain(2))
+            disk.fails = "xSync", "-wal"
+            with pytest.raises(FailedStoreError, match="failed to make a write durable"):
+                write(store)
+            assert disk.failed == 1
+            disk.fails = None
+            with pytest.raises(FailedStoreError):
+                store.append(entry(9))
+            disk.written.clear()
+        assert disk.written == []
+        assert path.with_name(f"{path.name}-wal").stat().st_size > 0
+    with CheckpointStore(path) as store:
+        assert store.append(entry(4)).position == len(store)
+
+
+@pytest.mark.parametrize("method", ["xSync", "xWrite"])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_write_back_that_fails_is_told_only_if_a_sync_did(path: Path, method: str, inside: bool) -> None:
+    """What was just committed is committed: no other error of it matters, and it is tried again later."""
+    disk = _Disk()
+    disk.code = apsw.SQLITE_IOERR_FSYNC if method == "xSync" else apsw.SQLITE_IOERR_WRITE
+    with hooked(disk) as vfs, CheckpointStore(path, vfs=vfs, durability="normal") as store:
+        wal(store).write_back_pages = 20
+
+        def write() -> None:
+            for sequence in range(len(store) + 1, len(store) + 31):
+                with store.transaction() if inside else contextlib.nullcontext():
+                    store.append(entry(sequence))
+
+        disk.fails = method, path.name
+        if method == "xSync":
+            with pytest.raises(FailedStoreError, match="failed to make a write durable"):
+                write()
+            disk.fails = None
+            with pytest.raises(FailedStoreError):
+                store.append(entry(100))
+        else:
+            write()
+            assert len(store) == 30
+            disk.fails = None
+            disk.written.clear()
+            write()
+            assert str(path) in disk.written
+        assert disk.failed >= 1
