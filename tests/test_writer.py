@@ -23,6 +23,7 @@ from milepost import (
     StoreError,
     Watermark,
 )
+from milepost.block import BlockTurn
 from milepost.turn import Turn
 
 if TYPE_CHECKING:
@@ -567,6 +568,51 @@ def test_a_cursor_that_is_kept_reads_nothing_after_its_block(store: CheckpointSt
     with pytest.raises(StoreError, match="valid inside its block only"):
         connection.execute("SELECT 1")
     assert [item.sequence for item in inside][-1] == 20
+
+
+def test_what_a_failed_read_has_half_read_is_closed_with_the_block(store: CheckpointStore) -> None:
+    """A kept traceback holds it: it would read on, and pin what it reads."""
+    kept: list[apsw.Cursor] = []
+
+    def fail(connection: apsw.Connection) -> None:
+        kept.append(connection.execute("SELECT position FROM entry"))
+        raise ZeroDivisionError
+
+    with store.transaction():
+        store.append_many(chain(20))
+        with pytest.raises(ZeroDivisionError):
+            writer(store).read(fail)
+        assert next(kept[0]) == (1,)
+    with pytest.raises(apsw.CursorClosedError):
+        kept[0].fetchall()
+
+
+def test_a_block_remembers_no_cursors_that_are_gone(store: CheckpointStore) -> None:
+    """However many statements it runs."""
+    with store.transaction() as connection:
+        for _ in range(2000):
+            connection.execute("SELECT 1").fetchall()
+        turn = writer(store)._turns.holder
+        assert isinstance(turn, BlockTurn)
+        assert len(turn._cursors) < 1000
+
+
+def test_a_cursor_factory_of_the_callers_is_not_used_for_mileposts_own(store: CheckpointStore) -> None:
+    """Neither inside the block nor after it."""
+
+    def broken(_connection: apsw.Connection) -> NoReturn:
+        raise ZeroDivisionError
+
+    with store.transaction() as connection:
+        connection.cursor_factory = broken
+        assert store.append(entry(1)).position == 1
+        assert store.latest() == entry(1)
+    assert store.append(entry(2)).position == 2
+    with store.transaction() as connection:
+        assert connection.execute("SELECT 1").get == 1
+        connection.cursor_factory = broken
+    with pytest.raises(StoreError, match="valid inside its block only"):
+        connection.execute("SELECT 1")
 
 
 def test_the_callers_statements_run_on_the_callers_cursors(store: CheckpointStore) -> None:
