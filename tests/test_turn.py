@@ -159,6 +159,32 @@ def test_turns_that_nobody_waits_for_any_more_keep_nobody_waiting(ghosts: int) -
     assert time.monotonic() - began < 0.5  # not twenty times the look-again time
 
 
+def _waiting(turns: Turns, *kinds: tuple[type[Turn], bool]) -> list[Turn]:
+    """Turns that wait, by whether somebody else may do their work, and whether nobody waits for them any more."""
+    for kind, given_up in kinds:
+        turn = kind()
+        turn.given_up = given_up
+        turns._queue.append(turn)
+    return list(turns._queue)
+
+
+def test_turns_that_nobody_waits_for_are_not_taken_over_and_hide_none_that_are() -> None:
+    """Whatever their kind, and wherever they stand."""
+    turns = Turns()
+    waiting = _waiting(turns, (Turn, True), (Shared, False), (Shared, True), (Shared, False), (Turn, False), (Turn, True))
+    assert turns.take_over() == [waiting[1], waiting[3]]
+    assert turns.waiting == 2
+
+
+@pytest.mark.parametrize("last", [(Turn, True), (Shared, False), (Shared, True)])
+def test_nothing_is_taken_over_past_one_that_is_not_shared(last: tuple[type[Turn], bool]) -> None:
+    """Nor is that one itself."""
+    turns = Turns()
+    _waiting(turns, (Turn, False), (Shared, False), last)
+    assert turns.take_over() == []
+    assert turns.waiting == 3
+
+
 def test_a_word_that_was_lost_only_delays() -> None:
     """An interrupt may come before the first that waits is woken."""
     turns, first = Turns(), Turn()

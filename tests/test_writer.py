@@ -745,3 +745,19 @@ def test_nothing_is_acknowledged_once_one_of_the_files_has_lost_its_name(path: P
         if suffix == "-shm":
             assert kept.read()
             assert path.with_name(f"{path.name}-wal").exists()
+
+
+def test_a_file_with_a_second_name_is_not_written_to(path: Path, tmp_path: Path) -> None:
+    """Through two WALs it would break; the name that a killed process has left while it made the file is taken away."""
+    CheckpointStore(path).close()
+    left, unrelated = tmp_path / ".milepost-killed.new", tmp_path / ".milepost-other.new"
+    left.hardlink_to(path)
+    unrelated.write_bytes(b"")
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+    assert (left.exists(), unrelated.exists()) == (False, True)
+    (tmp_path / "second").hardlink_to(path)
+    with pytest.raises(StoreError, match="second name"):
+        CheckpointStore(path)
+    with CheckpointStore.open_readonly(path) as store:
+        assert len(store) == 1

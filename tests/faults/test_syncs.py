@@ -117,6 +117,22 @@ def test_the_name_of_a_file_is_made_durable_by_who_makes_it_and_by_who_opens_it(
         assert tmp_path.stat().st_ino in synced
 
 
+@pytest.mark.parametrize(("durability", "least", "most"), [("full", 2, 10), ("normal", 90, 100)])
+def test_the_wal_of_a_durable_store_grows_ahead_of_what_is_written(
+    path: Path, durability: str, least: int, most: int
+) -> None:
+    """A sync costs up to twice as much while a file grows; where nothing is synced it grows as it is written."""
+    name, sizes = path.with_name(f"{path.name}-wal"), set[int]()
+    with CheckpointStore(path, durability=durability) as store:
+        for sequence in range(1, 101):
+            store.append(entry(sequence))
+            sizes.add(name.stat().st_size)
+        frames, _ = wal(store).frames() or (0, 0)
+        assert frames * 2072 < max(sizes) < 3 * frames * 2072
+        assert least <= len(sizes) <= most
+        store.verify().raise_if_broken()
+
+
 class _Disk:
     """The hook of a VFS whose syncs, or reads, of one file fail while it is told so."""
 
