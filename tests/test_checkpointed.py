@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chains import entry
-from milepost import CheckpointStore, InvalidArgumentError, StageMovedError, StoreError
+from milepost import CheckpointStore, InvalidArgumentError, StageMovedError, StoreError, Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -254,3 +254,18 @@ def test_a_loop_may_go_on_in_another_thread(store: CheckpointStore) -> None:
             pool.submit(store.append, entry(1)).result(10)
         assert pool.submit(list, loop).result(10) == [2, 3]
     assert _offsets(store) == [(2, "load:0-1"), (4, "load:2-3")]
+
+
+def test_what_a_loop_records_of_other_stages_commits_with_its_own_batch(store: CheckpointStore, path: Path) -> None:
+    """Through the loop: the store's own verbs would wait for its block, and outside of a loop there is none."""
+    loop = store.checkpointed(range(4), run_id="run-7", stage="load", every=2, transaction=True)
+    with CheckpointStore.open_readonly(path) as reader:
+        for record in loop:
+            loop.append(entry(record + 1, stage="other"))
+            loop.advance("run-7", "third", Watermark(record + 1, 0), idempotency_key=f"step-{record}")
+            assert len(reader) == record // 2 * 5
+            with pytest.raises(StoreError, match="use the loop's own"):
+                store.append(entry(9, stage="other"))
+    assert [item.stage for item in store.history()] == ["other", "third", "other", "third", "load"] * 2
+    with pytest.raises(StoreError, match="only there"):
+        loop.append(entry(9, stage="other"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -23,7 +24,8 @@ from milepost import (
     StoreError,
     Watermark,
 )
-from milepost.block import BlockTurn
+from milepost.block import Block, BlockTurn
+from milepost.checkpoint import chain_signature
 from milepost.turn import Turn
 
 if TYPE_CHECKING:
@@ -200,6 +202,7 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.step = 0.0  # how far a sleep takes it
         self.slept: list[float] = []
 
     def monotonic(self) -> float:
@@ -213,6 +216,7 @@ class FakeTime:
     def sleep(self, seconds: float) -> None:
         """Note it."""
         self.slept.append(seconds)
+        self.now += self.step
 
 
 @pytest.mark.parametrize("way", ["block", "advance"])
@@ -761,3 +765,164 @@ def test_a_file_with_a_second_name_is_not_written_to(path: Path, tmp_path: Path)
         CheckpointStore(path)
     with CheckpointStore.open_readonly(path) as store:
         assert len(store) == 1
+
+
+def test_a_transaction_that_could_not_be_undone_is_undone_before_the_next(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a retry would find its own entry there, call it a duplicate, and acknowledge what nobody commits."""
+    execute = writer(store)._execute
+
+    def interrupted(given: str, *arguments: Any) -> object:
+        if given in {"COMMIT", "ROLLBACK"}:
+            raise KeyboardInterrupt
+        return execute(given, *arguments)
+
+    for write in (lambda: store.append(entry(1)), lambda: _in_block(store)):
+        with monkeypatch.context() as patch:
+            patch.setattr(writer(store), "_execute", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                write()
+        assert writer(store)._lent.in_transaction
+    assert [store.append(entry(1)), store.append(entry(2))] == [
+        Receipt(position, chain_signature(chain(position))) for position in (1, 2)
+    ]
+    with CheckpointStore.open_readonly(path) as reader:
+        assert list(reader.history()) == chain(2)
+
+
+def test_who_commits_for_others_waits_a_little_for_those_whom_the_last_commit_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of a millisecond, where each commit is synced; not after a commit of one, nor where it is not synced."""
+    for durability, patience in (("full", [0] * 4), ("normal", [0])):
+        with CheckpointStore(path, durability=durability) as store, monkeypatch.context() as patch:
+            fake = FakeTime()
+            fake.step = 0.00003
+            patch.setattr("milepost.writer.time", fake)
+            with ThreadPoolExecutor(1) as pool:
+                for group, slept in ((1, []), (3, patience), (1, [])):
+                    if group > 1:
+                        writer(store)._group = group
+                    fake.slept.clear()
+                    pool.submit(store.append_many, []).result()
+                    assert fake.slept[:4] == slept or durability == "normal"
+
+
+def test_a_block_whose_end_was_interrupted_before_it_began_is_undone_by_the_next_write(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by the next block, also where the word that it is over was lost."""
+    monkeypatch.setattr(Block, "_abandoned", lambda self, gone: None)
+    for name in ("append_many", "append", "advance", "block", "block in a block"):
+        block = store.transaction()
+        end: Any = block.__exit__
+        block.__enter__()
+        store.append(entry(1, run_id="undone"))
+        del end
+        WRITES[name](store)
+    assert "undone" not in {item.run_id for item in store.history()}
+
+
+def test_a_write_within_a_write_of_the_same_thread_is_refused_and_waits_for_nothing(path: Path) -> None:
+    """By the store's clock, say: it would wait for itself."""
+    told: list[str] = []
+
+    def clock() -> int:
+        for write in WRITES.values():
+            with pytest.raises(StoreError, match="a write was begun within another") as caught:
+                write(store)
+            told.append(str(caught.value))
+        return 0
+
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        _advance(store, 1)
+        with store.transaction():
+            _advance(store, 2)
+            store.append(entry(3, offset=3, event_time_ms=2**60))
+        assert len(told) == 2 * len(WRITES)
+        assert [item.sequence for item in store.history()] == [1, 2, 3]
+
+
+def test_a_thread_does_not_wait_for_another_of_its_tasks(store: CheckpointStore) -> None:
+    """Which could not go on: it is told, and the other task's block is as it was."""
+
+    async def hold(entered: asyncio.Event, over: asyncio.Event) -> None:
+        with store.transaction():
+            store.append(entry(1))
+            entered.set()
+            await over.wait()
+
+    async def main() -> None:
+        entered, over = asyncio.Event(), asyncio.Event()
+        holding = asyncio.create_task(hold(entered, over))
+        await entered.wait()
+        assert len(store) == 0
+        for write in (*WRITES.values(), CheckpointStore.close):
+            with pytest.raises(StoreError, match="another task of this thread is inside"):
+                write(store)
+        over.set()
+        await holding
+
+    asyncio.run(main())
+    assert list(store.history()) == [entry(1)]
+
+
+def test_who_records_in_a_loops_block_that_has_ended_is_told(store: CheckpointStore) -> None:
+    """It would be a transaction of its own."""
+    block = writer(store).block("the loop")
+    end: Any = block.__exit__
+    block.__enter__()
+    assert writer(store).append(entry(1), block).position == 1
+    end(None, None, None)
+    with pytest.raises(StoreError, match="the loop's block has ended"):
+        writer(store).append(entry(2), block)
+    assert len(store) == 1
+
+
+def test_an_inner_block_that_sqlite_has_rolled_back_is_told_as_it_ends(store: CheckpointStore) -> None:
+    """As the outer one is; and no block is entered a second time."""
+    with store.transaction() as connection:
+        connection.execute("CREATE TABLE sink (x INTEGER PRIMARY KEY) STRICT; INSERT INTO sink VALUES (1)")
+
+    def undo(connection: apsw.Connection) -> None:
+        with store.transaction(), pytest.raises(apsw.ConstraintError):
+            connection.execute("INSERT OR ROLLBACK INTO sink VALUES (1)")
+
+    with pytest.raises(StoreError, match="rolled back within its block"), store.transaction() as connection:
+        store.append(entry(1))
+        with pytest.raises(StoreError, match="rolled back within its block"):
+            undo(connection)
+    again = store.transaction()
+    with again, pytest.raises(StoreError, match="entered once"):
+        again.__enter__()
+
+
+def test_blocks_stand_inside_one_another_a_hundred_deep_and_no_deeper(store: CheckpointStore) -> None:
+    """Inside the outermost one."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(101):
+            stack.enter_context(store.transaction())
+        with pytest.raises(StoreError, match="100 transaction blocks stand inside one another"):
+            store.transaction().__enter__()
+        store.append(entry(1))
+    assert len(store) == 1
+
+
+def test_mileposts_own_queries_are_bounded_in_a_block_too_and_the_blocks_are_not(path: Path) -> None:
+    """In a damaged file a tree may lead in circles; what a block runs may take as long as it takes."""
+    bounded: list[bool] = []
+
+    def look(*_: object) -> int:
+        bounded.append(writer(store)._bound.steps is not None)
+        return 0
+
+    with CheckpointStore(path, durability="normal", clock=look) as store:
+        _advance(store, 1)
+        with store.transaction() as connection:
+            connection.create_scalar_function("look", look)
+            for use in (lambda: _advance(store, 2), lambda: writer(store).read(look)):
+                use()
+                connection.execute("SELECT look()").fetchall()
+        _advance(store, 3)
+    assert bounded == [True, True, False, True, False, True]
