@@ -46,6 +46,17 @@ def test_a_turn_that_nobody_has_is_had_at_once() -> None:
         assert turns.holder is None
 
 
+def test_a_turn_that_nobody_has_or_waits_for_is_had_without_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One queue and one word fewer for each append."""
+    monkeypatch.delattr(Turn, "sleep")
+    monkeypatch.delattr(Turn, "prepare_to_sleep")
+    turns = Turns()
+    for _ in range(3):
+        turn = Turn()
+        assert turns.take(turn, 10)
+        _leave(turns, turn)
+
+
 def test_who_waits_is_told_when_the_time_is_up_and_leaves_the_queue() -> None:
     """The holder keeps its turn."""
     turns, first, second = Turns(), Turn(), Turn()
