@@ -20,11 +20,14 @@ from milepost import (
     Watermark,
     WatermarkRegressionError,
     append,
+    rows,
 )
 from milepost.checkpoint import chain_signature
+from milepost.mileposts import APART
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 
 def test_a_key_with_the_same_sequence_and_watermark_is_a_duplicate(store: CheckpointStore) -> None:
@@ -217,3 +220,31 @@ def test_what_an_advance_has_not_written_does_not_count(
     else:
         both()
     assert [item.sequence for item in store.history()] == [1, 2, 3]
+
+
+def test_a_long_batch_is_written_a_few_rows_at_a_time(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that live for long are gone through by Python's garbage collector, again and again."""
+    written: list[int] = []
+    add_entries = rows.add_entries
+
+    def noted(connection: rows.Statements, numbered: Sequence[tuple[object, ...]]) -> None:
+        written.append(len(numbered))
+        add_entries(connection, numbered)
+
+    monkeypatch.setattr(rows, "add_entries", noted)
+    store.append_many(chain(1000))
+    assert written == [250] * 4
+
+
+@pytest.mark.parametrize("before", [1, APART - 1, APART, APART + 3])
+def test_a_milepost_within_a_batch_counts_the_rows_that_are_not_written_yet(
+    store: CheckpointStore, path: Path, before: int
+) -> None:
+    """On top of what the stage had when the store was opened."""
+    length = before + 3 * APART + 2
+    with CheckpointStore(path, durability="normal") as other:
+        other.append_many(chain(before))
+    store.append(entry(1, run_id="run-8"))
+    store.append_many(chain(length)[before:])
+    assert store.verify().ok
+    assert len(store) == length + 1

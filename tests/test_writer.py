@@ -16,6 +16,7 @@ from chains import chain, entry
 from doors import connections, traced, unlocked, wal, writer
 from milepost import (
     CheckpointStore,
+    DamagedStoreError,
     FailedStoreError,
     MilepostError,
     Receipt,
@@ -23,6 +24,7 @@ from milepost import (
     StoreBusyError,
     StoreError,
     Watermark,
+    bound,
 )
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
@@ -926,3 +928,22 @@ def test_mileposts_own_queries_are_bounded_in_a_block_too_and_the_blocks_are_not
                 connection.execute("SELECT look()").fetchall()
         _advance(store, 3)
     assert bounded == [True, True, False, True, False, True]
+
+
+def test_what_on_connect_runs_is_not_bounded_and_each_lookup_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a damaged file a lookup may not end; what the caller runs may take as long as it takes."""
+    monkeypatch.setattr(bound, "_STEPS_PER_BYTE", 0)
+    many = "WITH RECURSIVE up (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM up LIMIT 200000) SELECT count(*) FROM up"
+
+    def opened(connection: apsw.Connection) -> None:
+        assert connection.execute(many).get == 200_000
+
+    def lookup(connection: apsw.Connection) -> object:
+        return connection.execute(many).get
+
+    with CheckpointStore(path, durability="normal", on_connect=opened) as store:
+        store.append(entry(1))
+        for _ in range(2):
+            with pytest.raises(DamagedStoreError, match="does not end"):
+                writer(store).read_committed(lookup)
+            assert len(store) == 1
