@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from milepost import turn
 from milepost.turn import NOW, Turn, Turns
 
 if TYPE_CHECKING:
@@ -194,6 +195,47 @@ def test_nothing_is_taken_over_past_one_that_is_not_shared(last: tuple[type[Turn
     _waiting(turns, (Turn, False), (Shared, False), last)
     assert turns.take_over() == []
     assert turns.waiting == 3
+
+
+def test_who_comes_when_a_turn_was_just_given_back_wakes_the_first_that_waits_and_goes_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the word of who gave it back was lost."""
+    monkeypatch.setattr(turn, "_LOOK_AGAIN_S", 5)
+    turns, first, waits, order, woken = Turns(), Turn(), Turn(), list[str](), list[Turn]()
+    assert turns.take(first, 0)
+
+    def wait() -> None:
+        assert turns.take(waits, 10)
+        order.append("first")
+        _leave(turns, waits)
+
+    wake = Turn.wake
+
+    def noted(self: Turn) -> None:
+        woken.append(self)
+        wake(self)
+
+    monkeypatch.setattr(Turn, "wake", noted)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        _until(lambda: turns.waiting == 1)
+        del turns.held[NOW]
+        comes = Turn()
+        assert turns.take(comes, 10)
+        order.append("second")
+        _leave(turns, comes)
+        waiting.result(10)
+    assert order == ["first", "second"]
+    assert woken[0] is waits
+
+
+def test_who_has_work_done_by_another_is_woken_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only as it looks again."""
+    seen: list[bool] = []
+    monkeypatch.setattr(Turn, "wake", lambda self: seen.append(self.done))
+    Shared().finish()
+    assert seen == [True]
 
 
 def test_a_word_that_was_lost_only_delays() -> None:
