@@ -113,3 +113,13 @@ def test_nothing_runs_in_a_block_that_sqlite_has_rolled_back(store: CheckpointSt
             connection.executemany("INSERT INTO sink VALUES (?)", [(3,)])
     with store.transaction() as connection:
         assert connection.execute("SELECT count(*) FROM sink").get == 1
+
+
+def test_an_authorizer_of_the_callers_is_gone_with_its_block(store: CheckpointStore) -> None:
+    """However it was set; the next block is judged again."""
+    store.append(entry(1))
+    with store.transaction() as connection:
+        connection.authorizer = None
+    with store.transaction() as connection, pytest.raises(StoreError, match="refused"):
+        connection.execute("DELETE FROM entry")
+    assert len(store) == 1
