@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from milepost import workers
+from milepost.database import Database
 from milepost.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from milepost import CheckpointStore
     from milepost.wal import Wal
@@ -68,3 +71,12 @@ def steps(store: CheckpointStore, use: Callable[[CheckpointStore], object]) -> i
         for connection in connections(store):
             connection.trace_v2(0, None)
     return total
+
+
+def walked(path: Path, after: int, through: int, signature: str, through_signature: str) -> list[dict[str, Any]]:
+    """What a worker says of a part of the chain."""
+    database = Database(str(path), None, None).open()
+    try:
+        return list(workers._walk(database, workers.Part(after, through, signature, through_signature)))
+    finally:
+        database.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost import CheckpointStore, InvalidArgumentError, StoreError
+from chains import entry
+from milepost import CheckpointStore, InvalidArgumentError, StageMovedError, StoreError, Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,3 +163,109 @@ def test_the_connection_is_given_only_inside_a_loop_with_transactions(store: Che
     for _ in plain:
         with pytest.raises(StoreError, match="only there"):
             _ = plain.connection
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_resumed_loop_knows_the_latest_event_time_of_what_was_done(store: CheckpointStore, transaction: bool) -> None:
+    """The watermark of its first batch does not fall behind it."""
+    times = [9, 2, 3, 4, 12]
+    _loop(store, times[:2], every=2, event_time_ms=lambda record: record, transaction=transaction)
+    _loop(store, times, every=2, event_time_ms=lambda record: record, transaction=transaction)
+    assert [tuple(entry.watermark) for entry in store.history()] == [(2, 9), (4, 9), (5, 12)]
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("seek", [False, True])
+def test_a_source_that_is_shorter_by_one_record_is_told(store: CheckpointStore, seek: bool, transaction: bool) -> None:
+    """One of the same length is done, and nothing more."""
+
+    def options(length: int) -> dict[str, Any]:
+        return {"every": 10, "transaction": transaction, "seek": (lambda offset: range(offset, length)) if seek else None}
+
+    _loop(store, range(30), **options(30))
+    assert _loop(store, range(30), **options(30)) == []
+    found = "it gives nothing from offset 29 on" if seek else "it has 29"
+    with pytest.raises(InvalidArgumentError, match=f"30 records of it were processed already, but {found}"):
+        _loop(store, range(29), **options(29))
+    assert _loop(store, range(31), **options(31)) == [30]
+    assert _offsets(store)[-1] == (31, "load:30-30")
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_stage_that_somebody_else_has_moved_is_not_recorded_by_the_loop(store: CheckpointStore, transaction: bool) -> None:
+    """Two loops over one stage: the second to record is told, and with transactions its batch is undone."""
+    loop = iter(store.checkpointed(range(20), run_id="run-7", stage="load", every=10))
+    assert [next(loop) for _ in range(10)] == list(range(10))
+    assert _loop(store, range(20), every=10, transaction=transaction) == list(range(20))
+    with pytest.raises(StageMovedError):
+        next(loop)
+    assert _offsets(store) == [(10, "load:0-9"), (20, "load:10-19")]
+
+
+def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> None:
+    """It hands out no record that it will not record."""
+    ended = iter(store.checkpointed(range(3), run_id="run-7", stage="load", every=2, transaction=True))
+    assert list(ended) == [0, 1, 2]
+    assert list(ended) == []
+    loop = store.checkpointed(
+        [1, "x", 2], run_id="run-8", stage="load", event_time_ms=lambda record: int(str(record)), transaction=True
+    )
+    failed = iter(loop)
+    assert next(failed) == 1
+    with pytest.raises(ValueError, match="invalid literal"):
+        next(failed)
+    assert list(failed) == []
+    with pytest.raises(StoreError, match="only there"):
+        _ = loop.connection
+    store.append(entry(1, run_id="run-9"))  # its block is not open any more
+    assert store.latest_for_stage("load", run_id="run-8") is None
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_an_event_time_that_is_none_is_refused(store: CheckpointStore, transaction: bool) -> None:
+    """Before the record is handed out."""
+    for wrong in (-1, 1.5, True, None, 2**63):
+        with pytest.raises(InvalidArgumentError, match="event_time_ms"):
+            _loop(store, [1], event_time_ms=lambda record, wrong=wrong: wrong, transaction=transaction)
+    assert _offsets(store) == []
+
+
+def test_an_iterator_that_a_loop_has_begun_to_read_is_not_begun_again(store: CheckpointStore) -> None:
+    """Its first records are gone: with a list it may be."""
+    records = iter(range(30))
+    loop = store.checkpointed(records, run_id="run-7", stage="load", every=10)
+    for record in loop:
+        if record == 15:
+            break
+    with pytest.raises(InvalidArgumentError, match="cannot begin again"):
+        list(loop)
+    listed = store.checkpointed(list(range(30)), run_id="run-7", stage="load", every=10)
+    assert next(iter(listed)) == 10
+    assert list(listed) == list(range(10, 30))
+
+
+def test_a_loop_may_go_on_in_another_thread(store: CheckpointStore) -> None:
+    """Its block goes with it: the first thread may write then, and would wait for itself if not."""
+    loop = iter(store.checkpointed(range(4), run_id="run-7", stage="load", every=2, transaction=True))
+    assert next(loop) == 0
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(next, loop).result(10) == 1
+        with pytest.raises(StoreError, match="has its transaction open in this thread"):
+            pool.submit(store.append, entry(1)).result(10)
+        assert pool.submit(list, loop).result(10) == [2, 3]
+    assert _offsets(store) == [(2, "load:0-1"), (4, "load:2-3")]
+
+
+def test_what_a_loop_records_of_other_stages_commits_with_its_own_batch(store: CheckpointStore, path: Path) -> None:
+    """Through the loop: the store's own verbs would wait for its block, and outside of a loop there is none."""
+    loop = store.checkpointed(range(4), run_id="run-7", stage="load", every=2, transaction=True)
+    with CheckpointStore.open_readonly(path) as reader:
+        for record in loop:
+            loop.append(entry(record + 1, stage="other"))
+            loop.advance("run-7", "third", Watermark(record + 1, 0), idempotency_key=f"step-{record}")
+            assert len(reader) == record // 2 * 5
+            with pytest.raises(StoreError, match="use the loop's own"):
+                store.append(entry(9, stage="other"))
+    assert [item.stage for item in store.history()] == ["other", "third", "other", "third", "load"] * 2
+    with pytest.raises(StoreError, match="only there"):
+        loop.append(entry(9, stage="other"))

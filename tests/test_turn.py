@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from milepost import turn
 from milepost.turn import NOW, Turn, Turns
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ def test_a_turn_that_nobody_has_is_had_at_once() -> None:
         assert turns.holder is turn
         _leave(turns, turn)
         assert turns.holder is None
+
+
+def test_a_turn_that_nobody_has_or_waits_for_is_had_without_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One queue and one word fewer for each append."""
+    monkeypatch.delattr(Turn, "sleep")
+    monkeypatch.delattr(Turn, "prepare_to_sleep")
+    turns = Turns()
+    for _ in range(3):
+        turn = Turn()
+        assert turns.take(turn, 10)
+        _leave(turns, turn)
 
 
 def test_who_waits_is_told_when_the_time_is_up_and_leaves_the_queue() -> None:
@@ -157,6 +169,73 @@ def test_turns_that_nobody_waits_for_any_more_keep_nobody_waiting(ghosts: int) -
         assert turns.take(turn, 1)
         _leave(turns, turn)
     assert time.monotonic() - began < 0.5  # not twenty times the look-again time
+
+
+def _waiting(turns: Turns, *kinds: tuple[type[Turn], bool]) -> list[Turn]:
+    """Turns that wait, by whether somebody else may do their work, and whether nobody waits for them any more."""
+    for kind, given_up in kinds:
+        turn = kind()
+        turn.given_up = given_up
+        turns._queue.append(turn)
+    return list(turns._queue)
+
+
+def test_turns_that_nobody_waits_for_are_not_taken_over_and_hide_none_that_are() -> None:
+    """Whatever their kind, and wherever they stand."""
+    turns = Turns()
+    waiting = _waiting(turns, (Turn, True), (Shared, False), (Shared, True), (Shared, False), (Turn, False), (Turn, True))
+    assert turns.take_over() == [waiting[1], waiting[3]]
+    assert turns.waiting == 2
+
+
+@pytest.mark.parametrize("last", [(Turn, True), (Shared, False), (Shared, True)])
+def test_nothing_is_taken_over_past_one_that_is_not_shared(last: tuple[type[Turn], bool]) -> None:
+    """Nor is that one itself."""
+    turns = Turns()
+    _waiting(turns, (Turn, False), (Shared, False), last)
+    assert turns.take_over() == []
+    assert turns.waiting == 3
+
+
+def test_who_comes_when_a_turn_was_just_given_back_wakes_the_first_that_waits_and_goes_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the word of who gave it back was lost."""
+    monkeypatch.setattr(turn, "_LOOK_AGAIN_S", 5)
+    turns, first, waits, order, woken = Turns(), Turn(), Turn(), list[str](), list[Turn]()
+    assert turns.take(first, 0)
+
+    def wait() -> None:
+        assert turns.take(waits, 10)
+        order.append("first")
+        _leave(turns, waits)
+
+    wake = Turn.wake
+
+    def noted(self: Turn) -> None:
+        woken.append(self)
+        wake(self)
+
+    monkeypatch.setattr(Turn, "wake", noted)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        _until(lambda: turns.waiting == 1)
+        del turns.held[NOW]
+        comes = Turn()
+        assert turns.take(comes, 10)
+        order.append("second")
+        _leave(turns, comes)
+        waiting.result(10)
+    assert order == ["first", "second"]
+    assert woken[0] is waits
+
+
+def test_who_has_work_done_by_another_is_woken_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only as it looks again."""
+    seen: list[bool] = []
+    monkeypatch.setattr(Turn, "wake", lambda self: seen.append(self.done))
+    Shared().finish()
+    assert seen == [True]
 
 
 def test_a_word_that_was_lost_only_delays() -> None:

@@ -123,6 +123,24 @@ def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeyp
     assert 5 <= calls.count(apsw.SQLITE_CHECKPOINT_PASSIVE) <= 12
 
 
+def test_a_wal_that_a_neighbour_is_writing_back_just_now_keeps_nobody_from_anything(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite does not tell then how long it is: what was committed is acknowledged, and a store can be opened."""
+
+    def busy(self: LentConnection, *, mode: int) -> tuple[int, int]:
+        raise apsw.BusyError
+
+    monkeypatch.setattr(LentConnection, "wal_checkpoint", busy)
+    with CheckpointStore(path) as store:
+        assert store.append(entry(1)).position == 1
+        with store.transaction():
+            store.append(entry(2))
+        assert wal(store).frames() is None
+        with CheckpointStore(path) as other:
+            assert other.append(entry(3)).position == 3
+
+
 def _left_by_a_kill(path: Path, appends: int) -> tuple[bytearray, list[int]]:
     """The WAL of a store that was killed after so many appends, and where in it each of their commits begins."""
     original = path.with_name("original")

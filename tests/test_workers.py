@@ -10,6 +10,7 @@ import apsw
 import pytest
 
 from chains import chain, mixed
+from doors import walked
 from milepost import Checkpoint, CheckpointStore, Head, workers
 from milepost.checkpoint import chain_signature
 
@@ -251,3 +252,27 @@ def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path
         store.append_many(chain(LENGTH))
         with pytest.raises(KeyboardInterrupt):
             store.verify(workers=2, progress=interrupted)
+
+
+@pytest.mark.parametrize(
+    ("through", "at_end", "sound"),
+    [(20, 20, True), (20, 19, False), (19, 20, False), (21, 20, False), (30, 20, False), (10, 20, False)],
+)
+def test_a_part_is_sound_only_if_it_ends_where_and_as_it_should(path: Path, through: int, at_end: int, sound: bool) -> None:
+    """Rows that are gone by the time that a worker comes to them make no part sound; nor does another signature there."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(20))
+    signatures = [chain_signature(chain(length)) for length in range(21)]
+    assert walked(path, 5, through, signatures[5], signatures[at_end])[-1] == {"sound": sound}
+
+
+def test_the_file_is_sound_only_if_every_part_is_confirmed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, confirmed: list[bool]
+) -> None:
+    """A worker that dies between two tasks leaves the rest to one process."""
+    dies = "import milepost.workers as w; w._walk = lambda *_: sys.exit(); from milepost.workers import work"
+    monkeypatch.setattr(workers, "_PROGRAM", workers._PROGRAM.replace("from milepost.workers import work", dies))
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2) == store.verify()
+    assert confirmed == [False]

@@ -1,0 +1,949 @@
+"""One file that is written to: what a block leaves behind, what a failure undoes, and how its connections are set."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import apsw
+import pytest
+
+from chains import chain, entry
+from doors import connections, traced, unlocked, wal, writer
+from milepost import (
+    CheckpointStore,
+    DamagedStoreError,
+    FailedStoreError,
+    MilepostError,
+    Receipt,
+    SchemaVersionError,
+    StoreBusyError,
+    StoreError,
+    Watermark,
+    bound,
+)
+from milepost.block import Block, BlockTurn
+from milepost.checkpoint import chain_signature
+from milepost.turn import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+WATCHDOG_S = 10.0  # far above what is waited for here
+
+
+def _advance(store: CheckpointStore, offset: int) -> Receipt:
+    return store.advance("run-7", "load", Watermark(offset, 2**60), idempotency_key=f"step-{offset}")
+
+
+def _in_block(store: CheckpointStore, depth: int = 1) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(depth):
+            stack.enter_context(store.transaction())
+        store.append(entry(2))
+
+
+WRITES: dict[str, Callable[[CheckpointStore], object]] = {
+    "append": lambda store: store.append(entry(2)),
+    "append_many": lambda store: store.append_many(chain(3)),
+    "advance": lambda store: _advance(store, 10**6),
+    "block": _in_block,
+    "block in a block": lambda store: _in_block(store, depth=2),
+}
+
+
+# What a failure undoes
+
+
+def _refuse() -> bool:
+    return True  # what a commit hook says to have the transaction rolled back
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _break() -> NoReturn:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("hook", [_refuse, _interrupt, _break])
+@pytest.mark.parametrize("write", ["append", "append_many", "advance"])
+def test_a_commit_that_fails_leaves_nothing_in_memory_that_the_next_one_builds_upon(
+    store: CheckpointStore, write: str, hook: Callable[[], bool]
+) -> None:
+    """The next entry has the position and the signature that it has in the file."""
+    store.append(entry(1))
+    connection = writer(store)._lent
+    connection.set_commit_hook(hook)
+    with pytest.raises((StoreError, KeyboardInterrupt, ZeroDivisionError)):
+        WRITES[write](store)
+    connection.set_commit_hook(None)
+    assert len(store) == 1
+    assert store.append(entry(2, key="again")).position == 2
+    assert store.verify().ok
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_a_block_has_undone_is_not_built_upon(store: CheckpointStore, depth: int) -> None:
+    """Neither after it, nor by a block around it."""
+    store.append(entry(1))
+    with contextlib.ExitStack() as stack:
+        if depth == 2:
+            stack.enter_context(store.transaction())
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            store.append(entry(2))
+            raise ZeroDivisionError
+        receipt = store.append(entry(2, key="again"))
+    assert receipt == Receipt(2, store.chain_signature())
+    assert store.append(entry(3)).position == 3
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_an_append_stands_on_what_a_neighbour_has_written_meanwhile(store: CheckpointStore, path: Path, write: str) -> None:
+    """Though what its own last commit left is kept in memory."""
+    store.append(entry(1))
+    with CheckpointStore(path, durability="normal") as neighbour:
+        neighbour.append(entry(1, run_id="run-8"))
+        WRITES[write](store)
+        neighbour.append(entry(2, run_id="run-8"))
+        assert store.append(entry(1, run_id="run-9")).position == len(store)
+        assert neighbour.append(entry(3, run_id="run-8")).position == len(store)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_append_after_ones_own_looks_nothing_up(store: CheckpointStore, inside: bool) -> None:
+    """Where the chain ends is kept in memory as long as nobody else writes; a lookup would double the time of an append."""
+    ran: list[str] = []
+
+    def note(_cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
+        ran.append(statement.split(maxsplit=1)[0])
+        return True
+
+    def write(sequence: int) -> None:
+        with store.transaction() if inside else contextlib.nullcontext():
+            store.append(entry(sequence))
+
+    write(1)
+    for sequence in (2, 3):
+        ran.clear()
+        writer(store)._statements.exec_trace = note
+        write(sequence)
+        writer(store)._statements.exec_trace = None
+    assert [word for word in ran if word not in {"SAVEPOINT", "RELEASE"}] == ["BEGIN", "INSERT", "COMMIT"]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_file_that_is_upgraded_meanwhile_is_written_to_no_more(path: Path, write: str) -> None:
+    """By another process, with a newer version of milepost."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1))
+        other = apsw.Connection(str(path))
+        other.pragma("user_version", 2)
+        other.close()
+        with pytest.raises(SchemaVersionError):
+            WRITES[write](store)
+        assert len(store) == 1
+
+
+# How long others are waited for
+
+
+@contextlib.contextmanager
+def _held(holder: CheckpointStore) -> Iterator[Callable[[], None]]:
+    """While another thread has a block open, until it is let go of or, so that a test ends, the watchdog's time is up."""
+    opened, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with holder.transaction():
+            opened.set()
+            over.wait(WATCHDOG_S)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold)
+        assert opened.wait(WATCHDOG_S)
+        yield over.set
+        over.set()
+        holding.result()
+
+
+@pytest.mark.parametrize(
+    ("who", "write"),
+    [
+        *(("thread", write) for write in ("append", "append_many", "advance", "close")),
+        *(("process", write) for write in WRITES),
+    ],
+)
+def test_another_writer_is_waited_for_as_long_as_was_said(path: Path, who: str, write: str) -> None:
+    """Another thread with the same store, or another store; and then it can be tried again."""
+    use = {**WRITES, "close": CheckpointStore.close}[write]
+    with (
+        CheckpointStore(path, durability="normal", busy_timeout_ms=20) as store,
+        CheckpointStore(path, durability="normal") as other,
+    ):
+        store.append(entry(1))
+        with _held(store if who == "thread" else other) as let_go:
+            for _ in range(2):
+                with pytest.raises(StoreBusyError):
+                    use(store)
+            writer(store).busy_timeout_ms = 60_000  # counted from the next call on
+            timer = threading.Timer(0.1, let_go)
+            timer.start()
+            use(store)
+            timer.join()
+        assert other.verify().ok
+
+
+class FakeTime:
+    """The module `time`, as the test tells it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.step = 0.0  # how far a sleep takes it
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        """What the test says."""
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        """As `monotonic`."""
+        return int(self.now * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        """Note it."""
+        self.slept.append(seconds)
+        self.now += self.step
+
+
+@pytest.mark.parametrize("way", ["block", "advance"])
+def test_who_has_written_for_long_lets_others_in_before_it_writes_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """For a twentieth of the time, and a millisecond at most; after a short one, not at all."""
+    fake, lasts = FakeTime(), [0.0]
+    monkeypatch.setattr("milepost.writer.time", fake)
+
+    def clock() -> int:
+        fake.now += lasts[0]
+        return 0
+
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        for seconds, slept in ((0.0005, []), (0.01, [0.0005]), (5.0, [0.001])):
+            lasts[0] = seconds
+            if way == "block":
+                with store.transaction():
+                    clock()
+            else:
+                _advance(store, 1)
+            for expected in (slept, []):
+                fake.slept.clear()
+                store.append_many([])
+                assert fake.slept == pytest.approx(expected)
+
+
+# Interrupts, of those that wait and of those that write for others
+
+
+def test_who_is_interrupted_while_it_waits_has_nothing_written_and_keeps_nobody_waiting(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job is not taken over by the next, and it does not stay in the queue."""
+    turns = writer(store)._turns
+
+    def interrupted(turn: Turn, seconds: float) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with _held(store) as let_go, ThreadPoolExecutor(2) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(Turn, "sleep", interrupted)
+            for write in ("append", "append_many", "advance"):
+                with pytest.raises(KeyboardInterrupt):
+                    WRITES[write](store)
+        waited = turns.waiting
+        others = [pool.submit(store.append, entry(1, run_id=f"run-{number}")) for number in (8, 9)]
+        _until(lambda: turns.waiting == waited + 2)
+        let_go()
+        assert sorted(other.result().position for other in others) == [1, 2]
+    assert {item.run_id for item in store.history()} == {"run-8", "run-9"}
+    store.append(entry(1))
+    assert turns.waiting == 0
+
+
+def test_who_is_interrupted_while_it_has_its_turn_gives_it_back(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a commit of its own, at the begin of a block, and at its end."""
+    for write in WRITES.values():
+        for fails in ("BEGIN IMMEDIATE", "COMMIT"):
+            with monkeypatch.context() as patch:
+                _interrupt_once(patch, store, fails)
+                with pytest.raises(KeyboardInterrupt):
+                    write(store)
+            assert writer(store)._turns.holder is None
+            assert not writer(store)._lent.in_transaction
+            assert len(store) == 0
+    store.append(entry(1))
+
+
+def _interrupt_once(patch: pytest.MonkeyPatch, store: CheckpointStore, statement: str) -> None:
+    execute = writer(store)._execute
+
+    def interrupted(given: str, *arguments: Any) -> object:
+        if given == statement:
+            patch.setattr(writer(store), "_execute", execute)
+            raise KeyboardInterrupt
+        return execute(given, *arguments)
+
+    patch.setattr(writer(store), "_execute", interrupted)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WATCHDOG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("statement", ["SAVEPOINT milepost_1", "RELEASE milepost_1"])
+def test_an_inner_block_that_is_interrupted_leaves_the_outer_one_as_it_was(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """As it begins or ends: what may not be done in a block may still not be, and another may stand inside it."""
+    with store.transaction() as connection:
+        store.append(entry(1))
+        with monkeypatch.context() as patch:
+            _interrupt_once(patch, store, statement)
+            with pytest.raises(KeyboardInterrupt), store.transaction():
+                store.append(entry(2))
+        with pytest.raises(StoreError, match="refused"):
+            connection.execute("DELETE FROM entry")
+        with store.transaction():
+            store.append(entry(2, key="again"))
+    assert list(store.history()) == [entry(1), entry(2, key="again")]
+
+
+def test_what_an_interrupted_thread_had_taken_over_is_written_by_the_next_before_all_that_came_later(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is written once, and told so."""
+    turns = writer(store)._turns
+    with _held(store) as let_go, ThreadPoolExecutor(4) as pool:
+        queued: list[Future[Any]] = []
+
+        def later() -> int:
+            with store.transaction():
+                return store.append(entry(1, run_id="block")).position
+
+        for number in range(4):
+            queued.append(pool.submit(store.append, entry(1, run_id=f"run-{number}")) if number < 3 else pool.submit(later))
+            _until(lambda: turns.waiting == len(queued))
+        with monkeypatch.context() as patch:
+            execute = writer(store)._execute
+            commits: list[int] = []
+
+            def interrupted(given: str, *arguments: Any) -> object:
+                if given == "COMMIT":
+                    commits.append(turns.waiting)
+                    if len(commits) == 2:  # the first is that of the block that all have waited for
+                        raise KeyboardInterrupt
+                return execute(given, *arguments)
+
+            patch.setattr(writer(store), "_execute", interrupted)
+            let_go()
+            assert isinstance(queued[0].exception(WATCHDOG_S), KeyboardInterrupt)
+            assert [future.result(WATCHDOG_S).position for future in queued[1:3]] == [1, 2]
+            assert queued[3].result(WATCHDOG_S) == 3
+    assert [item.run_id for item in store.history()] == ["run-1", "run-2", "block"]
+
+
+def test_the_main_thread_writes_its_own_work_only(store: CheckpointStore) -> None:
+    """So nobody else hears of its interrupts."""
+    turns = writer(store)._turns
+    begun: list[int] = []
+    with ThreadPoolExecutor(3) as pool:
+        block = store.transaction()
+        block.__enter__()
+        others = []
+        for number in range(2):
+            others.append(pool.submit(store.append, entry(1, run_id=f"run-{number}")))
+            _until(lambda: turns.waiting == len(others))
+        block.__exit__(None, None, None)
+        for other in others:
+            other.result(WATCHDOG_S)
+        with _noting_who_takes_over(turns, begun):
+            store.append(entry(1))
+            store.append_many(chain(3))
+        assert begun == []
+
+
+@contextlib.contextmanager
+def _noting_who_takes_over(turns: Any, begun: list[int]) -> Iterator[None]:
+    """Note each time that somebody takes over what others wait for."""
+    take_over = turns.take_over
+
+    def noted() -> Any:
+        begun.append(1)
+        return take_over()
+
+    turns.take_over = noted
+    try:
+        yield
+    finally:
+        del turns.take_over
+
+
+# What a block leaves behind
+
+
+FORBIDDEN = [
+    "INSERT INTO run (run_id) VALUES ('mine')",
+    "PRAGMA synchronous = off",
+    "CREATE INDEX mine ON entry (offset)",
+    "COMMIT",
+]
+
+
+def _rejected(store: CheckpointStore) -> None:
+    with pytest.raises(MilepostError):
+        store.append(entry(1, key="late"))
+
+
+def _inner(store: CheckpointStore) -> None:
+    with store.transaction():
+        store.append(entry(5))
+
+
+def _inner_undone(store: CheckpointStore) -> None:
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        raise ZeroDivisionError
+
+
+def _failed_read(store: CheckpointStore) -> None:
+    with pytest.raises(MilepostError):
+        store.resume_point_for_stage("load", run_id="run-unknown")
+
+
+BEFORE: dict[str, Callable[[CheckpointStore], object]] = {
+    "nothing": lambda store: None,
+    "append": lambda store: store.append(entry(2)),
+    "rejected": _rejected,
+    "read": lambda store: store.latest(),
+    "failed read": _failed_read,
+    "walk": lambda store: list(store.history()),
+    "inner block": _inner,
+    "inner block undone": _inner_undone,
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_what_a_block_may_not_do_it_may_not_do_after_any_call_of_the_store_either(
+    store: CheckpointStore, before: str
+) -> None:
+    """Milepost's own statements are allowed as long as they run, and not longer; nor in a block inside the block."""
+    store.append(entry(1))
+    with store.transaction() as connection:
+        BEFORE[before](store)
+        for statement in FORBIDDEN:
+            with pytest.raises(StoreError, match=r"refused|inside a transaction block"):
+                connection.execute(statement)
+        with store.transaction() as inner:
+            BEFORE[before](store)
+            for statement in FORBIDDEN:
+                with pytest.raises(StoreError, match=r"refused|inside a transaction block"):
+                    inner.execute(statement)
+
+
+def test_on_connect_is_judged_too_and_may_do_a_little_more(path: Path, tmp_path: Path) -> None:
+    """It may attach a file, and may not write to milepost's tables; a block may do neither."""
+    apsw.Connection(str(tmp_path / "other")).close()
+
+    def attach(connection: apsw.Connection) -> None:
+        connection.execute("ATTACH ? AS other", (str(tmp_path / "other"),))
+        connection.execute("PRAGMA foreign_keys = on")
+        with pytest.raises(StoreError, match="refused"):
+            connection.execute("INSERT INTO run (run_id) VALUES ('mine')")
+        connection.set_commit_hook(_refuse)
+
+    with CheckpointStore(path, durability="normal", on_connect=attach) as store:
+        store.append(entry(1))
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE other.sink (x)")
+            for statement in ("DETACH other", "ATTACH ':memory:' AS third", "PRAGMA foreign_keys = off"):
+                with pytest.raises(StoreError, match="refused"):
+                    connection.execute(statement)
+
+
+def test_on_connect_ends_what_it_begins(path: Path) -> None:
+    """A transaction that it left open would be committed with the first append."""
+    with pytest.raises(StoreError, match=r"refused|transaction open"):
+        CheckpointStore(path, on_connect=lambda connection: connection.execute("BEGIN"))
+    with pytest.raises(StoreError, match=r"refused|transaction open"):
+        CheckpointStore(path, on_connect=lambda connection: connection.execute("SAVEPOINT mine"))
+
+
+def _no_rows(_cursor: apsw.Cursor, _row: object) -> None:
+    """A row trace that has every row left out."""
+
+
+def _no_statements(_cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("where", ["in the block", "after it"])
+@pytest.mark.parametrize(("name", "trace"), [("row_trace", _no_rows), ("exec_trace", _no_statements)])
+def test_a_trace_of_the_callers_sees_nothing_of_mileposts_own(
+    store: CheckpointStore, where: str, name: str, trace: Callable[..., Any]
+) -> None:
+    """It stays for the block's own statements, and is gone with it."""
+    store.append(entry(1))
+    with store.transaction() as connection:
+        setattr(connection, name, trace)
+        if where == "in the block":
+            assert store.append(entry(2)).position == 2
+            assert getattr(connection, name) is trace
+            assert store.latest() == entry(2)
+            assert [item.sequence for item in store.history()] == [1, 2]
+            assert getattr(connection, name) is trace
+    assert store.append(entry(3)).position == len(store)
+    assert getattr(writer(store)._lent, name) is None
+
+
+def test_hooks_and_handlers_of_the_callers_are_gone_with_the_block(path: Path) -> None:
+    """None of them sees, stops or delays a later write; nor the commit of the block itself."""
+    seen: list[str] = []
+
+    def note(what: str, answer: object = None) -> Callable[..., Any]:
+        def noted(*_: object) -> object:
+            seen.append(what)
+            return answer
+
+        return noted
+
+    with (
+        CheckpointStore(path, durability="normal", busy_timeout_ms=60_000) as store,
+        CheckpointStore(path, durability="normal") as other,
+    ):
+        store.append(entry(1))
+        with store.transaction() as connection:
+            store.append(entry(2))
+            connection.set_commit_hook(note("commit", True))
+            connection.set_rollback_hook(note("rollback"))
+            connection.set_wal_hook(note("wal", 0))
+            connection.set_busy_handler(note("busy", False))
+            connection.set_progress_handler(note("progress", True), 1)
+        with pytest.raises(MilepostError):
+            store.append(entry(1, key="late"))
+        with _held(other) as let_go:
+            timer = threading.Timer(0.1, let_go)
+            timer.start()
+            assert store.append(entry(3)).position == 3
+            timer.join()
+        assert seen == []
+        with store.transaction() as connection:
+            connection.wal_autocheckpoint(1)
+        assert unlocked(store).pragma("wal_autocheckpoint") == 0
+
+
+def test_a_cursor_that_is_kept_reads_nothing_after_its_block(store: CheckpointStore) -> None:
+    """However many there were: else it would read on in the next transaction, and keep the WAL from being written back."""
+    with store.transaction() as connection:
+        store.append_many(chain(20))
+        kept = [connection.cursor() for _ in range(5)]
+        for number in range(400):
+            cursor = connection.cursor()
+            cursor.execute("SELECT position FROM entry")
+            if number % 2:
+                kept.append(cursor)
+        for cursor in kept:
+            cursor.execute("SELECT position FROM entry")
+        inside = store.history()
+        assert next(inside) == entry(1)
+    for cursor in kept:
+        with pytest.raises((apsw.Error, StoreError)):
+            cursor.fetchall()
+        with pytest.raises((apsw.Error, StoreError)):
+            cursor.execute("SELECT 1")
+        with pytest.raises((apsw.Error, StoreError)):
+            cursor.executemany("SELECT ?", [(1,)])
+    with pytest.raises(StoreError, match="valid inside its block only"):
+        connection.execute("SELECT 1")
+    assert [item.sequence for item in inside][-1] == 20
+
+
+def test_what_a_failed_read_has_half_read_is_closed_with_the_block(store: CheckpointStore) -> None:
+    """A kept traceback holds it: it would read on, and pin what it reads."""
+    kept: list[apsw.Cursor] = []
+
+    def fail(connection: apsw.Connection) -> None:
+        kept.append(connection.execute("SELECT position FROM entry"))
+        raise ZeroDivisionError
+
+    with store.transaction():
+        store.append_many(chain(20))
+        with pytest.raises(ZeroDivisionError):
+            writer(store).read(fail)
+        assert next(kept[0]) == (1,)
+    with pytest.raises(apsw.CursorClosedError):
+        kept[0].fetchall()
+
+
+def test_a_block_remembers_no_cursors_that_are_gone(store: CheckpointStore) -> None:
+    """However many statements it runs."""
+    with store.transaction() as connection:
+        for _ in range(2000):
+            connection.execute("SELECT 1").fetchall()
+        turn = writer(store)._turns.holder
+        assert isinstance(turn, BlockTurn)
+        assert len(turn._cursors) < 1000
+
+
+def test_a_cursor_factory_of_the_callers_is_not_used_for_mileposts_own(store: CheckpointStore) -> None:
+    """Neither inside the block nor after it."""
+
+    def broken(_connection: apsw.Connection) -> NoReturn:
+        raise ZeroDivisionError
+
+    with store.transaction() as connection:
+        connection.cursor_factory = broken
+        assert store.append(entry(1)).position == 1
+        assert store.latest() == entry(1)
+    assert store.append(entry(2)).position == 2
+    with store.transaction() as connection:
+        assert connection.execute("SELECT 1").get == 1
+        connection.cursor_factory = broken
+    with pytest.raises(StoreError, match="valid inside its block only"):
+        connection.execute("SELECT 1")
+
+
+def test_the_callers_statements_run_on_the_callers_cursors(store: CheckpointStore) -> None:
+    """Also after milepost has read in between, so that a kept one is refused after the block."""
+    with store.transaction() as connection:
+        store.append(entry(1))
+        store.latest()
+        cursor = connection.execute("SELECT 1")
+        assert cursor.fetchall() == [(1,)]
+        with pytest.raises(StoreError, match="refused"):
+            connection.execute("DELETE FROM entry")
+    with pytest.raises((apsw.Error, StoreError)):
+        cursor.execute("SELECT 1")
+
+
+def test_a_statement_is_judged_anew_each_time(store: CheckpointStore) -> None:
+    """Also one that milepost itself has run before, word for word."""
+    ran: list[str] = []
+
+    def note(_cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
+        ran.append(statement)
+        return True
+
+    traced(store, lambda store: (store.append(entry(1)), store.append_many(chain(3))), note)
+    connection = unlocked(store)
+    inserts = [statement for statement in ran if statement.startswith("INSERT INTO entry")]
+    assert inserts
+    row = tuple(connection.execute("SELECT * FROM entry").fetchone() or ())
+    with store.transaction() as lent:
+        for statement in inserts:
+            values = (99, *row[1:])[: statement.count("?")]
+            with pytest.raises(StoreError, match="refused"):
+                lent.execute(statement, values)
+            with pytest.raises(StoreError, match="refused"):
+                lent.executemany(statement, [values])
+
+
+# How the connections are set
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
+def test_the_connection_that_writes_has_every_setting(path: Path, durability: str, synchronous: int) -> None:
+    """Each read back from SQLite."""
+    with CheckpointStore(path, durability=durability) as store:
+        connection = unlocked(store)
+        assert {
+            name: connection.pragma(name)
+            for name in (
+                "page_size",
+                "cache_size",
+                "synchronous",
+                "journal_mode",
+                "wal_autocheckpoint",
+                "journal_size_limit",
+            )
+        } == {
+            "page_size": 2048,
+            "cache_size": -16_384,
+            "synchronous": synchronous,
+            "journal_mode": "wal",
+            "wal_autocheckpoint": 0,
+            "journal_size_limit": 2 * 4000 * 2048,
+        }
+        assert connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, -1) == 0
+
+
+def test_the_connections_that_read_have_every_setting(path: Path) -> None:
+    """The reader beside a writer leaves it to the writer to write the WAL back."""
+    with CheckpointStore(path) as store, CheckpointStore.open_readonly(path) as readonly:
+        beside, alone = connections(store)[0], connections(readonly)[0]
+        for connection in (beside, alone):
+            assert connection.pragma("cache_size") == -16_384
+            assert connection.pragma("query_only") == 1
+        assert beside.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, -1) == 1
+
+
+def test_the_wal_is_written_back_while_the_store_is_open_and_when_it_is_closed(path: Path) -> None:
+    """So it does not grow without end, nor is it left."""
+    with CheckpointStore(path, durability="normal") as store:
+        wal(store).write_back_pages = 20
+        for sequence in range(1, 31):
+            store.append(entry(sequence))
+        grown = path.with_name(f"{path.name}-wal").stat().st_size
+        for sequence in range(31, 201):
+            store.append(entry(sequence))
+        assert path.with_name(f"{path.name}-wal").stat().st_size <= grown + 40 * 2072
+        for sequence in range(201, 401):
+            with store.transaction():
+                store.append(entry(sequence))
+        assert path.with_name(f"{path.name}-wal").stat().st_size <= grown + 40 * 2072
+    assert not path.with_name(f"{path.name}-wal").exists()
+
+
+def test_a_wal_that_one_large_batch_has_made_long_gets_short_again(path: Path) -> None:
+    """As it begins anew."""
+    with CheckpointStore(path, durability="normal") as store:
+        wal(store).write_back_pages = 20
+        unlocked(store).pragma("journal_size_limit", 40 * 2048)
+        name = path.with_name(f"{path.name}-wal")
+        store.append_many(chain(3000))
+        long = name.stat().st_size
+        for sequence in range(3001, 3101):
+            store.append(entry(sequence))
+        assert name.stat().st_size < long / 2
+
+
+# The files under an open store
+
+
+@pytest.mark.parametrize("write", ["append", "block", "block with nothing"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_nothing_is_acknowledged_once_one_of_the_files_has_lost_its_name(path: Path, suffix: str, write: str) -> None:
+    """By whatever way it is written; the store does nothing more then, and closing it leaves the WAL to the next opener."""
+    store = CheckpointStore(path)
+    store.append(entry(1))
+    with path.with_name(f"{path.name}-wal").open("rb") as kept:
+        moved = path.with_name(f"{path.name}{suffix}")
+        moved.rename(f"{moved}.away")
+        with pytest.raises(StoreError):
+            if write == "append":
+                store.append(entry(2))
+            else:
+                with store.transaction():
+                    if write == "block":
+                        store.append(entry(2))
+        for use in (*WRITES.values(), len):
+            with pytest.raises(FailedStoreError, match="removed or replaced"):
+                use(store)
+        store.close()
+        if suffix == "-shm":
+            assert kept.read()
+            assert path.with_name(f"{path.name}-wal").exists()
+
+
+def test_a_file_with_a_second_name_is_not_written_to(path: Path, tmp_path: Path) -> None:
+    """Through two WALs it would break; the name that a killed process has left while it made the file is taken away."""
+    CheckpointStore(path).close()
+    left, unrelated = tmp_path / ".milepost-killed.new", tmp_path / ".milepost-other.new"
+    left.hardlink_to(path)
+    unrelated.write_bytes(b"")
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+    assert (left.exists(), unrelated.exists()) == (False, True)
+    (tmp_path / "second").hardlink_to(path)
+    with pytest.raises(StoreError, match="second name"):
+        CheckpointStore(path)
+    with CheckpointStore.open_readonly(path) as store:
+        assert len(store) == 1
+
+
+def test_a_transaction_that_could_not_be_undone_is_undone_before_the_next(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a retry would find its own entry there, call it a duplicate, and acknowledge what nobody commits."""
+    execute = writer(store)._execute
+
+    def interrupted(given: str, *arguments: Any) -> object:
+        if given in {"COMMIT", "ROLLBACK"}:
+            raise KeyboardInterrupt
+        return execute(given, *arguments)
+
+    for write in (lambda: store.append(entry(1)), lambda: _in_block(store)):
+        with monkeypatch.context() as patch:
+            patch.setattr(writer(store), "_execute", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                write()
+        assert writer(store)._lent.in_transaction
+    assert [store.append(entry(1)), store.append(entry(2))] == [
+        Receipt(position, chain_signature(chain(position))) for position in (1, 2)
+    ]
+    with CheckpointStore.open_readonly(path) as reader:
+        assert list(reader.history()) == chain(2)
+
+
+def test_who_commits_for_others_waits_a_little_for_those_whom_the_last_commit_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of a millisecond, where each commit is synced; not after a commit of one, nor where it is not synced."""
+    for durability, patience in (("full", [0] * 4), ("normal", [0])):
+        with CheckpointStore(path, durability=durability) as store, monkeypatch.context() as patch:
+            fake = FakeTime()
+            fake.step = 0.00003
+            patch.setattr("milepost.writer.time", fake)
+            with ThreadPoolExecutor(1) as pool:
+                for group, slept in ((1, []), (3, patience), (1, [])):
+                    if group > 1:
+                        writer(store)._group = group
+                    fake.slept.clear()
+                    pool.submit(store.append_many, []).result()
+                    assert fake.slept[:4] == slept or durability == "normal"
+
+
+def test_a_block_whose_end_was_interrupted_before_it_began_is_undone_by_the_next_write(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by the next block, also where the word that it is over was lost."""
+    monkeypatch.setattr(Block, "_abandoned", lambda self, gone: None)
+    for name in ("append_many", "append", "advance", "block", "block in a block"):
+        block = store.transaction()
+        end: Any = block.__exit__
+        block.__enter__()
+        store.append(entry(1, run_id="undone"))
+        del end
+        WRITES[name](store)
+    assert "undone" not in {item.run_id for item in store.history()}
+
+
+def test_a_write_within_a_write_of_the_same_thread_is_refused_and_waits_for_nothing(path: Path) -> None:
+    """By the store's clock, say: it would wait for itself."""
+    told: list[str] = []
+
+    def clock() -> int:
+        for write in WRITES.values():
+            with pytest.raises(StoreError, match="a write was begun within another") as caught:
+                write(store)
+            told.append(str(caught.value))
+        return 0
+
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        _advance(store, 1)
+        with store.transaction():
+            _advance(store, 2)
+            store.append(entry(3, offset=3, event_time_ms=2**60))
+        assert len(told) == 2 * len(WRITES)
+        assert [item.sequence for item in store.history()] == [1, 2, 3]
+
+
+def test_a_thread_does_not_wait_for_another_of_its_tasks(store: CheckpointStore) -> None:
+    """Which could not go on: it is told, and the other task's block is as it was."""
+
+    async def hold(entered: asyncio.Event, over: asyncio.Event) -> None:
+        with store.transaction():
+            store.append(entry(1))
+            entered.set()
+            await over.wait()
+
+    async def main() -> None:
+        entered, over = asyncio.Event(), asyncio.Event()
+        holding = asyncio.create_task(hold(entered, over))
+        await entered.wait()
+        assert len(store) == 0
+        for write in (*WRITES.values(), CheckpointStore.close):
+            with pytest.raises(StoreError, match="another task of this thread is inside"):
+                write(store)
+        over.set()
+        await holding
+
+    asyncio.run(main())
+    assert list(store.history()) == [entry(1)]
+
+
+def test_who_records_in_a_loops_block_that_has_ended_is_told(store: CheckpointStore) -> None:
+    """It would be a transaction of its own."""
+    block = writer(store).block("the loop")
+    end: Any = block.__exit__
+    block.__enter__()
+    assert writer(store).append(entry(1), block).position == 1
+    end(None, None, None)
+    with pytest.raises(StoreError, match="the loop's block has ended"):
+        writer(store).append(entry(2), block)
+    assert len(store) == 1
+
+
+def test_an_inner_block_that_sqlite_has_rolled_back_is_told_as_it_ends(store: CheckpointStore) -> None:
+    """As the outer one is; and no block is entered a second time."""
+    with store.transaction() as connection:
+        connection.execute("CREATE TABLE sink (x INTEGER PRIMARY KEY) STRICT; INSERT INTO sink VALUES (1)")
+
+    def undo(connection: apsw.Connection) -> None:
+        with store.transaction(), pytest.raises(apsw.ConstraintError):
+            connection.execute("INSERT OR ROLLBACK INTO sink VALUES (1)")
+
+    with pytest.raises(StoreError, match="rolled back within its block"), store.transaction() as connection:
+        store.append(entry(1))
+        with pytest.raises(StoreError, match="rolled back within its block"):
+            undo(connection)
+    again = store.transaction()
+    with again, pytest.raises(StoreError, match="entered once"):
+        again.__enter__()
+
+
+def test_blocks_stand_inside_one_another_a_hundred_deep_and_no_deeper(store: CheckpointStore) -> None:
+    """Inside the outermost one."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(101):
+            stack.enter_context(store.transaction())
+        with pytest.raises(StoreError, match="100 transaction blocks stand inside one another"):
+            store.transaction().__enter__()
+        store.append(entry(1))
+    assert len(store) == 1
+
+
+def test_mileposts_own_queries_are_bounded_in_a_block_too_and_the_blocks_are_not(path: Path) -> None:
+    """In a damaged file a tree may lead in circles; what a block runs may take as long as it takes."""
+    bounded: list[bool] = []
+
+    def look(*_: object) -> int:
+        bounded.append(writer(store)._bound.steps is not None)
+        return 0
+
+    with CheckpointStore(path, durability="normal", clock=look) as store:
+        _advance(store, 1)
+        with store.transaction() as connection:
+            connection.create_scalar_function("look", look)
+            for use in (lambda: _advance(store, 2), lambda: writer(store).read(look)):
+                use()
+                connection.execute("SELECT look()").fetchall()
+        _advance(store, 3)
+    assert bounded == [True, True, False, True, False, True]
+
+
+def test_what_on_connect_runs_is_not_bounded_and_each_lookup_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a damaged file a lookup may not end; what the caller runs may take as long as it takes."""
+    monkeypatch.setattr(bound, "_STEPS_PER_BYTE", 0)
+    many = "WITH RECURSIVE up (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM up LIMIT 200000) SELECT count(*) FROM up"
+
+    def opened(connection: apsw.Connection) -> None:
+        assert connection.execute(many).get == 200_000
+
+    def lookup(connection: apsw.Connection) -> object:
+        return connection.execute(many).get
+
+    with CheckpointStore(path, durability="normal", on_connect=opened) as store:
+        store.append(entry(1))
+        for _ in range(2):
+            with pytest.raises(DamagedStoreError, match="does not end"):
+                writer(store).read_committed(lookup)
+            assert len(store) == 1
