@@ -619,6 +619,7 @@ class Writer(Database):
             self._let_others_in()
             if error is None:
                 self._execute("COMMIT")
+                self._version = self._lent.data_version()
                 self._before_acknowledging(turn.appended)
         except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as failure:
             told = self._told(failure)

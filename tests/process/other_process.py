@@ -102,8 +102,8 @@ def write(path: str) -> None:
         for line in sys.stdin:
             if line.strip() == "close":
                 break
-            last = store.latest("other")
             try:
+                last = store.latest("other")
                 say(str(store.append(entry(last.sequence + 1 if last else 1, run_id="other")).position))
             except MilepostError as error:
                 say(type(error).__name__)
