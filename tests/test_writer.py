@@ -692,6 +692,7 @@ def test_the_connections_that_read_have_every_setting(path: Path) -> None:
         for connection in (beside, alone):
             assert connection.pragma("cache_size") == -16_384
             assert connection.pragma("query_only") == 1
+            assert connection.pragma("busy_timeout") == 5000
         assert beside.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, -1) == 1
 
 
