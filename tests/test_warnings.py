@@ -111,7 +111,7 @@ def test_a_wal_that_is_written_back_in_order_is_not_complained_of(path: Path) ->
         wal(store).write_back_pages = 20
         for sequence in range(1, 101):
             store.append(entry(sequence))
-        assert (wal(store).frames() or (0, 0))[1] > 0
+        assert (wal(store).frames() or (999, 0))[0] < 100  # it has begun anew
     assert caught == []
 
 
