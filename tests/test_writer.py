@@ -948,3 +948,14 @@ def test_what_on_connect_runs_is_not_bounded_and_each_lookup_is(path: Path, monk
             with pytest.raises(DamagedStoreError, match="does not end"):
                 writer(store).read_committed(lookup)
             assert len(store) == 1
+
+
+def test_what_a_neighbour_writes_while_the_file_is_let_go_of_is_built_upon(store: CheckpointStore, path: Path) -> None:
+    """As for a fork: the connection that is opened then counts versions anew."""
+    store.append(entry(1))
+    for sequence in (2, 3, 4):
+        assert writer(store).let_go(time.monotonic() + WATCHDOG_S)
+        with CheckpointStore(path, durability="normal") as neighbour:
+            neighbour.append(entry(sequence, run_id="run-8"))
+        writer(store).take_back()
+        assert store.append(entry(sequence)).position == 2 * sequence - 1
