@@ -710,6 +710,7 @@ def test_the_connections_that_read_have_every_setting(path: Path) -> None:
         for connection in (beside, alone):
             assert connection.pragma("cache_size") == -16_384
             assert connection.pragma("query_only") == 1
+            assert connection.pragma("busy_timeout") == 5000
         assert beside.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, -1) == 1
 
 
@@ -965,3 +966,14 @@ def test_what_on_connect_runs_is_not_bounded_and_each_lookup_is(path: Path, monk
             with pytest.raises(DamagedStoreError, match="does not end"):
                 writer(store).read_committed(lookup)
             assert len(store) == 1
+
+
+def test_what_a_neighbour_writes_while_the_file_is_let_go_of_is_built_upon(store: CheckpointStore, path: Path) -> None:
+    """As for a fork: the connection that is opened then counts versions anew."""
+    store.append(entry(1))
+    for sequence in (2, 3, 4):
+        assert writer(store).let_go(time.monotonic() + WATCHDOG_S)
+        with CheckpointStore(path, durability="normal") as neighbour:
+            neighbour.append(entry(sequence, run_id="run-8"))
+        writer(store).take_back()
+        assert store.append(entry(sequence)).position == 2 * sequence - 1
