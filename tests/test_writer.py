@@ -188,7 +188,7 @@ def _held(holder: CheckpointStore) -> Iterator[Callable[[], None]]:
 @pytest.mark.parametrize(
     ("who", "write"),
     [
-        *(("thread", write) for write in ("append", "append_many", "advance", "close")),
+        *(("thread", write) for write in (*WRITES, "close")),
         *(("process", write) for write in WRITES),
     ],
 )
@@ -210,6 +210,40 @@ def test_another_writer_is_waited_for_as_long_as_was_said(path: Path, who: str, 
             use(store)
             timer.join()
         assert other.verify().ok
+
+
+@pytest.mark.parametrize("ends", ["time is up", "interrupted"])
+def test_a_block_that_is_not_entered_undoes_nothing_of_the_one_that_is(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Another thread's goes on, its statements are still judged, and what it has done is committed."""
+
+    def interrupted(turn: Turn, seconds: float) -> NoReturn:
+        raise KeyboardInterrupt
+
+    entered, tried = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.transaction() as connection:
+            store.append(entry(1))
+            entered.set()
+            assert tried.wait(WATCHDOG_S)
+            with pytest.raises(StoreError, match="refused"):
+                connection.execute("DELETE FROM entry")
+            store.append(entry(2))
+
+    writer(store).busy_timeout_ms = 20
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold)
+        assert entered.wait(WATCHDOG_S)
+        with monkeypatch.context() as patch:
+            if ends == "interrupted":
+                patch.setattr(Turn, "sleep", interrupted)
+            with pytest.raises((StoreBusyError, KeyboardInterrupt)), store.transaction():
+                pass
+        tried.set()
+        holding.result(WATCHDOG_S)
+    assert list(store.history()) == chain(2)
 
 
 class FakeTime:
@@ -275,9 +309,9 @@ def test_who_is_interrupted_while_it_waits_has_nothing_written_and_keeps_nobody_
     with _held(store) as let_go, ThreadPoolExecutor(2) as pool:
         with monkeypatch.context() as patch:
             patch.setattr(Turn, "sleep", interrupted)
-            for write in ("append", "append_many", "advance"):
+            for write in WRITES.values():
                 with pytest.raises(KeyboardInterrupt):
-                    WRITES[write](store)
+                    write(store)
         waited = turns.waiting
         others = [pool.submit(store.append, entry(1, run_id=f"run-{number}")) for number in (8, 9)]
         _until(lambda: turns.waiting == waited + 2)
