@@ -15,13 +15,13 @@ class Owner(NamedTuple):
     parent, and write into a block that is not its own.
     """
 
-    thread: int
+    thread: threading.Thread  # not its number, which another one gets when it has ended
     task: object | None
 
 
 def current_owner() -> Owner:
     """Who is calling."""
-    return Owner(threading.get_ident(), _asyncio_task() or _trio_task())
+    return Owner(threading.current_thread(), _asyncio_task() or _trio_task())
 
 
 def _asyncio_task() -> object | None:

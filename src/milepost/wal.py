@@ -184,6 +184,8 @@ class Wal:
         self._connection, self._path, self._vfs, self._grows_ahead = connection, path, vfs, grows_ahead
         self.name = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
         self._page_bytes = int(connection.pragma("page_size"))
+        self._identity = files.identity_of(self.name)
+        self._identity_at_first = self._identity()
         self._frames = 0  # after our own last commit
         self._room = 1  # how many frames it holds without growing; not for the very first commit
         self._tried = 0  # how many frames it had when it was last written back, or tried to be
@@ -208,6 +210,13 @@ class Wal:
             return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         except apsw.BusyError:
             return None
+
+    def is_in_place(self) -> bool:
+        """Whether its name stands for the file that it stood for at first."""
+        try:
+            return self._identity() == self._identity_at_first
+        except OSError:
+            return False
 
     def make_room(self) -> None:
         """

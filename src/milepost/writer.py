@@ -161,6 +161,7 @@ class Writer(Database):
                 if not all(other.make_way(deadline) for other in others):
                     raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - undone as for every other error
             connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
+            self._leave_wal_alone(connection)  # until it is durable: an opening that is refused must not write it back
             with files.opening(self.path):
                 self._prepare(connection)
             self._connection = connection
@@ -190,7 +191,6 @@ class Writer(Database):
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
         connection.pragma("cache_size", -CACHE_KIB)
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
-        self._leave_wal_alone(connection)  # until it is durable
         self._wal = wal.Wal(connection, self.path, self.vfs, grows_ahead=self._synchronous == "full")
         self._make_durable(connection)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
@@ -393,6 +393,7 @@ class Writer(Database):
             self._free_until = 0.0
         self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or a neighbour could pass us
         self._began = time.monotonic()
+        self._refuse_another(*self._files[-1])
         self._bound.steps = 0
         if self._lent.data_version() != self._version:
             self._end = None
@@ -499,6 +500,7 @@ class Writer(Database):
         """After a commit: what the caller relies on is durable, and where a reader will find it."""
         if appended == 0 and self._synchronous == "full":
             # All that was stated is recorded already, perhaps by a neighbour that was killed before its sync.
+            self._refuse_another_file()
             self._wal.sync()
         self._refuse_another_file()
         self._wal.write_back()
@@ -509,18 +511,30 @@ class Writer(Database):
 
         A neighbour with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
         database, and `rm` does so anyway; SQLite goes on writing to the unlinked file without an error. A neighbour that
-        finds no shared memory makes another one, and writes over our frames.
+        finds no shared memory makes another one, and each then writes over the other's frames: so that one is looked at
+        before a write too.
         """
         for name, identity, opened in self._files:
-            if identity() != opened:
-                what = "file" if name == self.path else f"{name[len(self.path) :]} file"
-                if name.endswith("-shm"):  # another process may be writing to this very WAL, without our knowledge
-                    self._leave_wal_alone(self._lent)
-                raise FailedStoreError(
-                    self.path,
-                    f"its {what} was removed or replaced by another program while the store was open, and what was "
-                    "written since may be lost: close the store, open it again, and look for the last checkpoint",
-                )
+            self._refuse_another(name, identity, opened)
+
+    def _refuse_another(self, name: str, identity: Callable[[], object], opened: object) -> None:
+        what = "file" if name == self.path else f"{name[len(self.path) :]} file"
+        try:
+            found = identity()
+        except OSError as error:
+            raise FailedStoreError(
+                self.path,
+                f"its {what} can no longer be looked at ({error.strerror}), and what was written last may be lost: close "
+                "the store, open it again, and look for the last checkpoint",
+            ) from error
+        if found != opened:
+            if name.endswith("-shm") and self._wal.is_in_place():  # another process may write to it, without our knowledge
+                self._leave_wal_alone(self._lent)
+            raise FailedStoreError(
+                self.path,
+                f"its {what} was removed or replaced by another program while the store was open, and what was "
+                "written since may be lost: close the store, open it again, and look for the last checkpoint",
+            )
 
     def _told(self, error: BaseException, *, again: bool = False) -> BaseException:
         """
