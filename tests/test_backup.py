@@ -251,6 +251,8 @@ def test_a_signal_ends_a_backup_between_two_of_its_steps(
     assert sorted(_names(path)) == [path.name, f"{path.name}-shm", f"{path.name}-wal"]
 
 
+# A signal that comes in a callback of a weak reference or a finalizer is dropped by Python, with a word about it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes out of backup(), and the store can be used on."""
     monkeypatch.setattr(creation, "_COPIED_PAGES", 1)

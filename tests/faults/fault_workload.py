@@ -202,8 +202,13 @@ def fast_directory() -> Iterator[Path]:
 def lay(directory: Path, files: Files) -> None:
     """Make the directory hold these files, under these names, and no others."""
     for name in os.listdir(directory):  # noqa: PTH208 - called for every state
-        os.unlink(directory / name)  # noqa: PTH108
+        if name.startswith("."):
+            shutil.rmtree(directory / name)
+        else:
+            os.unlink(directory / name)  # noqa: PTH108
     for name, data in files.items():
+        if "/" in name:
+            (directory / name).parent.mkdir(exist_ok=True)
         if data is files.get(NAME) and name != NAME:
             os.link(directory / NAME, directory / name)
         else:

@@ -2,8 +2,9 @@
 Record what reaches the disk: every write, truncation, sync and directory entry of the files in one directory.
 
 SQLite's own calls, and those that milepost makes through a VFS, come in by `_RecordingVFS`; what milepost does to the
-directory outside SQLite (os.open, os.link, os.unlink, os.fsync) by replacing these functions while a recording runs.
-The shared memory (-shm) is left out: a crash of the machine takes it away, and SQLite makes it anew.
+directory outside SQLite (os.open, os.link, os.unlink, os.fsync) by replacing these functions while a recording runs. A
+file in a directory that is made within it is recorded too, as `hidden/new`. The shared memory (-shm) is left out: a crash
+of the machine takes it away, and SQLite makes it anew.
 
 The underlying files live on, so a recording runs at full speed in a memory file system. power_loss.py rebuilds from the
 recording what a crash would have left of them.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -111,9 +111,22 @@ class Recorder:
         """Note that the workload begins a step, or that its answer has come."""
         self.log.append(Mark(step, acknowledged))
 
+    def is_inside(self, path: str) -> bool:
+        """Whether a file is in the directory, or in one that is made in it."""
+        return path.startswith(f"{self.directory}/")
+
+    def name_of(self, path: str) -> str:
+        """What a file in the directory is called there; `hidden/new` in a directory within it."""
+        return path.removeprefix(f"{self.directory}/")
+
+    def sync_directory_of(self, path: str) -> None:
+        """The directory of a file is synced; of one within ours it is not known which of its entries will be found."""
+        if os.path.dirname(path) == str(self.directory):  # noqa: PTH120 - called for every operation
+            self.log.append(SyncDirectory())
+
     def number(self, path: str) -> int:
         """The number of the file that a name stands for; it enters the directory if it is new."""
-        name = os.path.basename(path)  # noqa: PTH119 - called for every operation
+        name = self.name_of(path)
         if name not in self.names:
             self.names[name] = next(_numbers)
             self.log.append(Enter(name, self.names[name]))
@@ -121,7 +134,7 @@ class Recorder:
 
     def leave(self, path: str) -> None:
         """A name is taken out of the directory."""
-        name = os.path.basename(path)  # noqa: PTH119
+        name = self.name_of(path)
         if self.names.pop(name, None) is not None:
             self.log.append(Leave(name))
 
@@ -152,10 +165,10 @@ class Recorder:
     @contextlib.contextmanager
     def _recording_directory(self) -> Iterator[None]:
         real = {name: getattr(os, name) for name in ("open", "link", "unlink", "remove", "fsync")}
-        inside = str(self.directory)
+        directory = os.stat(self.directory)  # noqa: PTH116
 
         def is_ours(path: object) -> bool:
-            return isinstance(path, str | os.PathLike) and os.path.dirname(os.fspath(path)) == inside  # noqa: PTH120
+            return isinstance(path, str | os.PathLike) and self.is_inside(str(os.fspath(path)))
 
         def recorded_open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
             handle: int = real["open"](path, flags, *args, **kwargs)
@@ -167,7 +180,7 @@ class Recorder:
             real["link"](source, target, **kwargs)
             if is_ours(target):
                 file = self.number(os.fspath(source))
-                name = os.path.basename(os.fspath(target))  # noqa: PTH119
+                name = self.name_of(os.fspath(target))
                 self.names[name] = file
                 self.log.append(Enter(name, file))
 
@@ -177,7 +190,7 @@ class Recorder:
                 self.leave(os.fspath(path))
 
         def recorded_fsync(handle: int) -> None:
-            if stat.S_ISDIR(os.fstat(handle).st_mode):
+            if os.path.samestat(os.fstat(handle), directory):
                 self.log.append(SyncDirectory())
 
         replaced: dict[str, Callable[..., Any]] = {
@@ -216,7 +229,7 @@ class _RecordingVFS(apsw.VFS):
         super().xDelete(filename, syncdir)
         self._recorder.leave(filename)
         if syncdir:
-            self._recorder.log.append(SyncDirectory())
+            self._recorder.sync_directory_of(filename)
 
 
 _SYNCS_ITS_DIRECTORY: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURNAL
@@ -224,7 +237,7 @@ _SYNCS_ITS_DIRECTORY: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_MAIN_JOURN
 
 class _RecordingFile(apsw.VFSFile):
     def __init__(self, recorder: Recorder, path: str, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
-        self._recorder = recorder
+        self._recorder, self._path = recorder, path
         # SQLite's unix VFS syncs the directory with the first sync of a WAL or journal that it was allowed to create.
         self._directory_is_due = bool(flags[0] & apsw.SQLITE_OPEN_CREATE and flags[0] & _SYNCS_ITS_DIRECTORY)
         super().__init__("", name, flags)
@@ -242,4 +255,4 @@ class _RecordingFile(apsw.VFSFile):
         self._recorder.sync(self._file)
         if self._directory_is_due:
             self._directory_is_due = False
-            self._recorder.log.append(SyncDirectory())
+            self._recorder.sync_directory_of(self._path)
