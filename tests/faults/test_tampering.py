@@ -64,7 +64,7 @@ def test_a_flipped_bit_of_the_file_changes_no_answer_unnoticed(writable: bool) -
     tally = _report("file", flip(Dose(sample=700, seed=SEED, writable=writable)), began)
     assert (tally.missed, tally.problems) == ([], [])
     assert tally.changed > 150
-    assert tally.refused > 100
+    assert tally.refused > 50
 
 
 @pytest.mark.filterwarnings("ignore::milepost.MilepostWarning")  # told, unless in the last commit
