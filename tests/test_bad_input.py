@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains import MAX, entry
+from doors import wal
 from milepost import (
     BatchReceipt,
     Checkpoint,
@@ -534,8 +535,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointStore]:
     """A store that the tests of this module share, each leaving one more good entry in it."""
     path = tmp_path_factory.mktemp("used") / "orders.milepost"
     with CheckpointStore(path, durability="normal", clock=clock_of_used) as store:
-        with store.transaction() as connection:
-            connection.wal_autocheckpoint(50)  # keeps small what is compared
+        wal(store).write_back_pages = 50  # keeps small what is compared
         store.append_many([entry(1), entry(2), entry(1, run_id="resumed", offset=2)])
         yield store
         store.verify().raise_if_broken()

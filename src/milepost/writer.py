@@ -151,6 +151,7 @@ class Writer(Database):
         refuse_foreign_header(self.path, self.vfs)
         if os.stat(self.path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
             creation.refuse_second_name(self.path)
+        found = files.status(f"{self.path}-wal")
         connection: LentConnection | None = None
         try:
             open_files.opening_to_write[id(self)] = self.path
@@ -161,7 +162,8 @@ class Writer(Database):
                 if not all(other.make_way(deadline) for other in others):
                     raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - undone as for every other error
             connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
-            self._leave_wal_alone(connection)  # until it is durable: an opening that is refused must not write it back
+            if found is not None and found.st_size > 0:
+                self._leave_wal_alone(connection)  # until it is durable: an opening that is refused must not write it back
             with files.opening(self.path):
                 self._prepare(connection)
             self._connection = connection
@@ -191,6 +193,7 @@ class Writer(Database):
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
         connection.pragma("cache_size", -CACHE_KIB)
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
+        self._leave_wal_alone(connection)
         self._wal = wal.Wal(connection, self.path, self.vfs, grows_ahead=self._synchronous == "full")
         self._make_durable(connection)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
