@@ -67,6 +67,11 @@ def everything(error: BaseException) -> dict[str, object]:
     return {"str": str(error), **vars(error), **{name: getattr(error, name, None) for name in hidden}}
 
 
+def test_a_broken_chain_without_faults_can_be_told() -> None:
+    """Made by a program that fills in the faults later."""
+    assert str(errors.BrokenChainError([])) == "0 fault(s) in the chain"
+
+
 def test_every_class_of_errors_is_in_the_module() -> None:
     """So that nothing that these tests walk is missing, and no other module has its own."""
     in_module = {value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, MilepostError)}

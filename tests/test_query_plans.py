@@ -45,8 +45,6 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "history of a stage of a run": lambda store: list(store.history("run-1", "load", after=7)),
     "history of a stage of a run backwards": lambda store: list(store.history("run-1", "load", newest_first=True)),
     "compare": lambda store: store.compare("run-1", "run-2"),
-    "lanes": lambda store: store._database.read(rows.lanes, None, 20),
-    "lanes of a run": lambda store: store._database.read(rows.lanes, "run-1", 20),
     "ends_of_lane": lambda store: store._database.read(rows.ends_of_lane, LANE),
     "between_in_lane": lambda store: store._database.read(rows.between_in_lane, LANE, 10, 90),
     "count_of_runs": lambda store: store._database.read(rows.count_of_runs),

@@ -62,7 +62,7 @@ class BlockTurn(Turn):
         self._many = _FEW  # how many to look through for those that are gone
         self.depth = 0  # how many blocks are open inside the outermost one
         self.appended = 0  # entries
-        self.busy = False  # one of milepost's own calls is under way in it
+        self.busy = True  # one of milepost's own calls is under way in it, at first the one that begins it
         self.over = False
 
     def belongs_to_caller(self) -> bool:

@@ -335,7 +335,8 @@ class BrokenChainError(MilepostError):
         self.faults = faults
 
     def __str__(self) -> str:
-        return f"{len(self.faults)} fault(s) in the chain, the first: {self.faults[0]}"
+        first = f", the first: {self.faults[0]}" if self.faults else ""
+        return f"{len(self.faults)} fault(s) in the chain{first}"
 
 
 def _place(index: int | None) -> str:

@@ -728,29 +728,11 @@ class Lane:
     entries: int
 
 
-def lanes(connection: apsw.Connection, run_id: str | None, runs: int) -> list[Lane]:
-    """The stages of one run, or of each of the last so many runs, in the order of first appearance."""
-    bindings = (runs,) if run_id is None else (run_id,)
-    found: list[tuple[Any, ...]] = connection.execute(_LANES[run_id is not None], bindings).fetchall()
-    return [Lane(*_typed(row, int, int, str, str, int)) for row in found]
-
-
 def _typed(row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
     """A row with values of these types, instead of which a damaged file may have anything."""
     if row is None or tuple(map(type, row)) != types:
         raise apsw.CorruptError(f"a row is {row!a:.200}, as no append leaves it")
     return row
-
-
-_LANE_COLUMNS: Final = (
-    f"SELECT lane.run_number, lane.stage_number, run_id, stage, {_entries('lane')} FROM lane "
-    "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number)"
-)
-_LANES: Final = {
-    False: f"{_LANE_COLUMNS} WHERE lane.run_number > (SELECT max(run_number) FROM run) - ? "
-    "ORDER BY lane.run_number, lane.stage_number",
-    True: f"{_LANE_COLUMNS} WHERE lane.run_number = {_RUN_NUMBER} ORDER BY lane.stage_number",
-}
 
 
 def count_of_runs(connection: apsw.Connection) -> int:

@@ -63,7 +63,7 @@ def text(version: int | None = None) -> str:
 
 def create(connection: apsw.Connection, keyed: Hash | None = None) -> None:
     """Make everything of schema.sql in an empty database, for a keyed chain where a keyed hash is given."""
-    connection.execute(text(VERSION))
+    connection.execute(text())
     if keyed is not None:
         connection.execute("INSERT INTO keyed (key_check) VALUES (?)", (key_check(keyed),))
 

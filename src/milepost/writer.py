@@ -627,6 +627,7 @@ class Writer(Database):
             self._leave_inner(turn, block, error)
             return
         try:
+            turn.busy = True
             self.refuse_if_ended()
             cut_short = not self._lent.in_transaction
             turn.close_cursors()
@@ -661,7 +662,7 @@ class Writer(Database):
         turn.connection = connection
         connection.cursor_factory = turn.cursor
         self._bound.steps = None
-        self._rules.ours = False
+        self._rules.ours = turn.busy = False
 
     def _reset(self, connection: LentConnection) -> None:
         """Undo what the caller has set on the connection, but for functions, collations and modules."""
@@ -686,10 +687,10 @@ class Writer(Database):
         depth = turn.depth + 1
         entered = False
         try:
-            self._rules.ours = True
+            self._rules.ours = turn.busy = True
             self._execute(_SAVEPOINT[depth])
-            self._rules.ours = False
             block.turn, block.depth, turn.depth = turn, depth, depth
+            self._rules.ours = turn.busy = False
             entered = True
             return connection
         finally:
@@ -701,7 +702,7 @@ class Writer(Database):
                 except apsw.SQLError:  # interrupted before it began
                     pass
                 finally:
-                    self._rules.ours = False
+                    self._rules.ours = turn.busy = False
 
     def _leave_inner(self, turn: BlockTurn, block: Block, error: BaseException | None) -> None:
         depth = block.depth
@@ -710,20 +711,20 @@ class Writer(Database):
         kept = False
         try:
             turn.refuse_if_cut_short()
-            self._rules.ours = True
+            self._rules.ours = turn.busy = True
             if error is None:
                 self._execute(_RELEASE[depth])
                 kept = True
         finally:
             try:
-                self._rules.ours = True
+                self._rules.ours = turn.busy = True
                 if not kept and self._lent.in_transaction:
                     self._end = None
                     self._execute(_UNDO[depth])
             except apsw.SQLError:
                 pass
             finally:
-                self._rules.ours = False
+                self._rules.ours = turn.busy = False
                 turn.depth, block.held = depth - 1, None
 
     def _do_in_block(self, turn: BlockTurn, job: Job[T]) -> T:
@@ -731,7 +732,7 @@ class Writer(Database):
         self._refuse_reentry(turn)
         turn.refuse_if_cut_short()
         connection = self._lent
-        row_trace, exec_trace = connection.row_trace, connection.exec_trace
+        row_trace, exec_trace, ours, steps = connection.row_trace, connection.exec_trace, self._rules.ours, self._bound.steps
         try:
             turn.busy = True
             self._rules.ours = True
@@ -743,8 +744,9 @@ class Writer(Database):
             raise self._told(error) from error
         finally:
             connection.row_trace, connection.exec_trace = row_trace, exec_trace
-            self._bound.steps = None
-            self._rules.ours = turn.busy = False
+            self._bound.steps = steps  # those of a read that a signal handler has interrupted, to append
+            self._rules.ours = ours
+            turn.busy = False
         if job.error is not None:
             raise job.error
         return job.outcome
@@ -769,7 +771,7 @@ class Writer(Database):
         self.refuse_if_ended()
         turn.refuse_if_cut_short()
         connection = self._lent
-        row_trace, exec_trace, ours = connection.row_trace, connection.exec_trace, self._rules.ours
+        row_trace, exec_trace, ours, steps = connection.row_trace, connection.exec_trace, self._rules.ours, self._bound.steps
         try:
             self._rules.ours = True
             self._bound.steps = 0
@@ -781,7 +783,7 @@ class Writer(Database):
         finally:
             connection.cursor_factory = turn.cursor
             connection.row_trace, connection.exec_trace = row_trace, exec_trace
-            self._bound.steps = None
+            self._bound.steps = steps
             self._rules.ours = ours
 
     # The end

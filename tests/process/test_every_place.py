@@ -126,6 +126,13 @@ def test_a_handler_anywhere_that_uses_the_store_is_answered_at_once(handler: str
     assert outcome.hits == outcome.recorded + outcome.refused >= 5 * 15
 
 
+def test_a_handler_anywhere_in_a_block_that_opens_one_is_inside_it_or_refused() -> None:
+    """At every place: the outer block's own beginning and end are not what it may write into."""
+    outcome = _interrupt(["Block", "Nested"], handler="block", keeping=[False])
+    assert outcome.problems == [], outcome.problems[0]
+    assert outcome.hits == outcome.recorded + outcome.refused >= 700
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
