@@ -186,18 +186,18 @@ class Database:
     def _open_reader(self) -> Reader:
         deadline = time.monotonic() + self.busy_timeout_ms / 1000
         reader = self._new_reader()
-        while True:
-            self.refuse_if_ended()
-            # It is there to be waited for before the look whether it may be: who lets go of the file, or opens it to write,
-            # says so before it looks whom to wait for.
-            self._readers[id(reader)] = weakref.ref(reader)
-            if not self._paused and self.path not in open_files.opening_to_write.values():
-                break
-            self._discard(reader)
-            if time.monotonic() > deadline:
-                raise StoreBusyError(self.path, self.busy_timeout_ms)
-            time.sleep(_WAIT_S)
         try:
+            while True:
+                self.refuse_if_ended()
+                # It is there to be waited for before the look whether it may be: who lets go of the file, or opens it to
+                # write, says so before it looks whom to wait for.
+                self._readers[reader.key] = weakref.ref(reader)
+                if not self._paused and self.path not in open_files.opening_to_write.values():
+                    break
+                self._discard(reader)
+                if time.monotonic() > deadline:
+                    raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - and as after every error
+                time.sleep(_WAIT_S)
             reader.open()
         except BaseException:
             self._discard(reader)
@@ -207,7 +207,7 @@ class Database:
     def _discard(self, reader: Reader | None) -> None:
         if reader is not None:
             reader.close()
-            self._readers.pop(id(reader), None)
+            self._readers.pop(reader.key, None)
 
     def _close_idle_readers(self) -> None:
         while True:
@@ -218,7 +218,10 @@ class Database:
                 return
             finally:
                 if reader is not None:
-                    reader.connection.close(True)  # at once: a call of ours could be interrupted as it begins
+                    try:
+                        reader.connection.close(True)  # at once: a call of ours could be interrupted as it begins
+                    finally:
+                        self._readers.pop(reader.key, None)  # else it is waited for while an interrupt's traceback has it
             self._discard(reader)
 
     def close_readers(self, deadline: float) -> bool:

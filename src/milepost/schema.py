@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import closing
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -49,6 +50,7 @@ def text(version: int | None = None) -> str:
 
     Raises:
         StoreError: It is in neither, as in an application that was packed without it.
+        OSError: Too many files are open.
     """
     name = "schema.sql" if version in {None, VERSION} else f"schema-{version}.sql"
     shipped: Traversable = files("milepost") / name
@@ -56,6 +58,8 @@ def text(version: int | None = None) -> str:
         found = shipped if shipped.is_file() else Path(__file__).parent / "../.." / name
         return found.read_text(encoding="utf-8")
     except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            raise
         what = f"this part of milepost cannot be read ({error.strerror})"
         remedy = "install milepost anew, or pack it with the application (PyInstaller: --collect-data milepost)"
         raise StoreError(str(shipped), f"{what}: {remedy}") from error

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from milepost import Checkpoint
 
 
+BUSY_TIMEOUT_S: Final = 5.0
+"""Of the scene's store: its default."""
+
+
 @dataclass(frozen=True)
 class Orders:
     """
@@ -200,6 +204,7 @@ class Interruptions:
     def _after(self, *, held: bool) -> None:
         operation = self._operation
         operation.held = held
+        begin = time.monotonic()
         try:
             operation.calm()
             self._handler.acknowledge()
@@ -210,6 +215,8 @@ class Interruptions:
                     return
             self._look()
             operation.again()
+            if time.monotonic() - begin >= BUSY_TIMEOUT_S:
+                raise BrokenPromiseError("it has waited for something that the interrupted call left behind")
             if self._orders.how == "everywhere":
                 self._look()  # else the next round looks for it
         except Exception as error:  # noqa: BLE001 - whatever it is: the store does not go on
