@@ -39,11 +39,11 @@ SIGNATURE: Final = bytes(range(32))
 
 def opened(path: Path, synchronous: str) -> apsw.Connection:
     """A file of milepost's with a run and a stage in it, and a connection as the floor has it."""
-    with CheckpointStore(path) as store, store.transaction() as connection:
-        connection.execute("INSERT INTO run VALUES (1, ?)", (RUN_ID,))
-        connection.execute("INSERT INTO stage VALUES (1, ?)", (STAGE,))
-        connection.execute("INSERT INTO lane VALUES (1, 1)")
+    CheckpointStore(path).close()
     connection = floor.connect(path, synchronous)
+    connection.execute("INSERT INTO run VALUES (1, ?)", (RUN_ID,))
+    connection.execute("INSERT INTO stage VALUES (1, ?)", (STAGE,))
+    connection.execute("INSERT INTO lane VALUES (1, 1)")
     connection.transaction_mode = "IMMEDIATE"
     return connection
 

@@ -20,10 +20,10 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A long dose may take as long as it takes."""
+    """A test that hangs ends; a long dose may take as long as it takes."""
     for item in items:
-        if item.get_closest_marker("long") is not None:
-            item.add_marker(pytest.mark.timeout(0))
+        if item.get_closest_marker("long") is None:
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,9 +1,10 @@
 """
 Whose turn it is to write: one at a time in a process, in the order in which they came.
 
-There is no lock in here. Python runs signal handlers between any two steps of the main thread: a lock could stay acquired
-for ever, because one raised before the `try` that releases it; and a handler that writes would wait for the lock of the very
-thread that it interrupted. A turn is an entry of a dict, set and deleted in one step each, and derived from nothing else.
+No lock guards anything in here. Python runs signal handlers between any two steps of the main thread: a lock could stay
+acquired for ever, because one raised before the `try` that releases it; and a handler that writes would wait for the lock of
+the very thread that it interrupted. A turn is an entry of a dict, set and deleted in one step each, and derived from nothing
+else. What a waiting thread sleeps on is a lock of its own, which the others only let go of.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import threading
 import time
 from collections import deque
-from queue import Empty, SimpleQueue
 from typing import Final
 
 _LOOK_AGAIN_S: Final = 0.05
@@ -28,13 +28,13 @@ class Turn:
     shared = False
     """Whether the thread that has its turn may do this one's work with its own."""
 
-    __slots__ = ("_word", "done", "given_up", "thread")
+    __slots__ = ("_asleep", "done", "given_up", "thread")
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self.done = False
         self.given_up = False  # nobody waits for it any more
-        self._word: SimpleQueue[None] | None = None  # what its thread sleeps on, once it has to wait
+        self._asleep: threading.Lock | None = None  # what its thread sleeps on, once it has to wait
 
     def finish(self) -> None:
         """The thread that had its turn has done this one's work: its own thread need not have one."""
@@ -43,18 +43,22 @@ class Turn:
 
     def wake(self) -> None:
         """Let its thread look."""
-        if self._word is not None:
-            self._word.put(None)
+        if self._asleep is not None:
+            try:  # noqa: SIM105 - a leader does this for each thread that waits: suppress() would take longer than all else
+                self._asleep.release()
+            except RuntimeError:  # it is awake already
+                pass
 
     def prepare_to_sleep(self) -> None:
         """From now on `wake` is heard."""
-        self._word = SimpleQueue()
+        asleep = threading.Lock()
+        asleep.acquire()
+        self._asleep = asleep
 
     def sleep(self, seconds: float) -> None:
         """Until `wake`, or so long."""
-        if self._word is not None:
-            with contextlib.suppress(Empty):
-                self._word.get(timeout=seconds)
+        if self._asleep is not None:
+            self._asleep.acquire(timeout=seconds)
 
 
 class Turns:
@@ -136,7 +140,9 @@ class Turns:
         self._queue.extendleft(reversed(turns))
 
     def wake_first(self) -> None:
-        """Let the first that waits look."""
+        """Let the first that waits look, unless somebody has the turn: who gives it back wakes the first then."""
+        if NOW in self.held or not self._queue:
+            return
         with contextlib.suppress(IndexError):
             while self._queue[0].given_up:
                 self._queue.popleft()
