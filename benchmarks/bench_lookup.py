@@ -38,7 +38,7 @@ class Lookup:
     statement: str
     bindings: Callable[[Row], tuple[object, ...]]
     ask: Callable[[CheckpointStore, Row], object]
-    limit: float = 1.9
+    limit: float = 2.1
 
 
 LOOKUPS: Final = {
