@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from itertools import count
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import floor
 from benchmarks.race import Figure
@@ -63,7 +63,7 @@ def appending(store: CheckpointStore) -> Callable[[], object]:
     return lambda: store.append(checkpoint(one_run(next(numbers))))
 
 
-def filled(path: Path, durability: str = "normal") -> CheckpointStore:
+def filled(path: Path, durability: Any = "normal") -> CheckpointStore:
     """A store that has been used."""
     store = CheckpointStore(path, durability=durability)
     append = appending(store)

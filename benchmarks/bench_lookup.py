@@ -48,10 +48,12 @@ LOOKUPS: Final = {
         floor.LATEST_OF_STAGE, lambda row: row[1:2], lambda store, row: store.latest_for_stage(row[1])
     ),
     "latest_for_stage(stage, run)": Lookup(
-        floor.LATEST_OF_RUN_AND_STAGE, lambda row: row[:2], lambda store, row: store.latest_for_stage(row[1], row[0])
+        floor.LATEST_OF_RUN_AND_STAGE, lambda row: row[:2], lambda store, row: store.latest_for_stage(row[1], run_id=row[0])
     ),
     "resume_point_for_stage(stage, run)": Lookup(
-        floor.LATEST_OF_RUN_AND_STAGE, lambda row: row[:2], lambda store, row: store.resume_point_for_stage(row[1], row[0])
+        floor.LATEST_OF_RUN_AND_STAGE,
+        lambda row: row[:2],
+        lambda store, row: store.resume_point_for_stage(row[1], run_id=row[0]),
     ),
     "chain_signature()": Lookup(
         floor.LATEST_OF_RUN_AND_STAGE, lambda row: row[:2], lambda store, row: store.chain_signature(), 1.5

@@ -49,7 +49,7 @@ def test_open(race: Race, filled: Callable[[int], Filled], dose: Dose, size: int
 
     def ours() -> CheckpointStore:
         store = CheckpointStore(files.path)
-        assert store.resume_point_for_stage(row[1], row[0]) == point
+        assert store.resume_point_for_stage(row[1], run_id=row[0]) == point
         return store
 
     entry = checkpoint(row)

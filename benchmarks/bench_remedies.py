@@ -46,7 +46,7 @@ def without_remedies() -> Iterator[None]:
         yield
 
 
-def opened_without(path: Path, durability: str) -> CheckpointStore:
+def opened_without(path: Path, durability: Any) -> CheckpointStore:
     """A store that never acknowledges later than SQLite does."""
     with without_remedies():
         store = CheckpointStore(path, durability=durability)
@@ -55,7 +55,7 @@ def opened_without(path: Path, durability: str) -> CheckpointStore:
 
 
 @pytest.mark.parametrize(("durability", "averaged"), [("full", None), ("normal", mean)])
-def test_append(race: Race, place: Place, dose: Dose, durability: str, averaged: Any) -> None:
+def test_append(race: Race, place: Place, dose: Dose, durability: Any, averaged: Any) -> None:
     """µs of one append."""
     operations = dose.of(200, 50)
     with opened_without(place(), durability) as bare, CheckpointStore(place(), durability=durability) as store:

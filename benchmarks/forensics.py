@@ -44,9 +44,9 @@ QUESTIONS: Final[dict[str, Callable[[CheckpointStore], object]]] = {
     "`compare` of two runs, each a tenth of it": lambda store: store.compare("run-0", "run-1"),
     f'`sql("{BY_STAGE}")`': lambda store: store.sql(BY_STAGE).to_arrow(),
     "a frame, read to its end": lambda store: deque(RecordBatchReader.from_arrow(store), maxlen=1),
-    "`plot_progress()`, as PNG": lambda store: store.plot_progress()._repr_png_(),
-    "`plot_runs()`": lambda store: store.plot_runs()._repr_png_(),
-    "`plot_lag()`": lambda store: store.plot_lag()._repr_png_(),
+    "`plot.progress()`, as PNG": lambda store: store.plot.progress()._repr_png_(),
+    "`plot.runs()`": lambda store: store.plot.runs()._repr_png_(),
+    "`plot.lag()`": lambda store: store.plot.lag()._repr_png_(),
 }
 
 

@@ -147,8 +147,8 @@ def _questions(store: CheckpointStore, last: Checkpoint) -> dict[str, tuple[Call
     run_id, stage, sequence, _, key, _ = last
     return {
         "latest_us": (store.latest, last),
-        "latest_for_stage_us": (lambda: store.latest_for_stage(stage, run_id), last),
-        "resume_point_for_stage_us": (lambda: store.resume_point_for_stage(stage, run_id), last[:4]),
+        "latest_for_stage_us": (lambda: store.latest_for_stage(stage, run_id=run_id), last),
+        "resume_point_for_stage_us": (lambda: store.resume_point_for_stage(stage, run_id=run_id), last[:4]),
         "get_us": (lambda: store.get(run_id, stage, sequence), last),
         "find_us": (lambda: list(store.find(key)), [last]),
         "chain_signature_us": (store.chain_signature, store.head().signature),
@@ -171,7 +171,7 @@ def _open(path: Path, last: Checkpoint) -> float:
     """µs from the path of a closed file to the first resume point."""
     begin = perf_counter_ns()
     with CheckpointStore(path) as store:
-        point = store.resume_point_for_stage(last.stage, last.run_id)
+        point = store.resume_point_for_stage(last.stage, run_id=last.run_id)
         spent = (perf_counter_ns() - begin) / 1000
     assert point == last[:4]
     return spent

@@ -68,7 +68,7 @@ class Milepost(Peer):
 
     name = "milepost"
 
-    def __init__(self, path: Path, durability: str) -> None:
+    def __init__(self, path: Path, durability: Any) -> None:
         self._store = CheckpointStore(path, durability=durability)
 
     def append(self, entry: Checkpoint) -> None:
@@ -81,7 +81,7 @@ class Milepost(Peer):
 
     def latest_for_stage(self, stage: str, run_id: str) -> Checkpoint:
         """As `Peer.latest_for_stage`."""
-        entry = self._store.latest_for_stage(stage, run_id)
+        entry = self._store.latest_for_stage(stage, run_id=run_id)
         assert entry is not None
         return entry
 

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from chains import MAX, chain, entry
@@ -248,3 +249,15 @@ def test_a_milepost_within_a_batch_counts_the_rows_that_are_not_written_yet(
     store.append_many(chain(length)[before:])
     assert store.verify().ok
     assert len(store) == length + 1
+
+
+def test_advance_takes_what_python_takes_as_an_integer(store: CheckpointStore) -> None:
+    """As a data frame gives it; what is stored and compared is an int."""
+    first = Watermark(np.int64(500), np.uint32(7))  # type: ignore[arg-type]
+    store.advance("run-7", "load", first, idempotency_key="a")
+    store.advance("run-7", "load", Watermark(900, 7), idempotency_key="b", after=first)
+    assert next(store.history()).watermark == Watermark(500, 7)
+    assert [type(value) for entry in store.history() for value in entry.watermark] == [int] * 4
+    for wrong in (True, np.float64(1), "1"):
+        with pytest.raises(InvalidCheckpointError, match="offset"):
+            store.advance("run-7", "load", Watermark(wrong, 8), idempotency_key="c")  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ from milepost import (
     Watermark,
 )
 from milepost import checkpoint as contract
+from milepost.plot import Plot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -157,7 +158,10 @@ BAD_INTEGERS: dict[str, Any] = {
     "10^5000": 10**5000,
     **HOSTILE,
 }
-BAD_TIMES: dict[str, Any] = BAD_INTEGERS | {
+NO_INTEGERS: dict[str, Any] = {name: bad for name, bad in BAD_INTEGERS.items() if name != "int subclass"}
+"""Where what Python takes as an integer will do."""
+
+BAD_TIMES: dict[str, Any] = NO_INTEGERS | {
     "digits of ms": "1767225600000",
     "digits that could be a date and a time": "2013010112345",
     "date": date(2013, 3, 1),
@@ -364,9 +368,9 @@ CALLS: dict[str, Call] = {
     "checkpointed stage": Call("stage", lambda s, x: s.checkpointed([], run_id="run-7", stage=x), BAD_NAMES | NONE),
     "latest run_id": Call("run_id", lambda s, x: s.latest(x), BAD_NAMES),
     "latest_for_stage stage": Call("stage", lambda s, x: s.latest_for_stage(x), BAD_NAMES | NONE),
-    "latest_for_stage run_id": Call("run_id", lambda s, x: s.latest_for_stage("load", x), BAD_NAMES),
+    "latest_for_stage run_id": Call("run_id", lambda s, x: s.latest_for_stage("load", run_id=x), BAD_NAMES),
     "resume_point_for_stage stage": Call("stage", lambda s, x: s.resume_point_for_stage(x), BAD_NAMES | NONE),
-    "resume_point_for_stage run_id": Call("run_id", lambda s, x: s.resume_point_for_stage("load", x), BAD_NAMES),
+    "resume_point_for_stage run_id": Call("run_id", lambda s, x: s.resume_point_for_stage("load", run_id=x), BAD_NAMES),
     "resume_points run_id": Call("run_id", lambda s, x: s.resume_points(x), BAD_NAMES),
     "get run_id": Call("run_id", lambda s, x: s.get(x, "load", 1), BAD_NAMES | NONE),
     "get stage": Call("stage", lambda s, x: s.get("run-7", x, 1), BAD_NAMES | NONE),
@@ -382,10 +386,10 @@ CALLS: dict[str, Call] = {
     "compare other_run_id": Call("other_run_id", lambda s, x: s.compare("run-7", x), BAD_NAMES | NONE),
     "frame run_id": Call("run_id", lambda s, x: s.frame(x), BAD_NAMES),
     "frame stage": Call("stage", lambda s, x: s.frame(stage=x), BAD_NAMES),
-    "plot_progress run_id": Call("run_id", lambda s, x: s.plot_progress(x), BAD_NAMES),
-    "plot_lag run_id": Call("run_id", lambda s, x: s.plot_lag(x), BAD_NAMES),
-    "plot_compare run_id": Call("run_id", lambda s, x: s.plot_compare(x, "run-7"), BAD_NAMES | NONE),
-    "plot_compare other_run_id": Call("other_run_id", lambda s, x: s.plot_compare("run-7", x), BAD_NAMES | NONE),
+    "plot.progress run_id": Call("run_id", lambda s, x: s.plot.progress(x), BAD_NAMES),
+    "plot.lag run_id": Call("run_id", lambda s, x: s.plot.lag(x), BAD_NAMES),
+    "plot.compare run_id": Call("run_id", lambda s, x: s.plot.compare(x, "run-7"), BAD_NAMES | NONE),
+    "plot.compare other_run_id": Call("other_run_id", lambda s, x: s.plot.compare("run-7", x), BAD_NAMES | NONE),
     "verify run_id": Call("run_id", lambda s, x: s.verify(run_id=x), BAD_NAMES),
     # Integers
     "append sequence": Call("sequence", lambda s, x: s.append(entry(NEXT)._replace(sequence=x)), BAD_INTEGERS | NONE),
@@ -400,37 +404,33 @@ CALLS: dict[str, Call] = {
         "entry 1 of the batch: event_time_ms", lambda s, x: _batch(s, watermark=Watermark(MAX, x)), BAD_INTEGERS | NONE
     ),
     "append_many at_ms": Call("entry 1 of the batch: at_ms", lambda s, x: _batch(s, at_ms=x), BAD_INTEGERS | NONE),
-    "advance offset": Call("offset", lambda s, x: _advance(s, watermark=Watermark(x, MAX)), BAD_INTEGERS | NONE),
+    "advance offset": Call("offset", lambda s, x: _advance(s, watermark=Watermark(x, MAX)), NO_INTEGERS | NONE),
     "advance event_time_ms": Call(
-        "event_time_ms", lambda s, x: _advance(s, watermark=Watermark(MAX, x)), BAD_INTEGERS | NONE
+        "event_time_ms", lambda s, x: _advance(s, watermark=Watermark(MAX, x)), NO_INTEGERS | NONE
     ),
     "advance clock gives": Call("at_ms", _advance_at, BAD_INTEGERS | NONE),
     "checkpointed every": Call(
         "every", lambda s, x: s.checkpointed([], run_id="run-7", stage="load", every=x), BAD_INTEGERS | NONE | {"0": 0}
     ),
-    "checkpointed event_time_ms gives": Call(
-        "event_time_ms", lambda s, x: _loop(s, event_time_ms=lambda _: x), BAD_INTEGERS | NONE
+    "checkpointed event_time gives": Call("event_time", lambda s, x: _loop(s, event_time=lambda _: x), BAD_TIMES | NONE),
+    "checkpointed event_time gives, in a transaction": Call(
+        "event_time", lambda s, x: _loop(s, event_time=lambda _: x, transaction=True), BAD_TIMES | NONE
     ),
-    "checkpointed event_time_ms gives, in a transaction": Call(
-        "event_time_ms", lambda s, x: _loop(s, event_time_ms=lambda _: x, transaction=True), BAD_INTEGERS | NONE
-    ),
-    "latest as_of_ms": Call("as_of_ms", lambda s, x: s.latest(as_of_ms=x), BAD_TIMES),
-    "latest_for_stage as_of_ms": Call("as_of_ms", lambda s, x: s.latest_for_stage("load", as_of_ms=x), BAD_TIMES),
-    "resume_point_for_stage as_of_ms": Call(
-        "as_of_ms", lambda s, x: s.resume_point_for_stage("load", as_of_ms=x), BAD_TIMES
-    ),
-    "resume_points as_of_ms": Call("as_of_ms", lambda s, x: s.resume_points(as_of_ms=x), BAD_TIMES),
+    "latest as_of": Call("as_of", lambda s, x: s.latest(as_of=x), BAD_TIMES),
+    "latest_for_stage as_of": Call("as_of", lambda s, x: s.latest_for_stage("load", as_of=x), BAD_TIMES),
+    "resume_point_for_stage as_of": Call("as_of", lambda s, x: s.resume_point_for_stage("load", as_of=x), BAD_TIMES),
+    "resume_points as_of": Call("as_of", lambda s, x: s.resume_points(as_of=x), BAD_TIMES),
     "get sequence": Call("sequence", lambda s, x: s.get("run-7", "load", x), BAD_INTEGERS | NONE),
-    "history since_ms": Call("since_ms", lambda s, x: s.history(since_ms=x), BAD_TIMES),
-    "history until_ms": Call("until_ms", lambda s, x: s.history(until_ms=x), BAD_TIMES),
+    "history since": Call("since", lambda s, x: s.history(since=x), BAD_TIMES),
+    "history until": Call("until", lambda s, x: s.history(until=x), BAD_TIMES),
     "history after": Call("after", lambda s, x: s.history(after=x), BAD_INTEGERS | NONE),
     "history limit": Call("limit", lambda s, x: s.history(limit=x), BAD_INTEGERS),
-    "receipts since_ms": Call("since_ms", lambda s, x: s.receipts(since_ms=x), BAD_TIMES),
-    "receipts until_ms": Call("until_ms", lambda s, x: s.receipts(until_ms=x), BAD_TIMES),
+    "receipts since": Call("since", lambda s, x: s.receipts(since=x), BAD_TIMES),
+    "receipts until": Call("until", lambda s, x: s.receipts(until=x), BAD_TIMES),
     "receipts after": Call("after", lambda s, x: s.receipts(after=x), BAD_INTEGERS | NONE),
     "receipts limit": Call("limit", lambda s, x: s.receipts(limit=x), BAD_INTEGERS),
-    "frame since_ms": Call("since_ms", lambda s, x: s.frame(since_ms=x), BAD_TIMES),
-    "frame until_ms": Call("until_ms", lambda s, x: s.frame(until_ms=x), BAD_TIMES),
+    "frame since": Call("since", lambda s, x: s.frame(since=x), BAD_TIMES),
+    "frame until": Call("until", lambda s, x: s.frame(until=x), BAD_TIMES),
     "frame after": Call("after", lambda s, x: s.frame(after=x), BAD_INTEGERS | NONE),
     "frame limit": Call("limit", lambda s, x: s.frame(limit=x), BAD_INTEGERS),
     "verify workers": Call("workers", lambda s, x: s.verify(workers=x), BAD_INTEGERS | NONE | {"0": 0}),
@@ -454,14 +454,14 @@ CALLS: dict[str, Call] = {
     "frame newest_first": Call("newest_first", lambda s, x: s.frame(newest_first=x), BAD_BOOLS),
     "checkpointed transaction": Call("transaction", lambda s, x: _loop(s, transaction=x), BAD_BOOLS),
     "Receipt duplicate": Call("duplicate", lambda _, x: Receipt(1, DIGITS, x), BAD_BOOLS),
-    "checkpointed event_time_ms": Call("event_time_ms", lambda s, x: _loop(s, event_time_ms=x), BAD_CALLABLES),
+    "checkpointed event_time": Call("event_time", lambda s, x: _loop(s, event_time=x), BAD_CALLABLES),
     "checkpointed seek": Call("seek", lambda s, x: _loop(s, seek=x), BAD_CALLABLES),
     "verify progress": Call("progress", lambda s, x: s.verify(progress=x), BAD_CALLABLES),
     # SQL
     "sql statement": Call("statement", lambda s, x: s.sql(x), BAD_STATEMENTS),
     "sql parameters": Call("parameters", lambda s, x: s.sql("SELECT ?", x), BAD_PARAMETERS),
     # Heads and signatures
-    "verify since": Call("since", lambda s, x: s.verify(since=x), BAD_HEADS),
+    "verify trusted": Call("trusted", lambda s, x: s.verify(trusted=x), BAD_HEADS),
     "verify expected": Call("expected", lambda s, x: s.verify(expected=x), BAD_HEADS),
     "Head signature": Call("signature", lambda _, x: Head(12, x), BAD_SIGNATURES),
     "Head signature of nothing": Call("signature", lambda _, x: Head(0, x), BAD_SIGNATURES | {"of something": DIGITS}),
@@ -525,7 +525,7 @@ def _left_as_it_was(store: CheckpointStore) -> Iterator[None]:
     before = _bytes(store), store.head(), len(store), store.latest()
     yield
     assert before == (_bytes(store), store.head(), len(store), store.latest())
-    last = store.latest_for_stage("load", "run-7")
+    last = store.latest_for_stage("load", run_id="run-7")
     receipt = store.append(entry(last.sequence + 1 if last else 1))
     assert Receipt(before[2] + 1, store.chain_signature()) == receipt
 
@@ -584,8 +584,10 @@ def test_a_bad_argument_is_named_and_changes_nothing(used: CheckpointStore, name
 def test_the_table_of_calls_has_every_argument_of_every_verb() -> None:
     """A verb that is new must be added to it."""
     without_arguments = {"close", "durability", "head", "path", "runs", "stages", "summary", "transaction"}
-    without_arguments |= {"plot_runs", "to_arrow", "to_pandas", "to_polars"}
-    verbs = {name for name in vars(CheckpointStore) if not name.startswith("_")} - without_arguments
+    without_arguments |= {"plot", "plot.runs"}
+    verbs = {name for name in vars(CheckpointStore) if not name.startswith("_")}
+    verbs |= {f"plot.{name}" for name in vars(Plot) if not name.startswith("_")}
+    verbs -= without_arguments
     assert verbs <= {call.split()[0] for call in CALLS}
 
 
@@ -598,21 +600,21 @@ LONGEST = "x" * 1024
         lambda s: s.append(Checkpoint(LONGEST, LONGEST, MAX, Watermark(MAX, MAX), LONGEST, MAX)),
         lambda s: s.append_many([Checkpoint(LONGEST, LONGEST, MAX, Watermark(MAX, MAX), LONGEST, MAX)]),
         lambda s: s.advance(LONGEST, LONGEST, Watermark(MAX, MAX), idempotency_key=LONGEST),
-        lambda s: list(s.checkpointed([1], run_id=LONGEST, stage=LONGEST, every=MAX, event_time_ms=lambda _: MAX)),
-        lambda s: s.latest(LONGEST, as_of_ms=MAX),
-        lambda s: s.latest_for_stage(LONGEST, LONGEST, as_of_ms=MAX),
+        lambda s: list(s.checkpointed([1], run_id=LONGEST, stage=LONGEST, every=MAX, event_time=lambda _: MAX)),
+        lambda s: s.latest(LONGEST, as_of=MAX),
+        lambda s: s.latest_for_stage(LONGEST, run_id=LONGEST, as_of=MAX),
         lambda s: s.get(LONGEST, LONGEST, MAX),
         lambda s: list(s.find(LONGEST, stage=LONGEST, run_id=LONGEST)),
-        lambda s: list(s.history(since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX)),
-        lambda s: list(s.history(since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX, newest_first=True)),
-        lambda s: list(s.history("run-7", since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX)),
-        lambda s: list(s.history(stage="load", since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX)),
-        lambda s: list(s.history("run-7", "load", since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX)),
+        lambda s: list(s.history(since=MAX, until=MAX, after=MAX, limit=MAX)),
+        lambda s: list(s.history(since=MAX, until=MAX, after=MAX, limit=MAX, newest_first=True)),
+        lambda s: list(s.history("run-7", since=MAX, until=MAX, after=MAX, limit=MAX)),
+        lambda s: list(s.history(stage="load", since=MAX, until=MAX, after=MAX, limit=MAX)),
+        lambda s: list(s.history("run-7", "load", since=MAX, until=MAX, after=MAX, limit=MAX)),
         lambda s: list(s.history("run-7", "load", after=MAX, newest_first=True)),
-        lambda s: list(s.receipts(since_ms=MAX, until_ms=MAX, after=MAX, limit=MAX)),
-        lambda s: s.resume_points(LONGEST, as_of_ms=MAX),
+        lambda s: list(s.receipts(since=MAX, until=MAX, after=MAX, limit=MAX)),
+        lambda s: s.resume_points(LONGEST, as_of=MAX),
         lambda s: s.verify(run_id=LONGEST, workers=1, expected=Head(MAX, DIGITS)),
-        lambda s: s.verify(since=Head(MAX, DIGITS)),
+        lambda s: s.verify(trusted=Head(MAX, DIGITS)),
     ],
 )
 def test_the_largest_good_arguments_are_taken(store: CheckpointStore, call: Callable[[CheckpointStore], object]) -> None:
@@ -696,10 +698,8 @@ class _RaisesAsLength:
         pytest.param(lambda s: s.append_many(_RaisesAtOnce()), id="append_many, at once"),
         pytest.param(lambda s: _loop_over(s, _raises_half_way()), id="checkpointed, half way"),
         pytest.param(lambda s: _loop_over(s, _raises_half_way(), transaction=True), id="checkpointed transaction, half way"),
-        pytest.param(lambda s: _loop(s, event_time_ms=_hostile), id="checkpointed event_time_ms"),
-        pytest.param(
-            lambda s: _loop(s, event_time_ms=_hostile, transaction=True), id="checkpointed transaction event_time_ms"
-        ),
+        pytest.param(lambda s: _loop(s, event_time=_hostile), id="checkpointed event_time"),
+        pytest.param(lambda s: _loop(s, event_time=_hostile, transaction=True), id="checkpointed transaction event_time"),
         pytest.param(lambda s: _resume(s, seek=_hostile), id="checkpointed seek"),
         pytest.param(lambda s: s.verify(progress=_hostile), id="verify progress"),
         pytest.param(lambda _: CheckpointStore(_RaisesAsPath()), id="open path"),
@@ -743,10 +743,10 @@ def test_a_batch_of_anything_but_checkpoints_is_refused(used: CheckpointStore, e
         used.append_many(entries)
 
 
-def test_since_goes_with_the_whole_chain_only(used: CheckpointStore) -> None:
+def test_trusted_goes_with_the_whole_chain_only(used: CheckpointStore) -> None:
     """A head of the file says nothing about where a run stood."""
-    with pytest.raises(InvalidArgumentError, match="since is Head"):
-        used.verify(run_id="run-7", since=used.head())
+    with pytest.raises(InvalidArgumentError, match="trusted is Head"):
+        used.verify(run_id="run-7", trusted=used.head())
 
 
 VERBS: dict[str, Callable[[CheckpointStore], object]] = {
@@ -768,10 +768,10 @@ VERBS: dict[str, Callable[[CheckpointStore], object]] = {
     "receipts": lambda s: list(s.receipts()),
     "frame, when it is read": lambda s: s.frame().to_polars(),
     "sql": lambda s: s.sql("SELECT 1"),
-    "plot_progress": lambda s: s.plot_progress(),
-    "plot_runs": lambda s: s.plot_runs(),
-    "plot_lag": lambda s: s.plot_lag(),
-    "plot_compare": lambda s: s.plot_compare("run-7", "run-8"),
+    "plot.progress": lambda s: s.plot.progress(),
+    "plot.runs": lambda s: s.plot.runs(),
+    "plot.lag": lambda s: s.plot.lag(),
+    "plot.compare": lambda s: s.plot.compare("run-7", "run-8"),
     "runs": lambda s: s.runs(),
     "stages": lambda s: s.stages(),
     "len": len,
@@ -872,17 +872,17 @@ ARGUMENTS: dict[str, list[str]] = {
     "append": ["entry"],
     "append_many": ["entries"],
     "advance": ["run_id", "stage", "watermark", "idempotency_key"],
-    "checkpointed": ["records", "run_id", "stage", "every", "event_time_ms", "seek", "transaction"],
-    "latest": ["run_id", "as_of_ms"],
-    "latest_for_stage": ["stage", "run_id", "as_of_ms"],
+    "checkpointed": ["records", "run_id", "stage", "every", "event_time", "seek", "transaction"],
+    "latest": ["run_id", "as_of"],
+    "latest_for_stage": ["stage", "run_id", "as_of"],
     "resume_point_for_stage": ["stage", "run_id"],
     "resume_points": ["run_id"],
     "get": ["run_id", "stage", "sequence"],
     "find": ["idempotency_key", "stage", "run_id"],
-    "history": ["run_id", "stage", "since_ms", "until_ms", "after", "limit", "newest_first"],
-    "receipts": ["run_id", "stage", "since_ms", "until_ms", "after", "limit", "newest_first"],
+    "history": ["run_id", "stage", "since", "until", "after", "limit", "newest_first"],
+    "receipts": ["run_id", "stage", "since", "until", "after", "limit", "newest_first"],
     "chain_signature": ["run_id"],
-    "verify": ["run_id", "since", "expected", "workers", "progress"],
+    "verify": ["run_id", "trusted", "expected", "workers", "progress"],
 }
 
 
@@ -905,7 +905,7 @@ def test_no_verb_raises_anything_but_errors_of_milepost_whatever_it_is_given(
     }
     arguments = {name: good[name] for name in ARGUMENTS[verb] if name in good}
     for name in data.draw(st.lists(st.sampled_from(ARGUMENTS[verb]), min_size=1, unique=True)):
-        arguments[name] = data.draw(NOT_CALLABLE if name in {"event_time_ms", "seek", "progress"} else ANYTHING)
+        arguments[name] = data.draw(NOT_CALLABLE if name in {"event_time", "seek", "progress"} else ANYTHING)
     head = used.head()
     refused: MilepostError | None = None
     try:
@@ -914,7 +914,7 @@ def test_no_verb_raises_anything_but_errors_of_milepost_whatever_it_is_given(
             list(answer)
     except MilepostError as error:
         refused = error
-    assert used.verify(since=head).ok
+    assert used.verify(trusted=head).ok
     if refused is not None:
         assert len(str(refused)) < 1000
         assert str(refused).isprintable()

@@ -127,7 +127,7 @@ def test_seek_is_asked_for_the_rest_and_nothing_done_is_read_again(store: Checkp
 def test_event_time_is_the_latest_seen_so_that_it_never_falls(store: CheckpointStore) -> None:
     """Records may come out of order; a watermark may not."""
     times = [5, 3, 9, 1, 2, 8]
-    _loop(store, times, every=2, event_time_ms=lambda record: record * 1000)
+    _loop(store, times, every=2, event_time=lambda record: record * 1000)
     assert [entry.watermark.event_time_ms for entry in store.history()] == [5000, 9000, 9000]
 
 
@@ -169,8 +169,8 @@ def test_the_connection_is_given_only_inside_a_loop_with_transactions(store: Che
 def test_a_resumed_loop_knows_the_latest_event_time_of_what_was_done(store: CheckpointStore, transaction: bool) -> None:
     """The watermark of its first batch does not fall behind it."""
     times = [9, 2, 3, 4, 12]
-    _loop(store, times[:2], every=2, event_time_ms=lambda record: record, transaction=transaction)
-    _loop(store, times, every=2, event_time_ms=lambda record: record, transaction=transaction)
+    _loop(store, times[:2], every=2, event_time=lambda record: record, transaction=transaction)
+    _loop(store, times, every=2, event_time=lambda record: record, transaction=transaction)
     assert [tuple(entry.watermark) for entry in store.history()] == [(2, 9), (4, 9), (5, 12)]
 
 
@@ -208,7 +208,7 @@ def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> Non
     assert list(ended) == [0, 1, 2]
     assert list(ended) == []
     loop = store.checkpointed(
-        [1, "x", 2], run_id="run-8", stage="load", event_time_ms=lambda record: int(str(record)), transaction=True
+        [1, "x", 2], run_id="run-8", stage="load", event_time=lambda record: int(str(record)), transaction=True
     )
     failed = iter(loop)
     assert next(failed) == 1
@@ -225,8 +225,8 @@ def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> Non
 def test_an_event_time_that_is_none_is_refused(store: CheckpointStore, transaction: bool) -> None:
     """Before the record is handed out."""
     for wrong in (-1, 1.5, True, None, 2**63):
-        with pytest.raises(InvalidArgumentError, match="event_time_ms"):
-            _loop(store, [1], event_time_ms=lambda record, wrong=wrong: wrong, transaction=transaction)
+        with pytest.raises(InvalidArgumentError, match="event_time"):
+            _loop(store, [1], event_time=lambda record, wrong=wrong: wrong, transaction=transaction)
     assert _offsets(store) == []
 
 

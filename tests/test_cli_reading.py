@@ -79,9 +79,9 @@ def test_latest_is_that_of_the_store(
     options += [] if stage is None else ["--stage", stage]
     options += [] if as_of is None else ["--as-of", str(as_of)]
     if stage is None:
-        expected = reader.latest(run_id, as_of_ms=as_of)
+        expected = reader.latest(run_id, as_of=as_of)
     else:
-        expected = reader.latest_for_stage(stage, run_id, as_of_ms=as_of)
+        expected = reader.latest_for_stage(stage, run_id=run_id, as_of=as_of)
     assert expected is not None
     found = json.loads(answer("latest", file, *options, "--json"))
     assert found["idempotency_key"] == expected.idempotency_key
@@ -120,10 +120,10 @@ def test_resume_gives_every_stage_or_one(file: Path, reader: CheckpointStore) ->
     assert shown() == list(reader.resume_points().values())
     assert shown("--run", "run-2") == list(reader.resume_points("run-2").values())
     assert shown("--stage", "load") == [reader.resume_point_for_stage("load")]
-    assert shown("--as-of", "500") == list(reader.resume_points(as_of_ms=500).values()) != shown()
-    expected = reader.resume_point_for_stage("load", as_of_ms="1970-01-01T00:00:00.500Z")
+    assert shown("--as-of", "500") == list(reader.resume_points(as_of=500).values()) != shown()
+    expected = reader.resume_point_for_stage("load", as_of="1970-01-01T00:00:00.500Z")
     assert shown("--stage", "load", "--as-of", "1970-01-01T00:00:00.500Z") == [expected]
-    assert shown("--stage", "load", "--run", "run-0") == [reader.resume_point_for_stage("load", "run-0")]
+    assert shown("--stage", "load", "--run", "run-0") == [reader.resume_point_for_stage("load", run_id="run-0")]
     assert len(answer("resume", file).splitlines()) == 1 + len(reader.resume_points())
 
 
@@ -134,7 +134,7 @@ def test_resume_gives_every_stage_or_one(file: Path, reader: CheckpointStore) ->
         (["--run", "run-1"], {"run_id": "run-1"}),
         (["--stage", "load"], {"stage": "load"}),
         (["--run", "run-1", "--stage", "load"], {"run_id": "run-1", "stage": "load"}),
-        (["--since", "100", "--until", "1970-01-01T00:00:00.500Z"], {"since_ms": 100, "until_ms": 500}),
+        (["--since", "100", "--until", "1970-01-01T00:00:00.500Z"], {"since": 100, "until": 500}),
         (["--after", "7", "--limit", "5"], {"after": 7, "limit": 5}),
         (["--newest-first", "--limit", "4"], {"newest_first": True, "limit": 4}),
         (["--limit", "0"], {"limit": 0}),

@@ -98,7 +98,7 @@ def test_a_keyed_chain_is_imported_with_its_key(path: Path, tmp_path: Path) -> N
     """To the same signature, which nobody without the key can make."""
     key = tmp_path / "key"
     key.write_bytes(b"secret")
-    with CheckpointStore(path, durability="normal", key=b"secret") as store:
+    with CheckpointStore(path, durability="normal", hmac_key=b"secret") as store:
         store.append_many(chain(3))
         head = store.head()
     exported = answer("export", path).encode()

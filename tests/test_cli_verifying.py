@@ -68,11 +68,11 @@ def test_a_head_kept_elsewhere_is_looked_for(file: Path, tmp_path: Path) -> None
     with CheckpointStore(file, durability="normal") as store:
         store.append(entry(1, run_id="later"))
     answer("verify", file, "--expected", kept)
-    assert answer("verify", file, "--since", kept).startswith("intact  31 entries")
+    assert answer("verify", file, "--trusted", kept).startswith("intact  31 entries")
     other = tmp_path / "other"
     with CheckpointStore(other, durability="normal") as store:
         store.append_many(chain(30))
-    for option in ("--expected", "--since"):
+    for option in ("--expected", "--trusted"):
         assert " head: expected " in answer("verify", other, option, kept, exit_code=1)
     assert " head: expected " in answer("verify", file, "--run", "run-1", "--expected", kept, exit_code=1)
 
@@ -82,7 +82,7 @@ def test_a_keyed_chain_is_judged_with_its_key_only(path: Path, tmp_path: Path) -
     key, other = tmp_path / "key", tmp_path / "other"
     key.write_bytes(b"\x00hunter2\n")
     other.write_bytes(b"\x00hunter2")
-    with CheckpointStore(path, durability="normal", key=key.read_bytes()) as store:
+    with CheckpointStore(path, durability="normal", hmac_key=key.read_bytes()) as store:
         store.append_many(chain(10))
         head = store.head()
     assert answer("verify", path, "--key-file", key, "--expected", str(head)).startswith("intact  10 entries\n")
@@ -129,7 +129,8 @@ def test_tables_that_cannot_be_checked_are_named_and_no_fault(file: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "options", [["--expected", "12:abc"], ["--since", ""], ["--workers", "0"], ["--since", f"0:{'0' * 64}", "--run", "a"]]
+    "options",
+    [["--expected", "12:abc"], ["--trusted", ""], ["--workers", "0"], ["--trusted", f"0:{'0' * 64}", "--run", "a"]],
 )
 def test_a_wrong_option_is_exit_code_2(file: Path, options: list[str]) -> None:
     """One sentence, before any output."""

@@ -51,8 +51,8 @@ def test_history_gives_what_a_list_comprehension_gives(recorded: CheckpointStore
     def check(
         run_id: str | None,
         stage: str | None,
-        since_ms: int | None,
-        until_ms: int | None,
+        since: int | None,
+        until: int | None,
         after: int,
         limit: int | None,
         newest_first: bool,
@@ -62,12 +62,12 @@ def test_history_gives_what_a_list_comprehension_gives(recorded: CheckpointStore
             for i, e in enumerate(MIXED)
             if run_id in (None, e.run_id)
             and stage in (None, e.stage)
-            and (since_ms is None or e.at_ms >= since_ms)
-            and (until_ms is None or e.at_ms <= until_ms)
+            and (since is None or e.at_ms >= since)
+            and (until is None or e.at_ms <= until)
             and i + 1 > after
         ]
         expected = expected[::-1][:limit] if newest_first else expected[:limit]
-        options: dict[str, Any] = {"since_ms": since_ms, "until_ms": until_ms, "after": after, "limit": limit}
+        options: dict[str, Any] = {"since": since, "until": until, "after": after, "limit": limit}
         found = recorded.receipts(run_id, stage, newest_first=newest_first, **options)
         assert list(found) == expected
         entries = recorded.history(run_id, stage, newest_first=newest_first, **options)
@@ -78,17 +78,17 @@ def test_history_gives_what_a_list_comprehension_gives(recorded: CheckpointStore
 
 @given(runs, stages, st.integers(0, 1000))
 def test_as_of_a_time_the_latest_is_the_last_one_not_above_it(
-    recorded: CheckpointStore, run_id: str | None, stage: str | None, as_of_ms: int
+    recorded: CheckpointStore, run_id: str | None, stage: str | None, as_of: int
 ) -> None:
     """In chain order, however the clock jumped."""
-    known = [e for e in MIXED if run_id in (None, e.run_id) and e.at_ms <= as_of_ms]
-    assert recorded.latest(run_id, as_of_ms=as_of_ms) == latest(known)
+    known = [e for e in MIXED if run_id in (None, e.run_id) and e.at_ms <= as_of]
+    assert recorded.latest(run_id, as_of=as_of) == latest(known)
     if stage is not None:
-        assert recorded.latest_for_stage(stage, run_id, as_of_ms=as_of_ms) == latest_for_stage(known, stage)
+        assert recorded.latest_for_stage(stage, run_id=run_id, as_of=as_of) == latest_for_stage(known, stage)
     points = {name: resume_point_for_stage(known, name) for name in {e.stage for e in known}}
-    assert recorded.resume_points(run_id, as_of_ms=as_of_ms) == points
+    assert recorded.resume_points(run_id, as_of=as_of) == points
     for name, point in points.items():
-        assert recorded.resume_point_for_stage(name, run_id, as_of_ms=as_of_ms) == point
+        assert recorded.resume_point_for_stage(name, run_id=run_id, as_of=as_of) == point
 
 
 def test_history_shows_the_chain_as_it_was_at_the_call(store: CheckpointStore) -> None:

@@ -46,10 +46,13 @@ def _through_every_verb(store: CheckpointStore, name: str, others: list[Checkpoi
     assert list(store.history(name)) == list(store.history(stage=name)) == list(store.history(name, name)) == own
     assert list(store.history()) == [*others, *own]
     assert [e for _, e in store.receipts(name, name, newest_first=True)] == own[::-1]
-    assert store.latest(name) == store.latest_for_stage(name) == store.latest_for_stage(name, name) == own[2]
-    assert store.latest(name, as_of_ms=1) == first
+    assert store.latest(name) == store.latest_for_stage(name) == store.latest_for_stage(name, run_id=name) == own[2]
+    assert store.latest(name, as_of=1) == first
     assert (
-        store.resume_point_for_stage(name, name) == store.resume_points(name)[name] == store.resume_points()[name] == point
+        store.resume_point_for_stage(name, run_id=name)
+        == store.resume_points(name)[name]
+        == store.resume_points()[name]
+        == point
     )
     assert list(store.resume_points(name)) == [name]
     assert store.get(name, name, 1) == first

@@ -46,7 +46,7 @@ def _signature(entries: Iterable[Checkpoint], key: bytes = KEY) -> str:
 def path(tmp_path: Path) -> Path:
     """A file with a keyed chain of nine entries."""
     path = tmp_path / "keyed.milepost"
-    with CheckpointStore(path, key=KEY) as store:
+    with CheckpointStore(path, hmac_key=KEY) as store:
         store.append_many(chain(9))
     return path
 
@@ -67,7 +67,7 @@ def test_the_links_are_hmac_sha_256_over_the_same_bytes(
 ) -> None:
     """With any key, for the chain and for each run of its own."""
     entries = chain(length)
-    with CheckpointStore(tmp_path_factory.mktemp("keyed") / "store", key=key) as store:
+    with CheckpointStore(tmp_path_factory.mktemp("keyed") / "store", hmac_key=key) as store:
         store.append_many(entries[: length // 2])
         for each in entries[length // 2 :]:
             store.append(each)
@@ -80,14 +80,14 @@ def test_the_links_are_hmac_sha_256_over_the_same_bytes(
 
 def test_a_keyed_chain_is_not_the_chain_without_a_key(path: Path) -> None:
     """Nor that of another key."""
-    with CheckpointStore(path, key=KEY) as store:
+    with CheckpointStore(path, hmac_key=KEY) as store:
         assert store.chain_signature() not in {chain_signature(chain(9)), _signature(chain(9), OTHER)}
 
 
 def test_it_goes_on_with_its_key(path: Path) -> None:
     """Every verb works as without one; a duplicate is one."""
     more = entry(run_id="later", sequence=1)
-    with CheckpointStore(path, key=KEY) as store:
+    with CheckpointStore(path, hmac_key=KEY) as store:
         assert store.append(more) == Receipt(10, _signature([*chain(9), more]))
         assert store.append(more).duplicate
         assert store.verify(run_id="later", expected=Head(1, _signature([more]))).ok
@@ -98,7 +98,7 @@ def test_it_is_not_opened_for_writing_without_its_key(path: Path, key: bytes | N
     """A wrong key, or none, is a clear error, and changes nothing."""
     before = path.read_bytes()
     with pytest.raises(WrongKeyError, match="its chain is keyed") as caught:
-        CheckpointStore(path, key=key)
+        CheckpointStore(path, hmac_key=key)
     assert caught.value.path == str(path)
     assert before == path.read_bytes()
 
@@ -109,9 +109,9 @@ def test_a_chain_without_a_key_is_not_opened_with_one(tmp_path: Path) -> None:
     with CheckpointStore(path) as store:
         store.append_many(chain(3))
     with pytest.raises(WrongKeyError, match="not keyed"):
-        CheckpointStore(path, key=KEY)
+        CheckpointStore(path, hmac_key=KEY)
     with pytest.raises(WrongKeyError, match="not keyed"):
-        CheckpointStore.open_readonly(path, key=KEY)
+        CheckpointStore.open_readonly(path, hmac_key=KEY)
 
 
 def test_without_its_key_it_can_be_read_and_only_verify_says_that_it_cannot_judge(path: Path) -> None:
@@ -133,10 +133,10 @@ def test_without_its_key_verify_still_finds_what_needs_no_key(path: Path) -> Non
 
 def test_with_its_key_it_is_judged_read_only(path: Path) -> None:
     """And a wrong key is refused there as well."""
-    with CheckpointStore.open_readonly(path, key=KEY) as store:
+    with CheckpointStore.open_readonly(path, hmac_key=KEY) as store:
         assert store.verify().ok
     with pytest.raises(WrongKeyError, match="another key"):
-        CheckpointStore.open_readonly(path, key=OTHER)
+        CheckpointStore.open_readonly(path, hmac_key=OTHER)
 
 
 def test_a_forged_tail_with_recomputed_links_is_found(path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_forged_tail_with_recomputed_links_is_found(path: Path) -> None:
         path,
         f"UPDATE entry SET at_ms = at_ms + 1, signature = x'{forged}' WHERE position = 9",
     )
-    with CheckpointStore(path, key=KEY) as store:
+    with CheckpointStore(path, hmac_key=KEY) as store:
         assert (9, "link") in {(fault.position, fault.kind) for fault in store.verify().faults}
 
 
@@ -156,25 +156,25 @@ def test_a_file_rewritten_as_a_whole_without_the_key_is_refused(path: Path, tmp_
     """Rewritten under a key of the forger's, or under none."""
     for key in (OTHER, None):
         path.unlink()
-        with CheckpointStore(path, key=key) as store:
+        with CheckpointStore(path, hmac_key=key) as store:
             store.append_many(chain(5))
         with pytest.raises(WrongKeyError):
-            CheckpointStore.open_readonly(path, key=KEY)
+            CheckpointStore.open_readonly(path, hmac_key=KEY)
 
 
 def test_a_mark_that_was_removed_is_noticed(path: Path) -> None:
     """Whoever gives the key is told that the chain is not keyed."""
     _rewrite(path, "DELETE FROM keyed")
     with pytest.raises(WrongKeyError, match="not keyed"):
-        CheckpointStore(path, key=KEY)
+        CheckpointStore(path, hmac_key=KEY)
 
 
 def test_a_backup_is_keyed_as_its_original(path: Path, tmp_path: Path) -> None:
     """And verifies with the same key."""
     copy = tmp_path / "copy.milepost"
-    with CheckpointStore(path, key=KEY) as store:
+    with CheckpointStore(path, hmac_key=KEY) as store:
         assert store.head() == store.backup(copy)
-    with CheckpointStore(copy, key=KEY) as store:
+    with CheckpointStore(copy, hmac_key=KEY) as store:
         assert store.verify().ok
 
 
@@ -182,8 +182,8 @@ def test_a_backup_is_keyed_as_its_original(path: Path, tmp_path: Path) -> None:
 def test_a_key_that_is_not_bytes_is_refused_and_not_shown(tmp_path: Path, key: object) -> None:
     """It may be the secret itself, in the wrong type."""
     with pytest.raises(InvalidArgumentError) as caught:
-        CheckpointStore(tmp_path / "store", key=key)  # type: ignore[arg-type]
-    assert (caught.value.argument, "bytes" in str(caught.value)) == ("key", True)
+        CheckpointStore(tmp_path / "store", hmac_key=key)  # type: ignore[arg-type]
+    assert (caught.value.argument, "bytes" in str(caught.value)) == ("hmac_key", True)
     assert "text is not bytes" not in f"{caught.value!r} {caught.value} {caught.value.args}"
     assert "correct horse" not in f"{caught.value!r} {caught.value} {caught.value.args}"
     assert list(tmp_path.iterdir()) == []
@@ -192,7 +192,7 @@ def test_a_key_that_is_not_bytes_is_refused_and_not_shown(tmp_path: Path, key: o
 def test_the_key_shows_nowhere(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Not in the file or its WAL, a repr, a log, a pickle, or an exception with the values of our variables."""
     secret = repr(KEY)[2:-1]
-    store = CheckpointStore(path, key=KEY)
+    store = CheckpointStore(path, hmac_key=KEY)
     shown = [repr(store), str(store), repr(vars(store)), repr(vars(store._database)), repr(store.verify())]
     with caplog.at_level(logging.DEBUG):
         store.append(entry(run_id="x", sequence=1))
@@ -201,7 +201,7 @@ def test_the_key_shows_nowhere(path: Path, tmp_path: Path, caplog: pytest.LogCap
         pickle.dumps(store)
     store.close()
     with pytest.raises(WrongKeyError) as wrong:
-        CheckpointStore(path.with_name("keyed.milepost"), key=OTHER)
+        CheckpointStore(path.with_name("keyed.milepost"), hmac_key=OTHER)
     for error in (pickled.value, wrong.value):
         frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
         shown += [repr(error), str(error), repr(error.args), pickle.dumps(error).decode("latin-1")]

@@ -46,6 +46,7 @@ ORDER = [
     "verify",
     "compare",
     "checkpointed",
+    "plot",
     "store",
     "__init__",
     "forensics.__init__",

@@ -142,13 +142,13 @@ def _check_lookups(store: CheckpointStore, entries: list[Checkpoint]) -> None:
         }
         assert list(store.resume_points(run_id).items()) == list(points.items())
         for stage in (*STAGES, "nothing"):
-            assert store.latest_for_stage(stage, run_id) == contract.latest_for_stage(of_run, stage)
-        for as_of_ms in (0, 33, 500, 990):
-            until = [e for e in of_run if e.at_ms <= as_of_ms]
-            assert store.latest(run_id, as_of_ms=as_of_ms) == contract.latest(until)
+            assert store.latest_for_stage(stage, run_id=run_id) == contract.latest_for_stage(of_run, stage)
+        for as_of in (0, 33, 500, 990):
+            until = [e for e in of_run if e.at_ms <= as_of]
+            assert store.latest(run_id, as_of=as_of) == contract.latest(until)
             for stage in STAGES:
-                assert store.latest_for_stage(stage, run_id, as_of_ms=as_of_ms) == contract.latest_for_stage(until, stage)
-            assert store.resume_points(run_id, as_of_ms=as_of_ms) == {
+                assert store.latest_for_stage(stage, run_id=run_id, as_of=as_of) == contract.latest_for_stage(until, stage)
+            assert store.resume_points(run_id, as_of=as_of) == {
                 stage: contract.resume_point_for_stage(until, stage) for stage in {e.stage for e in until}
             }
     recorded = {(e.run_id, e.stage, e.sequence): e for e in entries}
@@ -217,7 +217,7 @@ def test_a_chain_is_verified_after_every_head(steps: Stretches) -> None:
         with Recorded(directory, steps).store as store:
             sound = Verification(True, len(store), store.chain_signature(), ())
             for receipt, _ in store.receipts():
-                assert store.verify(since=Head(receipt.position, receipt.signature)) == sound
+                assert store.verify(trusted=Head(receipt.position, receipt.signature)) == sound
             for run in store.runs():
                 assert store.verify(run_id=run.run_id) == Verification(True, run.entries, run.signature, ())
 
@@ -338,7 +338,7 @@ def test_a_sequence_that_does_not_rise_is_found_though_every_link_fits(tampered:
         links = [bytes.fromhex(chain_signature([*each, forged])) for each in chains]
         store = tampered(FORGE_LAST, forged.sequence, *links)
         assert places(store.verify()) == [("lookup", LENGTH)]
-        assert places(store.verify(since=trusted)) == [("lookup", LENGTH)]
+        assert places(store.verify(trusted=trusted)) == [("lookup", LENGTH)]
 
 
 @pytest.mark.parametrize(

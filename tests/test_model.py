@@ -230,15 +230,15 @@ class StoreIsAList(RuleBasedStateMachine):
             points = {}
             for stage in STAGES:
                 of_stage = [e for e in of_run if e.stage == stage]
-                assert self.store.latest_for_stage(stage, run_id) == contract.latest_for_stage(of_run, stage)
+                assert self.store.latest_for_stage(stage, run_id=run_id) == contract.latest_for_stage(of_run, stage)
                 assert list(self.store.history(run_id, stage)) == of_stage
                 assert list(self.store.history(run_id, stage, newest_first=True)) == of_stage[::-1]
                 if of_stage:
                     points[stage] = contract.resume_point_for_stage(of_run, stage)
-                    assert self.store.resume_point_for_stage(stage, run_id) == points[stage]
+                    assert self.store.resume_point_for_stage(stage, run_id=run_id) == points[stage]
                 else:
                     with pytest.raises(NoCheckpointError):
-                        self.store.resume_point_for_stage(stage, run_id)
+                        self.store.resume_point_for_stage(stage, run_id=run_id)
             assert self.store.resume_points(run_id) == points
         assert {summary.run_id: summary.entries for summary in self.store.runs()} == {
             run_id: n for run_id in (*RUNS, BUSY) if (n := sum(e.run_id == run_id for e in model))

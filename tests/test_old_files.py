@@ -62,7 +62,7 @@ def _check(store: CheckpointStore, holds: dict[str, Any]) -> None:
 def _check_that_it_goes_on(path: Path, holds: dict[str, Any]) -> None:
     """A step that is recorded is a duplicate, and a new one follows the last."""
     last = holds["entries"][-1]
-    with CheckpointStore(path, durability="normal", key=holds["key"]) as store:
+    with CheckpointStore(path, durability="normal", hmac_key=holds["key"]) as store:
         _check(store, holds)
         assert store.append(last).duplicate
         before = len(store)
@@ -107,7 +107,7 @@ def test_an_old_file_is_read_as_it_was_written_without_changing_a_byte(tmp_path:
     path = tmp_path / file.name
     path.write_bytes(content)
     holds = _holds(file)
-    with CheckpointStore.open_readonly(path, key=holds["key"]) as store:
+    with CheckpointStore.open_readonly(path, hmac_key=holds["key"]) as store:
         _check(store, holds)
     assert path.read_bytes() == content
     assert [each.name for each in tmp_path.iterdir()] == [file.name]
@@ -146,15 +146,15 @@ def test_a_comment_of_schema_sql_may_change(
     with monkeypatch.context() as patch:
         patch.setattr(schema, "text", lambda version=None: changed)
         forget_schema()
-        with CheckpointStore.open_readonly(path, key=holds["key"]) as store:
+        with CheckpointStore.open_readonly(path, hmac_key=holds["key"]) as store:
             _check(store, holds)
         assert path.read_bytes() == file.read_bytes()
         _check_that_it_goes_on(path, holds)
-        with CheckpointStore(made, key=holds["key"]) as store:
+        with CheckpointStore(made, hmac_key=holds["key"]) as store:
             store.append_many(holds["entries"])
     forget_schema()
     for each in (path, made):
-        with CheckpointStore(each, key=holds["key"]) as store:
+        with CheckpointStore(each, hmac_key=holds["key"]) as store:
             assert list(store.history())[: len(holds["entries"])] == holds["entries"]
             store.verify(expected=Head.parse(holds["head"])).raise_if_broken()
 

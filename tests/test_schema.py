@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -104,7 +105,7 @@ def test_connections_are_hardened(store: CheckpointStore) -> None:
 
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
-def test_durability_is_sqlites_synchronous(path: Path, durability: str, synchronous: int) -> None:
+def test_durability_is_sqlites_synchronous(path: Path, durability: Any, synchronous: int) -> None:
     """FULL syncs the WAL at each commit."""
     with CheckpointStore(path, durability=durability) as store, store.transaction() as connection:
         assert connection.pragma("synchronous") == synchronous

@@ -135,7 +135,7 @@ def test_a_summary_remembers_the_last_verification_of_the_whole_chain(store: Che
     """Not that of a run, nor of what came after a head."""
     store.append_many(chain(3))
     store.verify(run_id="run-7")
-    store.verify(since=store.head())
+    store.verify(trusted=store.head())
     assert store.summary().verification is None
     verification = store.verify()
     assert store.summary().verification == verification

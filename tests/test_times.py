@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chains import entry
-from milepost import CheckpointStore, InvalidArgumentError, NoCheckpointError
+from milepost import CheckpointStore, InvalidArgumentError, NoCheckpointError, ms
 from milepost.times import iso, lasting, to_ms
 
 if TYPE_CHECKING:
@@ -45,25 +45,25 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 )
 def test_a_time_is_what_it_says(value: Any, ms: int) -> None:
     """With a zone or without, which is UTC; a date is its first moment; an int stays what it is."""
-    assert to_ms("as_of_ms", value) == ms
-    assert to_ms("since_ms", value, round_up=True) == ms
+    assert to_ms("as_of", value) == ms
+    assert to_ms("since", value, round_up=True) == ms
 
 
 @given(st.datetimes(datetime(1970, 1, 2), timezones=st.timezones()))  # noqa: DTZ001 - hypothesis adds the zone
 def test_a_fraction_of_a_ms_goes_up_at_the_begin_of_a_span_and_down_at_its_end(moment: datetime) -> None:
     """So that a span never has more than what was asked for; and text says the same as the datetime it came from."""
-    down, up = to_ms("until_ms", moment), to_ms("since_ms", moment, round_up=True)
+    down, up = to_ms("until", moment), to_ms("since", moment, round_up=True)
     exact = (moment - EPOCH) // timedelta(microseconds=1)
     assert down * 1000 <= exact <= up * 1000
     assert up - down == (exact % 1000 != 0)
     if (moment.utcoffset() or timedelta()).total_seconds() % 60 == 0:
-        assert to_ms("until_ms", moment.isoformat()) == down
+        assert to_ms("until", moment.isoformat()) == down
 
 
 def test_a_datetime_without_a_zone_is_refused_with_a_way_out() -> None:
     """To Python it is local time, to many programs UTC: hours apart."""
     with pytest.raises(InvalidArgumentError, match="has no time zone: give it one"):
-        to_ms("as_of_ms", datetime(2013, 3, 1))  # noqa: DTZ001 - that is what is refused
+        to_ms("as_of", datetime(2013, 3, 1))  # noqa: DTZ001 - that is what is refused
 
 
 class _Broken(tzinfo):
@@ -97,7 +97,6 @@ NO_TIMES: dict[str, Any] = {
     "a float of numpy": np.float64(MARCH),
     "a bool": True,
     "a date": date(2013, 3, 1),
-    "a kind of int": type("Ms", (int,), {})(MARCH),
     "a kind of str": type("Text", (str,), {})("2013-03-01"),
     "a broken zone": datetime(2013, 3, 1, tzinfo=_Broken()),
     "an offset without a zone": _Undecided(2013, 3, 1),
@@ -107,14 +106,14 @@ NO_TIMES: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", NO_TIMES.values(), ids=NO_TIMES.keys())
 def test_what_is_no_moment_is_refused_in_words(value: Any) -> None:
-    """Also where its class is a kind of datetime, int or str; and by the store as by the function."""
-    with pytest.raises(InvalidArgumentError, match=r"^as_of_ms is .*: (must be|is no moment|has no time zone)"):
-        to_ms("as_of_ms", value)
+    """Also where its class is a kind of datetime or str; and by the store as by the function."""
+    with pytest.raises(InvalidArgumentError, match=r"^as_of is .*: (must be|is no moment|has no time zone)"):
+        to_ms("as_of", value)
 
 
 def test_the_store_refuses_a_missing_time_of_pandas(store: CheckpointStore) -> None:
     """In words, wherever it takes a time."""
-    for ask in (lambda: store.latest(as_of_ms=pd.NaT), lambda: list(store.history(since_ms=pd.NaT))):
+    for ask in (lambda: store.latest(as_of=pd.NaT), lambda: list(store.history(since=pd.NaT))):
         with pytest.raises(InvalidArgumentError, match="is NaT: is no moment in time"):
             ask()
 
@@ -123,26 +122,26 @@ def test_a_timestamp_that_python_has_no_year_for_is_refused() -> None:
     """To Python the year 10,000 of pandas is 1972."""
     moment = pd.Timestamp(np.datetime64("10000-01-02T03:04:05", "ms")).tz_localize("UTC")
     with pytest.raises(InvalidArgumentError, match="out of Python's years"):
-        to_ms("as_of_ms", moment)
+        to_ms("as_of", moment)
 
 
 def test_a_nanosecond_is_a_fraction_of_a_ms() -> None:
     """It goes up at the begin of a span, and down at its end."""
     moment = pd.Timestamp("2013-03-01T03:12:00.000000001Z")
-    assert (to_ms("until_ms", moment), to_ms("since_ms", moment, round_up=True)) == (MARCH, MARCH + 1)
+    assert (to_ms("until", moment), to_ms("since", moment, round_up=True)) == (MARCH, MARCH + 1)
 
 
 @pytest.mark.parametrize(
     "look",
     [
-        lambda store, time: [e.sequence for e in store.history(since_ms=time)] == [2, 3],
-        lambda store, time: [e.sequence for e in store.history(until_ms=time)] == [1, 2],
-        lambda store, time: [e.sequence for _, e in store.receipts(since_ms=time, until_ms=time)] == [2],
-        lambda store, time: store.latest(as_of_ms=time).sequence == 2,
-        lambda store, time: store.latest_for_stage("load", as_of_ms=time).sequence == 2,
-        lambda store, time: store.resume_point_for_stage("load", as_of_ms=time).sequence == 2,
-        lambda store, time: store.resume_points(as_of_ms=time)["load"].sequence == 2,
-        lambda store, time: store.resume_points("run-7", as_of_ms=time)["load"].sequence == 2,
+        lambda store, time: [e.sequence for e in store.history(since=time)] == [2, 3],
+        lambda store, time: [e.sequence for e in store.history(until=time)] == [1, 2],
+        lambda store, time: [e.sequence for _, e in store.receipts(since=time, until=time)] == [2],
+        lambda store, time: store.latest(as_of=time).sequence == 2,
+        lambda store, time: store.latest_for_stage("load", as_of=time).sequence == 2,
+        lambda store, time: store.resume_point_for_stage("load", as_of=time).sequence == 2,
+        lambda store, time: store.resume_points(as_of=time)["load"].sequence == 2,
+        lambda store, time: store.resume_points("run-7", as_of=time)["load"].sequence == 2,
     ],
 )
 def test_every_verb_that_takes_ms_takes_a_time(store: CheckpointStore, look: Callable[[CheckpointStore, Any], bool]) -> None:
@@ -157,14 +156,14 @@ def test_before_the_first_checkpoint_there_was_nowhere_to_resume(store: Checkpoi
     """No point, in words; an empty dict of all."""
     store.append(entry(at_ms=MARCH))
     with pytest.raises(NoCheckpointError):
-        store.resume_point_for_stage("load", as_of_ms="2013-03-01T03:11Z")
-    assert store.resume_points(as_of_ms="2013-03-01T03:11Z") == {}
+        store.resume_point_for_stage("load", as_of="2013-03-01T03:11Z")
+    assert store.resume_points(as_of="2013-03-01T03:11Z") == {}
 
 
 @given(st.integers(0, 253402300799999))
 def test_what_people_read_reads_back(ms: int) -> None:
     """ISO 8601 in UTC; and after the year 9999, a number."""
-    assert to_ms("as_of_ms", iso(ms)) == ms
+    assert to_ms("as_of", iso(ms)) == ms
     assert iso(MARCH) == "2013-03-01T03:12:00Z"
     assert iso(2**63 - 1) == "9223372036854775807 ms"
     assert iso(253402300800000) == "253402300800000 ms"
@@ -175,3 +174,24 @@ def test_a_length_of_time_has_its_two_largest_units() -> None:
     lengths = [0, 7, 1000, 1007, 61_000, 3_600_000, 3_600_007, 100_000_000, 86_400_000, -7, 10**15]
     expected = ["0 s", "7 ms", "1 s", "1 s 7 ms", "1 min 1 s", "1 h", "1 h", "1 d 3 h", "1 d", "-7 ms", "11,574,074 d 1 h"]
     assert [lasting(ms) for ms in lengths] == expected
+
+
+def test_ms_gives_what_a_watermark_takes() -> None:
+    """Of each of the three ways to write a time, and of NumPy's integers."""
+    moment = datetime(2013, 3, 1, 3, 12, 0, 1999, tzinfo=UTC)
+    assert ms(moment) == ms("2013-03-01T03:12:00.001Z") == ms(1362107520001) == ms(np.int64(1362107520001)) == 1362107520001
+    with pytest.raises(InvalidArgumentError, match=r"^time is None"):
+        ms(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_loop_takes_any_time_for_an_event_time(store: CheckpointStore, transaction: bool) -> None:
+    """And records ms, rounded down."""
+    times: list[Any] = [5, np.int64(7), "1970-01-01T00:00:00.009Z", datetime(1970, 1, 1, 0, 0, 0, 11_999, tzinfo=UTC)]
+    loop = store.checkpointed(
+        times, run_id="run-7", stage="load", every=1, event_time=lambda time: time, transaction=transaction
+    )
+    assert list(loop) == times
+    recorded = [entry.watermark.event_time_ms for entry in store.history()]
+    assert recorded == [5, 7, 9, 11]
+    assert {type(time) for time in recorded} == {int}

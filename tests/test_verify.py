@@ -188,19 +188,19 @@ def test_a_chain_that_has_grown_contains_its_old_heads(file: Path) -> None:
         heads = [Head(0, "0" * 64), *(Head(receipt.position, receipt.signature) for receipt, _ in store.receipts())]
         for head in heads:
             assert store.verify(expected=head).ok
-            since = store.verify(since=head)
-            assert (since.ok, since.entries, since.signature) == (True, 60, store.chain_signature())
+            rest = store.verify(trusted=head)
+            assert (rest.ok, rest.entries, rest.signature) == (True, 60, store.chain_signature())
     assert faults(verify(file, expected=Head(61, "ab" * 32))) == [("head", 61)]
-    assert faults(verify(file, since=Head(61, "ab" * 32)))[0] == ("head", 61)
-    assert faults(verify(file, since=Head(30, "ab" * 32)))[-1] == ("head", 30)
+    assert faults(verify(file, trusted=Head(61, "ab" * 32)))[0] == ("head", 61)
+    assert faults(verify(file, trusted=Head(30, "ab" * 32)))[-1] == ("head", 30)
 
 
-def test_since_reads_only_what_came_after(file: Path) -> None:
+def test_trusted_reads_only_what_came_after(file: Path) -> None:
     """A fault before the trusted head is not looked for; one after it is found."""
     with CheckpointStore.open_readonly(file) as store:
         trusted = Head(*[(r.position, r.signature) for r, _ in store.receipts(limit=40)][-1])
     tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position IN (20, 50)")
-    assert faults(verify(file, since=trusted)) == [("link", 50)]
+    assert faults(verify(file, trusted=trusted)) == [("link", 50)]
 
 
 @pytest.mark.parametrize("which", ["before", "after"])
@@ -210,10 +210,10 @@ def test_the_own_chain_of_a_run_is_judged_after_a_trusted_head_as_well(path: Pat
         store.append_many(chain(10, run_id="before"))
         trusted = store.head()
         store.append_many(e for n in range(11, 16) for e in (entry(n, run_id="before"), entry(n, run_id="after")))
-        assert store.verify(since=trusted).ok
+        assert store.verify(trusted=trusted).ok
     position = 15 if which == "before" else 16
     tamper(path, f"UPDATE entry SET run_signature = zeroblob(32) WHERE position = {position}")
-    assert faults(verify(path, since=trusted)) == [("run", position)]
+    assert faults(verify(path, trusted=trusted)) == [("run", position)]
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_what_a_verification_costs_grows_with_the_stages_and_not_with_their_squa
                 trusted = store.head()
                 store.append_many(entry(sequence, stage=f"stage-{number}") for number in range(stages))
         steps.clear()
-        assert verify(tmp_path / f"{stages}", since=trusted).ok
+        assert verify(tmp_path / f"{stages}", trusted=trusted).ok
         cost.append(sum(steps))
     assert cost[1] < 2.5 * cost[0]
 
@@ -256,7 +256,7 @@ def test_where_a_stage_stood_at_a_trusted_head_is_told_by_no_entry_behind_it(pat
             (60, *entry(60).watermark, entry(60).idempotency_key, bytes.fromhex(chain_signature(forged))),
         )
     connection.close()
-    assert faults(verify(path)) == faults(verify(path, since=trusted)) == [("lookup", 52)]
+    assert faults(verify(path)) == faults(verify(path, trusted=trusted)) == [("lookup", 52)]
 
 
 @pytest.mark.parametrize("run_id", ["run-0", "run-1", "run-2"])
@@ -305,12 +305,12 @@ def test_an_exception_of_the_progress_callback_ends_the_verification(file: Path)
 
 @pytest.mark.parametrize(
     "options",
-    [{"since": "60:ab"}, {"expected": (60, "ab")}, {"workers": 0}, {"workers": True}, {"progress": 1}, {"run_id": ""},
-     {"run_id": "run-1", "since": Head(0, "0" * 64)}],
+    [{"trusted": "60:ab"}, {"expected": (60, "ab")}, {"workers": 0}, {"workers": True}, {"progress": 1}, {"run_id": ""},
+     {"run_id": "run-1", "trusted": Head(0, "0" * 64)}],
 )  # fmt: skip
 def test_wrong_arguments_are_told(store: CheckpointStore, options: dict[str, Any]) -> None:
     """By name."""
-    with pytest.raises(InvalidArgumentError, match=r"since|expected|workers|progress|run_id"):
+    with pytest.raises(InvalidArgumentError, match=r"trusted|expected|workers|progress|run_id"):
         store.verify(**options)
 
 

@@ -62,10 +62,10 @@ def test_workers_find_a_sound_chain_sound(path: Path, name: str, confirmed: list
     """Every answer is that of one process, and it is the workers' own."""
     with CheckpointStore(path) as store:
         store.append_many(CHAINS[name](LENGTH)[:100])
-        since = store.head()
+        trusted = store.head()
         store.append_many(CHAINS[name](LENGTH)[100:])
         assert store.verify(workers=2) == store.verify()
-        assert store.verify(workers=2, since=since, expected=store.head()) == store.verify(since=since)
+        assert store.verify(workers=2, trusted=trusted, expected=store.head()) == store.verify(trusted=trusted)
     assert confirmed == [True, True]
 
 
@@ -153,7 +153,7 @@ def test_a_worker_that_dies_changes_no_answer(
 def test_no_worker_is_told_a_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A keyed chain is verified in the process that was given the key."""
     monkeypatch.delattr(workers, "_start")
-    with CheckpointStore(path, key=b"secret") as store:
+    with CheckpointStore(path, hmac_key=b"secret") as store:
         store.append_many(chain(LENGTH))
         assert store.verify(workers=2).ok
 

@@ -712,7 +712,7 @@ def test_a_statement_is_judged_anew_each_time(store: CheckpointStore) -> None:
 
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
-def test_the_connection_that_writes_has_every_setting(path: Path, durability: str, synchronous: int) -> None:
+def test_the_connection_that_writes_has_every_setting(path: Path, durability: Any, synchronous: int) -> None:
     """Each read back from SQLite."""
     with CheckpointStore(path, durability=durability) as store:
         connection = unlocked(store)
@@ -850,6 +850,7 @@ def test_who_commits_for_others_waits_a_little_for_those_whom_the_last_commit_se
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tenth of a millisecond, where each commit is synced; not after a commit of one, nor where it is not synced."""
+    durability: Any
     for durability, patience in (("full", [0] * 4), ("normal", [0])):
         with CheckpointStore(path, durability=durability) as store, monkeypatch.context() as patch:
             fake = FakeTime()

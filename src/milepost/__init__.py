@@ -36,6 +36,9 @@ from milepost.errors import (
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.store import CheckpointStore
 from milepost.summary import RunSummary, Silence, StageState, StageSummary, StoreSummary
+from milepost.times import ms
+
+__version__ = "0.1.0"
 
 __all__ = [
     "BatchReceipt",
@@ -79,4 +82,6 @@ __all__ = [
     "Watermark",
     "WatermarkRegressionError",
     "WrongKeyError",
+    "__version__",
+    "ms",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, integer_fault, name_fault
+import operator
+from typing import Any
+
+from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Watermark, integer_fault, name_fault
 from milepost.errors import InvalidArgumentError
 
 
@@ -34,6 +37,23 @@ def check_bool(argument: str, value: object) -> None:
     """True or False."""
     if type(value) is not bool:
         raise InvalidArgumentError(argument, value, "must be True or False")
+
+
+def plain_integer(value: object) -> object:
+    """What Python takes as an integer, such as NumPy's, as an int; a bool and everything else as it is, to be refused."""
+    if type(value) in {int, bool}:
+        return value
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - whatever a stranger's __index__ raises: it is none
+        return value
+
+
+def with_plain_integers(mark: Any) -> Any:
+    """A watermark with its integers as Python's; everything else as it is."""
+    if type(mark) is not Watermark or len(mark) != 2:  # one that was made past its constructor
+        return mark
+    return Watermark(plain_integer(mark.offset), plain_integer(mark.event_time_ms))  # type: ignore[arg-type]
 
 
 def check_callable(argument: str, value: object, takes: str) -> None:

@@ -123,9 +123,9 @@ class Audit:
         stages: The stage of each stage number.
         lanes: The (run_number, stage_number) of every stage that the file says a run has.
         hashed: What the links are made with.
-        since: The head to start after; None starts at the beginning.
-        before: How far a run and a stage of it, given by number, had come at `since`: (the run's signature, the stage's last
-            sequence, the position of its last milepost, how many entries it had), None for what had not begun.
+        trusted: The head to start after; None starts at the beginning.
+        before: How far a run and a stage of it, given by number, had come at `trusted`: (the run's signature, the stage's
+            last sequence, the position of its last milepost, how many entries it had), None for what had not begun.
         mark: Where in a run's own chain (`follow`) to keep the signature as `marked`.
     """
 
@@ -135,14 +135,14 @@ class Audit:
         stages: Mapping[int, str],
         lanes: AbstractSet[tuple[Any, ...]],
         hashed: Hash,
-        since: Head | None = None,
+        trusted: Head | None = None,
         before: Callable[[int, int], tuple[Any, ...]] | None = None,
         mark: int | None = None,
     ) -> None:
         self.faults: list[Fault] = []
-        self.position = since.entries if since else 0
+        self.position = trusted.entries if trusted else 0
         self.entries = 0  # of the run whose rows are followed
-        self.signature = bytes.fromhex(since.signature) if since else EMPTY  # recomputed from the rows
+        self.signature = bytes.fromhex(trusted.signature) if trusted else EMPTY  # recomputed from the rows
         self._before: bytes | None = self.signature  # what the row before says; None where that row is missing
         self._instead: bytes | None = None  # what it should have said, if that is something else
         self._run_ids, self._stages, self._known_lanes, self._hashed = run_ids, stages, lanes, hashed

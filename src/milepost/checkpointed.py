@@ -8,9 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from milepost.append import NOT_ASKED
-from milepost.arguments import check_integer
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
 from milepost.errors import InvalidArgumentError, StoreError, shown
+from milepost.times import to_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint
     from milepost.receipt import Receipt
     from milepost.store import CheckpointStore
+    from milepost.times import Time
 
 Record = TypeVar("Record")
 
@@ -44,13 +45,13 @@ class Checkpointed(Generic[Record]):
         run_id: str,
         stage: str,
         every: int,
-        event_time_ms: Callable[[Record], int] | None,
+        event_time: Callable[[Record], Time] | None,
         seek: Callable[[int], Iterable[Record]] | None,
         transaction: bool,
     ) -> None:
         self._store, self._records = store, records
         self.run_id, self.stage, self.every = run_id, stage, every
-        self.event_time_ms, self._seek, self._transaction = event_time_ms, seek, transaction
+        self._event_time, self._seek, self._transaction = event_time, seek, transaction
         self._taken: Iterator[Record] | None = None  # what iter(records) gave at first
         # The iterator whose block may be open; weak, for dropping it ends its block.
         self._open: Callable[[], _InTransactions[Record] | None] = _nothing
@@ -166,11 +167,9 @@ class Checkpointed(Generic[Record]):
 
     def later(self, seen_ms: int, record: Record) -> int:
         """The latest event time with this record: records may come out of order, a watermark may not."""
-        if self.event_time_ms is None:
+        if self._event_time is None:
             return seen_ms
-        event_time_ms = self.event_time_ms(record)
-        check_integer("event_time_ms", event_time_ms)
-        return max(seen_ms, event_time_ms)
+        return max(seen_ms, to_ms("event_time", self._event_time(record)))
 
     def record(self, mark: Watermark, after: Watermark | None, block: Block | None) -> Watermark:
         """Record that the stage has come from `after` to `mark`, unless somebody else has moved it; `mark` again."""

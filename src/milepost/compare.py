@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost import rows
+from milepost.arguments import check_name
 from milepost.comparison import Comparison, Divergence, StageComparison
 from milepost.errors import NoCheckpointError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def compare_runs(database: Database, run_id: str, other_run_id: str) -> Comparison:
     """Compare two runs as they were at the call; the lock is held for a page of entries at a time."""
+    check_name("run_id", run_id)
+    check_name("other_run_id", other_run_id)
     pairs = database.read(rows.stage_pairs, run_id, other_run_id)
     for name, known in (
         (run_id, any(pair.entries for pair in pairs)),

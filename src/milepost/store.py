@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from milepost import compare, files, rows, verify
 from milepost.append import NOT_ASKED
-from milepost.arguments import check_bool, check_callable, check_integer, check_name, check_optional_name
+from milepost.arguments import (
+    check_bool,
+    check_callable,
+    check_integer,
+    check_name,
+    check_optional_name,
+    with_plain_integers,
+)
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point, valid_watermark
 from milepost.checkpointed import Checkpointed
 from milepost.database import Database
@@ -22,6 +29,7 @@ from milepost.errors import (
     StoreError,
     kind,
 )
+from milepost.plot import Plot
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.signature import keyed
 from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states
@@ -42,10 +50,10 @@ if TYPE_CHECKING:
     from milepost.comparison import Comparison
     from milepost.database import Read
     from milepost.forensics.frames import Frame
-    from milepost.forensics.plots import Picture
     from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
+    from milepost.writer import Durability
 
     _Rows = list[tuple[Any, ...]]
 
@@ -73,7 +81,7 @@ class CheckpointStore:
         vfs: The name of an SQLite VFS to open the file through; None for SQLite's own.
         on_connect: Called with the `apsw.Connection` of `transaction()` whenever the store opens it: at first, and again
             after a fork. Here functions, collations and attached files of the sink's own are put on it.
-        key: Makes the links of a new file's chain with HMAC-SHA-256 and this secret, in place of SHA-256, so that who
+        hmac_key: Makes the links of a new file's chain with HMAC-SHA-256 and this secret, in place of SHA-256, so that who
             cannot read it cannot forge them; an existing file must have been made with the same key, or without one.
             At best 32 random bytes. It is kept nowhere: lose it, and the chain can be read but no longer judged.
 
@@ -92,23 +100,23 @@ class CheckpointStore:
         self,
         path: str | os.PathLike[str],
         *,
-        durability: str = "full",
+        durability: Durability = "full",
         busy_timeout_ms: int = 5000,
         clock: Callable[[], int] = _wall_clock,
         vfs: str | None = None,
-        key: bytes | None = None,
+        hmac_key: bytes | None = None,
         on_connect: Callable[[apsw.Connection], object] | None = None,
     ) -> None:
-        hashed = _keyed(key)
-        del key  # from here on no traceback that shows the values of variables shows it
+        hashed = _keyed(hmac_key)
+        del hmac_key  # from here on no traceback that shows the values of variables shows it
         if type(durability) is not str or durability not in {"full", "normal"}:
             raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
         check_integer("busy_timeout_ms", busy_timeout_ms, most=2**31 - 1)
         check_callable("clock", clock, "it takes nothing and returns ms since the epoch")
         if on_connect is not None:
             check_callable("on_connect", on_connect, "it takes an apsw.Connection")
-        self._clock = clock
-        self._durability: str | None = durability
+        self._clock: Callable[[], int] = clock
+        self._durability: Durability | None = durability
         writer = Writer(
             files.absolute(path),
             synchronous=durability,
@@ -121,7 +129,7 @@ class CheckpointStore:
         self._database = writer
 
     @classmethod
-    def open_readonly(cls, path: str | os.PathLike[str], *, vfs: str | None = None, key: bytes | None = None) -> Self:
+    def open_readonly(cls, path: str | os.PathLike[str], *, vfs: str | None = None, hmac_key: bytes | None = None) -> Self:
         """
         Open an existing file to read it, without changing a byte of it or of its directory.
 
@@ -131,17 +139,17 @@ class CheckpointStore:
         Args:
             path: The file.
             vfs: The name of an SQLite VFS to open it through; None for SQLite's own.
-            key: The key of a keyed chain. Without it everything can be read, and only `verify` cannot judge.
+            hmac_key: The key of a keyed chain. Without it everything can be read, and only `verify` cannot judge.
 
         Raises:
-            InvalidArgumentError: `path`, `vfs` or `key` is not what it must be.
+            InvalidArgumentError: `path`, `vfs` or `hmac_key` is not what it must be.
             NotAStoreError: There is something at `path` that is no file of milepost.
             SchemaVersionError: The file is of another version of milepost.
             WrongKeyError: The file's chain has another key, or none where one was given.
             StoreError: The file does not exist or cannot be opened.
         """
-        hashed = _keyed(key)
-        del key
+        hashed = _keyed(hmac_key)
+        del hmac_key
         store = cls.__new__(cls)
         store._become_readonly(Database(files.absolute(path), vfs, hashed).open())  # noqa: SLF001 - an instance of its own
         return store
@@ -164,7 +172,7 @@ class CheckpointStore:
         return self._database.path
 
     @property
-    def durability(self) -> str | None:
+    def durability(self) -> Durability | None:
         """What an acknowledgement means, `"full"` or `"normal"`; None for a store opened to read."""
         return self._durability
 
@@ -245,7 +253,8 @@ class CheckpointStore:
         Args:
             run_id: The execution of the pipeline.
             stage: The step of the pipeline.
-            watermark: How far it has come: offset, and event time in ms since the epoch.
+            watermark: How far it has come: offset, and event time in ms since the epoch; also NumPy's integers, which
+                are stored as Python's.
             idempotency_key: Names the step that was done; unique within the stage of this run.
             after: The watermark at which the stage must stand now, None for no checkpoint yet, and from which `watermark`
                 must differ: compare and set, so that of two owners of a stage one is told. It is looked at before the
@@ -272,6 +281,7 @@ class CheckpointStore:
         after: Watermark | NotAsked | None,
         within: Block | None,
     ) -> Receipt:
+        watermark, after = with_plain_integers(watermark), with_plain_integers(after)
         if after is not NOT_ASKED and after is not None and not valid_watermark(after):
             raise InvalidArgumentError("after", after, "must be a milepost.Watermark, or None for no checkpoint yet")
         return self._writer.advance(run_id, stage, watermark, key, after, self._clock, within)
@@ -300,7 +310,7 @@ class CheckpointStore:
         run_id: str,
         stage: str,
         every: int = 1000,
-        event_time_ms: Callable[[Record], int] | None = None,
+        event_time: Callable[[Record], Time] | None = None,
         seek: Callable[[int], Iterable[Record]] | None = None,
         transaction: bool = False,
     ) -> Checkpointed[Record]:
@@ -320,7 +330,8 @@ class CheckpointStore:
             run_id: The execution of the pipeline.
             stage: The step of the pipeline.
             every: How many records make a batch.
-            event_time_ms: Gives the event time of a record, in ms since the epoch; without it event times stay 0.
+            event_time: Gives the event time of a record: ms since the epoch, a datetime with a zone, or ISO 8601 text;
+                without it event times stay 0.
             seek: Gives the records from an offset on, so that nothing already done is read again; without it the first
                 ones of `records` are read and skipped.
             transaction: Run each batch in one `transaction()` with its checkpoint. The sink's writes go through the
@@ -335,8 +346,8 @@ class CheckpointStore:
         check_name("run_id", run_id)
         check_name("stage", stage)
         check_integer("every", every, least=1)
-        if event_time_ms is not None:
-            check_callable("event_time_ms", event_time_ms, "it takes a record and returns ms since the epoch")
+        if event_time is not None:
+            check_callable("event_time", event_time, "it takes a record and returns its time")
         if seek is not None:
             check_callable("seek", seek, "it takes an offset and returns the records from there on")
         check_bool("transaction", transaction)
@@ -350,7 +361,7 @@ class CheckpointStore:
             run_id=run_id,
             stage=stage,
             every=every,
-            event_time_ms=event_time_ms,
+            event_time=event_time,
             seek=seek,
             transaction=transaction,
         )
@@ -359,75 +370,75 @@ class CheckpointStore:
     #
     # A time is ms since the epoch, a datetime with a zone, or ISO 8601 text such as "2013-03-01T03:12Z" (times.py).
 
-    def latest(self, run_id: str | None = None, *, as_of_ms: Time | None = None) -> Checkpoint | None:
+    def latest(self, run_id: str | None = None, *, as_of: Time | None = None) -> Checkpoint | None:
         """
         The last checkpoint of the chain, or of one run; None if there is none.
 
         Args:
             run_id: Only this run.
-            as_of_ms: The last one whose `at_ms` is not above this time: ms since the epoch, a datetime with a zone, or
+            as_of: The last one whose `at_ms` is not above this time: ms since the epoch, a datetime with a zone, or
                 ISO 8601 text such as `"2013-03-01T03:12Z"`, UTC where it has no zone. Walks back from the end.
 
         Raises:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
-        return self._latest(run_id, None, as_of_ms)
+        return self._latest(run_id, None, as_of)
 
-    def latest_for_stage(self, stage: str, run_id: str | None = None, *, as_of_ms: Time | None = None) -> Checkpoint | None:
+    def latest_for_stage(self, stage: str, *, run_id: str | None = None, as_of: Time | None = None) -> Checkpoint | None:
         """
         The last checkpoint of a stage, in any run or in one; None if there is none.
 
         Args:
             stage: The stage.
             run_id: Only this run.
-            as_of_ms: As `latest`.
+            as_of: As `latest`.
 
         Raises:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_name("stage", stage)
-        return self._latest(run_id, stage, as_of_ms)
+        return self._latest(run_id, stage, as_of)
 
-    def _latest(self, run_id: str | None, stage: str | None, as_of_ms: Time | None) -> Checkpoint | None:
+    def _latest(self, run_id: str | None, stage: str | None, as_of: Time | None) -> Checkpoint | None:
         if run_id is not None:
             check_name("run_id", run_id)
-        return self._database.read(rows.latest, run_id, stage, _as_of(as_of_ms))
+        return self._database.read(rows.latest, run_id, stage, _as_of(as_of))
 
-    def resume_point_for_stage(self, stage: str, run_id: str | None = None, *, as_of_ms: Time | None = None) -> ResumePoint:
+    def resume_point_for_stage(self, stage: str, *, run_id: str | None = None, as_of: Time | None = None) -> ResumePoint:
         """
         Where a stage starts again: at its last checkpoint, in any run or in one.
 
         Args:
             stage: The stage.
             run_id: Only this run.
-            as_of_ms: What the answer would have been at this time; as `latest`.
+            as_of: What the answer would have been at this time; as `latest`.
 
         Raises:
             NoCheckpointError: Nothing is recorded for it yet: start it from the beginning.
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_name("stage", stage)
-        if as_of_ms is not None:
-            return resume_point(self._latest(run_id, stage, as_of_ms), run_id, stage)
+        if as_of is not None:
+            return resume_point(self._latest(run_id, stage, as_of), run_id, stage)
         check_optional_name("run_id", run_id)
         found = self._database.read(rows.resume_point, run_id, stage)
         if found is None:
             raise NoCheckpointError(run_id, stage)
         return found
 
-    def resume_points(self, run_id: str | None = None, *, as_of_ms: Time | None = None) -> dict[str, ResumePoint]:
+    def resume_points(self, run_id: str | None = None, *, as_of: Time | None = None) -> dict[str, ResumePoint]:
         """
         Where every stage starts again, by stage, in any run or in one.
 
         Args:
             run_id: Only this run.
-            as_of_ms: What the answer would have been at this time; as `latest`.
+            as_of: What the answer would have been at this time; as `latest`.
 
         Raises:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_optional_name("run_id", run_id)
-        return self._database.read(rows.resume_points, run_id, _as_of(as_of_ms))
+        return self._database.read(rows.resume_points, run_id, _as_of(as_of))
 
     def get(self, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
         """
@@ -502,8 +513,8 @@ class CheckpointStore:
         run_id: str | None = None,
         stage: str | None = None,
         *,
-        since_ms: Time | None = None,
-        until_ms: Time | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
         after: int = 0,
         limit: int | None = None,
         newest_first: bool = False,
@@ -517,9 +528,9 @@ class CheckpointStore:
         Args:
             run_id: Only this run.
             stage: Only this stage.
-            since_ms: Only with an `at_ms` not below this time: ms since the epoch, a datetime with a zone, or ISO 8601
+            since: Only with an `at_ms` not below this time: ms since the epoch, a datetime with a zone, or ISO 8601
                 text such as `"2013-03-01T03:12Z"`, UTC where it has no zone; a date is its first moment.
-            until_ms: Only with an `at_ms` not above this time.
+            until: Only with an `at_ms` not above this time.
             after: Only at positions above this one.
             limit: Only the first so many.
             newest_first: In the opposite order.
@@ -527,7 +538,7 @@ class CheckpointStore:
         Raises:
             InvalidArgumentError: A value that nothing recorded can have.
         """
-        walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
+        walk = _checked_walk(run_id, stage, since, until, newest_first)
         pages = _pages(self._database.read, walk, after, limit, rows.checkpoints, size=rows.PAGE, linked=False)
         return chain.from_iterable(pages)
 
@@ -536,14 +547,14 @@ class CheckpointStore:
         run_id: str | None = None,
         stage: str | None = None,
         *,
-        since_ms: Time | None = None,
-        until_ms: Time | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
         after: int = 0,
         limit: int | None = None,
         newest_first: bool = False,
     ) -> Iterator[tuple[Receipt, Checkpoint]]:
         """As `history`, each checkpoint with its receipt: the position and the signature it has in the chain."""
-        walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
+        walk = _checked_walk(run_id, stage, since, until, newest_first)
         pages = _pages(self._database.read, walk, after, limit, _recorded, size=rows.PAGE, linked=True)
         return chain.from_iterable(pages)
 
@@ -588,7 +599,7 @@ class CheckpointStore:
         self,
         *,
         run_id: str | None = None,
-        since: Head | None = None,
+        trusted: Head | None = None,
         expected: Head | None = None,
         workers: int = 1,
         progress: Callable[[int, int], object] | None = None,
@@ -600,15 +611,15 @@ class CheckpointStore:
         of it was written anew: for these, give a head that was kept elsewhere as `expected`. The file's own
         `PRAGMA integrity_check` is part of every verification, on a connection of its own, so that appends and lookups go
         on; it names in `unchecked` a table of others that only their own program can check, and evaluates no CHECK of
-        theirs. A keyed chain that was opened without its key cannot be
-        judged: that is a fault of the kind `key`. Memory grows with the number of runs, not of entries.
+        theirs. A keyed chain that was opened without its key cannot be judged: that is a fault of the kind `key`. Memory
+        grows with the number of runs, not of entries.
 
         Args:
             run_id: Read the entries of this run only; `expected` is then a head of the run's own chain. They are found as
                 lookups find them: that somebody has hidden its last entries from these, only `expected` shows here, or a
                 verification of the whole chain.
-            since: A trusted head: only what came after it is read. Runs that began before it go on from what their last
-                rows there say.
+            trusted: A head that is trusted: only what came after it is read. Runs that began before it go on from what
+                their last rows there say.
             expected: A head kept elsewhere, which this chain must contain; it may have grown since.
             workers: How many processes may share the work, beside this one, which waits for them. They help with the
                 whole chain of a long file; a keyed chain, whose key stays in this process, and a file opened through a VFS
@@ -619,20 +630,20 @@ class CheckpointStore:
             Whether all is well; how many entries the chain, or the run, has; its signature as recomputed; the faults.
 
         Raises:
-            InvalidArgumentError: An argument is not what it must be, or `since` is given with `run_id`.
+            InvalidArgumentError: An argument is not what it must be, or `trusted` is given with `run_id`.
         """
         check_optional_name("run_id", run_id)
         check_integer("workers", workers, least=1)
-        for name, kept in (("since", since), ("expected", expected)):
+        for name, kept in (("trusted", trusted), ("expected", expected)):
             if kept is not None and type(kept) is not Head:
                 raise InvalidArgumentError(name, kept, "must be a milepost.Head, as head() gives and Head.parse reads")
         if progress is not None:
             check_callable("progress", progress, "it takes the entries done and the entries in all")
-        if run_id is not None and since is not None:
-            raise InvalidArgumentError("since", since, "goes with the whole chain: leave it out, or leave out run_id")
+        if run_id is not None and trusted is not None:
+            raise InvalidArgumentError("trusted", trusted, "goes with the whole chain: leave it out, or leave out run_id")
         if run_id is None:
-            verification = verify.verify_chain(self._database, since, expected, workers, progress)
-            if since is None:
+            verification = verify.verify_chain(self._database, trusted, expected, workers, progress)
+            if trusted is None:
                 self._verified = verification, _wall_clock()
             return verification
         return verify.verify_run(self._database, run_id, expected, progress)
@@ -657,8 +668,6 @@ class CheckpointStore:
                 of those are not identical.
             InvalidArgumentError: A name that no run can have.
         """
-        check_name("run_id", run_id)
-        check_name("other_run_id", other_run_id)
         return compare.compare_runs(self._database, run_id, other_run_id)
 
     def backup(self, path: str | os.PathLike[str]) -> Head:
@@ -689,8 +698,8 @@ class CheckpointStore:
         run_id: str | None = None,
         stage: str | None = None,
         *,
-        since_ms: Time | None = None,
-        until_ms: Time | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
         after: int = 0,
         limit: int | None = None,
         newest_first: bool = False,
@@ -706,8 +715,8 @@ class CheckpointStore:
         Args:
             run_id: As `history`.
             stage: As `history`.
-            since_ms: As `history`.
-            until_ms: As `history`.
+            since: As `history`.
+            until: As `history`.
             after: As `history`.
             limit: As `history`.
             newest_first: As `history`.
@@ -718,7 +727,7 @@ class CheckpointStore:
         """
         from milepost.forensics import frames  # noqa: PLC0415
 
-        walk = _checked_walk(run_id, stage, since_ms, until_ms, newest_first)
+        walk = _checked_walk(run_id, stage, since, until, newest_first)
         _check_window(after, limit)
         # A connection of its own, because DuckDB reads in a thread of its own: inside transaction() that would wait for
         # the end of the block, which waits for DuckDB.
@@ -759,86 +768,10 @@ class CheckpointStore:
         """The whole chain for whoever takes Arrow: `polars.DataFrame(store)`, as `frame()`."""
         return self.frame().__arrow_c_stream__(requested_schema)
 
-    def to_arrow(self) -> Any:
-        """The whole chain as a `pyarrow.Table`: `frame().to_arrow()`."""
-        return self.frame().to_arrow()
-
-    def to_polars(self) -> Any:
-        """The whole chain as a `polars.DataFrame`: `frame().to_polars()`."""
-        return self.frame().to_polars()
-
-    def to_pandas(self) -> Any:
-        """The whole chain as a `pandas.DataFrame`: `frame().to_pandas()`."""
-        return self.frame().to_pandas()
-
-    def plot_progress(self, run_id: str | None = None) -> Picture:
-        """
-        Draw how far each stage had come at what time: its offset, and its event time, against the wall clock.
-
-        A slope is a speed, flat is a stall, a gap is a time in which nothing was recorded, and a line that starts anew is
-        a replay. Of a file with more than 20 runs the last 20 are drawn. Only some checkpoints are read, those that
-        a picture can show: it takes as long for ten million as for ten thousand.
-
-        Args:
-            run_id: Only this run.
-
-        Returns:
-            A `matplotlib.figure.Figure` that a notebook shows by itself; `.savefig(…)` writes it to a file.
-
-        Raises:
-            InvalidArgumentError: A name that no checkpoint can have.
-            MissingPackageError: matplotlib is not installed: it is part of the extra `notebook`.
-        """
-        from milepost.forensics import plots  # noqa: PLC0415
-
-        check_optional_name("run_id", run_id)
-        return plots.progress(self._database.read_committed, run_id)
-
-    def plot_lag(self, run_id: str | None = None) -> Picture:
-        """
-        Draw how far the event time of each stage was behind the wall clock, on a logarithmic scale.
-
-        A stall is a line that rises by itself, a recovery one that falls; the line is broken where nothing was recorded.
-
-        Args:
-            run_id: As `plot_progress`.
-
-        Raises:
-            InvalidArgumentError: As `plot_progress`.
-            MissingPackageError: As `plot_progress`.
-        """
-        from milepost.forensics import plots  # noqa: PLC0415
-
-        check_optional_name("run_id", run_id)
-        return plots.lag(self._database.read_committed, run_id)
-
-    def plot_runs(self) -> Picture:
-        """
-        Draw when which stage of which run was at work: a bar for each, broken where nothing was recorded.
-
-        Raises:
-            MissingPackageError: As `plot_progress`.
-        """
-        from milepost.forensics import plots  # noqa: PLC0415
-
-        return plots.runs(self._database.read_committed)
-
-    def plot_compare(self, run_id: str, other_run_id: str) -> Picture:
-        """
-        Draw two runs over each other, stage by stage, and mark the first sequence at which `compare` finds them different.
-
-        Args:
-            run_id: One run.
-            other_run_id: The other run.
-
-        Raises:
-            NoCheckpointError: As `compare`.
-            InvalidArgumentError: As `compare`.
-            MissingPackageError: As `plot_progress`.
-        """
-        from milepost.forensics import plots  # noqa: PLC0415
-
-        return plots.compare(self._database.read_committed, self.compare(run_id, other_run_id))
+    @property
+    def plot(self) -> Plot:
+        """What happened, as pictures: `store.plot.progress()`, `.runs()`, `.lag()`, `.compare(…)`."""
+        return Plot(self._database)
 
     # The end
 
@@ -886,21 +819,21 @@ def _keyed(key: object) -> Hash | None:
         return None
     if type(key) is not bytes or not key:
         found = "<empty bytes>" if type(key) is bytes else f"<a {kind(key)}>"
-        raise InvalidArgumentError("key", found, "must be bytes, at best 32 random ones (secrets.token_bytes(32))")
+        raise InvalidArgumentError("hmac_key", found, "must be bytes, at best 32 random ones (secrets.token_bytes(32))")
     return keyed(key)
 
 
 def _as_of(time: Time | None) -> int | None:
-    return None if time is None else to_ms("as_of_ms", time)
+    return None if time is None else to_ms("as_of", time)
 
 
 def _checked_walk(
-    run_id: str | None, stage: str | None, since_ms: Time | None, until_ms: Time | None, newest_first: bool
+    run_id: str | None, stage: str | None, since: Time | None, until: Time | None, newest_first: bool
 ) -> rows.Walk:
     check_optional_name("run_id", run_id)
     check_optional_name("stage", stage)
-    least = 0 if since_ms is None else to_ms("since_ms", since_ms, round_up=True)
-    most = MAX_INTEGER if until_ms is None else to_ms("until_ms", until_ms)
+    least = 0 if since is None else to_ms("since", since, round_up=True)
+    most = MAX_INTEGER if until is None else to_ms("until", until)
     check_bool("newest_first", newest_first)
     return rows.Walk(run_id, stage, least, most, newest_first)
 

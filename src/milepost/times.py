@@ -5,18 +5,32 @@ from __future__ import annotations
 import contextlib
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, SupportsIndex
 
-from milepost.arguments import check_integer
+from milepost.arguments import check_integer, plain_integer
 from milepost.errors import InvalidArgumentError
 
-Time = int | str | datetime
+Time = SupportsIndex | str | datetime
 """ms since the epoch; ISO 8601 text, UTC where it has no zone; or a `datetime` with a zone."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 # Narrower than `fromisoformat`, which takes any character between date and time, and so digits that were meant as ms.
 _ISO: Final = re.compile(r"[0-9]{4}-?([0-9]{2}-?[0-9]{2}|W[0-9]{2}(-?[0-9])?)([T ][0-9:.,+Z-]{1,40})?")
+
+
+def ms(time: Time) -> int:
+    """
+    The ms since the epoch of a time, for a `Watermark`; a fraction of a ms is cut off.
+
+    Args:
+        time: ms since the epoch, a `datetime` with a zone, or ISO 8601 text such as `2013-03-01T03:12Z`, UTC where it has
+            no zone.
+
+    Raises:
+        InvalidArgumentError: It is none of these, or before 1970.
+    """
+    return to_ms("time", time)
 
 
 def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
@@ -34,6 +48,7 @@ def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
     Raises:
         InvalidArgumentError: It is none of these, or before 1970.
     """
+    value = plain_integer(value)
     if issubclass(type(value), datetime):  # pandas has a datetime of its own; isinstance would ask a hostile __class__
         moment: datetime = value  # type: ignore[assignment]
     elif type(value) is str:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def verify_chain(
-    database: Database, since: Head | None, expected: Head | None, processes: int, progress: Progress
+    database: Database, trusted: Head | None, expected: Head | None, processes: int, progress: Progress
 ) -> Verification:
-    """Verify the chain of the file, or what came after `since`; `processes` may share the work."""
+    """Verify the chain of the file, or what came after `trusted`; `processes` may share the work."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, set(), database.hash, since)
+    audit = Audit({}, {}, set(), database.hash, trusted)
     read = database.read
     total = 0
     try:
@@ -31,18 +31,18 @@ def verify_chain(
         total = kept.entries
         strays = read(rows.stray_positions)
         faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in strays]
-        for head in (since, expected):
+        for head in (trusted, expected):
             if head is not None:
                 # What has been added since the snapshot is not judged, and so confirms nothing.
                 stored = read(rows.signature_at, head.entries) if head.entries <= total else None
                 faults += _contains(head, stored, total)
         empty = read(rows.empty_lanes)
         if processes > 1 and not faults and not empty:
-            found = workers.confirm(database, kept, since, processes, progress)
+            found = workers.confirm(database, kept, trusted, processes, progress)
             if found is not None:
                 return _verification([], total, kept.signature, found)
-        before = workers.begun(database, since) if since else None
-        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, since, before)
+        before = workers.begun(database, trusted) if trusted else None
+        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, trusted, before)
         while audit.position < total and (page := read(rows.links, audit.position, total)):
             audit.walk(page)
             if progress is not None:

@@ -70,7 +70,11 @@ def begun(database: Database, begin: Head) -> Callable[[int, int], rows.Before]:
 
 
 def confirm(
-    database: Database, kept: rows.Snapshot, since: Head | None, workers: int, progress: Callable[[int, int], object] | None
+    database: Database,
+    kept: rows.Snapshot,
+    trusted: Head | None,
+    workers: int,
+    progress: Callable[[int, int], object] | None,
 ) -> Integrity | None:
     """
     Whether workers find the whole chain sound, and the file.
@@ -81,7 +85,7 @@ def confirm(
     # The key of a keyed chain stays in this process, and a VFS of the caller's is known to this process only.
     if database.hash is not sha256 or database.vfs is not None or not _can_start():
         return None
-    after = since.entries if since else 0
+    after = trusted.entries if trusted else 0
     wanted = min(workers * _PARTS, (kept.entries - after) // LEAST)
     if wanted < 2:
         return None

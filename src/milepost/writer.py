@@ -26,7 +26,7 @@ import os
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, TypeVarTuple
 
 import apsw
 
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint, Watermark
     from milepost.receipt import BatchReceipt, Receipt
     from milepost.signature import Hash
+
+Durability = Literal["full", "normal"]
+"""What an acknowledgement survives: power loss, or a crash of the process."""
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
@@ -113,7 +116,7 @@ class Writer(Database):
         self,
         path: str,
         *,
-        synchronous: str,
+        synchronous: Durability,
         busy_timeout_ms: int,
         vfs: str | None,
         hmac: Hash | None,

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
@@ -123,7 +123,7 @@ class Session:
     """One process of the pipeline: it opens the store, does steps, and may be closed."""
 
     def __init__(
-        self, directory: Path, autocheckpoint: int, vfs: str | None, durability: str = "full", *, together: bool = True
+        self, directory: Path, autocheckpoint: int, vfs: str | None, durability: Any = "full", *, together: bool = True
     ) -> None:
         self.path = directory / NAME
         self._autocheckpoint, self._vfs, self._durability, self._together = autocheckpoint, vfs, durability, together

@@ -88,10 +88,14 @@ def _probe(path: Path, where: str, tally: Tally) -> None:
 
 VERBS: Final[tuple[Callable[[CheckpointStore], object], ...]] = (
     lambda store: list(store.history("run-1", "load", after=3, limit=5)),
-    lambda store: list(store.history(since_ms=5, until_ms=900, newest_first=True)),
-    lambda store: [store.latest(as_of_ms=500), store.latest("run-2", as_of_ms=500), store.latest_for_stage("load", "run-2")],
+    lambda store: list(store.history(since=5, until=900, newest_first=True)),
+    lambda store: [
+        store.latest(as_of=500),
+        store.latest("run-2", as_of=500),
+        store.latest_for_stage("load", run_id="run-2"),
+    ],
     lambda store: [store.verify(run_id=run_id) for run_id in ("run-0", "run-1", "run-2", "nobody")],
-    lambda store: store.verify(since=HEAD),
+    lambda store: store.verify(trusted=HEAD),
     lambda store: store.append(ENTRIES[3]),
     lambda store: store.append_many([NEXT, NEXT._replace(run_id="new", stage="new")]),
     lambda store: store.advance("run-0", "load", Watermark(10**9, 2 * 10**12), idempotency_key="x"),

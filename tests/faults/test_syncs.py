@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
@@ -53,7 +53,7 @@ DUPLICATES: dict[str, Callable[[CheckpointStore], object]] = {
 
 @pytest.mark.parametrize(("durability", "syncs"), [("full", 1), ("normal", 0)])
 @pytest.mark.parametrize("way", DUPLICATES)
-def test_a_duplicate_is_made_durable_before_it_is_acknowledged(path: Path, way: str, durability: str, syncs: int) -> None:
+def test_a_duplicate_is_made_durable_before_it_is_acknowledged(path: Path, way: str, durability: Any, syncs: int) -> None:
     """SQLite syncs nothing for it; and who recorded it may have been killed before his sync."""
     with _noted() as (vfs, calls), CheckpointStore(path, vfs=vfs, durability=durability) as store:
         store.append_many(chain(2))
@@ -119,7 +119,7 @@ def test_the_name_of_a_file_is_made_durable_by_who_makes_it_and_by_who_opens_it(
 
 @pytest.mark.parametrize(("durability", "least", "most"), [("full", 2, 10), ("normal", 90, 100)])
 def test_the_wal_of_a_durable_store_grows_ahead_of_what_is_written(
-    path: Path, durability: str, least: int, most: int
+    path: Path, durability: Any, least: int, most: int
 ) -> None:
     """A sync costs up to twice as much while a file grows; where nothing is synced it grows as it is written."""
     name, sizes = path.with_name(f"{path.name}-wal"), set[int]()

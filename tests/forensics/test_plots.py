@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 PICTURES: dict[str, Draw] = {
-    "progress": lambda store: store.plot_progress(),
-    "progress of a run": lambda store: store.plot_progress("run-7"),
-    "runs": lambda store: store.plot_runs(),
-    "lag": lambda store: store.plot_lag(),
-    "lag of a run": lambda store: store.plot_lag("run-7"),
-    "compare": lambda store: store.plot_compare("run-7", "run-8"),
+    "progress": lambda store: store.plot.progress(),
+    "progress of a run": lambda store: store.plot.progress("run-7"),
+    "runs": lambda store: store.plot.runs(),
+    "lag": lambda store: store.plot.lag(),
+    "lag of a run": lambda store: store.plot.lag("run-7"),
+    "compare": lambda store: store.plot.compare("run-7", "run-8"),
 }
 each_picture = pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES.keys())
 
@@ -79,7 +79,7 @@ def test_progress_is_offset_and_event_time_against_the_wall_clock(store: Checkpo
     """Every checkpoint of a short run, as days since the epoch in UTC."""
     entries = _ticking(20)
     store.append_many(entries)
-    figure = store.plot_progress("run-7")
+    figure = store.plot.progress("run-7")
     assert _lines(figure, 0) == [[(e.at_ms / DAY_MS, e.watermark.offset) for e in entries]]
     assert _lines(figure, 1) == [[(e.at_ms / DAY_MS, e.watermark.event_time_ms / DAY_MS) for e in entries]]
     assert "load" in _texts(figure)
@@ -89,7 +89,7 @@ def test_progress_is_offset_and_event_time_against_the_wall_clock(store: Checkpo
 def test_progress_is_broken_at_an_outage(store: CheckpointStore) -> None:
     """Two lines, and a dotted one between them; the note says how long it was."""
     store.append_many(_ticking(100, outage=40))
-    figure = store.plot_progress()
+    figure = store.plot.progress()
     assert [len(line) for line in _lines(figure)] == [40, 60]
     assert [line.get_linestyle() for line in figure.axes[0].lines if line.get_label() == "_silence"] == [":"]
     assert "100 checkpoints of 1 run · dotted: nothing recorded, for 1 h at the longest" in _texts(figure)
@@ -99,7 +99,7 @@ def test_a_replay_starts_a_line_of_its_own(store: CheckpointStore) -> None:
     """Under the name of its run, in the colour of its stage."""
     store.append_many(_ticking(30))
     store.append_many(e._replace(run_id="run-8", at_ms=e.at_ms + 60_000) for e in _ticking(30))
-    figure = store.plot_progress()
+    figure = store.plot.progress()
     assert [line[0][1] for line in _lines(figure)] == [500, 500]
     assert len({to_hex(line.get_color()) for line in figure.axes[0].lines}) == 1
     assert {"run-7", "run-8"} <= set(_texts(figure))
@@ -108,7 +108,7 @@ def test_a_replay_starts_a_line_of_its_own(store: CheckpointStore) -> None:
 def test_lag_is_wall_clock_minus_event_time_on_a_log_scale(store: CheckpointStore) -> None:
     """Broken at an outage, after which it is an hour more."""
     store.append_many(_ticking(100, outage=40))
-    figure = store.plot_lag()
+    figure = store.plot.lag()
     assert figure.axes[0].get_yscale() == "log"
     before, after = _lines(figure)
     assert {lag for _, lag in before} == {5000}
@@ -124,7 +124,7 @@ def test_a_short_stall_in_a_long_run_is_in_the_picture(store: CheckpointStore) -
         caught_up = mark.event_time_ms + (60_000 if i >= 7_003 else 0)
         entries[i] = entries[i]._replace(at_ms=entries[i].at_ms + 60_000, watermark=mark._replace(event_time_ms=caught_up))
     store.append_many(entries)
-    (line,) = _lines(store.plot_lag())
+    (line,) = _lines(store.plot.lag())
     assert max(lag for _, lag in line) == 65_000
     assert {lag for _, lag in line} == {5_000, 65_000}
     assert len(line) <= 2000
@@ -145,7 +145,7 @@ def test_an_event_time_ahead_of_the_clock_is_drawn_at_the_bottom_and_told(store:
     store.append_many(
         [entry(1, event_time_ms=EVENT_MS, at_ms=EVENT_MS - 9), entry(2, event_time_ms=EVENT_MS, at_ms=EVENT_MS)]
     )
-    figure = store.plot_lag()
+    figure = store.plot.lag()
     assert [lag for _, lag in _lines(figure)[0]] == [1, 1]
     assert any("event time is ahead of the wall clock" in text for text in _texts(figure))
 
@@ -154,7 +154,7 @@ def test_runs_are_bars_with_a_break_at_an_outage(store: CheckpointStore) -> None
     """One for each stage of each run; the run's name at its left, the stage and its number of entries at its right."""
     store.append_many(_ticking(100, outage=40))
     store.append_many(_ticking(10, run_id="run-8", stage="extract"))
-    figure = store.plot_runs()
+    figure = store.plot.runs()
     bars = [
         [(float(path.vertices[:, 0].min()), float(path.vertices[:, 0].max())) for path in collection.get_paths()]  # type: ignore[union-attr, index]
         for collection in figure.axes[0].collections
@@ -176,7 +176,7 @@ def test_only_the_last_runs_are_drawn_and_it_says_so(store: CheckpointStore) -> 
     """A picture of a hundred runs could not be read."""
     for i in range(plots.RUNS + 5):
         store.append(entry(run_id=f"run-{i}"))
-    figure = store.plot_runs()
+    figure = store.plot.runs()
     assert len(figure.axes[0].get_yticklabels()) == plots.RUNS
     assert "20 checkpoints of the last 20 of 25 runs" in _texts(figure)
 
@@ -190,7 +190,7 @@ def test_two_equal_runs_are_identical_whatever_their_clocks(store: CheckpointSto
     """Two lines over each other and no mark."""
     store.append_many(_ticking(50))
     store.append_many(e._replace(run_id="run-8", at_ms=7) for e in _ticking(50))
-    figure = store.plot_compare("run-7", "run-8")
+    figure = store.plot.compare("run-7", "run-8")
     assert _divergences(figure) == [[]]
     assert "identical" in _texts(figure)
     one, other = _lines(figure)
@@ -219,11 +219,11 @@ def test_the_first_divergence_is_marked_at_its_sequence(
     store.append_many(_ticking(50))
     store.append_many(replay)
     for order in (("run-7", "run-8"), ("run-8", "run-7")):
-        figure = store.plot_compare(*order)
+        figure = store.plot.compare(*order)
         assert _divergences(figure) == [[30]]
         mark = next(line for line in figure.axes[0].lines if line.get_label() == "divergence")
         assert mark.get_color() == plots.FAULT
-    assert f"they part at sequence 30: {told}" in _texts(store.plot_compare("run-7", "run-8"))
+    assert f"they part at sequence 30: {told}" in _texts(store.plot.compare("run-7", "run-8"))
 
 
 def test_what_only_one_run_has_is_a_divergence(store: CheckpointStore) -> None:
@@ -231,7 +231,7 @@ def test_what_only_one_run_has_is_a_divergence(store: CheckpointStore) -> None:
     store.append_many(e for e in _ticking(50) if e.sequence != 40)
     store.append_many(e._replace(run_id="run-8") for e in _ticking(50) if e.sequence not in {20, 49, 50})
     store.append_many(_ticking(5, stage="extract", run_id="run-8"))
-    figure = store.plot_compare("run-7", "run-8")
+    figure = store.plot.compare("run-7", "run-8")
     assert _divergences(figure) == [[20], [1]]
     assert "they part at sequence 20: only run-7 has it" in _texts(figure)
     assert "they part at sequence 1: only run-8 has it" in _texts(figure)
@@ -253,7 +253,7 @@ def test_a_picture_is_a_figure_that_a_notebook_shows(store: CheckpointStore, dra
 def test_nothing_recorded_is_told(store: CheckpointStore, name: str) -> None:
     """Not an error, not an empty frame; but two runs that nobody recorded are not compared."""
     with pytest.raises(NoCheckpointError):
-        store.plot_compare("run-7", "run-8")
+        store.plot.compare("run-7", "run-8")
     figure = PICTURES[name](store)
     assert any(text.startswith("nothing is recorded in") for text in _texts(figure))
     assert figure._repr_png_()
@@ -305,7 +305,7 @@ def _inches(drawn: Picture) -> tuple[float, float]:
 def test_a_picture_has_a_bound_however_much_there_is(much: CheckpointStore, draw: Draw) -> None:
     """1,600 pixels at 100 to the inch, and no wider than others; without a warning, which pytest would raise."""
     if draw is PICTURES["compare"] and len(much.runs()) == 1:
-        draw = lambda store: store.plot_compare("run-7", "run-7")  # noqa: E731
+        draw = lambda store: store.plot.compare("run-7", "run-7")  # noqa: E731
     figure = draw(much)
     width, height = _inches(figure)
     assert height <= 16
@@ -363,29 +363,29 @@ def test_marks_have_a_bound_for_the_whole_picture(store: CheckpointStore, monkey
             for run in range(2)
             for stage in range(20)
         )
-    assert sum(len(line) for line in _lines(store.plot_progress())) <= 400
+    assert sum(len(line) for line in _lines(store.plot.progress())) <= 400
 
 
 def test_of_many_stages_those_that_were_active_last_are_drawn(store: CheckpointStore) -> None:
     """One that began first and goes on among them; the rest is counted in the picture."""
     store.append_many(entry(1, stage=f"stage-{i}", at_ms=EVENT_MS + i) for i in range(2000))
     store.append(entry(2, stage="stage-3", at_ms=EVENT_MS + 5000))
-    for draw, shown in ((store.plot_progress, 20), (store.plot_lag, 20), (lambda _: store.plot_runs(), 60)):
+    for draw, shown in ((store.plot.progress, 20), (store.plot.lag, 20), (lambda _: store.plot.runs(), 60)):
         texts = _texts(draw("run-7"))
         last = ["stage-3", *(f"stage-{i}" for i in range(1999, 2000 - shown, -1))]
         assert sorted(each.partition(" · ")[0] for each in texts if each.startswith("stage-")) == sorted(last)
         assert any(f" · and {2000 - shown:,} more " in text for text in texts)
     assert f"{shown + 1} checkpoints of the stages active last in 1 run · and 1,940 more bars" in texts
-    assert "21 checkpoints of the stages active last · and 1,980 more stages" in _texts(store.plot_progress("run-7"))
+    assert "21 checkpoints of the stages active last · and 1,980 more stages" in _texts(store.plot.progress("run-7"))
     note = "21 checkpoints of the stages active last in 1 run · and 1,980 more stages"
-    assert any(text.startswith(note) for text in _texts(store.plot_lag()))
+    assert any(text.startswith(note) for text in _texts(store.plot.lag()))
 
 
 def test_each_run_says_how_many_of_its_stages_are_not_drawn(store: CheckpointStore) -> None:
     """At its last bar."""
     store.append_many(entry(1, run_id="run-7", stage=f"stage-{i}") for i in range(100))
     store.append_many(entry(1, run_id="run-8", stage=f"stage-{i}") for i in range(10))
-    texts = _texts(store.plot_runs())
+    texts = _texts(store.plot.runs())
     assert {"stage-99 · 1 · and 50 more", "stage-9 · 1"} <= set(texts)
     assert "60 checkpoints of the stages active last in 2 runs · and 50 more bars" in texts
 
@@ -397,7 +397,7 @@ def test_of_many_stages_those_that_part_first_are_compared(store: CheckpointStor
             parts_at = 40 - stage if run == "run-8" and stage % 2 else None
             entries = (entry(i, run_id=run, stage=f"stage-{stage}", offset=i * 500 + (i == parts_at)) for i in range(1, 41))
             store.append_many(entries)
-    figure = store.plot_compare("run-7", "run-8")
+    figure = store.plot.compare("run-7", "run-8")
     assert _divergences(figure) == [[i] for i in range(1, 17, 2)]
     assert [text.split(":")[0] for text in _texts(figure) if text.startswith("stage-")] == [
         f"stage-{i}" for i in range(39, 23, -2)
@@ -410,7 +410,7 @@ def test_of_many_stages_those_that_part_first_are_compared(store: CheckpointStor
 def test_every_label_has_its_place_beside_the_axes(store: CheckpointStore, stages: int) -> None:
     """None on top of another one, and none below, where a picture would grow by it."""
     store.append_many(entry(i, stage=f"stage-{k}", at_ms=EVENT_MS + i) for i in range(9) for k in range(stages))
-    for figure in (store.plot_progress(), store.plot_lag()):
+    for figure in (store.plot.progress(), store.plot.lag()):
         figure.savefig(BytesIO())
         labels = [text for text in figure.axes[0].texts if text.get_text().startswith("stage-")]
         boxes = sorted((label.get_window_extent().y0, label.get_window_extent().y1) for label in labels)
@@ -441,7 +441,7 @@ def test_the_largest_names_blow_up_nothing(store: CheckpointStore, draw: Draw) -
             store.append_many(entry(i, run_id=run, stage=name, key=f"{run[-3:]}{i}", at_ms=MAX - 9 + i) for i in range(3))
     figures = [draw(store)]
     if draw is PICTURES["compare"]:
-        figures += [store.plot_compare(*LARGE[i : i + 2]) for i in range(0, len(LARGE), 2)]
+        figures += [store.plot.compare(*LARGE[i : i + 2]) for i in range(0, len(LARGE), 2)]
     for figure in figures:
         width, height = _inches(figure)
         assert width <= 9.2
@@ -458,7 +458,7 @@ def test_a_name_with_no_letter_that_has_room_is_shown_by_its_numbers(
     monkeypatch.setattr(plots, "_has_room", lambda text: "\u0f73" not in text)
     plots._short.cache_clear()
     store.append(entry(stage=name))
-    assert any(text.startswith("\\u0f73") for text in _texts(store.plot_progress()))
+    assert any(text.startswith("\\u0f73") for text in _texts(store.plot.progress()))
 
 
 HOSTILE = ["$\\frac{", "$x^2$", "a_b%#&~", "<b>&", "\x1b[2J\n\t", "実行 🚀", "\u202eevil", "_hidden", "x" * 1000, "{}"]
@@ -506,7 +506,7 @@ def test_a_single_checkpoint_can_be_drawn(store: CheckpointStore, draw: Draw) ->
 def test_a_long_run_is_read_in_few_searches(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 20,000 checkpoints at most 2,000 are drawn, and the outage among them is where it is."""
     store.append_many(_ticking(20_000, outage=12_345))
-    figure = store.plot_progress("run-7")
+    figure = store.plot.progress("run-7")
     before, after = _lines(figure)
     assert len(before) + len(after) <= 2000
     assert before[-1] == ((EVENT_MS + 12_345_000) / DAY_MS, 12_345 * 500)
@@ -521,16 +521,16 @@ def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: p
     strange += " LIMIT ? OFFSET 0 * ?" if statement == "_FROM_MIDDLE" else ""
     monkeypatch.setattr(active if statement == "_NAMES" else rows, statement, strange)
     with pytest.raises(DamagedStoreError, match="as no append leaves it"):
-        store.plot_progress()
+        store.plot.progress()
 
 
 def test_a_wrong_name_is_refused(store: CheckpointStore) -> None:
     """Before anything is drawn."""
-    for draw in (store.plot_progress, store.plot_lag):
+    for draw in (store.plot.progress, store.plot.lag):
         with pytest.raises(InvalidArgumentError):
             draw("")
     with pytest.raises(InvalidArgumentError):
-        store.plot_compare("run-7", 8)  # type: ignore[arg-type]
+        store.plot.compare("run-7", 8)  # type: ignore[arg-type]
 
 
 def test_without_matplotlib_a_picture_names_the_extra(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,4 +540,4 @@ def test_without_matplotlib_a_picture_names_the_extra(store: CheckpointStore, mo
     monkeypatch.delitem(sys.modules, "milepost.forensics.plots")
     monkeypatch.delattr("milepost.forensics.plots")
     with pytest.raises(MissingPackageError, match=r'needs matplotlib, .* pip install "milepost\[notebook\]"'):
-        store.plot_runs()
+        store.plot.runs()

@@ -32,7 +32,7 @@ def make(path: Path, key: bytes | None) -> None:
     """Make `path`.milepost and `path`.json."""
     file = path.parent / f"{path.name}.milepost"
     clock = count(1767225600000, 1000)
-    with CheckpointStore(file, key=key, clock=lambda: next(clock)) as store:
+    with CheckpointStore(file, hmac_key=key, clock=lambda: next(clock)) as store:
         with store.transaction() as connection:
             connection.execute(SINK)
         for number in range(1, 66):  # one stage of one run goes past 40 entries, and the others stand between

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from milepost import Checkpoint, CheckpointStore, ClosedStoreError, MilepostError, SequenceError, Watermark
 
@@ -61,7 +61,7 @@ class Scene:
         looked_at: Whether another process looks at the file just now, and would hardly get the lock from busy threads.
     """
 
-    def __init__(self, path: str, durability: str, hold: Callable[[int], None]) -> None:
+    def __init__(self, path: str, durability: Any, hold: Callable[[int], None]) -> None:
         self.path, self.durability, self.hold = path, durability, hold
         self.told: list[Told] = []
         self.problems: list[str] = []

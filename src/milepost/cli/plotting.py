@@ -44,7 +44,7 @@ def plot() -> None:
 def progress(file: str, picture: str, run_id: str | None) -> None:
     """How far each stage had come at what time."""
     with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot_progress(run_id), picture)
+        _save(store.plot.progress(run_id), picture)
 
 
 @plot.command()
@@ -53,7 +53,7 @@ def progress(file: str, picture: str, run_id: str | None) -> None:
 def runs(file: str, picture: str) -> None:
     """When which stage of which run was at work."""
     with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot_runs(), picture)
+        _save(store.plot.runs(), picture)
 
 
 @plot.command()
@@ -63,7 +63,7 @@ def runs(file: str, picture: str) -> None:
 def lag(file: str, picture: str, run_id: str | None) -> None:
     """How far event time was behind the clock."""
     with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot_lag(run_id), picture)
+        _save(store.plot.lag(run_id), picture)
 
 
 @plot.command()
@@ -74,7 +74,7 @@ def lag(file: str, picture: str, run_id: str | None) -> None:
 def compare(file: str, run_id: str, other_run_id: str, picture: str) -> None:
     """Two runs over each other, and where they part."""
     with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot_compare(run_id, other_run_id), picture)
+        _save(store.plot.compare(run_id, other_run_id), picture)
 
 
 def _save(drawn: Picture, path: str) -> None:

@@ -118,7 +118,7 @@ def _list(
 def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
     """The last checkpoint, of the file, a run or a stage."""
     with CheckpointStore.open_readonly(file) as store:
-        found = next(store.receipts(run_id, stage, until_ms=as_of, newest_first=True, limit=1), None)
+        found = next(store.receipts(run_id, stage, until=as_of, newest_first=True, limit=1), None)
     if found is None:
         raise NoCheckpointError(run_id, stage) if stage else click.ClickException("no checkpoint is recorded there")
     if as_json:
@@ -150,9 +150,9 @@ def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
     """Where every stage starts again, or one."""
     with CheckpointStore.open_readonly(file) as store:
         if stage is None:
-            points = list(store.resume_points(run_id, as_of_ms=as_of).values())
+            points = list(store.resume_points(run_id, as_of=as_of).values())
         else:
-            points = [store.resume_point_for_stage(stage, run_id, as_of_ms=as_of)]
+            points = [store.resume_point_for_stage(stage, run_id=run_id, as_of=as_of)]
     _list(
         points,
         record.resume_point,
@@ -208,7 +208,7 @@ def history(
 
         def recorded(after: int, limit: int | None) -> Iterator[_Recorded]:
             return store.receipts(
-                run_id, stage, since_ms=since, until_ms=until, after=after, limit=limit, newest_first=newest_first
+                run_id, stage, since=since, until=until, after=after, limit=limit, newest_first=newest_first
             )
 
         pages = _followed(store, recorded, after, limit) if follow else _pages(recorded(after, limit))

@@ -166,7 +166,7 @@ def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
         click.open_file(source, "rb") as lines,
         directory_beside(target) as aside,
         # The backup of this is what has to last.
-        CheckpointStore(Path(aside, "new"), durability="normal", key=argument.key(key_file)) as store,
+        CheckpointStore(Path(aside, "new"), durability="normal", hmac_key=argument.key(key_file)) as store,
     ):
         checkpoints = _checkpoints(lines)
         while batch := list(islice(checkpoints, _BATCH)):

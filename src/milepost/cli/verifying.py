@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @argument.file
 @click.option("--run", "run_id", metavar="RUN", help="Only this run's entries; HEAD is then one of the run's own chain.")
 @click.option("--expected", type=argument.head, help="A head kept elsewhere, which the chain must contain.")
-@click.option("--since", type=argument.head, help="A trusted head: read only what came after it.")
+@click.option("--trusted", type=argument.head, help="A trusted head: read only what came after it.")
 @click.option("--workers", type=int, default=1, metavar="N", help="How many processes may share the work.  [default: 1]")
 @argument.key_file
 @argument.as_json
@@ -31,7 +31,7 @@ def verify(
     file: str,
     run_id: str | None,
     expected: Head | None,
-    since: Head | None,
+    trusted: Head | None,
     workers: int,
     key_file: str | None,
     as_json: bool,
@@ -42,8 +42,8 @@ def verify(
     A chain cannot show by itself that its tail was cut off, that an older copy was put back, or that all of it was written
     anew: give a head that was kept elsewhere as --expected. A keyed chain cannot be judged without its key.
     """
-    with CheckpointStore.open_readonly(file, key=argument.key(key_file)) as store, _progress() as progress:
-        verification = store.verify(run_id=run_id, since=since, expected=expected, workers=workers, progress=progress)
+    with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store, _progress() as progress:
+        verification = store.verify(run_id=run_id, trusted=trusted, expected=expected, workers=workers, progress=progress)
     _show(verification, as_json=as_json)
     if not verification.ok:
         raise click.exceptions.Exit(ExitCode.UNJUDGED if _unjudged(verification) else ExitCode.UNPROVEN)

@@ -91,7 +91,7 @@ def extract(store: CheckpointStore, source: Source, every: int, watch: Watch) ->
         run_id=RUN_ID,
         stage="extract",
         every=every,
-        event_time_ms=lambda row: event_time(row.event_time).ms,
+        event_time=lambda row: event_time(row.event_time).ms,
         transaction=True,
     )
     for row in loop:
@@ -107,7 +107,7 @@ def transform(store: CheckpointStore, every: int, watch: Watch) -> None:
         run_id=RUN_ID,
         stage="transform",
         every=every,
-        event_time_ms=lambda row: event_time(row[1]).ms,
+        event_time=lambda row: event_time(row[1]).ms,
         seek=staged,
         transaction=True,
     )
@@ -125,7 +125,7 @@ def load(store: CheckpointStore, every: int, watch: Watch) -> None:
         run_id=RUN_ID,
         stage="load",
         every=every,
-        event_time_ms=lambda row: row[1],
+        event_time=lambda row: row[1],
         seek=cleaned,
         transaction=True,
     )

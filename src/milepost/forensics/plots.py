@@ -99,7 +99,7 @@ class _Line:
 
 
 def progress(read: Read, run_id: str | None) -> Picture:
-    """See `CheckpointStore.plot_progress`."""
+    """See `CheckpointStore.plot.progress`."""
     excerpt = read(active.same_stages, run_id, RUNS, STAGES)
     lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms, mark.offset, mark.event_time_ms))
     height = max(7.2, 1.3 + 2 * _LABEL * len(_last_lines(lines)))
@@ -124,7 +124,7 @@ def progress(read: Read, run_id: str | None) -> Picture:
 
 
 def lag(read: Read, run_id: str | None) -> Picture:
-    """See `CheckpointStore.plot_lag`."""
+    """See `CheckpointStore.plot.lag`."""
     excerpt = read(active.same_stages, run_id, RUNS, STAGES)
     lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms, log10(_lag_ms(mark))), _lag_apart)
     figure, (axes,) = _figure(f"Lag of {_whose(run_id)}", max(4.2, 1.3 + _LABEL * len(_last_lines(lines))), 1)
@@ -154,7 +154,7 @@ def lag(read: Read, run_id: str | None) -> Picture:
 
 
 def runs(read: Read) -> Picture:
-    """See `CheckpointStore.plot_runs`."""
+    """See `CheckpointStore.plot.runs`."""
     excerpt = read(active.of_each_run, RUNS, BARS)
     lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms,))
     last_of_run = {line.lane.run_number: line for line in lines}
@@ -195,7 +195,7 @@ def runs(read: Read) -> Picture:
 
 
 def compare(read: Read, found: Comparison) -> Picture:
-    """See `CheckpointStore.plot_compare`."""
+    """See `CheckpointStore.plot.compare`."""
     run_ids = found.run_id, found.other_run_id
     stages, rest = found.excerpt(PANELS)
     one_run, other_run = (_by_stage(read, run_id, [compared.stage for compared in stages]) for run_id in run_ids)
