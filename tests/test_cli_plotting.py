@@ -67,7 +67,9 @@ def test_names_in_a_picture_are_text(path: Path, kind: str, first: int) -> None:
     assert "{http://www.w3.org/2000/svg}script" not in {each.tag for each in ET.fromstring(text).iter()}
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    "kind", ["progress", *(pytest.param(kind, marks=pytest.mark.long) for kind in RUNS if kind != "progress")]
+)
 def test_matplotlib_says_nothing_on_stderr(path: Path, kind: str) -> None:
     """Not of its cache, which it cannot keep here, nor of fonts, nor of names that leave no room for a picture."""
     with CheckpointStore(path, durability="normal") as store:

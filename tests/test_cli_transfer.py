@@ -253,7 +253,7 @@ def test_a_line_of_no_utf_8_is_named_too(tmp_path: Path) -> None:
     assert recorded(tmp_path / "new")[0] == mixed(30)[:3]
 
 
-@pytest.mark.parametrize("at", [9_999, 10_000, 20_500])
+@pytest.mark.parametrize("at", [9_999, 10_000, pytest.param(20_500, marks=pytest.mark.long)])
 def test_a_wrong_line_of_a_later_batch_has_its_number(tmp_path: Path, at: int) -> None:
     """Rejected, invalid or recorded before."""
     lines = [json.dumps(values(each)) for each in chain(21_000)]

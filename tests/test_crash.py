@@ -59,8 +59,8 @@ def _kills(path: Path, count: int) -> None:
 
 
 def test_every_acknowledged_append_survives_a_kill_and_none_is_doubled(path: Path) -> None:
-    """Twenty kills at random moments, one after the other, on one file."""
-    _kills(path, 20)
+    """Ten kills at random moments, one after the other, on one file."""
+    _kills(path, 10)
 
 
 @pytest.mark.long

@@ -253,7 +253,10 @@ def answer_to(*command: str | Path) -> None:
     assert run(*command).exit_code == 0
 
 
-@pytest.mark.parametrize("sweeper", SWEEPERS)
+@pytest.mark.parametrize(
+    "sweeper",
+    [each if "made" in each or "lines" in each else pytest.param(each, marks=pytest.mark.long) for each in SWEEPERS],
+)
 def test_what_a_kill_leaves_is_removed_when(folder: Path, sweeper: str) -> None:
     """Whatever was being made; what a living process is making stays, and is put in place."""
     for killed in [half_way(folder, *command) for command in LEFT]:

@@ -141,7 +141,7 @@ def test_normal_durability_called_full_is_caught(monkeypatch: pytest.MonkeyPatch
     assert _caught(power_loss, Dose(SEED), "LOST")
 
 
-@pytest.mark.parametrize(("hunt", "stride"), [(kill_retry_power_loss, 1), (failed_sync, 5)])
+@pytest.mark.parametrize(("hunt", "stride"), [(kill_retry_power_loss, 3), (failed_sync, 5)])
 def test_a_store_that_trusts_the_wal_it_finds_is_caught(
     hunt: Callable[[Dose], Tally], stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
