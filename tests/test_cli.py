@@ -17,7 +17,7 @@ import milepost
 from milepost import InvalidArgumentError, MilepostError, StoreBusyError, StoreError
 from milepost.cli import commands
 from milepost.cli.exit_code import ExitCode, explained
-from milepost.cli.plotting import plot
+from milepost.cli.plot import plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -174,7 +174,7 @@ def test_an_export_to_a_full_disk_leaves_nothing(file: Path, tmp_path: Path, mon
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(__import__("milepost.cli.transfer", fromlist=["_WRITERS"])._WRITERS, "jsonl", full)
+    monkeypatch.setitem(__import__("milepost.cli.export", fromlist=["_WRITERS"])._WRITERS, "jsonl", full)
     assert run("export", file, "--output", tmp_path / "a.jsonl").exit_code == 3
     assert [each.name for each in tmp_path.iterdir()] == ["orders.milepost"]
 

@@ -12,14 +12,21 @@ from typing import Any
 
 import click
 
-from milepost.cli.comparing import compare
-from milepost.cli.demonstration import demo
+from milepost.cli.backup import backup
+from milepost.cli.compare import compare
+from milepost.cli.demo import demo
 from milepost.cli.exit_code import EXIT_CODES, explained
-from milepost.cli.plotting import plot
-from milepost.cli.reading import head, history, latest, resume, runs, stages
-from milepost.cli.summarizing import summary
-from milepost.cli.transfer import backup, export, import_
-from milepost.cli.verifying import verify
+from milepost.cli.export import export
+from milepost.cli.head import head
+from milepost.cli.history import history
+from milepost.cli.import_ import import_
+from milepost.cli.latest import latest
+from milepost.cli.plot import plot
+from milepost.cli.resume import resume
+from milepost.cli.runs import runs
+from milepost.cli.stages import stages
+from milepost.cli.summary import summary
+from milepost.cli.verify import verify
 
 
 class _Commands(click.Group):

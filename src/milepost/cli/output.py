@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import click
 from rich.cells import cell_len, chop_cells
@@ -15,8 +15,9 @@ from rich.cells import cell_len, chop_cells
 from milepost.visible import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GAP: Final = "  "
@@ -195,3 +196,27 @@ def _cells(text: str) -> int:
 
 def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
     return sum(widths[index] for index in kept) + len(_GAP) * (len(kept) - 1)
+
+
+def listing(
+    found: Sequence[T],
+    form: Callable[[T], object],
+    columns: Sequence[Column],
+    row: Callable[[T], tuple[str, ...]],
+    *,
+    as_json: bool,
+) -> None:
+    """
+    What was found, a row each, or JSON.
+
+    Args:
+        found: It.
+        form: Makes of each what JSON has of it.
+        columns: The columns of the table.
+        row: Makes of each its cells.
+        as_json: Whether for programs.
+    """
+    if as_json:
+        document([form(each) for each in found])
+    else:
+        Table(*columns).print([row(each) for each in found])

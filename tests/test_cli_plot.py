@@ -14,7 +14,7 @@ import pytest
 from chains import entry, mixed
 from command import run
 from milepost import CheckpointStore
-from milepost.cli.plotting import plot
+from milepost.cli.plot import plot
 from test_cli_hostile_names import HOSTILE
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The commands that look: runs, stages, latest, resume, history, head."""
+"""The checkpoints in the order of the chain, also as they come."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 import sys
 from itertools import islice
 from time import sleep
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,12 +16,11 @@ from milepost.checkpoint import MAX_INTEGER
 from milepost.cli import argument, output, record
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.output import Column
-from milepost.errors import NoCheckpointError, StoreBusyError, StoreError
-from milepost.receipt import Head
+from milepost.errors import StoreBusyError, StoreError
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from milepost.checkpoint import Checkpoint
     from milepost.receipt import Receipt
@@ -29,149 +28,9 @@ if TYPE_CHECKING:
 
     _Recorded = tuple[Receipt, Checkpoint]
 
-_Listed = TypeVar("_Listed")
 
 _PAGE: Final = 1000
 _POLL_MS: Final = 500
-_SIGNATURE: Final = 12  # hex digits of a signature in a table
-
-
-@click.command()
-@argument.file
-@argument.as_json
-def runs(file: str, as_json: bool) -> None:
-    """Every run: how much it recorded, and when."""
-    with CheckpointStore.open_readonly(file) as store:
-        found = store.runs()
-    _list(
-        found,
-        record.run,
-        [
-            Column("run"),
-            Column("entries", "number"),
-            Column("stages", spare=1),
-            Column("first (UTC)", "time", spare=2),
-            Column("last (UTC)", "time"),
-            Column("signature", spare=3),
-        ],
-        lambda each: (
-            each.run_id,
-            output.count(each.entries),
-            ", ".join(each.stages),
-            output.time(each.first_at_ms),
-            output.time(each.last_at_ms),
-            each.signature[:_SIGNATURE],
-        ),
-        as_json=as_json,
-    )
-
-
-@click.command()
-@argument.file
-@argument.as_json
-def stages(file: str, as_json: bool) -> None:
-    """Every stage, over all runs."""
-    with CheckpointStore.open_readonly(file) as store:
-        found = store.stages()
-    _list(
-        found,
-        record.stage,
-        [
-            Column("stage"),
-            Column("entries", "number"),
-            Column("runs", "number"),
-            Column("first (UTC)", "time", spare=1),
-            Column("last (UTC)", "time"),
-        ],
-        lambda each: (
-            each.stage,
-            output.count(each.entries),
-            output.count(each.runs),
-            output.time(each.first_at_ms),
-            output.time(each.last_at_ms),
-        ),
-        as_json=as_json,
-    )
-
-
-def _list(
-    found: Sequence[_Listed],
-    form: Callable[[_Listed], record.Record],
-    columns: Sequence[Column],
-    row: Callable[[_Listed], tuple[str, ...]],
-    *,
-    as_json: bool,
-) -> None:
-    """What was found, a row each, or JSON."""
-    if as_json:
-        output.document([form(each) for each in found])
-    else:
-        output.Table(*columns).print([row(each) for each in found])
-
-
-@click.command()
-@argument.file
-@argument.run
-@argument.stage
-@argument.as_of
-@argument.as_json
-def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
-    """The last checkpoint, of the file, a run or a stage."""
-    with CheckpointStore.open_readonly(file) as store:
-        found = next(store.receipts(run_id, stage, until=as_of, newest_first=True, limit=1), None)
-    if found is None:
-        raise NoCheckpointError(run_id, stage) if stage else click.ClickException("no checkpoint is recorded there")
-    if as_json:
-        output.document(record.recorded(*found))
-        return
-    receipt, entry = found
-    output.facts(
-        {
-            "run": entry.run_id,
-            "stage": entry.stage,
-            "sequence": str(entry.sequence),
-            "offset": str(entry.watermark.offset),
-            "event time": output.time(entry.watermark.event_time_ms),
-            "key": entry.idempotency_key,
-            "at": output.time(entry.at_ms),
-            "position": str(receipt.position),
-            "signature": receipt.signature,
-        }
-    )
-
-
-@click.command()
-@argument.file
-@argument.run
-@argument.stage
-@argument.as_of
-@argument.as_json
-def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
-    """Where every stage starts again, or one."""
-    with CheckpointStore.open_readonly(file) as store:
-        if stage is None:
-            points = list(store.resume_points(run_id, as_of=as_of).values())
-        else:
-            points = [store.resume_point_for_stage(stage, run_id=run_id, as_of=as_of)]
-    _list(
-        points,
-        record.resume_point,
-        [
-            Column("stage"),
-            Column("run"),
-            Column("sequence", "number"),
-            Column("offset", "number"),
-            Column("event time (UTC)", "time"),
-        ],
-        lambda each: (
-            each.stage,
-            each.run_id,
-            str(each.sequence),
-            str(each.watermark.offset),
-            output.time(each.watermark.event_time_ms),
-        ),
-        as_json=as_json,
-    )
 
 
 @click.command()
@@ -308,34 +167,3 @@ def _is_pipe() -> bool:
         return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
     except OSError:  # not a file of the system at all
         return False
-
-
-@click.command()
-@argument.file
-@click.option("--run", "run_id", metavar="RUN", help="Of the chain over this run's own entries.")
-@argument.as_json
-def head(file: str, run_id: str | None, as_json: bool) -> None:
-    """
-    The state of the chain in one line, to keep elsewhere.
-
-    `milepost verify --expected` takes it: a chain that contains a head kept elsewhere was neither cut, rolled back nor
-    rewritten up to there.
-    """
-    with CheckpointStore.open_readonly(file) as store:
-        found = store.head() if run_id is None else _head_of_run(store, run_id)
-    show_head(found, as_json=as_json)
-
-
-def show_head(found: Head, *, as_json: bool) -> None:
-    """The one line that is kept elsewhere, or JSON."""
-    if as_json:
-        output.document(record.head(found))
-    else:
-        click.echo(str(found))
-
-
-def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
-    for run in store.runs():
-        if run.run_id == run_id:
-            return Head(run.entries, run.signature)
-    raise click.ClickException("no checkpoint is recorded there")

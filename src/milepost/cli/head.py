@@ -1,0 +1,48 @@
+"""The state of the chain in one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.cli import argument, output, record
+from milepost.receipt import Head
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.checkpoint import Checkpoint
+    from milepost.receipt import Receipt
+
+    _Recorded = tuple[Receipt, Checkpoint]
+
+
+@click.command()
+@argument.file
+@click.option("--run", "run_id", metavar="RUN", help="Of the chain over this run's own entries.")
+@argument.as_json
+def head(file: str, run_id: str | None, as_json: bool) -> None:
+    """
+    The state of the chain in one line, to keep elsewhere.
+
+    `milepost verify --expected` takes it: a chain that contains a head kept elsewhere was neither cut, rolled back nor
+    rewritten up to there.
+    """
+    with CheckpointStore.open_readonly(file) as store:
+        found = store.head() if run_id is None else _head_of_run(store, run_id)
+    show_head(found, as_json=as_json)
+
+
+def show_head(found: Head, *, as_json: bool) -> None:
+    """The one line that is kept elsewhere, or JSON."""
+    if as_json:
+        output.document(record.head(found))
+    else:
+        click.echo(str(found))
+
+
+def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
+    for run in store.runs():
+        if run.run_id == run_id:
+            return Head(run.entries, run.signature)
+    raise click.ClickException("no checkpoint is recorded there")

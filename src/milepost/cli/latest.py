@@ -1,0 +1,49 @@
+"""The last checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.cli import argument, output, record
+from milepost.errors import NoCheckpointError
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.checkpoint import Checkpoint
+    from milepost.receipt import Receipt
+    from milepost.times import Time
+
+    _Recorded = tuple[Receipt, Checkpoint]
+
+
+@click.command()
+@argument.file
+@argument.run
+@argument.stage
+@argument.as_of
+@argument.as_json
+def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
+    """The last checkpoint, of the file, a run or a stage."""
+    with CheckpointStore.open_readonly(file) as store:
+        found = next(store.receipts(run_id, stage, until=as_of, newest_first=True, limit=1), None)
+    if found is None:
+        raise NoCheckpointError(run_id, stage) if stage else click.ClickException("no checkpoint is recorded there")
+    if as_json:
+        output.document(record.recorded(*found))
+        return
+    receipt, entry = found
+    output.facts(
+        {
+            "run": entry.run_id,
+            "stage": entry.stage,
+            "sequence": str(entry.sequence),
+            "offset": str(entry.watermark.offset),
+            "event time": output.time(entry.watermark.event_time_ms),
+            "key": entry.idempotency_key,
+            "at": output.time(entry.at_ms),
+            "position": str(receipt.position),
+            "signature": receipt.signature,
+        }
+    )

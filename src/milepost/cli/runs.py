@@ -1,0 +1,49 @@
+"""Every run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from milepost.cli import argument, output, record
+from milepost.cli.output import Column
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.checkpoint import Checkpoint
+    from milepost.receipt import Receipt
+
+    _Recorded = tuple[Receipt, Checkpoint]
+
+_SIGNATURE: Final = 12  # hex digits of a signature in a table
+
+
+@click.command()
+@argument.file
+@argument.as_json
+def runs(file: str, as_json: bool) -> None:
+    """Every run: how much it recorded, and when."""
+    with CheckpointStore.open_readonly(file) as store:
+        found = store.runs()
+    output.listing(
+        found,
+        record.run,
+        [
+            Column("run"),
+            Column("entries", "number"),
+            Column("stages", spare=1),
+            Column("first (UTC)", "time", spare=2),
+            Column("last (UTC)", "time"),
+            Column("signature", spare=3),
+        ],
+        lambda each: (
+            each.run_id,
+            output.count(each.entries),
+            ", ".join(each.stages),
+            output.time(each.first_at_ms),
+            output.time(each.last_at_ms),
+            each.signature[:_SIGNATURE],
+        ),
+        as_json=as_json,
+    )

@@ -1,0 +1,45 @@
+"""Every stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.cli import argument, output, record
+from milepost.cli.output import Column
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.checkpoint import Checkpoint
+    from milepost.receipt import Receipt
+
+    _Recorded = tuple[Receipt, Checkpoint]
+
+
+@click.command()
+@argument.file
+@argument.as_json
+def stages(file: str, as_json: bool) -> None:
+    """Every stage, over all runs."""
+    with CheckpointStore.open_readonly(file) as store:
+        found = store.stages()
+    output.listing(
+        found,
+        record.stage,
+        [
+            Column("stage"),
+            Column("entries", "number"),
+            Column("runs", "number"),
+            Column("first (UTC)", "time", spare=1),
+            Column("last (UTC)", "time"),
+        ],
+        lambda each: (
+            each.stage,
+            output.count(each.entries),
+            output.count(each.runs),
+            output.time(each.first_at_ms),
+            output.time(each.last_at_ms),
+        ),
+        as_json=as_json,
+    )
