@@ -20,6 +20,7 @@ ORDER = [
     "times",
     "sql_tokens",
     "receipt",
+    "verification",
     "summary",
     "audit",
     "comparison",

@@ -4,7 +4,6 @@ milepost: the flight recorder of a single-node data pipeline, an embedded checkp
 The contract's eleven functions over a chain are in `milepost.checkpoint`.
 """
 
-from milepost.audit import Fault, Verification
 from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
 from milepost.checkpointed import Checkpointed
 from milepost.comparison import Comparison, Divergence, StageComparison
@@ -37,6 +36,7 @@ from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.store import CheckpointStore
 from milepost.summary import RunSummary, Silence, StageState, StageSummary, StoreSummary
 from milepost.times import ms
+from milepost.verification import Fault, Verification
 
 __version__ = "0.1.0"
 

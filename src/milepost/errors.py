@@ -40,9 +40,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from milepost.audit import Fault
     from milepost.checkpoint import Checkpoint, Watermark
     from milepost.receipt import Receipt
+    from milepost.verification import Fault
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     import apsw
 
     from milepost.append import NotAsked
-    from milepost.audit import Verification
     from milepost.block import Block
     from milepost.comparison import Comparison
     from milepost.database import Read
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
+    from milepost.verification import Verification
     from milepost.writer import Durability
 
     _Rows = list[tuple[Any, ...]]

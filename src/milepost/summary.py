@@ -12,9 +12,9 @@ from milepost.times import iso, lasting
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from milepost.audit import Verification
     from milepost.checkpoint import ResumePoint
     from milepost.receipt import Head
+    from milepost.verification import Verification
 
 RUNS_SHOWN: Final = 10
 """How many runs a summary of a store tells of, the last ones; it counts the rest."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost import integrity, rows, workers
-from milepost.audit import Audit, Fault, Verification
+from milepost.audit import Audit
 from milepost.errors import DamagedStoreError, WrongKeyError
+from milepost.verification import Fault, Verification
 
 if TYPE_CHECKING:
     from collections.abc import Callable

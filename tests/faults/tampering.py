@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from milepost.audit import Fault
+    from milepost.verification import Fault
 
 ENTRIES: Final = mixed(40)
 NEXT: Final = ENTRIES[-1]._replace(sequence=1000, idempotency_key="next")

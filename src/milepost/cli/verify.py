@@ -16,7 +16,7 @@ from milepost.store import CheckpointStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.audit import Verification
+    from milepost.verification import Verification
 
 
 @click.command()

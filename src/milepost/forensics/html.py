@@ -20,11 +20,11 @@ from milepost.visible import visible
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from milepost.audit import Verification
     from milepost.checkpoint import Checkpoint
     from milepost.comparison import Comparison, StageComparison
     from milepost.errors import MilepostError
     from milepost.summary import StageState, StoreSummary
+    from milepost.verification import Verification
 
 LONGEST: Final = 80
 """How many characters of a name are shown."""
