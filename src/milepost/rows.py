@@ -22,7 +22,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, TypeVarTuple
 import apsw
 
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark
-from milepost.mileposts import APART
+from milepost.mileposts import (
+    APART,
+    BOUND,
+    RUN,
+    RUN_NUMBER,
+    RUN_STAGE,
+    SCOPES,
+    STAGE,
+    STAGE_NUMBER,
+    Scope,
+    entries_so_far,
+    scope_of,
+)
 from milepost.receipt import Head, Receipt, receipt_of
 from milepost.signature import EMPTY
 from milepost.summary import RunSummary, StageSummary
@@ -45,90 +57,7 @@ are gone before Python's garbage collector, which looks at every 700 new ones, h
 BATCH: Final = 1000
 """How many rows of a frame are read at a time: with 200, what takes them needs twice the memory and a third more time."""
 
-_WHICH: Final = [(False, False), (True, False), (False, True), (True, True)]  # (with a run_id, with a stage)
-_RUN: Final = True, False
-_STAGE: Final = False, True
-_LANE: Final = True, True
-
-# Of a run, a stage, or both: the index of the mileposts, and what it has them in order of. Within one stage of one run the
-# sequence rises along the chain, so its order is the chain's.
-_INDEX: Final = {_RUN: "entry_by_run", _STAGE: "entry_by_stage", _LANE: "entry_by_sequence"}
-_ORDER: Final = {_RUN: "position", _STAGE: "position", _LANE: "sequence"}
-
-_RUN_NUMBER: Final = "(SELECT run_number FROM run WHERE run_id = ?)"
-_STAGE_NUMBER: Final = "(SELECT stage_number FROM stage WHERE stage = ?)"
-# The numbers of the names that a query is given, as a table of one row, with which it begins. The run is bound first.
-_GIVEN: Final = {
-    _RUN: f"{_RUN_NUMBER} AS given",
-    _STAGE: f"{_STAGE_NUMBER} AS given",
-    _LANE: "(SELECT run_number, stage_number FROM run CROSS JOIN stage WHERE run_id = ? AND stage = ?) AS given",
-}
-
-
-def _terse(statement: str) -> str:
-    """
-    The same statement in four fifths of the characters, for what is asked most.
-
-    APSW looks a statement up by the whole of its text, which takes 0.8 µs for 1,000 characters: a tenth of a lookup's time.
-    """
-    for name in ("given", "post", "last", "entry"):
-        statement = re.sub(rf"(?<=\) AS ){name}\b|(?<=entry AS ){name}\b|\b{name}(?=\.)", name[0], statement)
-    statement = re.sub(r"\bentry (?=ON|INDEXED|LEFT|WHERE)", "entry e ", statement.replace(" AS ", " "))
-    return re.sub(r"\s*(<=|[=<>,+()])\s*", r"\1", statement)
-
-
-def _same(which: tuple[bool, bool], one: str, other: str) -> str:
-    """The condition that two rows have the same run, the same stage, or both."""
-    columns = [column for column, given in zip(("run_number", "stage_number"), which, strict=True) if given]
-    return " AND ".join(f"{one}.{column} = {other}.{column}" for column in columns)
-
-
-def _with_numbers(statement: str, run_number: str, stage_number: str) -> str:
-    """A statement with these two expressions in place of the columns of `given`."""
-    return statement.replace("given.run_number", run_number).replace("given.stage_number", stage_number)
-
-
-def _milepost(which: tuple[bool, bool], of: str, condition: str = "", *, column: str = "position", last: bool = True) -> str:
-    """A column of the last milepost, or of the first, that has the same run, stage or both as the row `of`."""
-    return (
-        f"(SELECT post.{column} FROM entry AS post INDEXED BY {_INDEX[which]} WHERE {_same(which, 'post', of)} "
-        f"AND post.milepost IS NOT NULL {condition} ORDER BY post.{_ORDER[which]} {'DESC' if last else 'ASC'} LIMIT 1)"
-    )
-
-
-def _last(which: tuple[bool, bool], of: str, columns: str) -> str:
-    """Something of `last`, the last row with the same run, stage or both as `of`: the last milepost, or close behind it."""
-    return (
-        f"(SELECT {columns} FROM entry AS last WHERE last.position <= {_milepost(which, of)} + {APART - 1} "
-        f"AND {_same(which, 'last', of)} ORDER BY last.position DESC LIMIT 1)"
-    )
-
-
 _OWN: Final = "ifnull(last.run_signature, last.signature)"  # of the run's own chain
-
-
-def _near_mileposts(which: tuple[bool, bool], of: str, least: str = "0", most: str = str(MAX_INTEGER)) -> str:
-    """
-    Rows of the table `entry`, each once, with the same run, stage or both as the row `of`, behind their mileposts `post`.
-
-    Args:
-        which: Whether the run is the same, and whether the stage is.
-        of: The name of a table.
-        least: The least position of a row, an expression.
-        most: The greatest position of a row, an expression.
-    """
-    end = f"post.position + {APART - 1}"
-    if which != _LANE:  # the mileposts of other stages or runs may stand closer
-        following = (
-            f"SELECT next.position FROM entry AS next INDEXED BY {_INDEX[which]} WHERE {_same(which, 'next', 'post')} "
-            "AND next.milepost IS NOT NULL AND next.position > post.position ORDER BY next.position LIMIT 1"
-        )
-        end = f"ifnull(min({end}, ({following}) - 1), {end})"
-    return (
-        f"entry AS post INDEXED BY {_INDEX[which]} CROSS JOIN entry ON {_same(which, 'post', of)} "
-        f"AND post.milepost IS NOT NULL AND entry.position BETWEEN max(post.position, {least}) AND min({end}, {most}) "
-        f"AND {_same(which, 'entry', 'post')}"
-    )
 
 
 _RUN_ID: Final = "(SELECT run_id FROM run WHERE run.run_number = entry.run_number)"
@@ -215,7 +144,7 @@ def run_signature(connection: apsw.Connection, run_id: str) -> str:
     return _digits(EMPTY if signature is None else signature)
 
 
-_RUN_SIGNATURE: Final = _terse(f"SELECT {_last(_RUN, 'given', _OWN)} FROM {_GIVEN[_RUN]}")
+_RUN_SIGNATURE: Final = f"SELECT {RUN.last('given', _OWN)} FROM {RUN.given}"
 
 
 # Single checkpoints
@@ -223,61 +152,35 @@ _RUN_SIGNATURE: Final = _terse(f"SELECT {_last(_RUN, 'given', _OWN)} FROM {_GIVE
 
 def latest(connection: Statements, run_id: str | None, stage: str | None, as_of_ms: int | None = None) -> Checkpoint | None:
     """The last checkpoint, of one run or stage where that is given, whose wall clock is not above `as_of_ms`."""
-    which = run_id is not None, stage is not None
+    scope = scope_of(run_id, stage)
     if as_of_ms is None:
-        row = connection.execute(_LATEST[which], _given(run_id, stage)).get
+        row = connection.execute(_LATEST[scope], _given(run_id, stage)).get
     else:
-        row = connection.execute(_LATEST_AS_OF[which], (*_given(run_id, stage), as_of_ms)).get
+        row = connection.execute(_LATEST_AS_OF[scope], (*_given(run_id, stage), as_of_ms)).get
     if row is None:
         return None
     found_run, found_stage, sequence, offset, event_time_ms, key, at_ms = row
     return _checkpoint(run_id or found_run, stage or found_stage, sequence, offset, event_time_ms, key, at_ms)
 
 
-def _last_given(which: tuple[bool, bool]) -> str:
-    """The last row, called `entry`, of what is given."""
-    return (
-        f"{_GIVEN[which]} CROSS JOIN entry ON entry.position <= {_milepost(which, 'given')} + {APART - 1} "
-        f"AND {_same(which, 'entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
-    )
-
-
 # What is given is not looked up again.
-_COLUMNS: Final = {
-    which: f"SELECT {'NULL' if which[0] else _RUN_ID}, {'NULL' if which[1] else _STAGE_NAME}, {_FIELDS} FROM"
-    for which in _WHICH
+_COLUMNS: Final[dict[Scope | None, str]] = {
+    None: f"{_RUN_ID}, {_STAGE_NAME}, {_FIELDS}",
+    RUN: f"NULL, {_STAGE_NAME}, {_FIELDS}",
+    STAGE: f"{_RUN_ID}, NULL, {_FIELDS}",
+    RUN_STAGE: f"NULL, NULL, {_FIELDS}",
 }
-_LATEST: Final = {
-    (False, False): _terse(
-        f"SELECT run_id, stage, {_FIELDS} FROM entry {_NAMES} WHERE position > 0 ORDER BY position DESC LIMIT 1"
-    ),
-    **{which: _terse(f"{_COLUMNS[which]} {_last_given(which)}") for which in _INDEX},
+_LATEST: Final[dict[Scope | None, str]] = {
+    None: f"SELECT run_id, stage, {_FIELDS} FROM entry {_NAMES} WHERE position > 0 ORDER BY position DESC LIMIT 1",
+    **{scope: f"SELECT {_COLUMNS[scope]} FROM {scope.last_given()}" for scope in SCOPES},
 }
-_LATEST_AS_OF: Final = {
-    (False, False): f"{_COLUMNS[False, False]} entry WHERE position > 0 AND at_ms <= ? ORDER BY position DESC LIMIT 1",
+_LATEST_AS_OF: Final[dict[Scope | None, str]] = {
+    None: f"SELECT {_COLUMNS[None]} FROM entry WHERE position > 0 AND at_ms <= ? ORDER BY position DESC LIMIT 1",
     **{
-        which: f"{_COLUMNS[which]} {_GIVEN[which]} CROSS JOIN {_near_mileposts(which, 'given')} WHERE entry.at_ms <= ? "
-        f"ORDER BY post.{_ORDER[which]} DESC, entry.position DESC LIMIT 1"
-        for which in _INDEX
+        scope: f"SELECT {_COLUMNS[scope]} FROM {scope.given} CROSS JOIN {scope.entries('given')} WHERE entry.at_ms <= ? "
+        f"ORDER BY post.{scope.order} DESC, entry.position DESC LIMIT 1"
+        for scope in SCOPES
     },
-}
-
-
-def resume_point(connection: apsw.Connection, run_id: str | None, stage: str) -> ResumePoint | None:
-    """Where a stage starts again, in any run or in one: what `latest` gives, without the rest of the checkpoint."""
-    row = connection.execute(_RESUME_POINT[run_id is not None], _given(run_id, stage)).get
-    if row is None:
-        return None
-    found_run, sequence, offset, event_time_ms = row
-    return _new(
-        ResumePoint, (run_id or _known(found_run, "stage"), stage, sequence, _new(Watermark, (offset, event_time_ms)))
-    )
-
-
-_MARK: Final = "entry.sequence, entry.offset, entry.event_time_ms"
-_RESUME_POINT: Final = {
-    False: _terse(f"SELECT {_RUN_ID}, {_MARK} FROM {_last_given(_STAGE)}"),
-    True: _terse(f"SELECT NULL, {_MARK} FROM {_last_given(_LANE)}"),
 }
 
 
@@ -291,38 +194,29 @@ def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> 
 
 
 # The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
-_GET: Final = _terse(
-    f"SELECT {_FIELDS} FROM {_GIVEN[_LANE]} CROSS JOIN entry ON entry.position <= "
-    f"{_milepost(_LANE, 'given', 'AND post.sequence <= ?')} + {APART - 1} AND entry.sequence <= ? "
-    f"AND {_same(_LANE, 'entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
+_GET: Final = (
+    f"SELECT {_FIELDS} FROM {RUN_STAGE.given} CROSS JOIN entry ON entry.position <= "
+    f"{RUN_STAGE.milepost('given', 'AND post.sequence <= ?')} + {APART - 1} AND entry.sequence <= ? "
+    f"AND {RUN_STAGE.equal('entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
 )
 
 
 def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[Checkpoint]:
     """The checkpoints with one key, in chain order: at most one in each stage of each run."""
-    # The usual question, and the usual answer of one row, each without what is made for the others: 0.3 of 4.4 µs.
-    if run_id is None and stage is None:
-        found: list[tuple[Any, ...]] = connection.execute(_FIND[False, False], (idempotency_key,)).fetchall()
-    else:
-        statement = _FIND[run_id is not None, stage is not None]
-        found = connection.execute(statement, (idempotency_key, *_given(run_id, stage))).fetchall()
-    if len(found) == 1:
-        ((_, run, stage_name, sequence, offset, event_time_ms, key, at_ms),) = found
-        return [_checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)]
+    bindings = idempotency_key, *_given(run_id, stage)
+    found: list[tuple[Any, ...]] = connection.execute(_FIND[scope_of(run_id, stage)], bindings).fetchall()
     found.sort()  # by position, which comes first; the index has them by run and stage
-    return [
-        _checkpoint(run, stage_name, sequence, offset, event_time_ms, key, at_ms)
-        for _, run, stage_name, sequence, offset, event_time_ms, key, at_ms in found
-    ]
+    return [_checkpoint(*fields) for _, *fields in found]
 
 
-_FIND: Final = {
-    which: _terse(
-        f"SELECT position, run_id, stage, {_FIELDS} FROM entry INDEXED BY entry_by_key {_NAMES} WHERE idempotency_key = ?"
-        + (f" AND run_number = {_RUN_NUMBER}" if which[0] else "")
-        + (f" AND stage_number = {_STAGE_NUMBER}" if which[1] else "")
-    )
-    for which in _WHICH
+_WITH_KEY: Final = (
+    f"SELECT position, run_id, stage, {_FIELDS} FROM entry INDEXED BY entry_by_key {_NAMES} WHERE idempotency_key = ?"
+)
+_FIND: Final[dict[Scope | None, str]] = {
+    None: _WITH_KEY,
+    RUN: f"{_WITH_KEY} AND run_number = {RUN_NUMBER}",
+    STAGE: f"{_WITH_KEY} AND stage_number = {STAGE_NUMBER}",
+    RUN_STAGE: f"{_WITH_KEY} AND run_number = {RUN_NUMBER} AND stage_number = {STAGE_NUMBER}",
 }
 
 
@@ -339,19 +233,19 @@ def resume_points(connection: apsw.Connection, run_id: str | None, as_of_ms: int
     return {entry.stage: ResumePoint(entry.run_id, entry.stage, entry.sequence, entry.watermark) for entry in entries}
 
 
-def _last_as_of(which: tuple[bool, bool], of: str) -> str:
-    """The position of the last row with the same stage, or run and stage, as `of`, whose wall clock is not above a time."""
+def _last_as_of(scope: Scope, of: str) -> str:
+    """The position of the last row whose wall clock is not above a time."""
     return (
-        f"(SELECT entry.position FROM {_near_mileposts(which, of)} WHERE entry.at_ms <= ? "
-        f"ORDER BY post.{_ORDER[which]} DESC, entry.position DESC LIMIT 1)"
+        f"(SELECT entry.position FROM {scope.entries(of)} WHERE entry.at_ms <= ? "
+        f"ORDER BY post.{scope.order} DESC, entry.position DESC LIMIT 1)"
     )
 
 
 _RESUME_POINTS: Final = {
-    False: f"{_NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = {_last_as_of(_STAGE, 'every')} "
+    False: f"{_NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = {_last_as_of(STAGE, 'every')} "
     "WHERE every.stage_number > 0 ORDER BY every.stage_number",
-    True: f"{_NAMED} FROM {_GIVEN[_RUN]} CROSS JOIN lane ON lane.run_number = given.run_number "
-    f"CROSS JOIN entry ON entry.position = {_last_as_of(_LANE, 'lane')} ORDER BY lane.stage_number",
+    True: f"{_NAMED} FROM {RUN.given} CROSS JOIN lane ON lane.run_number = given.run_number "
+    f"CROSS JOIN entry ON entry.position = {_last_as_of(RUN_STAGE, 'lane')} ORDER BY lane.stage_number",
 }
 
 
@@ -375,30 +269,31 @@ def page(
     """The first `limit` entries of a walk between two positions, as numbered rows, with their signatures if `linked`."""
     if after + 1 >= before:
         return []
-    which = walk.run_id is not None, walk.stage is not None
+    scope = scope_of(walk.run_id, walk.stage)
     # The mileposts behind which there may be such rows.
     least, most = after + 2 - APART, before - 1
     if walk.run_id is not None and walk.stage is not None:
         least, most = _sequences(connection, walk.run_id, walk.stage, after, before)
-    mileposts = (least, most) if any(which) else ()
+    mileposts = () if scope is None else (least, most)
     names = _given(walk.run_id, walk.stage)
     bindings = (*names, after + 1, before - 1, *mileposts, walk.since_ms, walk.until_ms, limit)
-    found = connection.execute(_PAGE[which, walk.newest_first, linked], bindings).fetchall()
+    found = connection.execute(_PAGE[scope, walk.newest_first, linked], bindings).fetchall()
     return _advancing(found, before, -1) if walk.newest_first else _advancing(found, after)
 
 
-def _page(which: tuple[bool, bool], columns: str, direction: str) -> str:
-    where, order = "entry WHERE entry.position BETWEEN ? AND ?", f"entry.position {direction}"
-    if which in _INDEX:
-        rows = f"{_GIVEN[which]} CROSS JOIN {_near_mileposts(which, 'given', '?', '?')}"
-        where = f"{rows} WHERE post.{_ORDER[which]} BETWEEN ? AND ?"
-        order = f"post.{_ORDER[which]} {direction}, {order}"
+def _page(scope: Scope | None, columns: str, direction: str) -> str:
+    if scope is None:
+        where, order = "entry WHERE entry.position BETWEEN ? AND ?", f"entry.position {direction}"
+    else:
+        rows = f"{scope.given} CROSS JOIN {scope.entries('given', '?', '?')}"
+        where = f"{rows} WHERE post.{scope.order} BETWEEN ? AND ?"
+        order = f"post.{scope.order} {direction}, entry.position {direction}"
     return f"{columns} FROM {where} AND entry.at_ms BETWEEN ? AND ? ORDER BY {order} LIMIT ?"
 
 
 _PAGE: Final = {
-    (which, newest_first, linked): _page(which, _LINKED if linked else _NUMBERED, "DESC" if newest_first else "ASC")
-    for which in _WHICH
+    (scope, newest_first, linked): _page(scope, _LINKED if linked else _NUMBERED, "DESC" if newest_first else "ASC")
+    for scope in (None, *SCOPES)
     for newest_first in (False, True)
     for linked in (False, True)
 }
@@ -427,7 +322,7 @@ def _sequences(connection: apsw.Connection, run_id: str, stage: str, after: int,
     return least, most
 
 
-_NUMBERS: Final = f"SELECT {_RUN_NUMBER}, {_STAGE_NUMBER}"
+_NUMBERS: Final = f"SELECT {RUN_NUMBER}, {STAGE_NUMBER}"
 _MILEPOSTS: Final = (
     "FROM entry INDEXED BY entry_by_sequence WHERE run_number = ? AND stage_number = ? AND milepost IS NOT NULL"
 )
@@ -513,22 +408,12 @@ def _run_summary(run_id: str, entries: int, stages: str, first_at_ms: int, last_
     return RunSummary(run_id, entries, names, first_at_ms, last_at_ms, _digits(signature))
 
 
-def _entries(of: str) -> str:
-    """How many entries a lane has: what its last milepost says, and the rows behind that."""
-    return (
-        "(SELECT post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position BETWEEN post.position + 1 "
-        f"AND post.position + {APART - 1} AND {_same(_LANE, 'behind', 'post')}) "
-        f"FROM entry AS post INDEXED BY entry_by_sequence WHERE {_same(_LANE, 'post', of)} AND post.milepost IS NOT NULL "
-        "ORDER BY post.sequence DESC LIMIT 1)"
-    )
-
-
-_FIRST_AND_LAST_OF_RUN: Final = f"{_milepost(_RUN, 'run', column='at_ms', last=False)}, {_last(_RUN, 'run', 'last.at_ms')}"
+_FIRST_AND_LAST_OF_RUN: Final = f"{RUN.milepost('run', column='at_ms', last=False)}, {RUN.last('run', 'last.at_ms')}"
 _RUNS: Final = (
-    f"SELECT run_id, (SELECT sum({_entries('lane')}) FROM lane WHERE lane.run_number = run.run_number), "
+    f"SELECT run_id, (SELECT sum({entries_so_far('lane')}) FROM lane WHERE lane.run_number = run.run_number), "
     "(SELECT json_group_array(stage) FROM (SELECT stage FROM lane CROSS JOIN stage USING (stage_number) "
     f"WHERE lane.run_number = run.run_number ORDER BY stage_number)), {_FIRST_AND_LAST_OF_RUN}, "
-    f"{_last(_RUN, 'run', _OWN)} FROM run WHERE run_number > ? ORDER BY run_number"
+    f"{RUN.last('run', _OWN)} FROM run WHERE run_number > ? ORDER BY run_number"
 )
 
 
@@ -538,10 +423,10 @@ def stages(connection: apsw.Connection) -> list[StageSummary]:
 
 
 _STAGES: Final = (
-    f"SELECT stage, counted.entries, counted.runs, {_milepost(_STAGE, 'stage', column='at_ms', last=False)}, "
-    f"{_last(_STAGE, 'stage', 'last.at_ms')} FROM stage "
-    f"JOIN (SELECT stage_number, sum({_entries('lane')}) AS entries, count(*) AS runs FROM lane GROUP BY stage_number) "
-    "AS counted USING (stage_number) ORDER BY stage_number"
+    f"SELECT stage, counted.entries, counted.runs, {STAGE.milepost('stage', column='at_ms', last=False)}, "
+    f"{STAGE.last('stage', 'last.at_ms')} FROM stage "
+    f"JOIN (SELECT stage_number, sum({entries_so_far('lane')}) AS entries, count(*) AS runs FROM lane "
+    "GROUP BY stage_number) AS counted USING (stage_number) ORDER BY stage_number"
 )
 
 
@@ -601,9 +486,9 @@ def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, i
 
 
 _STAGE_POINTS: Final = (
-    f"SELECT {_RUN_ID}, stage, sequence, offset, event_time_ms, {_entries('entry')}, "
-    f"{_milepost(_LANE, 'entry', column='sequence', last=False)} FROM stage AS every CROSS JOIN entry "
-    f"ON entry.position = {_last(_STAGE, 'every', 'last.position')} WHERE every.stage_number > 0 ORDER BY every.stage_number"
+    f"SELECT {_RUN_ID}, stage, sequence, offset, event_time_ms, {entries_so_far('entry')}, "
+    f"{RUN_STAGE.milepost('entry', column='sequence', last=False)} FROM stage AS every CROSS JOIN entry "
+    f"ON entry.position = {STAGE.last('every', 'last.position')} WHERE every.stage_number > 0 ORDER BY every.stage_number"
 )
 
 
@@ -653,10 +538,10 @@ def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> 
 
 _STAGE_PAIRS: Final = (
     "SELECT (SELECT max(position) FROM entry), one.run_number, other.run_number, every.stage_number, every.stage, "
-    f"ifnull({_entries('one')}, 0), ifnull({_entries('other')}, 0) FROM stage AS every "
-    f"LEFT JOIN lane AS one ON one.run_number = {_RUN_NUMBER} "
+    f"ifnull({entries_so_far('one')}, 0), ifnull({entries_so_far('other')}, 0) FROM stage AS every "
+    f"LEFT JOIN lane AS one ON one.run_number = {RUN_NUMBER} "
     "AND one.stage_number = every.stage_number "
-    f"LEFT JOIN lane AS other ON other.run_number = {_RUN_NUMBER} "
+    f"LEFT JOIN lane AS other ON other.run_number = {RUN_NUMBER} "
     "AND other.stage_number = every.stage_number "
     "WHERE every.stage_number > 0 AND ifnull(one.run_number, other.run_number) IS NOT NULL ORDER BY every.stage_number"
 )
@@ -759,12 +644,8 @@ def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int
     return row and _typed(row, int, int, int, int)
 
 
-_OF_LANE: Final = _with_numbers(
-    f"SELECT entry.sequence, entry.offset, entry.event_time_ms, entry.at_ms FROM {_near_mileposts(_LANE, 'given')}",
-    "?1",
-    "?2",
-)
-_MILEPOST_BELOW: Final = _with_numbers(_milepost(_LANE, "given", "AND post.sequence <= ?3", column="sequence"), "?1", "?2")
+_OF_LANE: Final = f"SELECT entry.sequence, entry.offset, entry.event_time_ms, entry.at_ms FROM {RUN_STAGE.entries(BOUND)}"
+_MILEPOST_BELOW: Final = RUN_STAGE.milepost(BOUND, "AND post.sequence <= ?3", column="sequence")
 _FIRST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence, entry.position LIMIT 1"
 _LAST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
 # From the last milepost on whose sequence is not above the least that is looked for.
@@ -826,7 +707,7 @@ def empty_lanes(connection: apsw.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(_EMPTY_LANES).fetchall()
 
 
-_EMPTY_LANES: Final = f"SELECT run_number, stage_number FROM lane WHERE {_milepost(_LANE, 'lane')} IS NULL"
+_EMPTY_LANES: Final = f"SELECT run_number, stage_number FROM lane WHERE {RUN_STAGE.milepost('lane')} IS NULL"
 
 
 class Before(NamedTuple):
@@ -853,17 +734,15 @@ def before(connection: apsw.Connection, position: int, run_number: int, stage_nu
 
 # Of its mileposts before the position, a stage's last one has the highest sequence: the index gives it behind those that
 # stand at the position or later, which a walk from there on reads anyway. By run, it would stand behind those of all stages.
-_BEFORE: Final = _with_numbers(
+_BEFORE: Final = (
     f"SELECT (SELECT {_OWN} FROM entry AS last WHERE last.position <= "
-    f"min(?3 - 1, {_milepost(_RUN, 'given', 'AND post.position < ?3')} + {APART - 1}) AND last.run_number = ?1 "
+    f"min(?3 - 1, {RUN.milepost(BOUND, 'AND post.position < ?3')} + {APART - 1}) AND last.run_number = ?1 "
     "ORDER BY last.position DESC LIMIT 1), "
     f"(SELECT last.sequence FROM entry AS last WHERE last.position <= min(?3 - 1, post.position + {APART - 1}) "
-    f"AND {_same(_LANE, 'last', 'given')} ORDER BY last.position DESC LIMIT 1), "
+    f"AND {RUN_STAGE.equal('last', BOUND)} ORDER BY last.position DESC LIMIT 1), "
     "post.position, post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position "
-    f"BETWEEN post.position + 1 AND min(post.position + {APART - 1}, ?3 - 1) AND {_same(_LANE, 'behind', 'given')}) "
-    f"FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = {_milepost(_LANE, 'given', 'AND post.position < ?3')}",
-    "?1",
-    "?2",
+    f"BETWEEN post.position + 1 AND min(post.position + {APART - 1}, ?3 - 1) AND {RUN_STAGE.equal('behind', BOUND)}) "
+    f"FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = {RUN_STAGE.milepost(BOUND, 'AND post.position < ?3')}"
 )
 
 
@@ -881,9 +760,19 @@ def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[A
     return _advancing(found, after)
 
 
-_WHOLE: Final = f"{_LINKED}, entry.run_signature, entry.milepost"
-_LINKS: Final = f"{_WHOLE} FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
-_ANY_LINKS: Final = _LINKS.replace("entry.idempotency_key", "CAST(entry.idempotency_key AS BLOB)")
+def _whole(key: str) -> str:
+    """All columns of a row, the key as it is or, where it may be no UTF-8, as bytes."""
+    return (
+        "SELECT entry.position, entry.run_number, entry.stage_number, entry.sequence, entry.offset, entry.event_time_ms, "
+        f"{key}, entry.at_ms, entry.signature, entry.run_signature, entry.milepost"
+    )
+
+
+_WHOLE: Final = _whole("entry.idempotency_key")
+_WHOLE_WITH_BYTES: Final = _whole("CAST(entry.idempotency_key AS BLOB)")
+_BEHIND: Final = "FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+_LINKS: Final = f"{_WHOLE} {_BEHIND}"
+_ANY_LINKS: Final = f"{_WHOLE_WITH_BYTES} {_BEHIND}"
 
 
 def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
@@ -896,12 +785,13 @@ def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: 
     return _advancing(found, after)
 
 
-_LINKS_OF_RUN: Final = (
-    f"{_WHOLE}, (SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
-    f"FROM {_GIVEN[_RUN]} CROSS JOIN {_near_mileposts(_RUN, 'given', '? + 1', '?')} WHERE post.position BETWEEN ? AND ? "
+_BEHIND_IN_RUN: Final = (
+    "(SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
+    f"FROM {RUN.given} CROSS JOIN {RUN.entries('given', '? + 1', '?')} WHERE post.position BETWEEN ? AND ? "
     "ORDER BY post.position, entry.position LIMIT ?"
 )
-_ANY_LINKS_OF_RUN: Final = _LINKS_OF_RUN.replace("entry.idempotency_key", "CAST(entry.idempotency_key AS BLOB)")
+_LINKS_OF_RUN: Final = f"{_WHOLE}, {_BEHIND_IN_RUN}"
+_ANY_LINKS_OF_RUN: Final = f"{_WHOLE_WITH_BYTES}, {_BEHIND_IN_RUN}"
 
 
 def _with_any_text(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -1030,14 +920,13 @@ _STATES: Final = {
     for signature in (bytes, NoneType)
     for last in ((int,) * 4, (NoneType,) * 4)
 }
-_STATE: Final = _with_numbers(
-    f"SELECT tip.position, tip.signature, run.run_number, stage.stage_number, {_last(_RUN, 'given', _OWN)}, "
-    f"own.sequence, own.offset, own.event_time_ms, {_milepost(_LANE, 'given')} "
+_FOUND: Final = {"run_number": "run.run_number", "stage_number": "stage.stage_number"}
+_STATE: Final = (
+    f"SELECT tip.position, tip.signature, run.run_number, stage.stage_number, {RUN.last(_FOUND, _OWN)}, "
+    f"own.sequence, own.offset, own.event_time_ms, {RUN_STAGE.milepost(_FOUND)} "
     "FROM entry AS tip LEFT JOIN run ON run_id = ? LEFT JOIN stage ON stage.stage = ? "
-    f"LEFT JOIN entry AS own ON own.position = {_last(_LANE, 'given', 'last.position')} "
-    "WHERE tip.position = (SELECT max(position) FROM entry)",
-    "run.run_number",
-    "stage.stage_number",
+    f"LEFT JOIN entry AS own ON own.position = {RUN_STAGE.last(_FOUND, 'last.position')} "
+    "WHERE tip.position = (SELECT max(position) FROM entry)"
 )
 
 
@@ -1047,7 +936,7 @@ def entries_of_lane(connection: Statements, run_number: int, stage_number: int) 
     return entries or 0
 
 
-_ENTRIES_OF_LANE: Final = _with_numbers(f"SELECT {_entries('given')}", "?1", "?2")
+_ENTRIES_OF_LANE: Final = f"SELECT {entries_so_far(BOUND)}"
 
 
 def entries_of_run(connection: apsw.Connection, run_id: str) -> int:
@@ -1057,7 +946,7 @@ def entries_of_run(connection: apsw.Connection, run_id: str) -> int:
 
 
 _ENTRIES_OF_RUN: Final = (
-    f"SELECT sum({_entries('lane')}) FROM {_GIVEN[_RUN]} CROSS JOIN lane ON lane.run_number = given.run_number"
+    f"SELECT sum({entries_so_far('lane')}) FROM {RUN.given} CROSS JOIN lane ON lane.run_number = given.run_number"
 )
 
 
@@ -1103,5 +992,5 @@ def recorded(connection: Statements, run_id: str, stage: str, key: str) -> tuple
 
 _RECORDED: Final = (
     f"SELECT position, signature, {_FIELDS} FROM entry INDEXED BY entry_by_key "
-    f"WHERE idempotency_key = ? AND run_number = {_RUN_NUMBER} AND stage_number = {_STAGE_NUMBER}"
+    f"WHERE idempotency_key = ? AND run_number = {RUN_NUMBER} AND stage_number = {STAGE_NUMBER}"
 )

@@ -24,7 +24,6 @@ from milepost.errors import (
     ClosedStoreError,
     InvalidArgumentError,
     MilepostError,
-    NoCheckpointError,
     ReadOnlyStoreError,
     StoreError,
     kind,
@@ -418,13 +417,7 @@ class CheckpointStore:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_name("stage", stage)
-        if as_of is not None:
-            return resume_point(self._latest(run_id, stage, as_of), run_id, stage)
-        check_optional_name("run_id", run_id)
-        found = self._database.read(rows.resume_point, run_id, stage)
-        if found is None:
-            raise NoCheckpointError(run_id, stage)
-        return found
+        return resume_point(self._latest(run_id, stage, as_of), run_id, stage)
 
     def resume_points(self, run_id: str | None = None, *, as_of: Time | None = None) -> dict[str, ResumePoint]:
         """
