@@ -23,6 +23,7 @@ from milepost import (
     rows,
 )
 from milepost.mileposts import APART
+from milepost.rows import compare as pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,9 +85,9 @@ def replays(draw: st.DrawFn) -> list[Checkpoint]:
 def test_the_store_compares_as_a_plain_list_does(entries: list[Checkpoint], page: int) -> None:
     """Every pair of runs, whatever they have in common, and wherever a page ends."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
-        statement = rows._COMPARED_PAGE.replace(f"OFFSET {rows.COMPARED_MILEPOSTS - 1})", f"OFFSET {page - 1})")
-        assert statement != rows._COMPARED_PAGE
-        patch.setattr(rows, "_COMPARED_PAGE", statement)
+        statement = pages._COMPARED_PAGE.replace(f"OFFSET {pages.COMPARED_MILEPOSTS - 1})", f"OFFSET {page - 1})")
+        assert statement != pages._COMPARED_PAGE
+        patch.setattr(pages, "_COMPARED_PAGE", statement)
         with CheckpointStore(Path(directory, "replay.milepost"), durability="normal") as store:
             store.append_many(entries)
             recorded = {e.run_id for e in entries}

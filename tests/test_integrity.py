@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -230,7 +231,9 @@ def test_a_table_whose_check_takes_many_steps_is_judged(file: Path, columns: str
 
 def test_a_table_whose_check_is_too_long_a_program_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generated columns of a hostile file: each doubles the program that SQLite makes, and forty would fill any memory."""
-    monkeypatch.setattr(rows, "_MOST_OPERATIONS", 100_000)  # else the test itself would have to wait
+    monkeypatch.setattr(
+        sys.modules["milepost.rows.integrity"], "_MOST_OPERATIONS", 100_000
+    )  # else the test itself would have to wait
     doubling = ", ".join(f"c{n} INT NOT NULL AS (c{n - 1} + c{n - 1})" for n in range(1, 18))
     run(file, f"CREATE TABLE sink (c0 INT, {doubling})")
     assert verify(file) == Verification(True, LENGTH, chain_signature(chain(LENGTH)), (), ("sink",))
@@ -238,7 +241,7 @@ def test_a_table_whose_check_is_too_long_a_program_is_named(file: Path, monkeypa
 
 def test_a_table_of_ours_is_never_passed_over(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where SQLite has no memory to check it, that is an error and no verdict."""
-    monkeypatch.setattr(rows, "_MOST_OPERATIONS", 200)
+    monkeypatch.setattr(sys.modules["milepost.rows.integrity"], "_MOST_OPERATIONS", 200)
     with pytest.raises(StoreError, match="ran out of memory"):
         verify(file)
 

@@ -198,6 +198,7 @@ def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.Da
     afters = near if data is None else data.draw(st.lists(st.sampled_from(near), min_size=3, max_size=6))
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PAGE", 7)
+        patch.setattr("milepost.rows.verify.PAGE", 7)
         with Recorded(directory, steps).store as store:
             for run_id, stage, after, limit, newest_first in product(
                 (None, RUNS[0], RUNS[1]), (None, STAGES[0], STAGES[1]), afters, (None, 1, 8, 21), (False, True)
@@ -214,6 +215,7 @@ def test_a_chain_is_verified_after_every_head(steps: Stretches) -> None:
     """What a run and a stage had done before it is looked up by the mileposts; each run alone is sound as well."""
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PAGE", 7)
+        patch.setattr("milepost.rows.verify.PAGE", 7)
         with Recorded(directory, steps).store as store:
             sound = Verification(True, len(store), store.chain_signature(), ())
             for receipt, _ in store.receipts():

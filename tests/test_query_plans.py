@@ -1,4 +1,4 @@
-"""Every lookup is a search through an index: no scan, no sort; in `rows.py` no statement escapes this test."""
+"""Every lookup is a search through an index: no scan, no sort; in `rows/` no statement escapes this test."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ def test_a_fault_in_one_run_is_found_by_that_run_alone(file: Path) -> None:
 
 def test_faults_are_found_across_pages_and_progress_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The callback gets what is done and what there is, up to the end."""
-    monkeypatch.setattr(rows, "PAGE", 7)
+    monkeypatch.setattr("milepost.rows.verify.PAGE", 7)
     told: list[tuple[int, int]] = []
     tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position IN (7, 8, 14, 50)")
     assert [place for kind, place in faults(verify(file, progress=lambda *at: told.append(at))) if kind == "link"] == [
@@ -363,7 +363,7 @@ def test_another_file_put_in_its_place_meanwhile_is_told(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: list[Checkpoint], found: tuple[str, int]
 ) -> None:
     """Its entries fit to what was read before, but they are not those that were there."""
-    monkeypatch.setattr(rows, "PAGE", 20)
+    monkeypatch.setattr("milepost.rows.verify.PAGE", 20)
     copy = tmp_path / "copy"
     with CheckpointStore(copy, durability="normal") as store:
         store.append_many(other)

@@ -47,7 +47,7 @@ CLOSING: Final = -1  # no thread
 
 
 class Read(Protocol):
-    """Run one query of rows.py: `read` or `read_committed` of a database."""
+    """Run one query of rows/: `read` or `read_committed` of a database."""
 
     def __call__(self, query: Callable[[apsw.Connection, *Given], T], /, *given: *Given) -> T: ...  # noqa: D102 - the protocol says it
 

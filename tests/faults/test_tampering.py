@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +28,7 @@ from tampering import (
     with_head,
 )
 
-from milepost import CheckpointStore, Head, Verification, rows
+from milepost import CheckpointStore, Head, Verification
 from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def test_half_a_verification_is_caught(notice: Callable[[CheckpointStore, Head],
 def test_a_quick_check_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not compare the indexes with their tables."""
     began = time.monotonic()
-    monkeypatch.setattr(rows, "_FIRST_PROBLEM", "PRAGMA quick_check(1)")
+    monkeypatch.setattr(sys.modules["milepost.rows.integrity"], "_FIRST_PROBLEM", "PRAGMA quick_check(1)")
     tally = flip(Dose(sample=5000, seed=SEED, until_missed=True))
     assert len(_report("quick_check", tally, began).missed) == 1
 

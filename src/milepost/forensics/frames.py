@@ -162,7 +162,7 @@ def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
 
 
 def batch(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> arrow.RecordBatch:
-    """A page of linked rows, as rows.py gives them."""
+    """A page of linked rows, as rows/ gives them."""
     run_ids, stages, signatures = rows.names(connection, numbered)
     columns = zip(*numbered, strict=True) if numbered else repeat((), 9)
     position, _, _, sequence, offset, event_time_ms, key, at_ms, _ = columns

@@ -1,0 +1,108 @@
+"""What an append reads and writes, inside its transaction."""
+
+from __future__ import annotations
+
+from itertools import product
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+
+from milepost.checkpoint import MAX_INTEGER, Checkpoint
+from milepost.mileposts import BOUND, RUN, RUN_NUMBER, RUN_STAGE, STAGE_NUMBER, entries_so_far
+from milepost.receipt import Receipt, receipt_of
+from milepost.rows.columns import FIELDS, NUMBERS, OWN_SIGNATURE, Statements, checked_signature, checkpoint
+from milepost.signature import EMPTY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def state(connection: Statements, run_id: str, stage: str) -> tuple[Any, ...]:
+    """
+    All that an append has to know before it writes, in one statement.
+
+    Returns:
+        (position and signature of the chain's last entry; run_number, stage_number, signature of the run's own chain;
+        sequence, offset and event_time_ms of the stage's last checkpoint in that run, and the position of its last
+        milepost): None for what is not there yet.
+    """
+    row: tuple[Any, ...] | None = connection.execute(_STATE, (run_id, stage)).get
+    if row is None:  # the first entry of the file
+        numbers: tuple[Any, ...] = connection.execute(NUMBERS, (run_id, stage)).get
+        return (0, EMPTY, *numbers, None, None, None, None, None)
+    if tuple(map(type, row)) not in _STATES or not 0 < row[0] < MAX_INTEGER:
+        raise apsw.CorruptError("the last rows are not as an append leaves them")
+    return row
+
+
+# What the columns of a sound row may be; in a damaged file SQLite gives what it finds, STRICT or not.
+_STATES: Final = {
+    (int, bytes, *numbers, signature, *last)
+    for numbers in product((int, NoneType), repeat=2)
+    for signature in (bytes, NoneType)
+    for last in ((int,) * 4, (NoneType,) * 4)
+}
+_FOUND: Final = {"run_number": "run.run_number", "stage_number": "stage.stage_number"}
+_STATE: Final = (
+    f"SELECT tip.position, tip.signature, run.run_number, stage.stage_number, {RUN.last(_FOUND, OWN_SIGNATURE)}, "
+    f"own.sequence, own.offset, own.event_time_ms, {RUN_STAGE.milepost(_FOUND)} "
+    "FROM entry AS tip LEFT JOIN run ON run_id = ? LEFT JOIN stage ON stage.stage = ? "
+    f"LEFT JOIN entry AS own ON own.position = {RUN_STAGE.last(_FOUND, 'last.position')} "
+    "WHERE tip.position = (SELECT max(position) FROM entry)"
+)
+
+
+def entries_of_lane(connection: Statements, run_number: int, stage_number: int) -> int:
+    """How many entries a stage has in a run."""
+    entries: int | None = connection.execute(_ENTRIES_OF_LANE, (run_number, stage_number)).get
+    return entries or 0
+
+
+_ENTRIES_OF_LANE: Final = f"SELECT {entries_so_far(BOUND)}"
+
+
+def add_run(connection: Statements, run_id: str) -> int:
+    """Give a run its number."""
+    number: int = connection.execute("INSERT INTO run (run_id) VALUES (?) RETURNING run_number", (run_id,)).get
+    return number
+
+
+def add_stage(connection: Statements, stage: str) -> int:
+    """Give a stage its number."""
+    number: int = connection.execute("INSERT INTO stage (stage) VALUES (?) RETURNING stage_number", (stage,)).get
+    return number
+
+
+def add_lane(connection: Statements, run_number: int, stage_number: int) -> None:
+    """Note that a run has a stage."""
+    connection.execute("INSERT INTO lane (run_number, stage_number) VALUES (?, ?)", (run_number, stage_number))
+
+
+def add_entries(connection: Statements, numbered: Sequence[tuple[Any, ...]]) -> None:
+    """Add numbered rows at the end of the chain; a key that the stage of the run has already is a ConstraintError."""
+    if len(numbered) == 1:
+        connection.execute(_ADD_ENTRY, numbered[0])
+    else:
+        connection.executemany(_ADD_ENTRY, numbered)
+
+
+_ADD_ENTRY: Final = (
+    "INSERT INTO entry (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, "
+    "signature, run_signature, milepost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def recorded(connection: Statements, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
+    """The checkpoint that a stage of a run has recorded under a key, or None."""
+    row = connection.execute(_RECORDED, (key, run_id, stage)).get
+    if row is None:
+        return None
+    position, signature, *fields = row
+    return receipt_of(position, checked_signature(signature), duplicate=True), checkpoint(run_id, stage, *fields)
+
+
+_RECORDED: Final = (
+    f"SELECT position, signature, {FIELDS} FROM entry INDEXED BY entry_by_key "
+    f"WHERE idempotency_key = ? AND run_number = {RUN_NUMBER} AND stage_number = {STAGE_NUMBER}"
+)

@@ -1,0 +1,102 @@
+"""Two runs side by side, a page at a time."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import apsw
+
+from milepost.checkpoint import MAX_INTEGER
+from milepost.mileposts import APART, RUN_NUMBER, entries_so_far
+
+COMPARED_MILEPOSTS: Final = 500
+"""How many mileposts of a run are compared in one statement: up to 10,000 entries, for which other threads wait."""
+
+
+class StagePair(NamedTuple):
+    """One stage of two runs at one moment: how many entries it has in each, while the last position was `through`."""
+
+    through: int
+    run_number: int | None
+    other_run_number: int | None
+    stage_number: int
+    stage: str
+    entries: int
+    other_entries: int
+
+    def swapped(self) -> StagePair:
+        """The same pair, seen from the other run."""
+        return self._replace(
+            run_number=self.other_run_number,
+            other_run_number=self.run_number,
+            entries=self.other_entries,
+            other_entries=self.entries,
+        )
+
+
+def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> list[StagePair]:
+    """Every stage that one of two runs has, in the order of the stages' first appearance."""
+    return [StagePair(*row) for row in connection.execute(_STAGE_PAIRS, (run_id, other_run_id))]
+
+
+_STAGE_PAIRS: Final = (
+    "SELECT (SELECT max(position) FROM entry), one.run_number, other.run_number, every.stage_number, every.stage, "
+    f"ifnull({entries_so_far('one')}, 0), ifnull({entries_so_far('other')}, 0) FROM stage AS every "
+    f"LEFT JOIN lane AS one ON one.run_number = {RUN_NUMBER} "
+    "AND one.stage_number = every.stage_number "
+    f"LEFT JOIN lane AS other ON other.run_number = {RUN_NUMBER} "
+    "AND other.stage_number = every.stage_number "
+    "WHERE every.stage_number > 0 AND ifnull(one.run_number, other.run_number) IS NOT NULL ORDER BY every.stage_number"
+)
+
+
+class ComparedPage(NamedTuple):
+    """
+    A page of one stage's entries of the first run, beside the other run's entries with the same sequences.
+
+    Attributes:
+        entries: How many the first run has in this page; 0 behind the last page, where all else is None.
+        common: How many of their sequences the other run has too.
+        different: How many of these have another watermark or key.
+        first_different: The first sequence of these.
+        first_only: The first sequence that the other run lacks.
+        last: The last sequence of the page.
+    """
+
+    entries: int
+    common: int
+    different: int
+    first_different: int | None
+    first_only: int | None
+    last: int
+
+
+def compared_page(connection: apsw.Connection, pair: StagePair, after: int) -> ComparedPage:
+    """Compare the first run's entries with the next sequences above `after`, as they were when the pair was read."""
+    bindings = pair.run_number, pair.other_run_number, pair.stage_number, after, pair.through
+    return ComparedPage(*connection.execute(_COMPARED_PAGE, bindings).get)
+
+
+_DIFFERENT: Final = (
+    "one.offset <> other.offset OR one.event_time_ms <> other.event_time_ms OR one.idempotency_key <> other.idempotency_key"
+)
+_OTHER: Final = (
+    "SELECT iif(same.sequence = one.sequence, same.position, NULL) FROM entry AS same WHERE same.position <= "
+    "(SELECT position FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?2 AND stage_number = ?3 "
+    f"AND milepost IS NOT NULL AND sequence <= one.sequence ORDER BY sequence DESC LIMIT 1) + {APART - 1} "
+    "AND same.sequence <= one.sequence AND same.run_number = ?2 AND same.stage_number = ?3 "
+    "ORDER BY same.position DESC LIMIT 1"
+)
+_COMPARED_PAGE: Final = (
+    f"SELECT count(*), count(other.sequence), ifnull(sum({_DIFFERENT}), 0), "
+    f"min(CASE WHEN {_DIFFERENT} THEN one.sequence END), "
+    "min(CASE WHEN other.sequence IS NULL THEN one.sequence END), max(one.sequence) "
+    "FROM entry AS post INDEXED BY entry_by_sequence "
+    f"CROSS JOIN entry AS one ON one.position BETWEEN post.position AND min(post.position + {APART - 1}, ?5) "
+    "AND one.run_number = ?1 AND one.stage_number = ?3 "
+    f"LEFT JOIN entry AS other ON other.position = ({_OTHER}) AND other.position <= ?5 "
+    "WHERE post.run_number = ?1 AND post.stage_number = ?3 AND post.milepost IS NOT NULL AND post.sequence > ?4 "
+    "AND post.sequence <= ifnull((SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?1 "
+    "AND stage_number = ?3 AND milepost IS NOT NULL AND sequence > ?4 ORDER BY sequence "
+    f"LIMIT 1 OFFSET {COMPARED_MILEPOSTS - 1}), {MAX_INTEGER})"
+)

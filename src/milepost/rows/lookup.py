@@ -1,0 +1,152 @@
+"""The end of the chain, and single checkpoints: each a search through an index."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import apsw
+
+from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint
+from milepost.mileposts import APART, RUN, RUN_NUMBER, RUN_STAGE, SCOPES, STAGE, STAGE_NUMBER, Scope, scope_of
+from milepost.receipt import Head
+from milepost.rows.columns import (
+    FIELDS,
+    NAMED,
+    NAMES,
+    OWN_SIGNATURE,
+    RUN_ID,
+    STAGE_NAME,
+    Statements,
+    bindings_for,
+    checkpoint,
+    digits,
+    tip,
+)
+from milepost.signature import EMPTY
+
+
+def head(connection: apsw.Connection) -> Head:
+    """How many entries the chain has, and its signature."""
+    position, signature = tip(connection)
+    return Head(position, digits(signature))
+
+
+def signature(connection: apsw.Connection) -> str:
+    """The chain's signature, 64 hex digits."""
+    return digits(tip(connection)[1])
+
+
+def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
+    """The signature (32 bytes) of the chain up to a position, or None if there is no such entry."""
+    if position == 0:
+        return EMPTY
+    signature: bytes | None = connection.execute("SELECT signature FROM entry WHERE position = ?", (position,)).get
+    return signature
+
+
+def run_signature(connection: apsw.Connection, run_id: str) -> str:
+    """The signature of the chain over one run's own entries, 64 hex digits; a lookup."""
+    signature: bytes | None = connection.execute(_RUN_SIGNATURE, (run_id,)).get
+    return digits(EMPTY if signature is None else signature)
+
+
+_RUN_SIGNATURE: Final = f"SELECT {RUN.last('given', OWN_SIGNATURE)} FROM {RUN.given}"
+
+
+def latest(connection: Statements, run_id: str | None, stage: str | None, as_of_ms: int | None = None) -> Checkpoint | None:
+    """The last checkpoint, of one run or stage where that is given, whose wall clock is not above `as_of_ms`."""
+    scope = scope_of(run_id, stage)
+    if as_of_ms is None:
+        row = connection.execute(_LATEST[scope], bindings_for(run_id, stage)).get
+    else:
+        row = connection.execute(_LATEST_AS_OF[scope], (*bindings_for(run_id, stage), as_of_ms)).get
+    if row is None:
+        return None
+    found_run, found_stage, sequence, offset, event_time_ms, key, at_ms = row
+    return checkpoint(run_id or found_run, stage or found_stage, sequence, offset, event_time_ms, key, at_ms)
+
+
+# What is given is not looked up again.
+_COLUMNS: Final[dict[Scope | None, str]] = {
+    None: f"{RUN_ID}, {STAGE_NAME}, {FIELDS}",
+    RUN: f"NULL, {STAGE_NAME}, {FIELDS}",
+    STAGE: f"{RUN_ID}, NULL, {FIELDS}",
+    RUN_STAGE: f"NULL, NULL, {FIELDS}",
+}
+_LATEST: Final[dict[Scope | None, str]] = {
+    None: f"SELECT run_id, stage, {FIELDS} FROM entry {NAMES} WHERE position > 0 ORDER BY position DESC LIMIT 1",
+    **{scope: f"SELECT {_COLUMNS[scope]} FROM {scope.last_given()}" for scope in SCOPES},
+}
+_LATEST_AS_OF: Final[dict[Scope | None, str]] = {
+    None: f"SELECT {_COLUMNS[None]} FROM entry WHERE position > 0 AND at_ms <= ? ORDER BY position DESC LIMIT 1",
+    **{
+        scope: f"SELECT {_COLUMNS[scope]} FROM {scope.given} CROSS JOIN {scope.entries('given')} WHERE entry.at_ms <= ? "
+        f"ORDER BY post.{scope.order} DESC, entry.position DESC LIMIT 1"
+        for scope in SCOPES
+    },
+}
+
+
+def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
+    """The checkpoint with one sequence."""
+    row = connection.execute(_GET, (run_id, stage, sequence, sequence)).get
+    if row is None or row[0] != sequence:
+        return None
+    _, offset, event_time_ms, key, at_ms = row
+    return checkpoint(run_id, stage, sequence, offset, event_time_ms, key, at_ms)
+
+
+# The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
+_GET: Final = (
+    f"SELECT {FIELDS} FROM {RUN_STAGE.given} CROSS JOIN entry ON entry.position <= "
+    f"{RUN_STAGE.milepost('given', 'AND post.sequence <= ?')} + {APART - 1} AND entry.sequence <= ? "
+    f"AND {RUN_STAGE.equal('entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
+)
+
+
+def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[Checkpoint]:
+    """The checkpoints with one key, in chain order: at most one in each stage of each run."""
+    bindings = idempotency_key, *bindings_for(run_id, stage)
+    found: list[tuple[Any, ...]] = connection.execute(_FIND[scope_of(run_id, stage)], bindings).fetchall()
+    found.sort()  # by position, which comes first; the index has them by run and stage
+    return [checkpoint(*fields) for _, *fields in found]
+
+
+_WITH_KEY: Final = (
+    f"SELECT position, run_id, stage, {FIELDS} FROM entry INDEXED BY entry_by_key {NAMES} WHERE idempotency_key = ?"
+)
+_FIND: Final[dict[Scope | None, str]] = {
+    None: _WITH_KEY,
+    RUN: f"{_WITH_KEY} AND run_number = {RUN_NUMBER}",
+    STAGE: f"{_WITH_KEY} AND stage_number = {STAGE_NUMBER}",
+    RUN_STAGE: f"{_WITH_KEY} AND run_number = {RUN_NUMBER} AND stage_number = {STAGE_NUMBER}",
+}
+
+
+def resume_points(connection: apsw.Connection, run_id: str | None, as_of_ms: int | None = None) -> dict[str, ResumePoint]:
+    """
+    The last checkpoint of every stage whose wall clock is not above `as_of_ms`, of one run where that is given.
+
+    In the order of the stages' first appearance.
+    """
+    found = connection.execute(
+        _RESUME_POINTS[run_id is not None], (*bindings_for(run_id, None), MAX_INTEGER if as_of_ms is None else as_of_ms)
+    )
+    entries = [checkpoint(*row) for row in found]
+    return {entry.stage: ResumePoint(entry.run_id, entry.stage, entry.sequence, entry.watermark) for entry in entries}
+
+
+def _last_as_of(scope: Scope, of: str) -> str:
+    """The position of the last row whose wall clock is not above a time."""
+    return (
+        f"(SELECT entry.position FROM {scope.entries(of)} WHERE entry.at_ms <= ? "
+        f"ORDER BY post.{scope.order} DESC, entry.position DESC LIMIT 1)"
+    )
+
+
+_RESUME_POINTS: Final = {
+    False: f"{NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = {_last_as_of(STAGE, 'every')} "
+    "WHERE every.stage_number > 0 ORDER BY every.stage_number",
+    True: f"{NAMED} FROM {RUN.given} CROSS JOIN lane ON lane.run_number = given.run_number "
+    f"CROSS JOIN entry ON entry.position = {_last_as_of(RUN_STAGE, 'lane')} ORDER BY lane.stage_number",
+}

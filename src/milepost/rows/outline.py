@@ -1,0 +1,65 @@
+"""The few checkpoints of a stage of a run that a picture can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apsw
+
+from milepost.mileposts import BOUND, RUN_STAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A stage of a run, and how many checkpoints it has."""
+
+    run_number: int
+    stage_number: int
+    run_id: str
+    stage: str
+    entries: int
+
+
+def _typed(row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
+    """A row with values of these types, instead of which a damaged file may have anything."""
+    if row is None or tuple(map(type, row)) != types:
+        raise apsw.CorruptError(f"a row is {row!a:.200}, as no append leaves it")
+    return row
+
+
+def count_of_runs(connection: apsw.Connection) -> int:
+    """How many runs there are."""
+    number: int | None = connection.execute("SELECT max(run_number) FROM run").get
+    return number or 0
+
+
+def ends_of_lane(connection: apsw.Connection, lane: Lane) -> list[tuple[int, ...]]:
+    """Sequence, offset, event_time_ms and at_ms of the first and of the last checkpoint of a lane."""
+    numbers = lane.run_number, lane.stage_number
+    found = [connection.execute(statement, numbers).get for statement in (_FIRST_OF_LANE, _LAST_OF_LANE)]
+    return [_typed(row, int, int, int, int) for row in found]
+
+
+def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int) -> tuple[int, ...] | None:
+    """The same of a checkpoint of a lane between two sequences, from about the middle, or None if there is none."""
+    numbers, middle = (lane.run_number, lane.stage_number), (low + high) // 2
+    if middle == low:
+        return None
+    row: tuple[Any, ...] | None = connection.execute(_FROM_MIDDLE, (*numbers, middle, high - 1)).get
+    if row is None:
+        row = connection.execute(_BELOW_MIDDLE, (*numbers, low + 1, middle - 1)).get
+    return row and _typed(row, int, int, int, int)
+
+
+_OF_LANE: Final = f"SELECT entry.sequence, entry.offset, entry.event_time_ms, entry.at_ms FROM {RUN_STAGE.entries(BOUND)}"
+_MILEPOST_BELOW: Final = RUN_STAGE.milepost(BOUND, "AND post.sequence <= ?3", column="sequence")
+_FIRST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence, entry.position LIMIT 1"
+_LAST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
+# From the last milepost on whose sequence is not above the least that is looked for.
+_BETWEEN: Final = (
+    f"{_OF_LANE} WHERE entry.sequence BETWEEN ?3 AND ?4 AND post.sequence <= ?4 AND post.sequence >= "
+    f"ifnull({_MILEPOST_BELOW}, 0)"
+)
+_FROM_MIDDLE: Final = f"{_BETWEEN} ORDER BY post.sequence, entry.position LIMIT 1"
+_BELOW_MIDDLE: Final = f"{_BETWEEN} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"

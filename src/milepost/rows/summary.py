@@ -1,0 +1,115 @@
+"""What a file holds, at a cost that grows with the number of runs and stages only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apsw
+
+from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
+from milepost.mileposts import RUN, RUN_STAGE, STAGE, entries_so_far
+from milepost.receipt import Head
+from milepost.rows.columns import OWN_SIGNATURE, RUN_ID, at_one_moment, digits, require
+from milepost.rows.lookup import head, latest, resume_points
+from milepost.summary import RunSummary, StageSummary
+
+
+def runs(connection: apsw.Connection, after: int = 0) -> list[RunSummary]:
+    """Every run above a run number, in the order of first appearance."""
+    found: list[tuple[Any, ...]] = connection.execute(_RUNS, (after,)).fetchall()
+    return [_run_summary(*row) for row in found]
+
+
+def _run_summary(run_id: str, entries: int, stages: str, first_at_ms: int, last_at_ms: int, signature: object) -> RunSummary:
+    try:
+        names = tuple(json.loads(stages))
+    except ValueError as error:
+        raise apsw.CorruptError(f"run {run_id!a} has a stage whose name is no text") from error
+    require(signature, "run")
+    return RunSummary(run_id, entries, names, first_at_ms, last_at_ms, digits(signature))
+
+
+_FIRST_AND_LAST_OF_RUN: Final = f"{RUN.milepost('run', column='at_ms', last=False)}, {RUN.last('run', 'last.at_ms')}"
+_RUNS: Final = (
+    f"SELECT run_id, (SELECT sum({entries_so_far('lane')}) FROM lane WHERE lane.run_number = run.run_number), "
+    "(SELECT json_group_array(stage) FROM (SELECT stage FROM lane CROSS JOIN stage USING (stage_number) "
+    f"WHERE lane.run_number = run.run_number ORDER BY stage_number)), {_FIRST_AND_LAST_OF_RUN}, "
+    f"{RUN.last('run', OWN_SIGNATURE)} FROM run WHERE run_number > ? ORDER BY run_number"
+)
+
+
+def stages(connection: apsw.Connection) -> list[StageSummary]:
+    """Every stage, in the order of first appearance."""
+    return [StageSummary(*row) for row in connection.execute(_STAGES)]
+
+
+_STAGES: Final = (
+    f"SELECT stage, counted.entries, counted.runs, {STAGE.milepost('stage', column='at_ms', last=False)}, "
+    f"{STAGE.last('stage', 'last.at_ms')} FROM stage "
+    f"JOIN (SELECT stage_number, sum({entries_so_far('lane')}) AS entries, count(*) AS runs FROM lane "
+    "GROUP BY stage_number) AS counted USING (stage_number) ORDER BY stage_number"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """
+    What a file holds at one moment, at a cost that grows with the number of runs and stages only.
+
+    Attributes:
+        head: The chain's.
+        first_at_ms: The wall clock of the first entry.
+        last: The last entry.
+        spans: Of every run: run_id, and the wall clocks of its first and its last entry.
+        last_runs: Summaries of the last runs, newest first.
+        stages: Of every stage: where it starts again, how many entries it has in that run, its first sequence there.
+        foremost: Where the first stage of the run of the last entry starts again.
+    """
+
+    head: Head
+    first_at_ms: int | None
+    last: Checkpoint | None
+    spans: list[tuple[str, int, int]]
+    last_runs: tuple[RunSummary, ...]
+    stages: list[tuple[ResumePoint, int, int]]
+    foremost: ResumePoint | None
+
+
+def contents(connection: apsw.Connection, last_runs: int) -> Contents:
+    """What the file holds, with summaries of so many runs."""
+    return at_one_moment(connection, _contents, last_runs)
+
+
+def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
+    last = latest(connection, None, None)
+    spans = [
+        (run_id, require(first_at_ms, "run"), last_at_ms) for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS)
+    ]
+    return Contents(
+        head(connection),
+        connection.execute("SELECT at_ms FROM entry WHERE position = 1").get,
+        last,
+        spans,
+        tuple(reversed(runs(connection, after=len(spans) - last_runs)[-last_runs:])),
+        _stage_points(connection),
+        next(iter(resume_points(connection, last.run_id).values()), None) if last else None,
+    )
+
+
+_SPANS: Final = f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0"
+
+
+def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int]]:
+    return [
+        (ResumePoint(require(run_id, "stage"), stage, sequence, Watermark(*mark)), require(entries, "stage"), first_sequence)
+        for run_id, stage, sequence, *mark, entries, first_sequence in connection.execute(_STAGE_POINTS)
+    ]
+
+
+_STAGE_POINTS: Final = (
+    f"SELECT {RUN_ID}, stage, sequence, offset, event_time_ms, {entries_so_far('entry')}, "
+    f"{RUN_STAGE.milepost('entry', column='sequence', last=False)} FROM stage AS every CROSS JOIN entry "
+    f"ON entry.position = {STAGE.last('every', 'last.position')} WHERE every.stage_number > 0 ORDER BY every.stage_number"
+)
