@@ -81,9 +81,10 @@ def _command(command: click.Command, path: str, level: int) -> Iterator[str]:
     yield f"{'#' * level} `{path}`"
     yield f"```text\n{path} {usage}\n```"
     yield _text(command.help or "")
-    options = [each.get_help_record(context) for each in command.get_params(context) if isinstance(each, click.Option)]
-    rows = [f"| `{names}` | {_cell(meaning)} |" for names, meaning in filter(None, options)]
-    yield "\n".join(["| option | meaning |", "|---|---|", *rows])
+    options = [each.get_help_record(context) for each in command.params if isinstance(each, click.Option)]
+    if options:
+        rows = [f"| `{names}` | {_cell(meaning)} |" for names, meaning in filter(None, options)]
+        yield "\n".join(["| option | meaning |", "|---|---|", *rows])
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             if (inner := command.get_command(context, name)) is not None:

@@ -178,6 +178,13 @@ def test_the_readme_of_a_package_index_has_no_link_that_leads_nowhere() -> None:
     assert "![" not in shown
 
 
+@pytest.mark.parametrize("word", ["thread", "asyncio", "rewind", "backfill", "permission", "rotate", "fork", "key"])
+def test_a_reader_who_searches_for_a_word_finds_a_heading(word: str) -> None:
+    """In the guide or in the recipes."""
+    headings = re.findall(r"^##+ .*$", text(TOP / "docs/guide.md") + text(TOP / "docs/recipes.md"), re.MULTILINE)
+    assert word in " ".join(headings).lower()
+
+
 # The reference is complete
 
 
