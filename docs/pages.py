@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOP: Final = Path(__file__).parents[1]
+SHOWN_ON: Final = {"CHANGELOG.md": "changes.md", "schema.sql": "file-format.md#schema"}
 LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -54,7 +55,7 @@ def readme() -> str:
         picture, text, target, anchor = link.groups()
         if "://" in target or not target:
             return link[0]
-        moved = target.removeprefix("docs/") if target.startswith("docs/") else f"../{target}"
+        moved = SHOWN_ON.get(target, posixpath.relpath(target, "docs"))
         return f"{picture}[{text}]({moved}{anchor or ''})"
 
     return LINK.sub(from_docs, (TOP / "README.md").read_text(encoding="utf-8"))
