@@ -186,7 +186,7 @@ def write_csv(sizes: Sequence[Size], path: Path) -> None:
 
 
 def write_markdown(sizes: Sequence[Size], path: Path, keys: str) -> None:
-    """The table as the README shows it, a row for each kind of work, with the machine and the command."""
+    """The table as docs/speed.md shows it, a row for each kind of work, with the machine and the command."""
     lines = ["| | " + " | ".join(f"{size.entries:,}" for size in sizes) + " |", "|---|" + "---:|" * len(sizes)]
     for name, title in TITLES.items():
         lines.append(f"| {title} | " + " | ".join(number(getattr(size, name)) for size in sizes) + " |")

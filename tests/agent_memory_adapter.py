@@ -4,7 +4,7 @@ milepost as a target of `agent-memory-integrity` (agmi), an outside suite that e
     agmi-check --adapter agent_memory_adapter:MilepostAdapter
 
 What agmi calls a context is a run here; a record's slot is its position, run, stage, sequence and key, its content is the
-watermark with the signatures, and its metadata is the wall clock. What counts as reading is the recipe of the README: open
+watermark with the signatures, and its metadata is the wall clock. Reading is the recipe of docs/recipes.md: open
 the file, verify it against the head that the pipeline kept elsewhere, and only then resume. Opening alone verifies nothing.
 """
 

@@ -95,7 +95,7 @@ def test_every_exit_code_is_in_the_help() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_completes_commands(shell: str) -> None:
-    """Through click: the line that the README gives writes a script, and that script asks us."""
+    """Through click: the line that the reference gives writes a script, and that script asks us."""
     environment = {**os.environ, "_MILEPOST_COMPLETE": f"{shell}_source"}
     command = [sys.executable, "-c", "from milepost.__main__ import main; main()"]
     script = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -7,8 +7,6 @@ Each in a process of its own: closing the file through a second SQLite library w
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -98,21 +96,3 @@ def test_a_tool_reads_beside_a_store_that_is_open(path: Path, tool: str) -> None
         store.append(entry(2))
         assert [row["sequence"] for row in _read(tool, path)] == [1, 2]
         assert store.verify().ok
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
-def test_the_readme_shows_what_the_tools_answer(tmp_path: Path) -> None:
-    """Command for command and line for line, on the file that its first program makes."""
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    program = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[0]
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=True)
-    section = readme.split("### Other tools on the file")[1].split("\n#")[0]
-    (console,) = re.findall(r"^```console\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    shown = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", console, re.MULTILINE)
-    assert len(shown) == console.count("$ ")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command, answer in shown:
-        run = subprocess.run(
-            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert (run.returncode, run.stdout.split()) == (0, answer.split()), run.stderr

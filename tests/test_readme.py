@@ -1,85 +1,111 @@
-"""The README tells the truth: every Python block runs, and its commands are those that CI runs."""
+"""The README and the pages of `docs` tell the truth: every block of code runs, and every name in them exists."""
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
+import milepost
+import milepost.checkpoint
+from documentation import PAGES, README, TOP, blocks, name, text
+from milepost import CheckpointStore
 from milepost.cli import commands
 from milepost.cli.exit_code import EXIT_CODES
 
-TOP = Path(__file__).parents[1]
-README = (TOP / "README.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-CONSOLE = re.findall(r"^\$ (milepost .*)$", README, re.MULTILINE)
-LINE = re.findall(r"^```json\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+API = text(TOP / "docs/reference/api.md")
+PROMISES = text(TOP / "docs/guarantees.md")
+LANGUAGES = {"python", "console", "sh", "shell", "json", "text", "ini", "sql"}
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_every_program_runs_as_it_stands(program: str, tmp_path: Path) -> None:
-    """In a directory of its own, with every warning an error."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (run.returncode, run.stderr) == (0, "")
+def _parts() -> Any:
+    """docs/pages.py, which fills in what the site has from elsewhere."""
+    spec = importlib.util.spec_from_file_location("docs_pages", TOP / "docs/pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# The blocks
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
-def test_every_command_of_the_console_runs_as_it_stands(tmp_path: Path) -> None:
-    """One after the other, on the file that the first program makes; none fails, and none says a word of warning."""
-    subprocess.run([sys.executable, "-c", PROGRAMS[0]], cwd=tmp_path, capture_output=True, check=True)
-    milepost = f'milepost() {{ {shlex.quote(sys.executable)} -W error -m milepost "$@"; }}\n'
-    for command in CONSOLE:
-        run = subprocess.run(["sh", "-c", milepost + command], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert (run.returncode, run.stderr) == (0, ""), command
-    named = {command.split()[1] for command in CONSOLE}
-    assert {*named, "demo"} == set(commands.commands)
-    assert (tmp_path / "orders.jsonl").read_text().startswith(LINE)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_every_block_runs_as_it_stands(page: Path, tmp_path: Path) -> None:
+    """One after the other in one directory, every warning an error; an answer that is shown is the answer."""
+    for block in blocks(page):
+        if block.language == "python":
+            run = _run([sys.executable, "-W", "error", "-c", block.text], tmp_path)
+            assert (run.returncode, run.stderr) == (0, ""), block.text
+        elif block.language == "console":
+            _run_console(block.text, tmp_path)
 
 
-def test_the_exit_codes_are_those_of_the_help() -> None:
-    """Number for number, word for word."""
-    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", README, re.MULTILINE))
-    helped = dict(re.findall(r"^ +(\d+)  (.*)$", EXIT_CODES, re.MULTILINE))
-    assert table == {number: meaning for number, meaning in helped.items() if int(number) < 128}
+def _run_console(console: str, directory: Path) -> None:
+    milepost_ = f'milepost() {{ {shlex.quote(sys.executable)} -W error -m milepost "$@"; }}\n'
+    sessions = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", console, re.MULTILINE)
+    assert "".join(f"$ {command}\n{answer}" for command, answer in sessions) == console
+    for command, answer in sessions:
+        run = _run(["sh", "-c", milepost_ + command], directory)
+        assert run.returncode == 0, (command, run.stderr)
+        if "milepost" in command.split()[:1]:
+            assert run.stderr == "", command
+        if answer:
+            assert run.stdout.split() == answer.split(), command
 
 
-def test_every_promise_names_tests_that_exist() -> None:
-    """In the README and on the page of faults, whose commands all choose at least one test."""
-    faults = (TOP / "docs" / "faults.md").read_text(encoding="utf-8")
-    named = {name.removeprefix("tests/") for name in re.findall(r"[\w/]*test_\w+\.py", README + faults)}
-    assert len(named) > 20
-    assert [name for name in named if not (TOP / "tests" / name).exists()] == []
+def _run(command: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_every_command_of_the_page_of_faults_chooses_tests() -> None:
-    """A word after -k that is in no test's name would choose none, and pass."""
-    faults = (TOP / "docs" / "faults.md").read_text(encoding="utf-8")
-    commands = [shlex.split(command) for command in re.findall(r"`pytest (tests/[^`]+)`", faults)]
-    assert len(commands) > 30
-    for command in commands:
-        words = re.findall(r"\w+", command[command.index("-k") + 1]) if "-k" in command else []
-        files = [name for name in command if name.endswith(".py")]
-        tests = "\n".join(re.findall(r"def (test_\w+)", "".join((TOP / name).read_text(encoding="utf-8") for name in files)))
-        assert [word for word in words if word not in {"and", "or"} and word not in tests] == [], command
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_is_of_a_language_that_is_tested(page: Path) -> None:
+    """`text` is a picture made of characters; the others are looked at below."""
+    assert [block for block in blocks(page) if block.language not in LANGUAGES] == []
+    assert text(page).count("```") == 2 * len(blocks(page))
 
 
-def test_every_link_within_the_repository_leads_somewhere() -> None:
-    """Pictures and pages."""
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert [link for link in links if not (TOP / link).exists()] == []
+def test_every_installation_names_extras_that_exist() -> None:
+    """A `shell` block installs milepost, and does nothing else."""
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for page in PAGES:
+        for block in blocks(page, "shell"):
+            assert re.fullmatch(r'pip install ("?milepost(\[[a-z,]+\])?"?)\n', block.text)
+        for extras in re.findall(r'pip install[^`\n]*"(?:milepost|\.)\[([a-z,]+)\]"', text(page)):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), name(page)
+
+
+def test_the_line_of_an_export_is_the_one_that_is_exported(tmp_path: Path) -> None:
+    """Character for character, from the file that the first program of the page makes."""
+    page = TOP / "docs/reference/cli.md"
+    _run([sys.executable, "-c", blocks(page, "python")[0].text], tmp_path)
+    exported = _run([sys.executable, "-m", "milepost", "export", "orders.milepost"], tmp_path)
+    assert exported.stdout.startswith(blocks(page, "json")[0].text)
+
+
+# The two commands of the README
 
 
 def test_the_two_commands_do_all_the_set_up() -> None:
     """The first runs the demo, the second the tests; `.ci/run` runs both, word for word."""
-    demo, tests = COMMANDS
+    demo, tests = (block.text for block in blocks(README, "sh"))
     assert demo.startswith("python3 -m venv")
     assert demo.endswith("milepost demo\n")
     assert tests.startswith("python3 -m venv")
@@ -87,9 +113,141 @@ def test_the_two_commands_do_all_the_set_up() -> None:
     assert "README.md" in (TOP / ".ci/run").read_text(encoding="utf-8")
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
-    """Links and names of tests."""
-    for name in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (TOP / name).exists(), name
-    for name in re.findall(r"`((?:tests/)?(?:(?:faults/)?test_\w+\.py|vectors\.json))`", README):
-        assert (TOP / "tests" / name.removeprefix("tests/")).exists(), name
+def test_every_command_of_another_page_is_one_of_continuous_integration() -> None:
+    """What a contributor is told to run is what is run anyway."""
+    known = (TOP / ".ci/run").read_text(encoding="utf-8") + text(README)
+    for page in PAGES[1:]:
+        for line in (line for block in blocks(page, "sh") for line in block.text.splitlines()):
+            assert line in known, line
+
+
+# Links and names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    """Pictures, pages, and the headings in them; the site's own anchors are looked at by `mkdocs build --strict`."""
+    for target, anchor in LINK.findall(re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)):
+        if "://" in target:
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            assert anchor in _anchors(_parts().filled(text(file), file.name)), f"{target}#{anchor}"
+
+
+def _anchors(page: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower())).strip("-") for heading in headings}
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    """In its table and in those of the doses."""
+    named = {found.removeprefix("tests/") for found in re.findall(r"[\w/]*test_\w+\.py", PROMISES)}
+    assert len(named) > 20
+    assert [found for found in named if not (TOP / "tests" / found).exists()] == []
+
+
+def test_every_command_of_the_page_of_guarantees_chooses_tests() -> None:
+    """A word after -k that is in no test's name would choose none, and pass."""
+    chosen = [shlex.split(command) for command in re.findall(r"`pytest (tests/[^`]+)`", PROMISES)]
+    assert len(chosen) > 30
+    for command in chosen:
+        words = re.findall(r"\w+", command[command.index("-k") + 1]) if "-k" in command else []
+        files = [each for each in command if each.endswith(".py")]
+        tests = "\n".join(re.findall(r"def (test_\w+)", "".join((TOP / each).read_text(encoding="utf-8") for each in files)))
+        assert [word for word in words if word not in {"and", "or"} and word not in tests] == [], command
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    """Names of tests, of vectors and of modules."""
+    everything = {path.name for folder in ("src", "tests", "benchmarks", "examples") for path in (TOP / folder).rglob("*")}
+    for page in PAGES:
+        for found in re.findall(r"`[\w/]*?(\w+\.(?:py|ipynb)|vectors\.json)`", text(page)):
+            assert found in everything | {"pages.py"}, f"{name(page)}: {found}"
+
+
+def test_the_readme_of_a_package_index_has_no_link_that_leads_nowhere() -> None:
+    """There is no repository around it, and no picture."""
+    hooks = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["metadata"]["hooks"]
+    shown = text(README)
+    for each in hooks["fancy-pypi-readme"]["substitutions"]:
+        shown = re.sub(each["pattern"], each["replacement"], shown)
+    assert "](https://rogerbinns.github.io/apsw/)" in shown
+    assert [target for target, _ in LINK.findall(shown) if not target.startswith("https://")] == []
+    assert "![" not in shown
+
+
+@pytest.mark.parametrize("word", ["thread", "asyncio", "rewind", "backfill", "permission", "rotate", "fork", "key"])
+def test_a_reader_who_searches_for_a_word_finds_a_heading(word: str) -> None:
+    """In the guide or in the recipes."""
+    headings = re.findall(r"^##+ .*$", text(TOP / "docs/guide.md") + text(TOP / "docs/recipes.md"), re.MULTILINE)
+    assert word in " ".join(headings).lower()
+
+
+# The reference is complete
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """Each has a place of its own, and the names of the contract's functions stand in their module."""
+    named = re.findall(r"^::: (\S+)$", API, re.MULTILINE)
+    assert len(set(named)) == len(named)
+    assert {f"milepost.{public}" for public in milepost.__all__} <= set(named)
+    functions = {key for key, _ in _public(milepost.checkpoint) if inspect.isfunction(getattr(milepost.checkpoint, key))}
+    contract = {found.removeprefix("milepost.checkpoint.") for found in named if found.startswith("milepost.checkpoint.")}
+    assert contract <= functions
+    assert len(contract) == 11
+
+
+def test_the_reference_has_every_public_method_of_the_store() -> None:
+    """And no method that there is not."""
+    named = set(re.findall(r"^::: milepost\.CheckpointStore\.(\w+)$", API, re.MULTILINE))
+    assert named == {key for key, _ in _public(CheckpointStore)}
+
+
+def _public(owner: object) -> Iterator[tuple[str, object]]:
+    return ((key, value) for key, value in vars(owner).items() if not key.startswith("_"))
+
+
+def test_the_reference_has_every_command_and_option() -> None:
+    """As the site shows it: each command is a heading, with its options below."""
+    page = _parts().filled(text(TOP / "docs/reference/cli.md"), "reference/cli.md")
+    sections = dict(re.findall(r"^#+ `(milepost[^`]*)`\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
+    found = dict(_commands(commands, "milepost"))
+    assert set(sections) == set(found)
+    for path, command in found.items():
+        for parameter in command.params:
+            for option in parameter.opts if isinstance(parameter, click.Option) else [parameter.human_readable_name]:
+                assert option in sections[path], f"{path} {option}"
+
+
+def test_the_page_of_the_command_line_tries_every_command() -> None:
+    """The demo alone is left to the README."""
+    tried = re.findall(r"^\$ milepost (\w+)", text(TOP / "docs/reference/cli.md"), re.MULTILINE)
+    assert {*tried, "demo"} == set(commands.commands)
+
+
+def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _commands(inner, f"{path} {inner.name}")
+
+
+def test_the_exit_codes_are_those_of_the_help() -> None:
+    """Number for number, word for word."""
+    page = _parts().filled(text(TOP / "docs/reference/cli.md"), "reference/cli.md")
+    table = dict(re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE))
+    assert table == dict(re.findall(r"^ +(\d+)  (.*)$", EXIT_CODES, re.MULTILINE))
+
+
+def test_every_part_of_a_page_is_filled_in() -> None:
+    """No page of the site is empty, and each part is used."""
+    parts = _parts()
+    used = set()
+    for page in PAGES[1:]:
+        used |= set(re.findall(r"^<!-- (\w+) -->$", text(page), re.MULTILINE))
+        filled = parts.filled(text(page), page.relative_to(TOP / "docs").as_posix())
+        assert filled.startswith("# "), name(page)
+        assert "<!--" not in filled, name(page)
+    assert used == set(parts.PARTS)
