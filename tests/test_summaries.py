@@ -93,6 +93,13 @@ def test_a_summary_has_the_whole_store_on_one_page(store: CheckpointStore, path:
         assert reader.summary().last_runs == summary.last_runs
 
 
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_a_summary_has_as_many_of_the_last_runs_as_there_are_up_to_ten(store: CheckpointStore, count: int) -> None:
+    """The newest first."""
+    store.append_many(entry(run_id=f"run-{number}") for number in range(count))
+    assert [run.run_id for run in store.summary().last_runs] == [f"run-{number}" for number in range(count)][:-11:-1]
+
+
 def test_a_summary_of_nothing_is_a_summary(store: CheckpointStore) -> None:
     """No run, no stage, no time."""
     summary = store.summary()
