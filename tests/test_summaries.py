@@ -127,6 +127,13 @@ def test_a_stage_lags_behind_the_first_stage_of_the_latest_run_and_may_have_gaps
     assert [state.point for state in store.summary().stages] == list(store.resume_points().values())
 
 
+def test_gaps_are_counted_from_the_first_sequence_of_a_stage_on(store: CheckpointStore) -> None:
+    """However long ago that was."""
+    store.append_many(each for each in chain(100) if each.sequence not in {5, 6})
+    (state,) = store.summary().stages
+    assert (state.entries, state.missing) == (98, 2)
+
+
 def test_a_run_without_entries_is_damage(path: Path) -> None:
     """No append leaves one; runs() and the summary say so, and a notebook shows it."""
     with CheckpointStore(path) as store:
