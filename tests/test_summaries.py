@@ -21,6 +21,7 @@ from milepost import (
     StageState,
     StageSummary,
     Watermark,
+    rows,
 )
 from milepost.checkpoint import chain_signature
 from milepost.summary import SILENCES_SHOWN, longest_silences, size
@@ -143,6 +144,13 @@ def test_a_run_without_entries_is_damage(path: Path) -> None:
             with pytest.raises(DamagedStoreError, match="a run has no entries"):
                 look()
         assert "a run has no entries" in store._repr_html_()
+
+
+def test_stages_that_are_no_text_are_damage(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever SQLite makes of the names in a damaged file."""
+    monkeypatch.setattr(rows, "_RUNS", "SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32) WHERE ? = 0")
+    with pytest.raises(DamagedStoreError, match="run 'run-7' has a stage whose name is no text"):
+        store.runs()
 
 
 def test_a_summary_remembers_the_last_verification_of_the_whole_chain(store: CheckpointStore) -> None:
