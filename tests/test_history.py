@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chains import chain, entry, mixed
-from doors import connections
+from doors import connections, steps
 from milepost import Checkpoint, CheckpointStore, ClosedStoreError, Receipt, rows
 from milepost.checkpoint import chain_signature, latest, latest_for_stage, resume_point_for_stage
 
@@ -139,6 +139,16 @@ def test_a_sequence_of_any_size_is_found_after_any_position(store: CheckpointSto
         expected = [e for e in entries[after:] if e.stage == "load"]
         assert list(store.history("run-7", "load", after=after)) == expected
         assert list(store.history("run-7", "load", after=after, newest_first=True)) == expected[::-1]
+
+
+def test_what_a_page_costs_does_not_grow_with_what_lies_before_it(store: CheckpointStore) -> None:
+    """SQLite's own step counter: where a stage's rows behind a position begin is found by halving."""
+    store.append_many(chain(4000))
+
+    def cost(after: int) -> int:
+        return steps(store, lambda store: list(store.history("run-7", "load", after=after, limit=1)))
+
+    assert cost(3900) < 2 * cost(100)
 
 
 def test_find_gives_every_use_of_a_key_in_chain_order(recorded: CheckpointStore, store: CheckpointStore) -> None:

@@ -21,6 +21,7 @@ from milepost import (
     StageState,
     StageSummary,
     Watermark,
+    rows,
 )
 from milepost.checkpoint import chain_signature
 from milepost.summary import SILENCES_SHOWN, longest_silences, size
@@ -93,6 +94,13 @@ def test_a_summary_has_the_whole_store_on_one_page(store: CheckpointStore, path:
         assert reader.summary().last_runs == summary.last_runs
 
 
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_a_summary_has_as_many_of_the_last_runs_as_there_are_up_to_ten(store: CheckpointStore, count: int) -> None:
+    """The newest first."""
+    store.append_many(entry(run_id=f"run-{number}") for number in range(count))
+    assert [run.run_id for run in store.summary().last_runs] == [f"run-{number}" for number in range(count)][:-11:-1]
+
+
 def test_a_summary_of_nothing_is_a_summary(store: CheckpointStore) -> None:
     """No run, no stage, no time."""
     summary = store.summary()
@@ -120,6 +128,13 @@ def test_a_stage_lags_behind_the_first_stage_of_the_latest_run_and_may_have_gaps
     assert [state.point for state in store.summary().stages] == list(store.resume_points().values())
 
 
+def test_gaps_are_counted_from_the_first_sequence_of_a_stage_on(store: CheckpointStore) -> None:
+    """However long ago that was."""
+    store.append_many(each for each in chain(100) if each.sequence not in {5, 6})
+    (state,) = store.summary().stages
+    assert (state.entries, state.missing) == (98, 2)
+
+
 def test_a_run_without_entries_is_damage(path: Path) -> None:
     """No append leaves one; runs() and the summary say so, and a notebook shows it."""
     with CheckpointStore(path) as store:
@@ -129,6 +144,13 @@ def test_a_run_without_entries_is_damage(path: Path) -> None:
             with pytest.raises(DamagedStoreError, match="a run has no entries"):
                 look()
         assert "a run has no entries" in store._repr_html_()
+
+
+def test_stages_that_are_no_text_are_damage(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever SQLite makes of the names in a damaged file."""
+    monkeypatch.setattr(rows, "_RUNS", "SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32) WHERE ? = 0")
+    with pytest.raises(DamagedStoreError, match="run 'run-7' has a stage whose name is no text"):
+        store.runs()
 
 
 def test_a_summary_remembers_the_last_verification_of_the_whole_chain(store: CheckpointStore) -> None:

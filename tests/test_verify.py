@@ -10,6 +10,7 @@ import pytest
 from chains import chain, entry, mixed
 from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
 from milepost.checkpoint import chain_signature
+from milepost.signature import canonical, link, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +77,26 @@ def test_an_edited_row_is_found_where_it_is_and_nothing_else_is_accused(file: Pa
     assert [place for kind, place in faults(verification) if kind == "link"] == [position]
     with pytest.raises(BrokenChainError, match=f"the first: position {position}: link"):
         verification.raise_if_broken()
+
+
+def test_a_row_that_is_not_what_it_was_is_accused_once(file: Path) -> None:
+    """Whatever else it says now."""
+    tamper(file, "UPDATE entry SET offset = offset + 1, milepost = 7 WHERE position = 30")
+    assert faults(verify(file)) == [("link", 30)]
+
+
+def test_a_row_may_follow_from_what_the_one_before_it_in_its_run_says(file: Path) -> None:
+    """Somebody has changed that link, and the next so that it fits: the one that does not fit is accused."""
+    *_, one, two = [position for position, e in enumerate(ENTRIES, 1) if e.run_id == "run-1"]
+    last = ENTRIES[two - 1]
+    of_last = last.sequence, *last.watermark, last.idempotency_key, last.at_ms
+    fitting = link(bytes(32), canonical(prefix(last.run_id, last.stage), *of_last))
+    tamper(
+        file,
+        f"UPDATE entry SET run_signature = zeroblob(32) WHERE position = {one}",
+        f"UPDATE entry SET run_signature = x'{fitting.hex()}' WHERE position = {two}",
+    )
+    assert faults(verify(file)) == faults(verify(file, run_id="run-1")) == [("run", one)]
 
 
 def test_an_edited_signature_is_found_where_it_is(file: Path) -> None:
@@ -154,7 +175,7 @@ def test_a_run_without_a_name_makes_its_rows_unfit(file: Path) -> None:
 def test_text_that_is_not_utf8_is_told_and_not_raised(file: Path) -> None:
     """A key, and a name."""
     tamper(file, "UPDATE entry SET idempotency_key = CAST(x'ff41' AS TEXT) WHERE position = 30")
-    assert faults(verify(file))[0] == ("unreadable", 30)
+    assert faults(verify(file))[0] == faults(verify(file, run_id="run-2"))[0] == ("unreadable", 30)
     tamper(file, "UPDATE stage SET stage = CAST(x'ff41' AS TEXT) WHERE stage_number = 1")
     assert ("unreadable", 30) in faults(verify(file))
     assert not verify(file, run_id="run-1").ok

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import threading
+from collections import deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
 
 from chains import chain, mixed
 from doors import walked
-from milepost import Checkpoint, CheckpointStore, Head, workers
+from milepost import Checkpoint, CheckpointStore, Head, rows, workers
 from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
@@ -193,7 +198,9 @@ def test_a_worker_runs_nothing_that_lies_about(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, confirmed: list[bool]
 ) -> None:
     """A file named as a module of Python's, wherever a Python looks first by itself, or this one would have looked."""
-    for name in ("json", "queue", "dataclasses", "sitecustomize"):
+    # Python's own modules come first; all else comes from where this process has it, a relative place left out.
+    others = () if place == "first of sys.path" else ("apsw",)
+    for name in ("json", "queue", "dataclasses", "sitecustomize", *others):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     if place == "working directory":
         monkeypatch.chdir(tmp_path)
@@ -242,8 +249,23 @@ def test_progress_rises_to_the_end(path: Path) -> None:
     assert seen[-1] == (LENGTH, LENGTH)
 
 
-def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path) -> None:
-    """As Ctrl-C would."""
+def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C would: none does the rest of its work first, and no thread is left that waits for one."""
+    children: list[subprocess.Popen[str]] = []
+    joined: list[threading.Thread] = []
+    start = workers._start
+
+    def noted() -> subprocess.Popen[str]:
+        children.append(start())
+        return children[-1]
+
+    class Thread(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            super().join(timeout)
+            joined.append(self)
+
+    monkeypatch.setattr(workers, "_start", noted)
+    monkeypatch.setattr(workers, "threading", SimpleNamespace(Thread=Thread))
 
     def interrupted(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -252,6 +274,49 @@ def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path
         store.append_many(chain(LENGTH))
         with pytest.raises(KeyboardInterrupt):
             store.verify(workers=2, progress=interrupted)
+    assert len(children) == len(joined) == 2
+    assert all(child.returncode for child in children)  # killed: one that ends by itself gives 0
+
+
+def test_a_task_that_another_worker_takes_first_is_no_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, confirmed: list[bool]
+) -> None:
+    """Between a look at what is waiting and the taking of it."""
+
+    class Contended(deque[Any]):
+        def __bool__(self) -> bool:
+            return True
+
+    monkeypatch.setattr(workers, "deque", Contended)
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=2) == store.verify()
+    assert confirmed == [True]
+
+
+def test_a_part_that_cannot_be_read_is_not_sound(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worker says so, and goes on to its next task."""
+    _edited(path, "one run", "UPDATE entry SET position = position - 1000")
+    part = [0, 10, "0" * 64, "0" * 64]
+    messages: list[dict[str, object]] = [{"path": str(path)}, {"task": part}, {"task": None}]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{json.dumps(message)}\n" for message in messages)))
+    workers.work()
+    of_part, of_file = map(json.loads, capsys.readouterr().out.splitlines())
+    assert of_part["sound"] is False
+    assert "position below 1" in of_part["error"]
+    assert of_file == {"sound": True, "unchecked": []}
+
+
+def test_a_worker_tells_how_far_it_is_a_step_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the page that completes a step, and at the end of its part; all that it tells is all that it walked."""
+    monkeypatch.setattr(rows, "PAGE", 3)
+    monkeypatch.setattr(workers, "_STEP", 6)
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(20))
+    ends = chain_signature(chain(5)), chain_signature(chain(20))
+    assert walked(path, 5, 20, *ends) == [{"done": 6}, {"done": 6}, {"done": 3}, {"sound": True}]
 
 
 @pytest.mark.parametrize(

@@ -518,6 +518,14 @@ def test_a_long_run_is_read_in_few_searches(store: CheckpointStore, monkeypatch:
     assert after[0] == ((EVENT_MS + 12_346_000 + 3_600_000) / DAY_MS, 12_346 * 500)
 
 
+def test_what_lies_far_below_the_middle_of_the_sequences_is_drawn(store: CheckpointStore) -> None:
+    """A stage whose last sequence is far above all others."""
+    offsets = {1: 0, 2: 800, 3: 900, 1000: 1000}
+    store.append_many(entry(n, offset=offset, at_ms=EVENT_MS + n) for n, offset in offsets.items())
+    (line,) = _lines(store.plot.progress())
+    assert [offset for _, offset in line] == list(offsets.values())
+
+
 @pytest.mark.parametrize("statement", ["_NAMES", "_FIRST_OF_LANE", "_LAST_OF_LANE", "_FROM_MIDDLE"])
 def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     """In a damaged file SQLite gives what it finds, whatever the table declares."""
