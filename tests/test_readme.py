@@ -109,7 +109,7 @@ def test_the_two_commands_do_all_the_set_up() -> None:
     assert demo.startswith("python3 -m venv")
     assert demo.endswith("milepost demo\n")
     assert tests.startswith("python3 -m venv")
-    assert tests.endswith("pytest\n")
+    assert tests.endswith("pytest -n auto\n")
     assert "README.md" in (TOP / ".ci/run").read_text(encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from chains import chain, mixed
 from doors import walked
-from milepost import Checkpoint, CheckpointStore, Head, rows, workers
+from milepost import Checkpoint, CheckpointStore, Head, workers
 from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def test_a_part_that_cannot_be_read_is_not_sound(
 
 def test_a_worker_tells_how_far_it_is_a_step_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the page that completes a step, and at the end of its part; all that it tells is all that it walked."""
-    monkeypatch.setattr(rows, "PAGE", 3)
+    monkeypatch.setattr("milepost.rows.verify.PAGE", 3)
     monkeypatch.setattr(workers, "_STEP", 6)
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(chain(20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import warnings
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -29,30 +30,27 @@ class _File(files.Readable, Protocol):
     def xSync(self, flags: int) -> None: ...  # noqa: N802
 
 
-class _SystemFile:
+class _SystemFile(io.FileIO):
     """
     A WAL opened by the system's own calls, which let other threads run meanwhile; those of apsw.VFSFile do not.
 
     SQLite locks the file and its -shm, never the -wal: closing a descriptor of it drops no lock.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
     def xFileSize(self) -> int:  # noqa: N802
-        return os.fstat(self._descriptor).st_size
+        return os.fstat(self.fileno()).st_size
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
-        return os.pread(self._descriptor, amount, offset)
+        return os.pread(self.fileno(), amount, offset)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         while data:
-            written = os.pwrite(self._descriptor, data, offset)
+            written = os.pwrite(self.fileno(), data, offset)
             data, offset = data[written:], offset + written
 
     def xSync(self, _flags: int) -> None:  # noqa: N802
         try:
-            os.fsync(self._descriptor)
+            os.fsync(self.fileno())
         except OSError as error:
             failed = apsw.IOError(f"fsync of the WAL: {error.strerror}")
             failed.result, failed.extendedresult = apsw.SQLITE_IOERR, apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
@@ -66,18 +64,18 @@ def _opened(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
         with files.vfs_file(wal, vfs, flags) as file:
             yield file
         return
-    how = os.O_RDWR if flags & apsw.SQLITE_OPEN_READWRITE else os.O_RDONLY
     try:
-        descriptor = os.open(wal, how | os.O_CLOEXEC)
+        # An object, not the number of os.open(): an interrupt that comes with it closes it.
+        opened = _SystemFile(wal, "r+b" if flags & apsw.SQLITE_OPEN_READWRITE else "rb")
     except (FileNotFoundError, NotADirectoryError):
         yield None
         return
     except OSError as error:
         raise files.from_os(wal, error) from error
     try:
-        yield _SystemFile(descriptor)
+        yield opened
     finally:
-        os.close(descriptor)
+        opened.close()
 
 
 def make_durable(wal: str, vfs: str | None) -> None:

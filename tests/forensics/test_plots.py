@@ -26,10 +26,10 @@ from milepost import (
     MissingPackageError,
     NoCheckpointError,
     Watermark,
-    rows,
 )
 from milepost.forensics import active, plots
 from milepost.forensics.outline import Mark
+from milepost.rows import outline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -532,7 +532,7 @@ def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: p
     store.append_many(_ticking(40))
     strange = "SELECT ?, ?" if statement == "_NAMES" else "SELECT 1, 'two', ?, ?"
     strange += " LIMIT ? OFFSET 0 * ?" if statement == "_FROM_MIDDLE" else ""
-    monkeypatch.setattr(active if statement == "_NAMES" else rows, statement, strange)
+    monkeypatch.setattr(active if statement == "_NAMES" else outline, statement, strange)
     with pytest.raises(DamagedStoreError, match="as no append leaves it"):
         store.plot.progress()
 
