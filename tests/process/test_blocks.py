@@ -663,3 +663,18 @@ def test_a_close_that_was_interrupted_is_closed_by_the_next_one(path: Path) -> N
     with CheckpointStore.open_readonly(path) as reader:
         assert len(reader) == at_call
         assert reader.verify().ok
+
+
+def test_a_block_that_is_ended_twice_is_ended_once(path: Path) -> None:
+    """As by an exit stack and a `with`; another block that is open then stays open."""
+    with CheckpointStore(path, durability="normal") as store:
+        block = store.transaction()
+        block.__enter__()
+        store.append(entry(1))
+        block.__exit__(None, None, None)
+        block.__exit__(None, None, None)
+        with store.transaction():
+            store.append(entry(2))
+            block.__exit__(ValueError, ValueError(), None)
+            store.append(entry(3))
+        assert len(store) == 3
