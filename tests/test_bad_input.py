@@ -77,11 +77,11 @@ class HostileAttributes:
 
 class _NamelessType(type):
     __name__ = property(_hostile)
-    __repr__ = _hostile
+    __repr__ = __eq__ = __hash__ = _hostile
 
 
 class HostileType(metaclass=_NamelessType):
-    """Its type cannot be shown either."""
+    """Its type cannot be shown, compared or hashed either."""
 
     __repr__ = _hostile
 

@@ -41,7 +41,8 @@ def check_bool(argument: str, value: object) -> None:
 
 def plain_integer(value: object) -> object:
     """What Python takes as an integer, such as NumPy's, as an int; a bool and everything else as it is, to be refused."""
-    if type(value) in {int, bool}:
+    kind = type(value)
+    if kind is int or kind is bool:  # not `in`: the class of a class may be a stranger's, and be asked for its hash
         return value
     try:
         return operator.index(value)  # type: ignore[arg-type]
