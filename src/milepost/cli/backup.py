@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING
-
 import click
 
 from milepost.cli import argument
 from milepost.cli.head import show_head
 from milepost.store import CheckpointStore
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    _Writer = Callable[[IO[bytes], CheckpointStore, str | None, str | None], None]
 
 
 @click.command()

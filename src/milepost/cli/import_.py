@@ -21,9 +21,7 @@ from milepost.store import CheckpointStore
 from milepost.visible import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    _Writer = Callable[[IO[bytes], CheckpointStore, str | None, str | None], None]
+    from collections.abc import Iterator
 
 
 _BATCH: Final = 10_000  # entries that are read at a time

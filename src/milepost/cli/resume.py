@@ -11,11 +11,7 @@ from milepost.cli.output import Column
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
-    from milepost.checkpoint import Checkpoint
-    from milepost.receipt import Receipt
     from milepost.times import Time
-
-    _Recorded = tuple[Receipt, Checkpoint]
 
 
 @click.command()

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from milepost.cli import argument, output, record
 from milepost.cli.output import Column
 from milepost.store import CheckpointStore
-
-if TYPE_CHECKING:
-    from milepost.checkpoint import Checkpoint
-    from milepost.receipt import Receipt
-
-    _Recorded = tuple[Receipt, Checkpoint]
 
 _SIGNATURE: Final = 12  # hex digits of a signature in a table
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from milepost.cli import argument, output, record
 from milepost.cli.output import Column
 from milepost.store import CheckpointStore
-
-if TYPE_CHECKING:
-    from milepost.checkpoint import Checkpoint
-    from milepost.receipt import Receipt
-
-    _Recorded = tuple[Receipt, Checkpoint]
 
 
 @click.command()
