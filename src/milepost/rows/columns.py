@@ -32,6 +32,9 @@ OWN_SIGNATURE: Final = "ifnull(last.run_signature, last.signature)"  # of the ru
 RUN_ID: Final = "(SELECT run_id FROM run WHERE run.run_number = entry.run_number)"
 STAGE_NAME: Final = "(SELECT stage FROM stage WHERE stage.stage_number = entry.stage_number)"
 FIELDS: Final = "entry.sequence, entry.offset, entry.event_time_ms, entry.idempotency_key, entry.at_ms"
+FIELDS_WITH_BYTES: Final = (  # where the key may be no UTF-8
+    "entry.sequence, entry.offset, entry.event_time_ms, CAST(entry.idempotency_key AS BLOB), entry.at_ms"
+)
 NAMES: Final = "LEFT JOIN run USING (run_number) LEFT JOIN stage USING (stage_number)"
 NAMED: Final = f"SELECT {RUN_ID}, {STAGE_NAME}, {FIELDS}"
 NUMBERED: Final = f"SELECT entry.position, entry.run_number, entry.stage_number, {FIELDS}"

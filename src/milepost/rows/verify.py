@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from milepost.mileposts import APART, BOUND, RUN, RUN_STAGE, entries_so_far
-from milepost.rows.columns import OWN_SIGNATURE, PAGE, advancing, at_one_moment, tip
+from milepost.rows.columns import FIELDS, FIELDS_WITH_BYTES, OWN_SIGNATURE, PAGE, advancing, at_one_moment, tip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,16 +114,16 @@ def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[A
     return advancing(found, after)
 
 
-def _whole(key: str) -> str:
-    """All columns of a row, the key as it is or, where it may be no UTF-8, as bytes."""
+def _whole(fields: str) -> str:
+    """All columns of a row, with its fields as they are or with the key as bytes."""
     return (
-        "SELECT entry.position, entry.run_number, entry.stage_number, entry.sequence, entry.offset, entry.event_time_ms, "
-        f"{key}, entry.at_ms, entry.signature, entry.run_signature, entry.milepost"
+        f"SELECT entry.position, entry.run_number, entry.stage_number, {fields}, entry.signature, entry.run_signature, "
+        "entry.milepost"
     )
 
 
-_WHOLE: Final = _whole("entry.idempotency_key")
-_WHOLE_WITH_BYTES: Final = _whole("CAST(entry.idempotency_key AS BLOB)")
+_WHOLE: Final = _whole(FIELDS)
+_WHOLE_WITH_BYTES: Final = _whole(FIELDS_WITH_BYTES)
 _BEHIND: Final = "FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
 _LINKS: Final = f"{_WHOLE} {_BEHIND}"
 _ANY_LINKS: Final = f"{_WHOLE_WITH_BYTES} {_BEHIND}"
