@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -21,56 +20,18 @@ from chains import chain, entry
 from doors import wal
 from milepost import CheckpointStore, Head, Watermark
 from milepost.reader import SnapshotReader
+from told_process import ToldProcess, within_the_test
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "6000"))
 HERE: Final = Path(__file__).parent
 
 
-class Child:
-    """A process that answers each line with a line."""
-
-    def __init__(self, program: str, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / program), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-
-    def say(self, order: str) -> None:
-        """Give an order."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{order}\n")
-        self.process.stdin.flush()
-
-    def hear(self) -> str:
-        """Wait for the answer to it."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def tell(self, order: str) -> str:
-        """Both."""
-        self.say(order)
-        return self.hear()
-
-    def end(self, *, kill: bool = False) -> str:
-        """Let it end, or kill it; what it has still said."""
-        if kill:
-            self.process.kill()
-        return self.process.communicate()[0]
-
-
-@contextlib.contextmanager
-def _child(program: str, *arguments: object) -> Iterator[Child]:
-    child = Child(program, *arguments)
-    try:
-        yield child
-    finally:
-        child.end(kill=True)
+def _child(program: str, *arguments: object) -> AbstractContextManager[ToldProcess]:
+    return within_the_test(ToldProcess(HERE / program, *arguments))
 
 
 # The file and its WAL, under an open writer
@@ -100,7 +61,7 @@ DEEDS: Final = {
 }
 
 
-def _do(deed: str, path: Path, writer: Child) -> None:
+def _do(deed: str, path: Path, writer: ToldProcess) -> None:
     if deed.startswith("locks dropped"):
         if sqlite3.sqlite_version_info >= (3, 52):
             pytest.skip("this Python's own sqlite3 spares the WAL of a writer that lost its locks")
@@ -120,7 +81,7 @@ def test_a_writer_whose_file_or_wal_is_taken_away_acknowledges_nothing_more(path
         assert {writer.tell("append") for _ in range(3)} == {"FailedStoreError"}
         if not killed:
             assert writer.tell("close") == "closed"
-        writer.end(kill=killed)
+        writer.kill() if killed else writer.end()
     kept = path
     if deed == "file moved":  # its WAL was left behind, and is to be moved too
         kept = path.with_name(f"{path.name}-old")
@@ -154,7 +115,7 @@ def test_a_wal_that_is_cut_in_place_is_seen_only_with_a_kept_head(path: Path, ki
         assert writer.tell("append") == "6"
         if not killed:
             writer.tell("close")
-        writer.end(kill=killed)
+        writer.kill() if killed else writer.end()
     with CheckpointStore.open_readonly(path) as store:
         assert not store.verify(expected=head).ok
 
@@ -165,7 +126,7 @@ def test_a_wal_that_is_cut_in_place_is_seen_only_with_a_kept_head(path: Path, ki
 def _race(directory: Path, rounds: int, *broken: str) -> list[str]:
     """Three processes open the same new file at once, again and again; what went wrong."""
     problems: list[str] = []
-    openers = [Child("racing_opener.py", f"run-{number}", *broken) for number in range(3)]
+    openers = [ToldProcess(HERE / "racing_opener.py", f"run-{number}", *broken) for number in range(3)]
     try:
         for number in range(rounds):
             path = directory / f"store-{number}"

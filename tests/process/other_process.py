@@ -20,44 +20,18 @@ import apsw
 
 from chains import entry
 from milepost import CheckpointStore, MilepostError, StoreBusyError
+from told_process import ToldProcess, within_the_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 
-class OtherProcess:
+class OtherProcess(ToldProcess):
     """One of the parts of this module, in a process of its own."""
 
     def __init__(self, part: str, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), part, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-
-    def say(self, order: str) -> None:
-        """Give an order."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{order}\n")
-        self.process.stdin.flush()
-
-    def hear(self) -> str:
-        """Wait for the next line that it says."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def tell(self, order: str) -> str:
-        """Give an order, and wait for the answer."""
-        self.say(order)
-        return self.hear()
-
-    def kill(self) -> str:
-        """End it at once, wherever it is; what it has said that nobody has heard."""
-        self.process.kill()
-        return self.process.communicate()[0]
+        super().__init__(Path(__file__), part, *arguments, stderr=subprocess.PIPE)
 
     def end(self) -> str:
         """Wait until it has ended, in good order; what it has still said."""
@@ -66,14 +40,9 @@ class OtherProcess:
         return said
 
 
-@contextlib.contextmanager
-def other_process(part: str, *arguments: object) -> Iterator[OtherProcess]:
-    """A process that does not outlive the test."""
-    process = OtherProcess(part, *arguments)
-    try:
-        yield process
-    finally:
-        process.kill()
+def other_process(part: str, *arguments: object) -> AbstractContextManager[OtherProcess]:
+    """One that does not outlive the test."""
+    return within_the_test(OtherProcess(part, *arguments))
 
 
 # The parts
