@@ -28,8 +28,12 @@ FORKS: Final = 20
 WARM: Final = 100
 
 
+def nothing() -> None:
+    """What is done where nothing is to be done."""
+
+
 def forking(
-    before: Callable[[], object] = int, after: Callable[[], object] = int, end: Callable[[], object] = int
+    before: Callable[[], object] = nothing, after: Callable[[], object] = nothing, end: Callable[[], object] = nothing
 ) -> Callable[[], Timings]:
     """
     Fork so many times; the parent's part of it is timed.
