@@ -56,6 +56,11 @@ if TYPE_CHECKING:
     from milepost.receipt import BatchReceipt, Receipt
     from milepost.signature import Hash
 
+_BY_WHOM: Final = (
+    "by the store's clock, a signal handler or a destructor: let it only take a note, and write when the call that it has "
+    "interrupted is over"
+)
+
 Durability = Literal["full", "normal"]
 """What an acknowledgement survives: power loss, or a crash of the process."""
 
@@ -328,10 +333,7 @@ class Writer(Database):
         if holder.thread != threading.get_ident():
             return None
         if not isinstance(holder, BlockTurn):
-            problem = (
-                "a write was begun within another of the same thread, by the store's clock, a signal handler or a "
-                "destructor: let it only take a note, and write when the call that it has interrupted is over"
-            )
+            problem = f"a write was begun within another of the same thread, {_BY_WHOM}"
         elif holder.loop is not None:
             problem = (
                 f"{holder.loop} has its transaction open in this thread: use the loop's own append(), advance() and "
@@ -756,11 +758,7 @@ class Writer(Database):
 
     def _refuse_reentry(self, turn: BlockTurn) -> None:
         if turn.busy:
-            raise StoreError(
-                self.path,
-                "a write was begun within another, by the store's clock, a signal handler or a destructor: let it only take "
-                "a note, and write when the call that it has interrupted is over",
-            )
+            raise StoreError(self.path, f"a write was begun within another, {_BY_WHOM}")
 
     def read(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """As `Database.read`."""
