@@ -69,6 +69,11 @@ class BlockTurn(Turn):
         """Whether the caller is the thread and the task that opened it."""
         return self.loop is None and self.owner == current_owner()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has begun, and its end has not: else a signal handler that reads sees what is committed."""
+        return self.connection is not None and not self.over
+
     def refuse_if_cut_short(self) -> None:
         """
         Nothing more may be done in it once SQLite has rolled it back.

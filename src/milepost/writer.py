@@ -764,7 +764,12 @@ class Writer(Database):
         """As `Database.read`."""
         if self._turns.held:  # else no block is open
             holder = self._turns.holder
-            if isinstance(holder, BlockTurn) and holder.belongs_to_caller() and not holder.outermost.abandoned:
+            if (
+                isinstance(holder, BlockTurn)
+                and holder.is_open
+                and holder.belongs_to_caller()
+                and not holder.outermost.abandoned
+            ):
                 return self._read_in_block(holder, query, *given)
         return self.read_committed(query, *given)
 

@@ -12,6 +12,7 @@ from patience import begin, in_time, result
 from slow_disk import disk
 
 from chains import entry
+from doors import writer
 from milepost import CheckpointStore, MilepostError, Receipt, StoreError, Watermark
 
 if TYPE_CHECKING:
@@ -678,3 +679,21 @@ def test_a_block_that_is_ended_twice_is_ended_once(path: Path) -> None:
             block.__exit__(ValueError, ValueError(), None)
             store.append(entry(3))
         assert len(store) == 3
+
+
+def test_what_reads_while_a_block_ends_sees_what_is_committed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler, say: before the commit nothing of the block, after it all; and it is told nothing untrue."""
+    with CheckpointStore(path, durability="normal") as store:
+        seen: list[int] = []
+        for moment in ("_let_others_in", "_before_acknowledging"):
+            original = getattr(writer(store), moment)
+
+            def and_read(*given: Any, original: Any = original) -> None:
+                seen.append(len(store))
+                original(*given)
+
+            monkeypatch.setattr(writer(store), moment, and_read)
+        with store.transaction():
+            store.append(entry(1))
+            assert len(store) == 1
+        assert seen == [0, 1]
