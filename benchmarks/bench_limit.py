@@ -19,7 +19,7 @@ from benchmarks.bench_append import WARM, appending, as_it_is
 from benchmarks.race import each, together
 from benchmarks.workload import BATCH, RUN_ID, STAGE, one_run, random_key
 from milepost import CheckpointStore
-from milepost.mileposts import APART
+from milepost.mileposts import INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Place = Callable[[], Path]
 
-ENTRY: Final = "INSERT INTO entry VALUES (?, 1, 1, ?, ?, ?, ?, ?, ?, ?, ?)"
+ENTRY: Final = "INSERT INTO entry VALUES (?, 1, 1, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
 SIGNATURE: Final = bytes(range(32))
 
 
@@ -43,7 +43,7 @@ def opened(path: Path, synchronous: str) -> apsw.Connection:
     connection = floor.connect(path, synchronous)
     connection.execute("INSERT INTO run VALUES (1, ?)", (RUN_ID,))
     connection.execute("INSERT INTO stage VALUES (1, ?)", (STAGE,))
-    connection.execute("INSERT INTO lane VALUES (1, 1)")
+    connection.execute("INSERT INTO run_stage VALUES (1, 1)")
     connection.transaction_mode = "IMMEDIATE"
     return connection
 
@@ -51,7 +51,7 @@ def opened(path: Path, synchronous: str) -> apsw.Connection:
 def as_stored(row: Row) -> tuple[object, ...]:
     """A row as milepost stores it."""
     _, _, sequence, offset, event_time_ms, key, at_ms = row
-    milepost = sequence if (sequence - 1) % APART == 0 else None
+    milepost = sequence if (sequence - 1) % INTERVAL == 0 else None
     return (sequence, sequence, offset, event_time_ms, key, at_ms, SIGNATURE, None, milepost)
 
 
@@ -82,8 +82,8 @@ def test_append(race: Race, place: Place, dose: Dose, durability: str, averaged:
         rounds=dose.of(41, 11),
         **({"averaged": averaged} if averaged else {}),
     )
-    entries, mileposts = bare.execute("SELECT count(*), count(milepost) FROM entry").get
-    assert mileposts == -(-entries // APART)
+    entries, mileposts = bare.execute("SELECT count(*), count(entries_so_far) FROM entry").get
+    assert mileposts == -(-entries // INTERVAL)
     connection.close()
     bare.close()
 

@@ -20,14 +20,13 @@ import apsw
 from agmi.adapters.base import MemoryAdapter, Record
 
 from chains import entry
-from milepost import CheckpointStore, Head, MilepostError, StoreError
+from milepost import CheckpointStore, Head, MilepostError, StoreError, rows
 from milepost.checkpoint import signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COLUMNS: Final = ("position", "run_number", "stage_number", "sequence", "offset", "event_time_ms", "idempotency_key",
-                  "at_ms", "signature", "run_signature", "milepost")  # fmt: skip
+COLUMNS: Final = rows.EntryRow._fields
 LINKS: Final = ("signature", "run_signature")
 CONTENT: Final = ("offset", "event_time_ms", "signature", "run_signature")
 

@@ -24,7 +24,7 @@ from milepost import (
     rows,
 )
 from milepost.checkpoint import chain_signature
-from milepost.mileposts import APART
+from milepost.mileposts import INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,12 +102,12 @@ def test_of_two_errors_in_a_batch_the_first_is_told(store: CheckpointStore, then
     assert caught.value.index == 1
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 1000])
+@pytest.mark.parametrize("run_stages", [1, 2, 3, 1000])
 def test_a_batch_over_more_stages_than_are_kept_in_memory_is_one_chain(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, lanes: int
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, run_stages: int
 ) -> None:
     """What waits is written before a stage is forgotten; duplicates and rules are those of all that went before."""
-    monkeypatch.setattr(append, "_LANES", lanes)
+    monkeypatch.setattr(append, "_RUN_STAGES", run_stages)
     batch = [
         entry(number, run_id=f"run-{number % 2}", stage=f"stage-{number % 7}", key=f"step-{number}")
         for number in [*range(1, 60), 30, *range(60, 90), 31]
@@ -122,7 +122,7 @@ def test_a_batch_over_more_stages_than_are_kept_in_memory_is_one_chain(
 
 def test_no_more_stages_are_kept_in_memory_than_allowed(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many a long batch has: nor their runs."""
-    monkeypatch.setattr(append, "_LANES", 3)
+    monkeypatch.setattr(append, "_RUN_STAGES", 3)
     most = [0, 0]
     checked_stage = append.Appender._checked_stage
 
@@ -237,12 +237,12 @@ def test_a_long_batch_is_written_a_few_rows_at_a_time(store: CheckpointStore, mo
     assert written == [250] * 4
 
 
-@pytest.mark.parametrize("before", [1, APART - 1, APART, APART + 3])
+@pytest.mark.parametrize("before", [1, INTERVAL - 1, INTERVAL, INTERVAL + 3])
 def test_a_milepost_within_a_batch_counts_the_rows_that_are_not_written_yet(
     store: CheckpointStore, path: Path, before: int
 ) -> None:
     """On top of what the stage had when the store was opened."""
-    length = before + 3 * APART + 2
+    length = before + 3 * INTERVAL + 2
     with CheckpointStore(path, durability="normal") as other:
         other.append_many(chain(before))
     store.append(entry(1, run_id="run-8"))

@@ -76,7 +76,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], type[MilepostError], str]] 
     "short": (lambda path: path.write_bytes(b"SQLite format 3\0"), NotAStoreError, "not an SQLite database"),
     "PNG": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5000)), NotAStoreError, "not an SQLite database"),
     "another application": (lambda path: _sql(path, "CREATE TABLE t (x)"), NotAStoreError, "another application"),
-    "newer": (_store_then("PRAGMA user_version = 2"), SchemaVersionError, "version 2"),
+    "newer": (_store_then("PRAGMA user_version = 3"), SchemaVersionError, "version 3"),
     "version 0": (_store_then("PRAGMA user_version = 0"), SchemaVersionError, "version 0"),
     "view for a table": (_fake_table, NotAStoreError, "do not trust"),
     "trigger": (

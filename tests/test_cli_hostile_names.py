@@ -115,7 +115,7 @@ def test_nothing_in_a_name_is_obeyed_in_an_error(file: Path) -> None:
     """Or in a fault."""
     connection = apsw.Connection(str(file))
     connection.execute("DROP TRIGGER entry_is_never_updated")
-    connection.execute("UPDATE entry SET milepost = 2")
+    connection.execute("UPDATE entry SET entries_so_far = 2")
     connection.execute('CREATE TABLE "\x1b[2J\u202e" (a)')
     connection.close()
     for command in (["verify", file], ["latest", file, "--run", "\x1b[2J\u200b"], ["runs", f"{file}\x1b[2J\u202e"]):

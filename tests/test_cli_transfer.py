@@ -148,10 +148,10 @@ def test_csv_has_the_columns_of_the_view(file: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     with CheckpointStore.open_readonly(file) as store:
         assert [(row["position"], row["signature"], row["idempotency_key"], row["at_ms"]) for row in rows] == [
-            (str(receipt.position), receipt.signature, e.idempotency_key, str(e.at_ms)) for receipt, e in store.receipts()
+            (str(receipt.position), receipt.signature, e.idempotency_key, str(e.at_ms)) for receipt, e, _ in store.receipts()
         ]
     assert rows[0]["at"] == "1970-01-01T00:00:00.000Z"
-    assert list(rows[0]) == ["position", *FIELDS, "event_time", "at", "signature"]
+    assert list(rows[0]) == ["position", *FIELDS, "event_time", "at", "signature", "detail"]
 
 
 @pytest.mark.parametrize("arguments", [("export", "{file}", "--output", "{new}"), ("backup", "{file}", "{new}")])
@@ -314,13 +314,14 @@ def test_parquet_has_the_columns_of_the_view(path: Path, tmp_path: Path) -> None
         table = io_.read_parquet(tmp_path / name).read_all()
         columns = {column: table[column].to_pylist() for column in table.column_names if column not in {"at", "event_time"}}
         assert columns == {
-            "position": [receipt.position for receipt, _ in receipts],
-            "run_id": [each.run_id for _, each in receipts],
-            "stage": [each.stage for _, each in receipts],
-            "sequence": [each.sequence for _, each in receipts],
-            "offset": [each.watermark.offset for _, each in receipts],
-            "idempotency_key": [each.idempotency_key for _, each in receipts],
-            "signature": [receipt.signature for receipt, _ in receipts],
+            "position": [receipt.position for receipt, *_ in receipts],
+            "run_id": [each.run_id for _, each, _ in receipts],
+            "stage": [each.stage for _, each, _ in receipts],
+            "sequence": [each.sequence for _, each, _ in receipts],
+            "offset": [each.watermark.offset for _, each, _ in receipts],
+            "idempotency_key": [each.idempotency_key for _, each, _ in receipts],
+            "signature": [receipt.signature for receipt, *_ in receipts],
+            "detail": [None] * len(receipts),
         }
     assert io_.read_parquet(tmp_path / "b").read_all().num_rows == 31
 

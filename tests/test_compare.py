@@ -22,7 +22,7 @@ from milepost import (
     Watermark,
     rows,
 )
-from milepost.mileposts import APART
+from milepost.mileposts import INTERVAL
 from milepost.rows import compare as pages
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def test_the_first_divergence_has_both_sides(store: CheckpointStore) -> None:
 
 def test_a_run_is_identical_to_itself(store: CheckpointStore) -> None:
     """Over more than one page."""
-    length = rows.COMPARED_MILEPOSTS * APART + 2
+    length = rows.COMPARED_MILEPOSTS * INTERVAL + 2
     store.append_many(chain(length))
     comparison = store.compare("run-7", "run-7")
     assert comparison.identical

@@ -57,8 +57,8 @@ def test_history_gives_what_a_list_comprehension_gives(recorded: CheckpointStore
         limit: int | None,
         newest_first: bool,
     ) -> None:
-        expected: list[tuple[Receipt, Checkpoint]] = [
-            (Receipt(i + 1, signatures[i]), e)
+        expected: list[tuple[Receipt, Checkpoint, None]] = [
+            (Receipt(i + 1, signatures[i]), e, None)
             for i, e in enumerate(MIXED)
             if run_id in (None, e.run_id)
             and stage in (None, e.stage)
@@ -71,7 +71,7 @@ def test_history_gives_what_a_list_comprehension_gives(recorded: CheckpointStore
         found = recorded.receipts(run_id, stage, newest_first=newest_first, **options)
         assert list(found) == expected
         entries = recorded.history(run_id, stage, newest_first=newest_first, **options)
-        assert list(entries) == [e for _, e in expected]
+        assert list(entries) == [e for _, e, _ in expected]
 
     check()
 

@@ -45,7 +45,7 @@ def _through_every_verb(store: CheckpointStore, name: str, others: list[Checkpoi
     point = ResumePoint(name, name, 3, mark)
     assert list(store.history(name)) == list(store.history(stage=name)) == list(store.history(name, name)) == own
     assert list(store.history()) == [*others, *own]
-    assert [e for _, e in store.receipts(name, name, newest_first=True)] == own[::-1]
+    assert [e for _, e, _ in store.receipts(name, name, newest_first=True)] == own[::-1]
     assert store.latest(name) == store.latest_for_stage(name) == store.latest_for_stage(name, run_id=name) == own[2]
     assert store.latest(name, as_of=1) == first
     assert (

@@ -177,7 +177,7 @@ def test_a_fault_of_the_chain_is_found_beside_such_a_table(file: Path) -> None:
 def test_an_index_of_ours_that_lacks_an_entry_is_found(file: Path, beside: tuple[str, ...], index: str) -> None:
     """Also where SQLite cannot check the file as a whole."""
     run(file, *beside)
-    condition = "position <> 1" if index == "entry_by_key" else "milepost IS NOT NULL AND position <> 1"
+    condition = "position <> 1" if index == "entry_by_key" else "entries_so_far IS NOT NULL AND position <> 1"
     connection = apsw.Connection(str(file))
     sql: Any = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (index,)).get
     change = "UPDATE sqlite_schema SET sql = ? WHERE name = ?"

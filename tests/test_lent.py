@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from chains import chain, entry
-from milepost import CheckpointStore, StoreError
+from milepost import CheckpointStore, StoreError, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ REFUSED = [
     "DETACH main",
     "INSERT INTO run (run_id) VALUES ('mine')",
     "UPDATE Entry SET offset = 0",
-    "DELETE FROM lane",
+    "DELETE FROM run_stage",
     "DROP TABLE keyed",
     "DROP INDEX entry_by_key",
     "DROP TRIGGER entry_is_never_updated",
@@ -95,7 +95,7 @@ def test_what_is_the_blocks_own_is_allowed(store: CheckpointStore) -> None:
         with connection.blob_open("main", "sink", "y", 1, True) as blob:
             blob.write(b"abc")
         connection.execute("PRAGMA defer_foreign_keys = on; PRAGMA case_sensitive_like = on; PRAGMA table_info(entry)")
-        assert connection.execute("PRAGMA user_version").get == 1
+        assert connection.execute("PRAGMA user_version").get == schema.VERSION
         assert connection.execute("SELECT count(*) FROM seen JOIN sink").get == 2
         connection.execute("ALTER TABLE sink RENAME TO drain; DROP TABLE drain")
 

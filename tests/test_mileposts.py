@@ -17,14 +17,15 @@ import milepost.checkpoint as contract
 from chains import entry
 from milepost import Checkpoint, CheckpointStore, Head, RunSummary, StageSummary, Verification, rows, workers
 from milepost.checkpoint import chain_signature
+from milepost.signature import START, ChainBase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-APART: Final = 40  # as schema.sql has it
+INTERVAL: Final = 40  # as schema.sql has it
 RUNS: Final = ("run-1", "run-2", "lauf-ü")
 STAGES: Final = ("extract", "load", "\U0001f680")
-LANES: Final = tuple(product(RUNS, STAGES))
+RUN_STAGES: Final = tuple(product(RUNS, STAGES))
 
 
 def stated(turns: Sequence[tuple[str, str]]) -> list[Checkpoint]:
@@ -44,40 +45,40 @@ def mileposts(entries: Sequence[Checkpoint]) -> dict[int, int]:
     last: dict[tuple[str, str], int] = {}
     found = {}
     for position, each in enumerate(entries, 1):
-        lane = each.run_id, each.stage
-        entries_of[lane] += 1
-        if lane not in last or position >= last[lane] + APART:
-            last[lane] = position
-            found[position] = entries_of[lane]
+        run_stage = each.run_id, each.stage
+        entries_of[run_stage] += 1
+        if run_stage not in last or position >= last[run_stage] + INTERVAL:
+            last[run_stage] = position
+            found[position] = entries_of[run_stage]
     return found
 
 
 # Any interleaving: some stages of some runs take turns for a while, the others are quiet, and the way of appending changes.
 
 WAYS: Final = ("one by one", "batch", "block", "reopened")
-some_lanes = st.lists(st.sampled_from(LANES), min_size=1, max_size=4, unique=True)
-stretches = st.lists(st.tuples(some_lanes, st.integers(1, 2 * APART), st.sampled_from(WAYS)), min_size=1, max_size=8)
+some_run_stages = st.lists(st.sampled_from(RUN_STAGES), min_size=1, max_size=4, unique=True)
+stretches = st.lists(st.tuples(some_run_stages, st.integers(1, 2 * INTERVAL), st.sampled_from(WAYS)), min_size=1, max_size=8)
 Stretches = list[tuple[list[tuple[str, str]], int, str]]
 QUIET: Final[Stretches] = [  # a stage returns 39, 40 and 41 positions behind its last milepost, each time in its own way
-    ([LANES[0]], 1, "one by one"),
-    ([LANES[1]], APART - 2, "batch"),
-    ([LANES[0]], 1, "reopened"),
-    ([LANES[4]], 1, "one by one"),
-    ([LANES[0]], APART - 1, "block"),
-    ([LANES[8]], 1, "block"),
-    ([LANES[0]], 1, "one by one"),
-    ([LANES[1], LANES[3]], 2 * APART, "batch"),
-    ([LANES[0], LANES[8]], 2 * APART, "one by one"),
+    ([RUN_STAGES[0]], 1, "one by one"),
+    ([RUN_STAGES[1]], INTERVAL - 2, "batch"),
+    ([RUN_STAGES[0]], 1, "reopened"),
+    ([RUN_STAGES[4]], 1, "one by one"),
+    ([RUN_STAGES[0]], INTERVAL - 1, "block"),
+    ([RUN_STAGES[8]], 1, "block"),
+    ([RUN_STAGES[0]], 1, "one by one"),
+    ([RUN_STAGES[1], RUN_STAGES[3]], 2 * INTERVAL, "batch"),
+    ([RUN_STAGES[0], RUN_STAGES[8]], 2 * INTERVAL, "one by one"),
 ]
 
 
 def turns(steps: Stretches) -> list[tuple[str, str]]:
     """Whose turn it is, checkpoint by checkpoint."""
-    return [lanes[n % len(lanes)] for lanes, length, _ in steps for n in range(length)]
+    return [run_stages[n % len(run_stages)] for run_stages, length, _ in steps for n in range(length)]
 
 
-MILEPOSTS: Final = "SELECT position, milepost FROM entry WHERE milepost IS NOT NULL"
-NAMED_LANES: Final = "SELECT run_id, stage FROM lane JOIN run USING (run_number) JOIN stage USING (stage_number)"
+MILEPOSTS: Final = "SELECT position, entries_so_far FROM entry WHERE entries_so_far IS NOT NULL"
+NAMED_RUN_STAGES: Final = "SELECT run_id, stage FROM run_stage JOIN run USING (run_number) JOIN stage USING (stage_number)"
 
 
 class Recorded:
@@ -124,7 +125,7 @@ def test_mileposts_stand_where_the_rule_says_and_every_row_is_found(steps: Stret
         entries = recorded.entries
         with recorded.store as store:
             assert dict(recorded.ask(MILEPOSTS)) == mileposts(entries)
-            assert set(recorded.ask(NAMED_LANES)) == {(e.run_id, e.stage) for e in entries}
+            assert set(recorded.ask(NAMED_RUN_STAGES)) == {(e.run_id, e.stage) for e in entries}
             _check_lookups(store, entries)
             _check_summaries(store, entries)
             assert store.verify() == Verification(True, len(entries), chain_signature(entries), ())
@@ -152,7 +153,7 @@ def _check_lookups(store: CheckpointStore, entries: list[Checkpoint]) -> None:
                 stage: contract.resume_point_for_stage(until, stage) for stage in {e.stage for e in until}
             }
     recorded = {(e.run_id, e.stage, e.sequence): e for e in entries}
-    for run_id, stage in LANES:
+    for run_id, stage in RUN_STAGES:
         for sequence in range(max((e.sequence for e in entries if (e.run_id, e.stage) == (run_id, stage)), default=0) + 2):
             assert store.get(run_id, stage, sequence) == recorded.get((run_id, stage, sequence))
     for key in {e.idempotency_key for e in entries}:
@@ -194,7 +195,7 @@ def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.Da
     """Of a run, a stage, or both, in both directions, from any position, with any limit."""
     entries = stated(turns(steps))
     ends = (0, *mileposts(entries), len(entries))
-    near = sorted({max(end + step, 0) for end in ends for step in (-1, 0, 1, APART - 2, APART - 1, APART)})
+    near = sorted({max(end + step, 0) for end in ends for step in (-1, 0, 1, INTERVAL - 2, INTERVAL - 1, INTERVAL)})
     afters = near if data is None else data.draw(st.lists(st.sampled_from(near), min_size=3, max_size=6))
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PAGE", 7)
@@ -218,7 +219,7 @@ def test_a_chain_is_verified_after_every_head(steps: Stretches) -> None:
         patch.setattr("milepost.rows.verify.PAGE", 7)
         with Recorded(directory, steps).store as store:
             sound = Verification(True, len(store), store.chain_signature(), ())
-            for receipt, _ in store.receipts():
+            for receipt, *_ in store.receipts():
                 assert store.verify(trusted=Head(receipt.position, receipt.signature)) == sound
             for run in store.runs():
                 assert store.verify(run_id=run.run_id) == Verification(True, run.entries, run.signature, ())
@@ -227,8 +228,10 @@ def test_a_chain_is_verified_after_every_head(steps: Stretches) -> None:
 # Tampering
 
 LENGTH: Final = 150
-# Two stages take turns, a third one of another run comes in between, and a fourth lane is quiet for a long time.
-TURNS: Final = [LANES[4] if n in {0, 70, 139} else LANES[3] if n % 7 == 3 else LANES[n % 2] for n in range(LENGTH)]
+# Two stages take turns, a third one of another run comes in between, and a fourth one is quiet for a long time.
+TURNS: Final = [
+    RUN_STAGES[4] if n in {0, 70, 139} else RUN_STAGES[3] if n % 7 == 3 else RUN_STAGES[n % 2] for n in range(LENGTH)
+]
 ENTRIES: Final = stated(TURNS)
 POSTS: Final = mileposts(ENTRIES)
 
@@ -270,11 +273,11 @@ def places(verification: Verification) -> list[tuple[str, int | None]]:
     return [(fault.kind, fault.position) for fault in verification.faults]
 
 
-@pytest.mark.parametrize("value", ["milepost + 1", "-1", "2 << 60"])
+@pytest.mark.parametrize("value", ["entries_so_far + 1", "-1", "2 << 60"])
 def test_a_milepost_that_is_wrong_is_found_there_and_nothing_else_is_accused(tampered: Any, value: str) -> None:
     """Each of them, in the whole chain and in its run alone."""
     for position in POSTS:
-        store = tampered(f"UPDATE entry SET milepost = {value} WHERE position = ?", position)
+        store = tampered(f"UPDATE entry SET entries_so_far = {value} WHERE position = ?", position)
         assert places(store.verify()) == [("lookup", position)]
         assert places(store.verify(run_id=ENTRIES[position - 1].run_id)) == [("lookup", position)]
 
@@ -282,7 +285,7 @@ def test_a_milepost_that_is_wrong_is_found_there_and_nothing_else_is_accused(tam
 def test_a_milepost_that_is_gone_is_found_there_and_nothing_else_is_accused(tampered: Any) -> None:
     """By the whole chain; in its run alone, whose rows are found by mileposts, it may look like a tail that was cut."""
     for position in POSTS:
-        store = tampered("UPDATE entry SET milepost = NULL WHERE position = ?", position)
+        store = tampered("UPDATE entry SET entries_so_far = NULL WHERE position = ?", position)
         assert places(store.verify()) == [("lookup", position)]
         of_run = [e for e in ENTRIES if e.run_id == ENTRIES[position - 1].run_id]
         assert not store.verify(run_id=of_run[0].run_id, expected=Head(len(of_run), chain_signature(of_run))).ok
@@ -292,11 +295,11 @@ def test_a_milepost_where_none_belongs_is_found_there_and_nothing_else_is_accuse
     """Also one with the right count, in any other row."""
     for position in range(1, LENGTH + 1):
         if position not in POSTS:
-            lane = ENTRIES[position - 1].run_id, ENTRIES[position - 1].stage
-            right = sum((e.run_id, e.stage) == lane for e in ENTRIES[:position])
-            store = tampered("UPDATE entry SET milepost = ? WHERE position = ?", right, position)
+            run_stage = ENTRIES[position - 1].run_id, ENTRIES[position - 1].stage
+            right = sum((e.run_id, e.stage) == run_stage for e in ENTRIES[:position])
+            store = tampered("UPDATE entry SET entries_so_far = ? WHERE position = ?", right, position)
             assert places(store.verify()) == [("lookup", position)]
-            assert places(store.verify(run_id=lane[0])) == [("lookup", position)]
+            assert places(store.verify(run_id=run_stage[0])) == [("lookup", position)]
 
 
 @pytest.mark.parametrize("value", ["zeroblob(32)", "signature", "x'00'"])
@@ -310,8 +313,8 @@ def test_a_link_of_a_runs_own_chain_that_is_wrong_is_found_there(tampered: Any, 
         assert places(store.verify(run_id=ENTRIES[position - 1].run_id)) == [("run", position)]
 
 
-FORGET_LANE: Final = (
-    "DELETE FROM lane WHERE run_number = (SELECT run_number FROM run WHERE run_id = ?) "
+FORGET_RUN_STAGE: Final = (
+    "DELETE FROM run_stage WHERE run_number = (SELECT run_number FROM run WHERE run_id = ?) "
     "AND stage_number = (SELECT stage_number FROM stage WHERE stage = ?)"
 )
 FORGE_LAST: Final = f"UPDATE entry SET sequence = ?, signature = ?, run_signature = ? WHERE position = {LENGTH}"
@@ -320,11 +323,11 @@ FORGE_LAST: Final = f"UPDATE entry SET sequence = ?, signature = ?, run_signatur
 def test_a_stage_that_the_file_does_not_know_a_run_has_is_found_where_it_begins(tampered: Any) -> None:
     """By its name; and one of which the run has no entry."""
     for run_id, stage in dict.fromkeys(TURNS):
-        verification = tampered(FORGET_LANE, run_id, stage).verify()
+        verification = tampered(FORGET_RUN_STAGE, run_id, stage).verify()
         assert places(verification) == [("lookup", TURNS.index((run_id, stage)) + 1)]
         assert f"stage {stage!r} of run {run_id!r}" in str(verification.faults[0])
     for numbers in ((1, 3), (1, 9), (9, 1)):
-        assert places(tampered("INSERT INTO lane VALUES (?, ?)", *numbers).verify()) == [("lookup", None)]
+        assert places(tampered("INSERT INTO run_stage VALUES (?, ?)", *numbers).verify()) == [("lookup", None)]
 
 
 def test_a_sequence_that_does_not_rise_is_found_though_every_link_fits(tampered: Any) -> None:
@@ -346,13 +349,13 @@ def test_a_sequence_that_does_not_rise_is_found_though_every_link_fits(tampered:
 @pytest.mark.parametrize(
     "statement",
     [
-        f"UPDATE entry SET milepost = milepost + 1 WHERE position = {max(POSTS)}",
-        f"UPDATE entry SET milepost = NULL WHERE position = {list(POSTS)[5]}",
-        "UPDATE entry SET milepost = 1 WHERE position = 76 AND milepost IS NULL",
+        f"UPDATE entry SET entries_so_far = entries_so_far + 1 WHERE position = {max(POSTS)}",
+        f"UPDATE entry SET entries_so_far = NULL WHERE position = {list(POSTS)[5]}",
+        "UPDATE entry SET entries_so_far = 1 WHERE position = 76 AND entries_so_far IS NULL",
         "UPDATE entry SET run_signature = signature WHERE position = 71",
         "UPDATE entry SET run_signature = zeroblob(32) WHERE position = 75",
-        "DELETE FROM lane WHERE run_number = 1 AND stage_number = 1",
-        "INSERT INTO lane VALUES (1, 9)",
+        "DELETE FROM run_stage WHERE run_number = 1 AND stage_number = 1",
+        "INSERT INTO run_stage VALUES (1, 9)",
     ],
 )
 def test_workers_find_the_same(tampered: Any, statement: str) -> None:
@@ -362,12 +365,12 @@ def test_workers_find_the_same(tampered: Any, statement: str) -> None:
     assert not alone.ok
     assert store.verify(workers=2) == alone
     if "INSERT" not in statement:  # which is found without a walk
-        assert not workers.confirm(store._database, store._database.read(rows.snapshot), None, 2, None)
+        assert not workers.confirm(store._database, store._database.read(rows.snapshot), START, 2, None)
 
 
 def test_workers_confirm_a_chain_that_they_part_anywhere(tampered: Any) -> None:
     """What each run and stage had done before a part is looked up by the mileposts before it."""
     store = tampered("UPDATE run SET run_number = run_number")
     kept = store._database.read(rows.snapshot)
-    for receipt, _ in store.receipts(limit=12):  # each moves every seam
-        assert workers.confirm(store._database, kept, Head(receipt.position, receipt.signature), 2, None)
+    for receipt, *_ in store.receipts(limit=12):  # each moves every seam
+        assert workers.confirm(store._database, kept, ChainBase(receipt.position, bytes.fromhex(receipt.signature)), 2, None)

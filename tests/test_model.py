@@ -221,7 +221,7 @@ class StoreIsAList(RuleBasedStateMachine):
         model = self.model.entries
         assert list(self.store.history()) == model
         assert len(self.store) == len(model)
-        assert [e for _, e in self.store.receipts()] == model
+        assert [e for _, e, _ in self.store.receipts()] == model
         for run_id in (None, *RUNS, BUSY):
             of_run = [e for e in model if run_id in (None, e.run_id)]
             assert self.store.latest(run_id) == contract.latest(of_run)

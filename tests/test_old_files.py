@@ -50,6 +50,8 @@ def _holds(file: Path) -> dict[str, Any]:
 def _check(store: CheckpointStore, holds: dict[str, Any]) -> None:
     """Everything that the file held is there."""
     assert list(store.history())[: len(holds["entries"])] == holds["entries"]
+    details = [detail for *_, detail in store.receipts(limit=len(holds["entries"]))]
+    assert details == holds.get("details", [None] * len(details))
     assert {run.run_id for run in store.runs()} == set(holds["runs"])
     if len(store) == len(holds["entries"]):
         assert str(store.head()) == holds["head"]
@@ -129,7 +131,7 @@ CHANGES: Final[dict[str, Callable[[str], str]]] = {
     "every comment, gone": lambda text: re.sub("--.*", "", text),
     "every comment and the indentation": lambda text: re.sub("\n *", "\n\t\t", re.sub("--.*", f"{TOLD}\n/*also*/", text)),
     "the indentation": lambda text: re.sub("  +", " ", text).replace("\n", "\r\n"),
-    "the view": lambda text: text.replace("SELECT entry.position,", "SELECT entry.position, entry.milepost,"),
+    "the view": lambda text: text.replace("SELECT entry.position,", "SELECT entry.position, entry.entries_so_far,"),
 }
 
 
@@ -151,7 +153,7 @@ def test_a_comment_of_schema_sql_may_change(
         assert path.read_bytes() == file.read_bytes()
         _check_that_it_goes_on(path, holds)
         with CheckpointStore(made, hmac_key=holds["key"]) as store:
-            store.append_many(holds["entries"])
+            store._writer.append_many(holds["entries"], holds.get("details"))
     forget_schema()
     for each in (path, made):
         with CheckpointStore(each, hmac_key=holds["key"]) as store:
@@ -171,7 +173,7 @@ STEPS: Final = {
         f"PRAGMA user_version = {PRESENT + 1}"
     ),
     PRESENT + 1: (
-        "SELECT moment(4); CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT;"
+        "SELECT moment(4); CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN remark TEXT;"
         f"PRAGMA user_version = {PRESENT + 2}; SELECT moment(5)"
     ),
 }
@@ -186,7 +188,7 @@ def _text(version: int | None = None) -> str:
         text = re.sub(r"\n( +)run_id +TEXT", "\n\\1note TEXT, -- new\n\\1run_id TEXT", text).replace("milepost_new_", "")
     if version > PRESENT + 1:
         text += "\nCREATE TABLE more (number INTEGER) STRICT; -- newer"
-        text = re.sub("(milepost +INTEGER)( +--.*)", "\\1, \\2\n  detail TEXT -- last", text)
+        text = re.sub("(detail +TEXT)( +--.*)", "\\1, \\2\n  remark TEXT -- last", text)
     return text.replace(f"user_version = {PRESENT};", f"user_version = {version};")
 
 
@@ -253,7 +255,7 @@ def test_an_upgrade_takes_every_step_and_keeps_every_row(old: Path, two_versions
     assert [(number, run_id) for number, _, run_id in after["run"]] == before["run"]
     assert after["more"] == []
     assert after["entry"] == [(*row, None) for row in before["entry"]]
-    for table in ("stage", "lane", "keyed", "sink", "counted"):
+    for table in ("stage", "run_stage", "keyed", "sink", "counted"):
         assert after[table] == before[table]
 
 
@@ -331,9 +333,9 @@ def test_steps_inside_a_transaction_of_the_callers_are_committed_with_it(old: Pa
 
 RISES: Final = f"PRAGMA user_version = {PRESENT + 2}"
 WRONG_STEPS: Final = {
-    "another shape": f"CREATE TABLE more (number TEXT) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT; {RISES}",
+    "another shape": f"CREATE TABLE more (number TEXT) STRICT; ALTER TABLE entry ADD COLUMN remark TEXT; {RISES}",
     "something missing": f"CREATE TABLE more (number INTEGER) STRICT; {RISES}",
-    "the version it had": "CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN detail TEXT",
+    "the version it had": "CREATE TABLE more (number INTEGER) STRICT; ALTER TABLE entry ADD COLUMN remark TEXT",
 }
 
 
@@ -475,3 +477,174 @@ def test_a_writer_that_has_the_file_open_is_refused_after_the_upgrade(old: Path)
         schema.refuse_another_version_now(writer, str(old))
     assert caught.value.args == (str(old), PRESENT + 2, PRESENT)
     writer.close()
+
+
+# From version 1 to version 2
+
+ONE: Final = DIRECTORY / "version-1.milepost"
+KILLED: Final = """
+import os, signal, sys
+import apsw
+from milepost import CheckpointStore
+left = int(sys.argv[2])
+def trace(cursor, statement, _bindings):
+    global left
+    steps = any(word in statement for word in ("ALTER", "CREATE", "DROP", "user_version = 2"))
+    if steps and getattr(cursor, "connection", cursor).filename:
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+    return True
+apsw.connection_hooks.append(lambda connection: connection.set_exec_trace(trace))
+CheckpointStore(sys.argv[1])
+os.kill(os.getpid(), signal.SIGKILL)  # without writing the WAL back
+"""
+STATEMENTS: Final = schema.UPGRADES[1].count(";") - 1  # one of them is inside a trigger
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """A file of version 1."""
+    path = tmp_path / "one.milepost"
+    path.write_bytes(ONE.read_bytes())
+    return path
+
+
+def test_the_first_writer_makes_version_2_of_version_1(one: Path) -> None:
+    """Every row is as it was, and none has a detail."""
+    before = _dump(one)
+    CheckpointStore(one).close()
+    after = _dump(one)
+    assert (before["version"], after["version"]) == ([(1,)], [(2,)])
+    assert after["entry"] == [(*row, None) for row in before["entry"]]
+    assert after["run_stage"] == before["lane"]
+    assert after["stage_cursor"] == after["chain_base"] == []
+    for table in ("run", "stage", "keyed", "sink", "counted"):
+        assert after[table] == before[table]
+
+
+@pytest.mark.parametrize("statement", range(STATEMENTS + 1))
+def test_an_upgrade_to_version_2_that_is_killed_has_done_all_or_nothing(one: Path, statement: int) -> None:
+    """Before each of its statements; and after the last, when the commit is in the WAL alone."""
+    before = _dump(one)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", KILLED, str(one), str(statement)]
+    assert subprocess.run(arguments, env=environment, check=False).returncode == -signal.SIGKILL
+    if statement < STATEMENTS:
+        assert _dump(one) == before
+    else:
+        assert _dump(one)["version"] == [(2,)]
+    holds = _holds(ONE)
+    with CheckpointStore.open_readonly(one) as store:
+        _check(store, holds)
+    _check_that_it_goes_on(one, holds)
+
+
+def test_what_strangers_have_broken_is_in_nobodys_way(one: Path) -> None:
+    """A view or a trigger that names what is not there."""
+    raw = apsw.Connection(str(one))
+    raw.execute("CREATE VIEW broken AS SELECT * FROM gone; CREATE TABLE t (x)")
+    raw.execute("CREATE TRIGGER broken_too AFTER INSERT ON t BEGIN INSERT INTO gone VALUES (1); END")
+    raw.close()
+    holds = _holds(ONE)
+    with CheckpointStore.open_readonly(one) as store:
+        _check(store, holds)
+    _check_that_it_goes_on(one, holds)
+
+
+@pytest.mark.parametrize("name", ["run_stage", "Stage_Cursor", "chain_base"])
+def test_a_strangers_table_under_a_name_of_version_2_is_told(one: Path, name: str) -> None:
+    """To who writes and to who reads; the file stays as it is."""
+    raw = apsw.Connection(str(one))
+    raw.execute(f"CREATE TABLE {name} (x)")
+    raw.close()
+    before = _dump(one)
+    for opener in (CheckpointStore, CheckpointStore.open_readonly):
+        with pytest.raises(StoreError, match=f"its table '{name}' has a name that file format version 2 needs: rename"):
+            opener(one)
+    assert _dump(one) == before
+
+
+@pytest.mark.parametrize("state", ["live", "killed"])
+def test_a_version_1_with_a_wal_is_read_whole_without_changing_a_byte(one: Path, tmp_path: Path, state: str) -> None:
+    """Beside a process of the old version that writes, and after it was killed: what only the WAL has is read too."""
+    raw = apsw.Connection(str(one))
+    raw.pragma("wal_autocheckpoint", 0)
+    raw.execute("INSERT INTO sink VALUES (1000, 'in the WAL')")
+    path = one
+    if state == "killed":
+        path = tmp_path / "killed.milepost"
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").write_bytes(Path(f"{one}{suffix}").read_bytes())
+    before = _bytes(path) if state == "killed" else {}  # whoever closes a file drops the locks that its process has on it
+    holds = _holds(ONE)
+    holds["sink"].append([1000, "in the WAL"])
+    with CheckpointStore.open_readonly(path) as store:
+        _check(store, holds)
+        if state == "live":
+            raw.execute("INSERT INTO sink VALUES (1001, 'more')")
+            assert store.sql("SELECT count(*) AS n FROM sink WHERE number > 999").to_arrow().to_pylist() == [{"n": 2}]
+    if state == "killed":
+        assert _bytes(path) == before
+    raw.close()
+
+
+def _bytes(path: Path) -> dict[str, bytes]:
+    return {suffix: Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal")}
+
+
+def test_a_reader_of_version_1_goes_on_when_somebody_upgrades_the_file(one: Path) -> None:
+    """With what is written from then on."""
+    holds = _holds(ONE)
+    with CheckpointStore.open_readonly(one) as reader:
+        _check(reader, holds)
+        with CheckpointStore(one, durability="normal") as store:
+            last = holds["entries"][-1]
+            store.append(last._replace(sequence=last.sequence + 1, idempotency_key="after"))
+            assert len(reader) == len(holds["entries"]) + 1
+            _check(reader, holds)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_only_what_was_archived_can_be_deleted(one: Path, path: Path, made: bool) -> None:
+    """In a new file, and in one that was upgraded: at the base or below, by the trigger."""
+    if made:
+        with CheckpointStore(path, durability="normal") as store:
+            store.append_many(_holds(ONE)["entries"])
+    else:
+        CheckpointStore(one).close()
+        path = one
+    raw = apsw.Connection(str(path))
+    with pytest.raises(apsw.ConstraintError, match="never deleted"):
+        raw.execute("DELETE FROM entry WHERE position = 1")
+    raw.execute("INSERT INTO chain_base SELECT position, signature FROM entry WHERE position = 3")
+    raw.execute("DELETE FROM entry WHERE position <= 3")
+    with pytest.raises(apsw.ConstraintError, match="never deleted"):
+        raw.execute("DELETE FROM entry WHERE position = 4")
+    raw.close()
+    with CheckpointStore.open_readonly(path) as store:
+        assert ("missing", 1) in [(fault.kind, fault.position) for fault in store.verify().faults]
+
+
+def test_a_new_file_can_give_back_pages_step_by_step(path: Path) -> None:
+    """auto_vacuum = INCREMENTAL, which only a file without tables can be given."""
+    CheckpointStore(path).close()
+    raw = apsw.Connection(str(path))
+    assert raw.pragma("auto_vacuum") == 2
+    raw.close()
+
+
+@pytest.mark.parametrize("opener", [CheckpointStore, CheckpointStore.open_readonly])
+def test_a_reader_whose_file_a_newer_version_has_changed_says_so(
+    path: Path, opener: Callable[[Path], CheckpointStore]
+) -> None:
+    """Not that a column is missing."""
+    with CheckpointStore(path) as writer, opener(path) as reader:
+        writer.advance("run-7", "load", Watermark(1, 1), idempotency_key="1")
+        assert reader.latest("run-7") is not None
+        raw = apsw.Connection(str(path))
+        raw.execute("ALTER TABLE entry RENAME COLUMN entries_so_far TO other")
+        raw.pragma("user_version", PRESENT + 1)
+        with pytest.raises(SchemaVersionError, match="install a newer milepost"):
+            reader.latest("run-7")
+        raw.close()

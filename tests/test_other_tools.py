@@ -75,7 +75,7 @@ def test_a_tool_reads_every_checkpoint_as_it_was_recorded(path: Path, tool: str)
     before = path.read_bytes()
     recorded = zip(ENTRIES, signatures, strict=True)
     expected = [
-        {"position": position, **_as_in_the_view(each), "signature": signature}
+        {"position": position, **_as_in_the_view(each), "signature": signature, "detail": None}
         for position, (each, signature) in enumerate(recorded, 1)
     ]
     assert _read(tool, path) == expected

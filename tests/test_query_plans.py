@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-LANE = rows.Lane(2, 1, "run-1", "load", 10)
+RUN_STAGE = rows.RunStage(2, 1, "run-1", "load", 10)
 
 LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "latest": lambda store: store.latest(),
@@ -45,8 +45,8 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "history of a stage of a run": lambda store: list(store.history("run-1", "load", after=7)),
     "history of a stage of a run backwards": lambda store: list(store.history("run-1", "load", newest_first=True)),
     "compare": lambda store: store.compare("run-1", "run-2"),
-    "ends_of_lane": lambda store: store._database.read(rows.ends_of_lane, LANE),
-    "between_in_lane": lambda store: store._database.read(rows.between_in_lane, LANE, 10, 90),
+    "ends_of_run_stage": lambda store: store._database.read(rows.ends_of_run_stage, RUN_STAGE),
+    "between_in_run_stage": lambda store: store._database.read(rows.between_in_run_stage, RUN_STAGE, 10, 90),
     "count_of_runs": lambda store: store._database.read(rows.count_of_runs),
     "append": lambda store: store.append(entry(1, run_id="new")),
     "append of a duplicate": lambda store: store.append(mixed(100)[30]),
@@ -103,12 +103,12 @@ def _fill(store: CheckpointStore, entries: int) -> None:
     connection.execute(
         "INSERT INTO run VALUES (1, 'run-0'), (2, 'run-1'), (3, 'run-2');"
         "INSERT INTO stage VALUES (1, 'extract'), (2, 'transform'), (3, 'load');"
-        "INSERT INTO lane SELECT run_number, stage_number FROM run, stage"
+        "INSERT INTO run_stage SELECT run_number, stage_number FROM run, stage"
     )
     connection.execute(
         "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?) INSERT INTO entry "
         "SELECT n, n % 3 + 1, n / 3 % 3 + 1, n, n, n, 'step-' || n, n, zeroblob(32), zeroblob(32), "
-        "iif((n - 1) / 9 % 3 = 0, (n - 1) / 9 + 1, NULL) FROM number",
+        "iif((n - 1) / 9 % 3 = 0, (n - 1) / 9 + 1, NULL), NULL FROM number",
         (entries,),
     )
 

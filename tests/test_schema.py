@@ -38,7 +38,7 @@ def test_every_table_is_strict_and_every_column_has_its_comment() -> None:
     schema.create(connection)
     tables = connection.execute("SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
     assert {name: strict for name, strict in tables if not name.startswith("sqlite_")} == dict.fromkeys(
-        ("keyed", "run", "stage", "lane", "entry"), 1
+        ("keyed", "run", "stage", "run_stage", "entry", "stage_cursor", "chain_base"), 1
     )
     lines = [line.split() for line in schema.text().splitlines()]
     for (column,) in connection.execute(
@@ -52,7 +52,7 @@ def test_the_header_says_whose_file_it_is(store: CheckpointStore) -> None:
     """application_id and user_version, in WAL mode."""
     with store.transaction() as connection:
         assert connection.pragma("application_id") == schema.APPLICATION_ID == 0x4D495450
-        assert connection.pragma("user_version") == schema.VERSION == 1
+        assert connection.pragma("user_version") == schema.VERSION == 2
         assert connection.pragma("journal_mode") == "wal"
 
 
@@ -86,6 +86,7 @@ def test_others_read_the_rows_through_a_readable_view(store: CheckpointStore, pa
         "event_time": "2026-01-01T00:00:00.001Z",
         "at": "2026-01-01T00:00:00.002Z",
         "signature": receipt.signature,
+        "detail": None,
     }
     assert (second["at_ms"], second["at"]) == (2**63 - 1, None)
 

@@ -48,16 +48,17 @@ def _names() -> frozenset[str]:
 
 OBJECTS: Final = _objects()
 NAMES: Final = _names()
-NEW_ENTRY: Final = "INSERT INTO entry VALUES (1, 2, 3, 4, 5, 6, 'k', 8, x'00', NULL, 1)"
+NEW_ENTRY: Final = "INSERT INTO entry VALUES (1, 2, 3, 4, 5, 6, 'k', 8, x'00', NULL, 1, NULL)"
 QUESTIONS: Final = (
     "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main' ORDER BY name COLLATE NOCASE",
     "SELECT s.name, p.* FROM sqlite_schema AS s, pragma_table_xinfo(s.name) AS p ORDER BY s.name COLLATE NOCASE, p.rowid",
     "SELECT s.name, p.* FROM sqlite_schema AS s, pragma_index_xinfo(s.name) AS p ORDER BY s.name COLLATE NOCASE, p.rowid",
     f"EXPLAIN {NEW_ENTRY}",
     "EXPLAIN INSERT INTO run VALUES (1, 'r'); EXPLAIN INSERT INTO stage VALUES (1, 's')",
-    "EXPLAIN INSERT INTO lane VALUES (1, 1); EXPLAIN INSERT INTO keyed VALUES (x'00')",
+    "EXPLAIN INSERT INTO run_stage VALUES (1, 1); EXPLAIN INSERT INTO keyed VALUES (x'00')",
+    "EXPLAIN INSERT INTO stage_cursor VALUES (1, 1, 1, x'00'); EXPLAIN INSERT INTO chain_base VALUES (1, x'00')",
     "EXPLAIN UPDATE entry SET at_ms = 1; EXPLAIN DELETE FROM entry",
-    "EXPLAIN SELECT * FROM entry WHERE run_number = 1 AND milepost IS NOT NULL ORDER BY position",
+    "EXPLAIN SELECT * FROM entry WHERE run_number = 1 AND entries_so_far IS NOT NULL ORDER BY position",
 )
 
 
@@ -178,7 +179,7 @@ def test_a_file_that_is_written_otherwise_is_read_and_goes_on(path: Path, seed: 
         store.verify().raise_if_broken()
 
 
-@pytest.mark.parametrize("name", ["keyed", "run", "stage", "lane", "entry"])
+@pytest.mark.parametrize("name", ["keyed", "run", "stage", "run_stage", "entry"])
 def test_a_table_that_was_renamed_and_back_is_still_ours(path: Path, name: str) -> None:
     """ALTER TABLE puts the name in quotes: in the table, and wherever its indexes and triggers name it."""
     with CheckpointStore(path, durability="normal") as store:
@@ -199,7 +200,7 @@ def test_a_column_that_was_renamed_and_back_is_still_ours(path: Path) -> None:
         store.append_many(chain(50))
     connection = apsw.Connection(str(path))
     connection.execute("DROP VIEW checkpoint")
-    for column in ("offset", "milepost", "idempotency_key"):
+    for column in ("offset", "entries_so_far", "idempotency_key"):
         connection.execute(f'ALTER TABLE entry RENAME {column} TO other; ALTER TABLE entry RENAME other TO "{column}"')
     connection.close()
     with CheckpointStore(path, durability="normal") as store:
@@ -463,7 +464,7 @@ def test_what_hangs_on_our_tables_is_refused_however_it_is_hidden(
     assert path.read_bytes() == before
 
 
-SWAPS: Final = [("run", "stage"), ("entry_by_run", "entry_by_stage"), ("lane", "entry_by_sequence"), ("entry", "run"),
+SWAPS: Final = [("run", "stage"), ("entry_by_run", "entry_by_stage"), ("run_stage", "entry_by_sequence"), ("entry", "run"),
                 ("sqlite_autoindex_run_1", "sqlite_autoindex_stage_1")]  # fmt: skip
 
 
@@ -579,7 +580,7 @@ def test_a_newer_version_that_only_the_wal_knows_of_is_refused(path: Path, opene
     assert path.read_bytes()[60:64] == schema.VERSION.to_bytes(4, "big")
     with pytest.raises(SchemaVersionError, match="install a newer milepost"):
         opener(path)
-    other.execute("ALTER TABLE lane RENAME TO run_stage")
+    other.execute("ALTER TABLE run_stage RENAME TO lane")
     with pytest.raises(SchemaVersionError, match="install a newer milepost"):
         opener(path)
     other.close()

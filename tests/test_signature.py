@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains import checkpoints, entry
-from milepost import Checkpoint, InvalidCheckpointError, Watermark
+from milepost import Checkpoint, CheckpointStore, InvalidCheckpointError, SequenceError, Watermark
 from milepost.checkpoint import chain_signature, signed, valid
+from milepost.signature import EMPTY, canonical_bytes, link, prefix
 
 VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("vectors.json").read_text(encoding="utf-8"))["chains"]
 
@@ -21,8 +23,12 @@ VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("vectors.jso
 def _entries(vector: dict[str, Any]) -> list[Checkpoint]:
     return [
         Checkpoint(run_id, stage, sequence, Watermark(*mark), key, at_ms)
-        for run_id, stage, sequence, mark, key, at_ms in vector["entries"]
+        for run_id, stage, sequence, mark, key, at_ms, *_ in vector["entries"]
     ]
+
+
+def _details(vector: dict[str, Any]) -> list[str | None]:
+    return [(*entry[6:], None)[0] for entry in vector["entries"]]
 
 
 def test_there_are_at_least_twenty_vectors_and_all_are_different() -> None:
@@ -34,12 +40,40 @@ def test_there_are_at_least_twenty_vectors_and_all_are_different() -> None:
 @pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
 def test_canonical_bytes_and_signatures_are_those_of_the_vectors(vector: dict[str, Any]) -> None:
     """Every entry's canonical bytes, and the signature after every entry, are pinned."""
-    entries = _entries(vector)
+    entries, details = _entries(vector), _details(vector)
     assert all(map(valid, entries))
+    canonical = [
+        canonical_bytes(prefix(e.run_id, e.stage), e.sequence, *e.watermark, e.idempotency_key, e.at_ms, detail)
+        for e, detail in zip(entries, details, strict=True)
+    ]
+    assert [text.encode() for text in vector["canonical"]] == canonical
+    signatures = accumulate(canonical, link, initial=EMPTY)
+    assert [EMPTY.hex(), *vector["signatures"]] == [signature.hex() for signature in signatures]
+    assert vector["signature"] == (vector["signatures"] or [EMPTY.hex()])[-1]
+
+
+@pytest.mark.parametrize("vector", [v for v in VECTORS if not any(_details(v))], ids=lambda vector: vector["name"])
+def test_chain_signature_is_that_of_the_vectors_without_details(vector: dict[str, Any]) -> None:
+    """The pure function knows checkpoints, which have none."""
+    entries = _entries(vector)
     assert [text.encode() for text in vector["canonical"]] == [signed(entry) for entry in entries]
     lengths = range(1, len(entries) + 1)
     assert vector["signatures"] == [chain_signature(entries[:length]) for length in lengths]
     assert vector["signature"] == chain_signature(entries)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+def test_a_store_has_the_signatures_of_the_vectors(vector: dict[str, Any], store: CheckpointStore) -> None:
+    """After every entry, details among them; but for one that no store would take."""
+    entries, details = _entries(vector), _details(vector)
+    if "no store would take" in vector["name"]:
+        with pytest.raises(SequenceError):
+            store._writer.append_many(entries, details)
+        return
+    store._writer.append_many(entries, details)
+    assert [receipt.signature for receipt, *_ in store.receipts()] == vector["signatures"]
+    assert [(entry, detail) for _, entry, detail in store.receipts()] == list(zip(entries, details, strict=True))
+    store.verify().raise_if_broken()
 
 
 def test_the_first_vector_is_pinned_here_too() -> None:

@@ -136,7 +136,7 @@ def test_a_nanosecond_is_a_fraction_of_a_ms() -> None:
     [
         lambda store, time: [e.sequence for e in store.history(since=time)] == [2, 3],
         lambda store, time: [e.sequence for e in store.history(until=time)] == [1, 2],
-        lambda store, time: [e.sequence for _, e in store.receipts(since=time, until=time)] == [2],
+        lambda store, time: [e.sequence for _, e, _ in store.receipts(since=time, until=time)] == [2],
         lambda store, time: store.latest(as_of=time).sequence == 2,
         lambda store, time: store.latest_for_stage("load", as_of=time).sequence == 2,
         lambda store, time: store.resume_point_for_stage("load", as_of=time).sequence == 2,

@@ -10,7 +10,7 @@ import pytest
 from chains import chain, entry, mixed
 from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
 from milepost.checkpoint import chain_signature
-from milepost.signature import canonical, link, prefix
+from milepost.signature import canonical_bytes, link, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ def test_an_edited_row_is_found_where_it_is_and_nothing_else_is_accused(file: Pa
 
 def test_a_row_that_is_not_what_it_was_is_accused_once(file: Path) -> None:
     """Whatever else it says now."""
-    tamper(file, "UPDATE entry SET offset = offset + 1, milepost = 7 WHERE position = 30")
+    tamper(file, "UPDATE entry SET offset = offset + 1, entries_so_far = 7 WHERE position = 30")
     assert faults(verify(file)) == [("link", 30)]
 
 
@@ -90,7 +90,7 @@ def test_a_row_may_follow_from_what_the_one_before_it_in_its_run_says(file: Path
     *_, one, two = [position for position, e in enumerate(ENTRIES, 1) if e.run_id == "run-1"]
     last = ENTRIES[two - 1]
     of_last = last.sequence, *last.watermark, last.idempotency_key, last.at_ms
-    fitting = link(bytes(32), canonical(prefix(last.run_id, last.stage), *of_last))
+    fitting = link(bytes(32), canonical_bytes(prefix(last.run_id, last.stage), *of_last))
     tamper(
         file,
         f"UPDATE entry SET run_signature = zeroblob(32) WHERE position = {one}",
@@ -145,10 +145,10 @@ def test_a_cut_tail_is_told_by_a_kept_head_alone(file: Path) -> None:
 
 def test_an_inserted_row_is_found(file: Path) -> None:
     """At the end, it follows from nothing; before the beginning, no append puts a row."""
-    tamper(file, "INSERT INTO entry VALUES (61, 1, 1, 900, 900, 900, 'new', 0, zeroblob(32), zeroblob(32), NULL)")
+    tamper(file, "INSERT INTO entry VALUES (61, 1, 1, 900, 900, 900, 'new', 0, zeroblob(32), zeroblob(32), NULL, NULL)")
     assert faults(verify(file))[0] == ("link", 61)
     tamper(file, "DELETE FROM entry WHERE position = 61")
-    tamper(file, "INSERT INTO entry VALUES (-3, 1, 1, 900, 900, 900, 'new', 0, zeroblob(32), zeroblob(32), NULL)")
+    tamper(file, "INSERT INTO entry VALUES (-3, 1, 1, 900, 900, 900, 'new', 0, zeroblob(32), zeroblob(32), NULL, NULL)")
     assert ("unreadable", -3) in faults(verify(file))
 
 
@@ -206,7 +206,7 @@ def test_a_rewritten_chain_is_found_only_with_a_head_kept_elsewhere(file: Path) 
 def test_a_chain_that_has_grown_contains_its_old_heads(file: Path) -> None:
     """At every length, and none that is longer."""
     with CheckpointStore.open_readonly(file) as store:
-        heads = [Head(0, "0" * 64), *(Head(receipt.position, receipt.signature) for receipt, _ in store.receipts())]
+        heads = [Head(0, "0" * 64), *(Head(receipt.position, receipt.signature) for receipt, *_ in store.receipts())]
         for head in heads:
             assert store.verify(expected=head).ok
             rest = store.verify(trusted=head)
@@ -219,7 +219,7 @@ def test_a_chain_that_has_grown_contains_its_old_heads(file: Path) -> None:
 def test_trusted_reads_only_what_came_after(file: Path) -> None:
     """A fault before the trusted head is not looked for; one after it is found."""
     with CheckpointStore.open_readonly(file) as store:
-        trusted = Head(*[(r.position, r.signature) for r, _ in store.receipts(limit=40)][-1])
+        trusted = Head(*[(r.position, r.signature) for r, *_ in store.receipts(limit=40)][-1])
     tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position IN (20, 50)")
     assert faults(verify(file, trusted=trusted)) == [("link", 50)]
 
@@ -273,7 +273,8 @@ def test_where_a_stage_stood_at_a_trusted_head_is_told_by_no_entry_behind_it(pat
     forged = [*chain(50), entry(1000), entry(60)]
     with apsw.Connection(str(path)) as connection:
         connection.execute(
-            "INSERT INTO entry SELECT 52, run_number, stage_number, ?, ?, ?, ?, at_ms, ?, NULL, NULL FROM entry LIMIT 1",
+            "INSERT INTO entry SELECT 52, run_number, stage_number, ?, ?, ?, ?, at_ms, ?, NULL, NULL, NULL FROM entry "
+            "LIMIT 1",
             (60, *entry(60).watermark, entry(60).idempotency_key, bytes.fromhex(chain_signature(forged))),
         )
     connection.close()

@@ -83,10 +83,10 @@ def test_workers_find_a_sound_chain_sound(path: Path, name: str, confirmed: list
         "UPDATE entry SET signature = x'00' WHERE position = 240",
         "DELETE FROM entry WHERE position = 60",
         "UPDATE entry SET run_signature = zeroblob(32) WHERE position = 121",
-        "UPDATE entry SET milepost = milepost + 1 WHERE milepost > 3",
-        "UPDATE entry SET milepost = NULL WHERE milepost > 1",
-        "UPDATE entry SET milepost = 7 WHERE position = 170",
-        "DELETE FROM lane WHERE run_number = 1",
+        "UPDATE entry SET entries_so_far = entries_so_far + 1 WHERE entries_so_far > 3",
+        "UPDATE entry SET entries_so_far = NULL WHERE entries_so_far > 1",
+        "UPDATE entry SET entries_so_far = 7 WHERE position = 170",
+        "DELETE FROM run_stage WHERE run_number = 1",
         "UPDATE run SET run_id = 'another' WHERE run_number = 1",
     ],
 )
@@ -101,7 +101,7 @@ def test_workers_find_a_fault_as_one_process_does(path: Path, name: str, edit: s
 
 
 @pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("edit", ["DELETE FROM entry WHERE position = 240", "INSERT INTO lane VALUES (1, 9)"])
+@pytest.mark.parametrize("edit", ["DELETE FROM entry WHERE position = 240", "INSERT INTO run_stage VALUES (1, 9)"])
 def test_what_is_found_without_a_walk_needs_no_workers(path: Path, name: str, edit: str, confirmed: list[bool]) -> None:
     """A cut tail, by the kept head, and a stage without an entry: the walk that tells what else is wrong is done once."""
     head = _edited(path, name, edit)

@@ -25,6 +25,7 @@ from milepost import (
     StoreError,
     Watermark,
     bound,
+    schema,
 )
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
@@ -153,7 +154,7 @@ def test_a_file_that_is_upgraded_meanwhile_is_written_to_no_more(path: Path, wri
     with CheckpointStore(path, durability="normal") as store:
         store.append(entry(1))
         other = apsw.Connection(str(path))
-        other.pragma("user_version", 2)
+        other.pragma("user_version", schema.VERSION + 1)
         other.close()
         with pytest.raises(SchemaVersionError):
             WRITES[write](store)

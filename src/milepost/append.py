@@ -23,9 +23,9 @@ from milepost.errors import (
     StageMovedError,
     WatermarkRegressionError,
 )
-from milepost.mileposts import APART
+from milepost.mileposts import INTERVAL
 from milepost.receipt import BatchReceipt, Receipt, receipt_of
-from milepost.signature import EMPTY, prefix, quoted
+from milepost.signature import EMPTY, START, canonical_bytes, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from milepost.signature import Hash
 
 _BUFFER: Final = 250  # rows that wait for one executemany: gone before Python's garbage collector has seen them
-_LANES: Final = 1_000  # stages of runs whose state is kept in memory
+_RUN_STAGES: Final = 1_000  # stages of runs whose state is kept in memory
 
 
 class NotAsked(Enum):
@@ -46,6 +46,7 @@ class NotAsked(Enum):
 
 
 NOT_ASKED: Final = NotAsked.NOT_ASKED
+NO_DETAILS: Final[Iterable[None]] = repeat(None)
 
 
 class _Run:
@@ -56,19 +57,21 @@ class _Run:
         self.signature = signature
 
 
-class _Stage:
+class _RunStage:
     """Where one stage of one run stands: its last sequence and watermark, and where its next milepost is to be."""
 
-    __slots__ = ("added", "before", "event_time_ms", "milepost", "number", "offset", "prefix", "run", "sequence")
+    __slots__ = (
+        "added", "entries_before", "event_time_ms", "next_milepost", "number", "offset", "prefix", "run", "sequence",
+    )  # fmt: skip
 
-    def __init__(self, run: _Run, number: int, before: str, last: list[int] | None) -> None:
+    def __init__(self, run: _Run, number: int, prefix: str, last: list[int] | None) -> None:
         self.run = run
         self.number = number
-        self.prefix = before
-        self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -APART)
-        self.milepost = milepost + APART  # the least position of the next one
+        self.prefix = prefix
+        self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -INTERVAL)
+        self.next_milepost = milepost + INTERVAL  # the least position that it can have
         self.added = 0  # how many entries this appender has added to it
-        self.before: int | None = None if last else 0  # how many there were; looked up once a milepost needs it
+        self.entries_before: int | None = None if last else 0  # how many there were; looked up once a milepost needs it
 
 
 class Appender:
@@ -78,23 +81,26 @@ class Appender:
     Once it has raised an error it is of no further use: what it was given is given up as a whole.
     """
 
-    def __init__(self, connection: apsw.Cursor, hashed: Hash) -> None:
-        self._hashed = hashed
+    def __init__(self, connection: apsw.Cursor, hash_function: Hash) -> None:
+        self._hash_function = hash_function
         self.appended = self.duplicates = 0
         self.usable = True
         self._connection = connection
-        self._stages: dict[tuple[str, str], _Stage] = {}
+        self._stages: dict[tuple[str, str], _RunStage] = {}
         self._runs: dict[str, _Run] = {}
-        self._position, self._signature = 0, EMPTY  # until the first stage is looked up
+        self._position, self._signature = START  # until the first stage is looked up
         self._numbered: list[tuple[Any, ...]] = []
         self._waiting: list[tuple[int | None, Checkpoint]] = []
 
-    def extend(self, entries: Iterable[Checkpoint], *, batch: bool = False) -> Receipt | None:
+    def extend(
+        self, entries: Iterable[Checkpoint], details: Iterable[str | None] = NO_DETAILS, *, batch: bool = False
+    ) -> Receipt | None:
         """
         Take entries; they are in the table after `finish`.
 
         Args:
             entries: Checkpoints of any run and stage.
+            details: The detail of each: JSON text that was checked, or None.
             batch: They are a batch, so that an error tells the index of its entry.
 
         Returns:
@@ -105,9 +111,9 @@ class Appender:
             RejectedCheckpointError: One of them breaks a rule of an append.
         """
         duplicate = None
-        stages, numbered, waiting, hashed = self._stages, self._numbered, self._waiting, self._hashed
+        stages, numbered, waiting, hash_function = self._stages, self._numbered, self._waiting, self._hash_function
         position, signature = self._position, self._signature
-        for index, entry in zip(count() if batch else repeat(None), entries, strict=False):
+        for index, entry, detail in zip(count() if batch else repeat(None), entries, details, strict=False):
             # What nearly every entry is can be told at once; for any other, `fault` has the rules, one by one.
             stage = None
             if type(entry) is Checkpoint and len(entry) == 6:
@@ -132,31 +138,33 @@ class Appender:
             if sequence <= stage.sequence or offset < stage.offset or event_time_ms < stage.event_time_ms:
                 duplicate = self._duplicate(entry, stage, index)
                 continue
-            # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry of a large batch.
-            signed = f"{stage.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
-            run, before = stage.run, signature
-            signature = hashed(before + signed).digest()
+            canonical = canonical_bytes(stage.prefix, sequence, offset, event_time_ms, key, at_ms, detail)
+            run, previous = stage.run, signature
+            signature = hash_function(previous + canonical).digest()
             # The first run of a file has the file's signature while it is alone: neither computed nor kept twice.
-            if run.signature == before:
-                run.signature, own = signature, None
+            if run.signature == previous:
+                run.signature, run_signature = signature, None
             else:
-                run.signature = own = hashed(run.signature + signed).digest()
+                run.signature = run_signature = hash_function(run.signature + canonical).digest()
             position += 1
-            milepost = self._milepost(stage, position) if position >= stage.milepost else None
+            entries_so_far = self._entries_so_far(stage, position) if position >= stage.next_milepost else None
             stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
             stage.added += 1
-            numbered.append(
-                (position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms, signature, own, milepost)
-            )
+            numbered.append(  # the columns of `rows.EntryRow`; a tuple, in a third of the time
+                (
+                    position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms,
+                    signature, run_signature, entries_so_far, detail,
+                )
+            )  # fmt: skip
             waiting.append((index, entry))
             if len(waiting) >= _BUFFER:
                 self._write()
         self._position, self._signature = position, signature
         return duplicate
 
-    def append(self, entry: Checkpoint) -> Receipt:
+    def append(self, entry: Checkpoint, detail: str | None = None) -> Receipt:
         """Append one checkpoint."""
-        receipt = self.extend((entry,)) or self.receipt()
+        receipt = self.extend((entry,), (detail,)) or self.receipt()
         self.finish()
         return receipt
 
@@ -166,10 +174,10 @@ class Appender:
         self.finish()
         return receipts
 
-    def append_many(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
+    def append_many(self, entries: Iterable[Checkpoint], details: Iterable[str | None] = NO_DETAILS) -> BatchReceipt:
         """Append a batch."""
         appended, duplicates = self.appended, self.duplicates
-        self.extend(entries, batch=True)
+        self.extend(entries, details, batch=True)
         position, signature = self.finish()
         return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
 
@@ -198,11 +206,11 @@ class Appender:
         if after is not NOT_ASKED:
             stands = Watermark(state.offset, state.event_time_ms) if state.sequence >= 0 else None
             if stands != after or mark == after:
-                found = rows.recorded(self._connection, run_id, stage, key)
+                found = rows.find_duplicate(self._connection, run_id, stage, key)
                 receipt = found[0] if found is not None and found[1].watermark == mark else None
                 raise StageMovedError(after, stands, receipt, run_id=run_id, stage=stage)
         if state.sequence >= MAX_INTEGER:  # no sequence is left to stamp, but the step may be recorded
-            found = rows.recorded(self._connection, run_id, stage, key)
+            found = rows.find_duplicate(self._connection, run_id, stage, key)
             if found is not None and found[1].watermark == mark:
                 return found[0]
         entry = entry._replace(sequence=max(state.sequence, 0) + 1)
@@ -211,7 +219,7 @@ class Appender:
             self.finish()
         except (IdempotencyConflictError, WatermarkRegressionError):
             self.usable = False
-            found = rows.recorded(self._connection, run_id, stage, key)
+            found = rows.find_duplicate(self._connection, run_id, stage, key)
             if found is None or found[1].watermark != mark:
                 raise
             return found[0]
@@ -228,7 +236,7 @@ class Appender:
         self._write()
         return self._position, self._signature
 
-    def _checked_stage(self, entry: Checkpoint, index: int | None) -> _Stage:
+    def _checked_stage(self, entry: Checkpoint, index: int | None) -> _RunStage:
         """The stage of an entry, looked up where it is new; an error where the entry is not valid."""
         wrong = fault(entry)
         if wrong is not None:
@@ -237,11 +245,11 @@ class Appender:
         run_id, name = entry.run_id, entry.stage
         stage = self._stages.get((run_id, name))
         if stage is None:
-            if len(self._stages) >= _LANES:
+            if len(self._stages) >= _RUN_STAGES:
                 self._write()
                 self._stages.clear()
                 self._runs.clear()
-            state = rows.state(self._connection, run_id, name)
+            state = rows.append_state(self._connection, run_id, name)
             position, signature, run_number, stage_number, run_signature, *last = state
             if not self._stages:
                 self._position, self._signature = position, signature
@@ -252,23 +260,24 @@ class Appender:
             stage_number = stage_number or rows.add_stage(self._connection, name)
             new = last[0] is None
             if new:
-                rows.add_lane(self._connection, run.number, stage_number)
-            stage = _Stage(run, stage_number, prefix(run_id, name), None if new else last)
+                rows.add_run_stage(self._connection, run.number, stage_number)
+            stage = _RunStage(run, stage_number, prefix(run_id, name), None if new else last)
             self._stages[run_id, name] = stage
         return stage
 
-    def _milepost(self, stage: _Stage, position: int) -> int:
-        """What a milepost at a position says, which the stage reaches now."""
-        stage.milepost = position + APART
-        if stage.before is None:
+    def _entries_so_far(self, stage: _RunStage, position: int) -> int:
+        """What is kept in the milepost at a position, which the stage reaches now."""
+        stage.next_milepost = position + INTERVAL
+        if stage.entries_before is None:
             self._write()
-            stage.before = rows.entries_of_lane(self._connection, stage.run.number, stage.number) - stage.added
-        return stage.before + stage.added + 1
+            entries = rows.entries_of_run_stage(self._connection, stage.run.number, stage.number)
+            stage.entries_before = entries - stage.added
+        return stage.entries_before + stage.added + 1
 
-    def _duplicate(self, entry: Checkpoint, stage: _Stage, index: int | None) -> Receipt:
+    def _duplicate(self, entry: Checkpoint, stage: _RunStage, index: int | None) -> Receipt:
         """The receipt of the first one, or the rule that the entry breaks."""
         self._write()
-        found = rows.recorded(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
+        found = rows.find_duplicate(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
         if found is not None:
             receipt, first = found
             if (first.sequence, first.watermark) == (entry.sequence, entry.watermark):
@@ -294,7 +303,7 @@ class Appender:
             if not 0 <= refused < len(self._waiting):  # only in a damaged file
                 raise
             index, entry = self._waiting[refused]
-            found = rows.recorded(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
+            found = rows.find_duplicate(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
             if found is None:
                 raise
             raise IdempotencyConflictError(entry, found[1], index) from None

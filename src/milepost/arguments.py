@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Watermark, integer_fault, name_fault
-from milepost.errors import InvalidArgumentError
+from milepost.errors import InvalidArgumentError, kind
+from milepost.signature import hmac_sha256
+
+if TYPE_CHECKING:
+    from milepost.signature import Hash
 
 
 def check_name(argument: str, value: object) -> None:
@@ -61,3 +65,13 @@ def check_callable(argument: str, value: object, takes: str) -> None:
     """Something to call; `takes` says with what, and what it returns."""
     if not callable(value):
         raise InvalidArgumentError(argument, value, f"must be callable: {takes}")
+
+
+def hash_for_key(key: object) -> Hash | None:
+    """The hash that a caller's key gives; an error that does not show what may be a secret."""
+    if key is None:
+        return None
+    if type(key) is not bytes or not key:
+        found = "<empty bytes>" if type(key) is bytes else f"<a {kind(key)}>"
+        raise InvalidArgumentError("hmac_key", found, "must be bytes, at best 32 random ones (secrets.token_bytes(32))")
+    return hmac_sha256(key)

@@ -10,39 +10,38 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from milepost.errors import shown
-from milepost.mileposts import APART
-from milepost.signature import EMPTY, link, prefix, quoted
+from milepost.mileposts import INTERVAL
+from milepost.signature import EMPTY, START, canonical_bytes, link, prefix
 from milepost.verification import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from collections.abc import Set as AbstractSet
 
-    from milepost.receipt import Head
-    from milepost.signature import Hash
+    from milepost.signature import ChainBase, Hash
 
 
 class _Run:
     """The chain over one run's own entries, as far as it has been walked."""
 
-    __slots__ = ("before", "instead")
+    __slots__ = ("instead", "said")
 
-    def __init__(self, before: bytes | None) -> None:
-        self.before = before  # what its last row says; None where that is not known
+    def __init__(self, said: bytes | None) -> None:
+        self.said = said  # by its last row; None where that is not known
         self.instead: bytes | None = None  # what it should have said, if that is something else
 
 
-class _Lane:
+class _RunStage:
     """One stage of one run, as far as it has been walked."""
 
-    __slots__ = ("entries", "milepost", "prefix", "run", "sequence")
+    __slots__ = ("entries", "next_milepost", "prefix", "run", "sequence")
 
-    def __init__(self, run: _Run, before: str, sequence: int, entries: int, milepost: float) -> None:
+    def __init__(self, run: _Run, prefix: str, sequence: int, entries: int, next_milepost: float) -> None:
         self.run = run
-        self.prefix = before
+        self.prefix = prefix
         self.sequence = sequence
         self.entries = entries
-        self.milepost = milepost  # the least position of its next milepost; infinity where it is not known
+        self.next_milepost = next_milepost  # the least position that it can have; infinity where that is not known
 
 
 class Audit:
@@ -52,158 +51,169 @@ class Audit:
     Args:
         run_ids: The run_id of each run number.
         stages: The stage of each stage number.
-        lanes: The (run_number, stage_number) of every stage that the file says a run has.
-        hashed: What the links are made with.
-        trusted: The head to start after; None starts at the beginning.
-        before: How far a run and a stage of it, given by number, had come at `trusted`: (the run's signature, the stage's
-            last sequence, the position of its last milepost, how many entries it had), None for what had not begun.
-        mark: Where in a run's own chain (`follow`) to keep the signature as `marked`.
+        run_stages: The (run_number, stage_number) of every stage that the file says a run has.
+        hash_function: What the links are made with.
+        start: Where to start: behind the chain's base, or behind a head that is trusted.
+        progress_at_start: How far a run and a stage of it, given by number, had come there (`rows.Progress`); without it,
+            nothing had begun.
+        mark: Where in a run's own chain (`check_run_rows`) to keep the signature as `marked`.
     """
 
     def __init__(
         self,
         run_ids: Mapping[int, str],
         stages: Mapping[int, str],
-        lanes: AbstractSet[tuple[Any, ...]],
-        hashed: Hash,
-        trusted: Head | None = None,
-        before: Callable[[int, int], tuple[Any, ...]] | None = None,
+        run_stages: AbstractSet[tuple[Any, ...]],
+        hash_function: Hash,
+        start: ChainBase = START,
+        progress_at_start: Callable[[int, int], tuple[Any, ...]] | None = None,
         mark: int | None = None,
     ) -> None:
         self.faults: list[Fault] = []
-        self.position = trusted.entries if trusted else 0
-        self.entries = 0  # of the run whose rows are followed
-        self.signature = bytes.fromhex(trusted.signature) if trusted else EMPTY  # recomputed from the rows
-        self._before: bytes | None = self.signature  # what the row before says; None where that row is missing
+        self.position, self.signature = start  # the signature is recomputed from the rows
+        self.entries = 0  # of the run whose rows are checked
+        self._start = start
+        self._said: bytes | None = start.signature  # by the row before; None where that row is missing
         self._instead: bytes | None = None  # what it should have said, if that is something else
-        self._run_ids, self._stages, self._known_lanes, self._hashed = run_ids, stages, lanes, hashed
-        self._begun = before or _nothing
-        self.run_signature = EMPTY  # of the run whose rows are followed
+        self._run_ids, self._stages, self._known_run_stages = run_ids, stages, run_stages
+        self._hash_function = hash_function
+        self._progress_at_start = progress_at_start or _nothing
+        self.run_signature = EMPTY  # of the run whose rows are checked
         self._mark = mark
         self.marked: bytes | None = EMPTY if mark == 0 else None
         self._runs: dict[int, _Run] = {}
-        self._lanes: dict[tuple[int, int], _Lane] = {}
+        self._run_stages: dict[tuple[int, int], _RunStage] = {}
 
-    def walk(self, page: Iterable[tuple[Any, ...]]) -> None:
+    def check_rows(self, page: Iterable[tuple[Any, ...]]) -> None:
         """
         Go on along a page of neighbouring rows.
 
         Args:
-            page: (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, signature,
-                run_signature, milepost).
+            page: Rows with the columns of `rows.EntryRow`.
         """
-        lanes, hashed = self._lanes, self._hashed
+        run_stages, hash_function = self._run_stages, self._hash_function
         for (
-            position, run_number, stage_number, sequence, offset, event_time_ms, key, at_ms, stored, run_stored, milepost
+            position, run_number, stage_number, sequence, offset, event_time_ms, key, at_ms,
+            signature, run_signature, entries_so_far, detail,
         ) in page:  # fmt: skip
             if position != self.position + 1:
                 self._report_missing(position)
             self.position = position
-            lane = lanes.get((run_number, stage_number)) or self._meet(run_number, stage_number)
-            run = lane.run
-            # `signature.canonical` and `signature.link`, in place: two calls fewer for each entry.
+            run_stage = run_stages.get((run_number, stage_number)) or self._meet(run_number, stage_number)
+            run = run_stage.run
             try:
-                signed = f"{lane.prefix}{sequence},[{offset},{event_time_ms}],{quoted(key)},{at_ms}]".encode()
-                rises = sequence > lane.sequence
+                canonical = canonical_bytes(run_stage.prefix, sequence, offset, event_time_ms, key, at_ms, detail)
+                rises = sequence > run_stage.sequence
             except (TypeError, UnicodeEncodeError):
-                self._report_unreadable(position, key, stored)
+                self._report_unreadable(position, key, detail, signature)
                 continue
-            before, run_before = self._before, run.before
-            expected = hashed(before + signed).digest() if before is not None else stored
+            previous, run_previous = self._said, run.said
+            expected = hash_function(previous + canonical).digest() if previous is not None else signature
             # The first run of a file has the file's signature while it is alone, and its rows do not keep that twice.
-            if run_before is None:
-                run_expected = run_stored
+            if run_previous is None:
+                run_expected = run_signature
             else:
-                run_expected = None if run_before == before else hashed(run_before + signed).digest()
-            lane.sequence = sequence
-            lane.entries += 1
-            if expected == stored and run_expected == run_stored and rises and self.signature == before:
-                self.signature = self._before = stored
-                run.before = stored if run_stored is None else run_stored
-            elif not self._settle(lane, signed, rises, (expected, stored), (run_expected, run_stored)):
+                run_expected = None if run_previous == previous else hash_function(run_previous + canonical).digest()
+            run_stage.sequence = sequence
+            run_stage.entries += 1
+            if expected == signature and run_expected == run_signature and rises and self.signature == previous:
+                self.signature = self._said = signature
+                run.said = signature if run_signature is None else run_signature
+            elif not self._explain_mismatch(
+                run_stage, canonical, rises, (expected, signature), (run_expected, run_signature)
+            ):
                 continue
-            if milepost is not None or position >= lane.milepost:
-                self._check_milepost(lane, milepost)
+            if entries_so_far is not None or position >= run_stage.next_milepost:
+                self._check_milepost(run_stage, entries_so_far)
 
-    def follow(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Go on along the rows of one run: each as in `walk`, then the signature of the row before it in the chain."""
-        for *row, before in rows:
-            position = row[0]
+    def check_run_rows(self, page: Iterable[tuple[Any, ...]]) -> None:
+        """Go on along the rows of one run: each as in `check_rows`, then the signature of the row before it in the chain."""
+        for *row, previous in page:
+            position, run_number, *_ = row
             self.position = position - 1
-            self._before = _bytes(before) if position > 1 else EMPTY
+            self._said = self._start.signature if self.position == self._start.position else _bytes(previous)
             self._instead = None
-            if self._before is None:
+            if self._said is None:
                 self._report_missing(position, position - 1)
             else:
-                self.signature = self._before
-            self.walk([tuple(row)])
+                self.signature = self._said
+            self.check_rows([tuple(row)])
             self.entries += 1
-            run = self._runs.get(row[1])
-            self.run_signature = run.before if run and run.before else EMPTY
+            run = self._runs.get(run_number)
+            self.run_signature = run.said if run and run.said else EMPTY
             if self.entries == self._mark:
                 self.marked = self.run_signature
 
-    def _meet(self, run_number: int, stage_number: int) -> _Lane:
-        run_signature, sequence, milepost, entries = self._begun(run_number, stage_number)
+    def _meet(self, run_number: int, stage_number: int) -> _RunStage:
+        run_signature, sequence, milepost, entries = self._progress_at_start(run_number, stage_number)
         run = self._runs.get(run_number)
         if run is None:
             run = self._runs[run_number] = _Run(EMPTY if run_signature is None else _bytes(run_signature))
         try:
-            before = prefix(self._run_ids[run_number], self._stages[stage_number])
+            begins = prefix(self._run_ids[run_number], self._stages[stage_number])
         except KeyError:
             # A number without a name: such text is no canonical text, so the row will not fit its signature.
-            before = f"[run number {run_number}, stage number {stage_number}, "
-        if (run_number, stage_number) not in self._known_lanes:
+            begins = f"[run number {run_number}, stage number {stage_number}, "
+        if (run_number, stage_number) not in self._known_run_stages:
             place = self._place(run_number, stage_number)
             self.faults.append(Fault("lookup", self.position, f"{place} among the stages of its run", "none"))
-        lane = _Lane(run, before, -1, 0, 0)
+        run_stage = _RunStage(run, begins, -1, 0, 0)
         if milepost is not None:
-            lane.sequence, lane.entries, lane.milepost = sequence, entries, milepost + APART
-        self._lanes[run_number, stage_number] = lane
-        return lane
+            run_stage.sequence, run_stage.entries, run_stage.next_milepost = sequence, entries, milepost + INTERVAL
+        self._run_stages[run_number, stage_number] = run_stage
+        return run_stage
 
     def _forget(self) -> None:
         """After a row that is missing, or not what it was, nothing is known of what any run had done until then."""
         self._runs.clear()
-        self._lanes.clear()
-        self._begun = _unknown
+        self._run_stages.clear()
+        self._progress_at_start = _unknown
 
-    def _settle(
-        self, lane: _Lane, signed: bytes, rises: bool, link_: tuple[bytes, object], run_link: tuple[object, object]
+    def _explain_mismatch(
+        self,
+        run_stage: _RunStage,
+        canonical: bytes,
+        rises: bool,
+        link_: tuple[bytes, object],
+        run_link: tuple[object, object],
     ) -> bool:
         """A row that does not fit, or a row after one; whether it is as it was recorded."""
         (expected, stored), (run_expected, run_stored) = link_, run_link
-        fits = expected == stored or (self._instead is not None and link(self._instead, signed, self._hashed) == stored)
-        self.signature = link(self.signature, signed, self._hashed)
+        fits = expected == stored or (self._instead is not None and self._link(self._instead, canonical) == stored)
+        self.signature = self._link(self.signature, canonical)
         if not fits:
             self.faults.append(Fault("link", self.position, _hex(expected), _hex(stored)))
             # The next row may follow from what this says (it was edited) or from what it should say (its signature was).
-            self._before, self._instead = _bytes(stored) or expected, expected
+            self._said, self._instead = _bytes(stored) or expected, expected
             self._forget()
             return False
-        self._before, self._instead = _bytes(stored), None
-        run = lane.run
+        self._said, self._instead = _bytes(stored), None
+        run = run_stage.run
         said = stored if run_stored is None else run_stored
-        if run_expected == run_stored or (run.instead is not None and link(run.instead, signed, self._hashed) == run_stored):
-            run.before, run.instead = _bytes(said), None
+        if run_expected == run_stored or (run.instead is not None and self._link(run.instead, canonical) == run_stored):
+            run.said, run.instead = _bytes(said), None
         else:
             computed = expected if run_expected is None else run_expected
             self.faults.append(Fault("run", self.position, _hex(computed), _hex(said)))
-            run.before, run.instead = _bytes(said) or _bytes(computed), _bytes(computed)
+            run.said, run.instead = _bytes(said) or _bytes(computed), _bytes(computed)
         if not rises:
             self.faults.append(Fault("lookup", self.position, "a sequence above the last of its stage", "another"))
         return True
 
-    def _check_milepost(self, lane: _Lane, milepost: object) -> None:
+    def _link(self, signature: bytes, canonical: bytes) -> bytes:
+        return link(signature, canonical, self._hash_function)
+
+    def _check_milepost(self, run_stage: _RunStage, entries_so_far: object) -> None:
         """A row that is a milepost, or should be one."""
-        expected = lane.entries if self.position >= lane.milepost else None
-        if lane.milepost == inf and isinstance(milepost, int):
-            lane.entries = milepost
-        elif milepost != expected:
-            self.faults.append(Fault("lookup", self.position, f"milepost {expected}", f"milepost {shown(milepost)}"))
+        expected = run_stage.entries if self.position >= run_stage.next_milepost else None
+        if run_stage.next_milepost == inf and isinstance(entries_so_far, int):
+            run_stage.entries = entries_so_far
+        elif entries_so_far != expected:
+            found = f"entries_so_far {shown(entries_so_far)}"
+            self.faults.append(Fault("lookup", self.position, f"entries_so_far {expected}", found))
             if expected is None:
                 return  # the next one stands where it would without this one
-        lane.milepost = self.position + APART
+        run_stage.next_milepost = self.position + INTERVAL
 
     def _place(self, run_number: int, stage_number: int) -> str:
         return f"stage {shown(self._stages.get(stage_number))} of run {shown(self._run_ids.get(run_number))}"
@@ -213,9 +223,9 @@ class Audit:
         if self.position < last:
             self._report_missing(last + 1)
 
-    def report_empty(self, lanes: Iterable[tuple[int, int]]) -> None:
+    def report_empty(self, run_stages: Iterable[tuple[int, int]]) -> None:
         """The file says that a run has these stages, of which it has no entry."""
-        for run_number, stage_number in lanes:
+        for run_number, stage_number in run_stages:
             self.faults.append(Fault("lookup", None, f"an entry of {self._place(run_number, stage_number)}", "none"))
 
     def _report_missing(self, position: int, first: int | None = None) -> None:
@@ -225,12 +235,13 @@ class Audit:
             self.faults.append(Fault("unreadable", position, "a position above the one before", str(position)))
         else:
             self.faults.append(Fault("missing", first, rows, "none"))
-        self._before = self._instead = None
+        self._said = self._instead = None
         self._forget()
 
-    def _report_unreadable(self, position: int, key: object, stored: object) -> None:
-        self.faults.append(Fault("unreadable", position, "a valid checkpoint", f"idempotency_key {shown(key)}"))
-        self._before, self._instead = _bytes(stored), None
+    def _report_unreadable(self, position: int, key: object, detail: object, signature: object) -> None:
+        found = f"idempotency_key {shown(key)}" + ("" if detail is None else f", detail {shown(detail)}")
+        self.faults.append(Fault("unreadable", position, "a valid checkpoint", found))
+        self._said, self._instead = _bytes(signature), None
         self._forget()
 
 

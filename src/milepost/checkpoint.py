@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost.errors import InvalidCheckpointError, NoCheckpointError, kind
-from milepost.signature import EMPTY, canonical, link, prefix
+from milepost.signature import EMPTY, canonical_bytes, link, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -203,6 +203,6 @@ def chain_signature(entries: Iterable[Checkpoint]) -> str:
 
 
 def signed(entry: Checkpoint) -> bytes:
-    """The canonical bytes of a valid checkpoint (`milepost.signature.canonical`)."""
+    """The canonical bytes of a valid checkpoint (`milepost.signature.canonical_bytes`)."""
     run_id, stage, sequence, mark, key, at_ms = entry
-    return canonical(prefix(run_id, stage), sequence, mark[0], mark[1], key, at_ms)
+    return canonical_bytes(prefix(run_id, stage), sequence, mark[0], mark[1], key, at_ms)

@@ -74,6 +74,7 @@ def create(path: str, vfs: str | None, keyed: Hash | None) -> None:
         try:
             with _opening(aside, path):
                 connection.pragma("page_size", _PAGE_BYTES)
+                connection.pragma("auto_vacuum", "incremental")  # what an archive frees can be given back, step by step
                 connection.pragma("journal_mode", "wal")
                 connection.pragma("synchronous", "full")
                 connection.execute("BEGIN IMMEDIATE")

@@ -136,6 +136,7 @@ class Database:
                 try:
                     result = query(reader.connection, *given)
                 except (apsw.Error, UnicodeDecodeError) as error:
+                    reader.refuse_another_version(error)
                     if not (reader.may_go_stale and reader.outdated_by(error)):
                         raise
                     self._discard(reader)

@@ -2,9 +2,10 @@
 Mileposts, a sparse index: how rows are found by run and by stage, though only every so many of them are in an index.
 
 The first row of a stage of a run is a milepost, and after each milepost the next row of the same stage and run that stands
-`APART` or more positions behind it. Only mileposts are in the indexes by run, by stage and by sequence, so that most appends
-change two B-trees and not five. Any other row stands at most `APART - 1` positions behind a milepost of its stage and run:
-an index leads to that, and a few steps along the chain to the row. `Scope` writes this as SQL, once for all that look.
+`INTERVAL` or more positions behind it. Only mileposts are in the indexes by run, by stage and by sequence, so that most
+appends change two B-trees and not five. Any other row stands less than `INTERVAL` positions behind a milepost of its stage
+and run: an index leads to that, and a few steps along the chain to the row. `Scope` writes this as SQL, once for all that
+look.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 from milepost.checkpoint import MAX_INTEGER
 
-APART: Final = 40
+INTERVAL: Final = 40
 """
 Positions from one milepost of a stage of a run to the next, at least.
 
@@ -55,35 +56,37 @@ class Scope:
         """A column of their last milepost, or of the first, for which a condition on `post` holds too."""
         return (
             f"(SELECT post.{column} FROM entry AS post INDEXED BY {self.index} WHERE {self.equal('post', of)} "
-            f"AND post.milepost IS NOT NULL {condition} ORDER BY post.{self.order} {'DESC' if last else 'ASC'} LIMIT 1)"
+            f"AND post.entries_so_far IS NOT NULL {condition} "
+            f"ORDER BY post.{self.order} {'DESC' if last else 'ASC'} LIMIT 1)"
         )
 
     def last(self, of: str | dict[str, str], columns: str) -> str:
         """Something of `last`, the last of them: their last milepost, or a row close behind it."""
         return (
-            f"(SELECT {columns} FROM entry AS last WHERE last.position <= {self.milepost(of)} + {APART - 1} "
+            f"(SELECT {columns} FROM entry AS last WHERE last.position <= {self.milepost(of)} + {INTERVAL - 1} "
             f"AND {self.equal('last', of)} ORDER BY last.position DESC LIMIT 1)"
         )
 
     def last_given(self) -> str:
         """What follows FROM where the last one is wanted, as `entry`."""
         return (
-            f"{self.given} CROSS JOIN entry ON entry.position <= {self.milepost('given')} + {APART - 1} "
+            f"{self.given} CROSS JOIN entry ON entry.position <= {self.milepost('given')} + {INTERVAL - 1} "
             f"AND {self.equal('entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
         )
 
     def entries(self, of: str | dict[str, str], least: str = "0", most: str = str(MAX_INTEGER)) -> str:
         """What follows FROM where all between two positions are wanted, each once: `entry`, behind its milepost `post`."""
-        end = f"post.position + {APART - 1}"
+        end = f"post.position + {INTERVAL - 1}"
         if self.order == "position":  # the mileposts of other stages or runs may stand closer
             following = (
                 f"SELECT next.position FROM entry AS next INDEXED BY {self.index} WHERE {self.equal('next', 'post')} "
-                "AND next.milepost IS NOT NULL AND next.position > post.position ORDER BY next.position LIMIT 1"
+                "AND next.entries_so_far IS NOT NULL AND next.position > post.position ORDER BY next.position LIMIT 1"
             )
             end = f"ifnull(min({end}, ({following}) - 1), {end})"
         return (
             f"entry AS post INDEXED BY {self.index} CROSS JOIN entry ON {self.equal('post', of)} "
-            f"AND post.milepost IS NOT NULL AND entry.position BETWEEN max(post.position, {least}) AND min({end}, {most}) "
+            "AND post.entries_so_far IS NOT NULL "
+            f"AND entry.position BETWEEN max(post.position, {least}) AND min({end}, {most}) "
             f"AND {self.equal('entry', 'post')}"
         )
 
@@ -112,8 +115,9 @@ def scope_of(run_id: str | None, stage: str | None) -> Scope | None:
 def entries_so_far(of: str | dict[str, str]) -> str:
     """How many entries a stage of a run has: what its last milepost says, and the rows behind that."""
     return (
-        "(SELECT post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position BETWEEN post.position + 1 "
-        f"AND post.position + {APART - 1} AND {RUN_STAGE.equal('behind', 'post')}) "
-        f"FROM entry AS post INDEXED BY entry_by_sequence WHERE {RUN_STAGE.equal('post', of)} AND post.milepost IS NOT NULL "
-        "ORDER BY post.sequence DESC LIMIT 1)"
+        "(SELECT post.entries_so_far + (SELECT count(*) FROM entry AS behind "
+        "WHERE behind.position BETWEEN post.position + 1 "
+        f"AND post.position + {INTERVAL - 1} AND {RUN_STAGE.equal('behind', 'post')}) "
+        f"FROM entry AS post INDEXED BY entry_by_sequence WHERE {RUN_STAGE.equal('post', of)} "
+        "AND post.entries_so_far IS NOT NULL ORDER BY post.sequence DESC LIMIT 1)"
     )

@@ -12,6 +12,8 @@ lies beside it:
 - a `-wal` and a `-shm` that a writer was killed in the middle of changing: SQLite would have to make it anew. The next
   writer does so as it opens the file, so that is waited for; if none comes, a copy is read.
 
+A file of an older version is read from a copy too, which is upgraded.
+
 `SharedReader` is that of a store which writes to the file itself, and so has `-wal` and `-shm` in order.
 """
 
@@ -29,7 +31,7 @@ import apsw
 from milepost import files, schema, wal
 from milepost.bound import Bound
 from milepost.connection import connect, refuse_foreign_header
-from milepost.errors import MilepostError, StoreBusyError, StoreError
+from milepost.errors import MilepostError, SchemaVersionError, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
     from milepost.signature import Hash
@@ -78,6 +80,16 @@ class Reader(ABC):
         del error
         return False
 
+    def refuse_another_version(self, error: Exception) -> None:
+        """
+        A newer version may have other tables: where a statement fails, that is what to say.
+
+        Raises:
+            SchemaVersionError: Another process has upgraded the file.
+        """
+        if isinstance(error, apsw.SQLError):
+            schema.refuse_another_version_now(self.connection, self._path)
+
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         self.closed = True
@@ -86,10 +98,12 @@ class Reader(ABC):
                 # Forced: a cursor that somebody has kept would keep the file open, and its locks with it.
                 self.connection.close(True)
 
-    def _connect(self, path: str, how: str) -> None:
+    def _connect(self, path: str, how: str, *, upgrade: bool = False) -> None:
         self.closed = False
         self.connection = connect(path, how, self._vfs, _BUSY_TIMEOUT_MS)
         self.bound = Bound(self.connection, self._path)
+        if upgrade:
+            schema.upgrade(self.connection, self._path)
         self.connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
         self.connection.pragma("query_only", True)
         self.connection.pragma("cache_size", -CACHE_KIB)
@@ -170,17 +184,22 @@ class SnapshotReader(Reader):
         self._surroundings = self._look()
         self._file = self._identity()
         _, of_wal, of_shm = self._surroundings
-        path, how = self._path, "mode=ro&readonly_shm=1"
         # A header without a frame says nothing, and SQLite would wait for ever for the writer that was killed after it.
         frames = of_wal is not None and of_wal[0] > wal.HEADER_BYTES
         self._live = of_shm is not None and frames and not waited
-        if not self._live:
-            how = "mode=ro&immutable=1"
-            if frames:
-                path, how = self._copied(), "mode=rw"
         refuse_foreign_header(self._path, self._vfs)
         with files.opening(self._path):
-            self._connect(path, how)
+            if frames and not self._live:
+                self._connect_to_copy()
+                return
+            try:
+                self._connect(self._path, "mode=ro&readonly_shm=1" if self._live else "mode=ro&immutable=1")
+            except SchemaVersionError as error:
+                if error.found not in schema.UPGRADES:
+                    raise
+                super().close()
+                self._live = False
+                self._connect_to_copy()
 
     def _look(self) -> _Found:
         """Size, modification time and identity of the file, its -wal and its -shm; None for one that is not there."""
@@ -195,9 +214,10 @@ class SnapshotReader(Reader):
                 raise files.from_os(self._path + suffix, error) from error
         return tuple(found)
 
-    def _copied(self) -> str:
+    def _connect_to_copy(self) -> None:
+        """Read a copy, which may be written to: recovered from its WAL, and upgraded."""
         self._copy, copy = files.copied(self._path, self._vfs)
-        return copy
+        self._connect(copy, "mode=rw", upgrade=True)
 
 
 def _unrecovered(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.resources import files
@@ -18,15 +18,43 @@ from milepost.signature import key_check, same
 from milepost.sql_tokens import folded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
     from milepost.signature import Hash
 
 APPLICATION_ID: Final = 0x4D495450
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER_BYTES: Final = 100
 
-UPGRADES: Final[dict[int, str]] = {}
+UPGRADES: Final[dict[int, str]] = {
+    1: """
+        DROP VIEW IF EXISTS checkpoint;
+        ALTER TABLE lane RENAME TO run_stage;
+        ALTER TABLE entry RENAME COLUMN milepost TO entries_so_far;
+        ALTER TABLE entry ADD COLUMN detail TEXT;
+        CREATE TABLE stage_cursor (
+            run_number   INTEGER NOT NULL,
+            stage_number INTEGER NOT NULL,
+            position     INTEGER NOT NULL,
+            cursor       ANY     NOT NULL,
+            PRIMARY KEY (run_number, stage_number, position)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE chain_base (position INTEGER PRIMARY KEY, signature BLOB NOT NULL) STRICT;
+        DROP TRIGGER IF EXISTS entry_is_never_deleted;
+        CREATE TRIGGER entry_is_never_deleted BEFORE DELETE ON entry
+        WHEN old.position > (SELECT ifnull(max(position), 0) FROM chain_base)
+        BEGIN SELECT RAISE(ABORT, 'milepost: a recorded checkpoint is never deleted'); END;
+        CREATE VIEW checkpoint AS
+        SELECT entry.position, run.run_id, stage.stage, entry.sequence, entry.offset, entry.event_time_ms,
+               entry.idempotency_key, entry.at_ms,
+               strftime('%Y-%m-%dT%H:%M:%fZ', entry.event_time_ms / 1000.0, 'unixepoch') AS event_time,
+               strftime('%Y-%m-%dT%H:%M:%fZ', entry.at_ms / 1000.0, 'unixepoch') AS at,
+               lower(hex(entry.signature)) AS signature, entry.detail
+        FROM entry JOIN run USING (run_number) JOIN stage USING (stage_number);
+        PRAGMA user_version = 2;
+    """,
+}
 """
 The steps of `upgrade`: from each older version the SQL that makes the next one of it. None is ever changed or left out.
 
@@ -36,8 +64,10 @@ The steps of `upgrade`: from each older version the SQL that makes the next one 
 - A column more is added last in schema.sql, by an ADD COLUMN that does not end in a comment ("incomplete input"). A table
   that changes otherwise is made anew under another name, filled, and renamed, its indexes and triggers after that: a RENAME
   changes nothing else that names the table (https://sqlite.org/lang_altertable.html#otheralter; `legacy_alter_table` is on).
-- The schema.sql that it replaces stays in the repository and the wheel as schema-1.sql, schema-2.sql …: a file is compared
-  with it before the step runs.
+  A RENAME COLUMN changes the indexes too. It would refuse a file in which a view of somebody else's is broken, but not
+  while `writable_schema` is on, which a step finds so.
+- The schema.sql that it replaces stays beside this file as schema-1.sql, schema-2.sql …: a file is compared with it before
+  the step runs.
 """
 
 _LONGEST_CREATE: Final = 100_000  # characters, of which ours have 2,000: a comment may be long, and no file keeps us reading
@@ -165,21 +195,32 @@ def upgrade(connection: apsw.Connection, path: str) -> None:
         refuse_another_shape(connection, path)
         return
     connection.transaction_mode = "IMMEDIATE"  # no other process may upgrade it between our look and our step
-    # Else a RENAME fails where any view or trigger of a stranger names something that is not there.
-    asked_for = connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, -1)
-    connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, 1)
-    try:
-        with connection:
-            found = _version(connection)  # another process may have upgraded it while we waited for the lock
-            if found not in UPGRADES and found != VERSION:
-                raise SchemaVersionError(path, found, VERSION)
-            for version in range(found, VERSION):
-                _refuse_another_shape_than(version, connection, path)
-                _refuse_names_in_the_way(version, connection, path)
+    with connection:
+        found = _version(connection)  # another process may have upgraded it while we waited for the lock
+        if found not in UPGRADES and found != VERSION:
+            raise SchemaVersionError(path, found, VERSION)
+        for version in range(found, VERSION):
+            _refuse_another_shape_than(version, connection, path)
+            _refuse_names_in_the_way(version, connection, path)
+            with _whatever_strangers_have(connection):
                 connection.execute(UPGRADES[version]).fetchall()
-            refuse_another_shape(connection, path)
+        refuse_another_shape(connection, path)
+
+
+@contextmanager
+def _whatever_strangers_have(connection: apsw.Connection) -> Iterator[None]:
+    """Let ALTER TABLE pass over a view or trigger of somebody else's that names something which is not there."""
+    settings = {apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE: 1, apsw.SQLITE_DBCONFIG_DEFENSIVE: 0}
+    before = {setting: connection.config(setting, -1) for setting in settings}
+    try:
+        for setting, value in settings.items():
+            connection.config(setting, value)
+        connection.execute("PRAGMA writable_schema = ON")
+        yield
     finally:
-        connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, asked_for)
+        connection.execute("PRAGMA writable_schema = OFF")
+        for setting, value in before.items():
+            connection.config(setting, value)
 
 
 def _refuse_names_in_the_way(version: int, connection: apsw.Connection, path: str) -> None:

@@ -15,9 +15,10 @@ from milepost.arguments import (
     check_integer,
     check_name,
     check_optional_name,
+    hash_for_key,
     with_plain_integers,
 )
-from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark, resume_point, valid_watermark
+from milepost.checkpoint import Checkpoint, ResumePoint, Watermark, resume_point, valid_watermark
 from milepost.checkpointed import Checkpointed
 from milepost.database import Database
 from milepost.errors import (
@@ -26,11 +27,10 @@ from milepost.errors import (
     MilepostError,
     ReadOnlyStoreError,
     StoreError,
-    kind,
 )
+from milepost.history import checked_filter, pages
 from milepost.plot import Plot
 from milepost.receipt import BatchReceipt, Head, Receipt
-from milepost.signature import keyed
 from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states
 from milepost.times import to_ms
 from milepost.writer import Writer
@@ -46,15 +46,11 @@ if TYPE_CHECKING:
     from milepost.append import NotAsked
     from milepost.block import Block
     from milepost.comparison import Comparison
-    from milepost.database import Read
     from milepost.forensics.frames import Frame
-    from milepost.signature import Hash
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
     from milepost.verification import Verification
     from milepost.writer import Durability
-
-    _Rows = list[tuple[Any, ...]]
 
 Record = TypeVar("Record")
 T = TypeVar("T")
@@ -106,7 +102,7 @@ class CheckpointStore:
         hmac_key: bytes | None = None,
         on_connect: Callable[[apsw.Connection], object] | None = None,
     ) -> None:
-        hashed = _keyed(hmac_key)
+        hash_function = hash_for_key(hmac_key)
         del hmac_key  # from here on no traceback that shows the values of variables shows it
         if type(durability) is not str or durability not in {"full", "normal"}:
             raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
@@ -121,7 +117,7 @@ class CheckpointStore:
             synchronous=durability,
             busy_timeout_ms=busy_timeout_ms,
             vfs=vfs,
-            hmac=hashed,
+            hmac=hash_function,
             on_connect=on_connect,
         )
         writer.open()
@@ -147,10 +143,10 @@ class CheckpointStore:
             WrongKeyError: The file's chain has another key, or none where one was given.
             StoreError: The file does not exist or cannot be opened.
         """
-        hashed = _keyed(hmac_key)
+        hash_function = hash_for_key(hmac_key)
         del hmac_key
         store = cls.__new__(cls)
-        store._become_readonly(Database(files.absolute(path), vfs, hashed).open())  # noqa: SLF001 - an instance of its own
+        store._become_readonly(Database(files.absolute(path), vfs, hash_function).open())  # noqa: SLF001 - an instance of its own
         return store
 
     def _become_readonly(self, database: Database) -> None:
@@ -531,9 +527,8 @@ class CheckpointStore:
         Raises:
             InvalidArgumentError: A value that nothing recorded can have.
         """
-        walk = _checked_walk(run_id, stage, since, until, newest_first)
-        pages = _pages(self._database.read, walk, after, limit, rows.checkpoints, size=rows.PAGE, linked=False)
-        return chain.from_iterable(pages)
+        chosen = checked_filter(run_id, stage, since, until, after, limit, newest_first)
+        return chain.from_iterable(pages(self._database.read, chosen, rows.numbered_rows, rows.checkpoints))
 
     def receipts(
         self,
@@ -545,11 +540,15 @@ class CheckpointStore:
         after: int = 0,
         limit: int | None = None,
         newest_first: bool = False,
-    ) -> Iterator[tuple[Receipt, Checkpoint]]:
-        """As `history`, each checkpoint with its receipt: the position and the signature it has in the chain."""
-        walk = _checked_walk(run_id, stage, since, until, newest_first)
-        pages = _pages(self._database.read, walk, after, limit, _recorded, size=rows.PAGE, linked=True)
-        return chain.from_iterable(pages)
+    ) -> Iterator[tuple[Receipt, Checkpoint, str | None]]:
+        """
+        As `history`, each checkpoint between its receipt and its detail.
+
+        The receipt has the position and the signature that it has in the chain. The detail is what milepost itself has
+        recorded with it, a JSON text (docs/file-format.md says which); None where there is none, as a rule.
+        """
+        chosen = checked_filter(run_id, stage, since, until, after, limit, newest_first)
+        return chain.from_iterable(pages(self._database.read, chosen, rows.signed_rows, rows.recorded))
 
     def runs(self) -> list[RunSummary]:
         """A summary of every run, in the order of first appearance; it costs by the number of runs, not of entries."""
@@ -700,10 +699,10 @@ class CheckpointStore:
         """
         What `history` gives, as a table: `polars.DataFrame(store.frame())`, `duckdb.sql("SELECT … FROM frame")`.
 
-        It has the columns position, run_id, stage, sequence, offset, event_time, idempotency_key, at and signature. It
-        is read when something takes it, and anew each time, in batches of a page; nothing of the file is held between
-        two of them. Inside `transaction()` it shows what was committed before. Times are timestamps of 64 bits in ms,
-        which hold every time that a checkpoint may have; what a library makes of the year 200,000 is its own.
+        It has the columns position, run_id, stage, sequence, offset, event_time, idempotency_key, at, signature and
+        detail. It is read when something takes it, and anew each time, in batches of a page; nothing of the file is
+        held between two of them. Inside `transaction()` it shows what was committed before. Times are timestamps of 64
+        bits in ms, which hold every time that a checkpoint may have; what a library makes of the year 200,000 is its own.
 
         Args:
             run_id: As `history`.
@@ -720,12 +719,11 @@ class CheckpointStore:
         """
         from milepost.forensics import frames  # noqa: PLC0415
 
-        walk = _checked_walk(run_id, stage, since, until, newest_first)
-        _check_window(after, limit)
+        chosen = checked_filter(run_id, stage, since, until, after, limit, newest_first)
         # A connection of its own, because DuckDB reads in a thread of its own: inside transaction() that would wait for
         # the end of the block, which waits for DuckDB.
         read = self._database.read_committed
-        return frames.of_checkpoints(lambda: _pages(read, walk, after, limit, frames.batch, size=rows.BATCH, linked=True))
+        return frames.of_checkpoints(lambda: pages(read, chosen, rows.signed_rows, frames.batch, rows.BATCH))
 
     def sql(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Frame:
         """
@@ -806,78 +804,5 @@ class CheckpointStore:
         return f"<CheckpointStore {self.path!r} {'closed' if self._database.closed else how}>"
 
 
-def _keyed(key: object) -> Hash | None:
-    """The hash that a key gives; an error that does not show what may be a secret."""
-    if key is None:
-        return None
-    if type(key) is not bytes or not key:
-        found = "<empty bytes>" if type(key) is bytes else f"<a {kind(key)}>"
-        raise InvalidArgumentError("hmac_key", found, "must be bytes, at best 32 random ones (secrets.token_bytes(32))")
-    return keyed(key)
-
-
 def _as_of(time: Time | None) -> int | None:
     return None if time is None else to_ms("as_of", time)
-
-
-def _checked_walk(
-    run_id: str | None, stage: str | None, since: Time | None, until: Time | None, newest_first: bool
-) -> rows.Walk:
-    check_optional_name("run_id", run_id)
-    check_optional_name("stage", stage)
-    least = 0 if since is None else to_ms("since", since, round_up=True)
-    most = MAX_INTEGER if until is None else to_ms("until", until)
-    check_bool("newest_first", newest_first)
-    return rows.Walk(run_id, stage, least, most, newest_first)
-
-
-def _recorded(connection: apsw.Connection, numbered: _Rows) -> list[tuple[Receipt, Checkpoint]]:
-    return list(zip(rows.receipts(numbered), rows.checkpoints(connection, numbered), strict=True))
-
-
-def _check_window(after: int, limit: int | None) -> None:
-    check_integer("after", after)
-    if limit is not None:
-        check_integer("limit", limit)
-
-
-def _pages(
-    read: Read,
-    walk: rows.Walk,
-    after: int,
-    limit: int | None,
-    dress: Callable[[apsw.Connection, _Rows], T],
-    *,
-    size: int,
-    linked: bool,
-) -> Iterator[T]:
-    """Pages of `size` rows of a walk along the chain as it is now: what `dress` makes of numbered rows."""
-    _check_window(after, limit)
-    before = read(rows.tip)[0] + 1
-    return _turn_pages(read, walk, after, before, MAX_INTEGER if limit is None else limit, dress, size=size, linked=linked)
-
-
-def _turn_pages(
-    read: Read,
-    walk: rows.Walk,
-    after: int,
-    before: int,
-    remaining: int,
-    dress: Callable[[apsw.Connection, _Rows], T],
-    *,
-    size: int,
-    linked: bool,
-) -> Iterator[T]:
-    def page(connection: apsw.Connection, limit: int) -> tuple[_Rows, T]:
-        numbered = rows.page(connection, walk, after, before, limit, linked=linked)
-        return numbered, dress(connection, numbered)
-
-    while remaining > 0:
-        limit = min(size, remaining)
-        numbered, dressed = read(page, limit)
-        yield dressed
-        if len(numbered) < limit:
-            return
-        remaining -= limit
-        position = numbered[-1][0]
-        after, before = (after, position) if walk.newest_first else (position, before)

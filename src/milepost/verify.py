@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from milepost import integrity, rows, workers
 from milepost.audit import Audit
 from milepost.errors import DamagedStoreError, WrongKeyError
+from milepost.signature import START, ChainBase
 from milepost.verification import Fault, Verification
 
 if TYPE_CHECKING:
@@ -24,28 +25,32 @@ def verify_chain(
 ) -> Verification:
     """Verify the chain of the file, or what came after `trusted`; `processes` may share the work."""
     faults: list[Fault] = []
-    audit = Audit({}, {}, set(), database.hash, trusted)
+    audit = Audit({}, {}, set(), database.hash)
     read = database.read
     total = 0
     try:
         kept = read(rows.snapshot)
         total = kept.entries
-        strays = read(rows.stray_positions)
-        faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in strays]
+        start = ChainBase(trusted.entries, bytes.fromhex(trusted.signature)) if trusted else kept.base
+        audit = Audit({}, {}, set(), database.hash, start)
+        invalid = read(rows.invalid_positions)
+        faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in invalid]
+        if kept.base != START:  # nothing that writes a base is made yet: somebody else has hidden the beginning of the chain
+            faults.append(Fault("missing", 1, f"rows at positions 1 to {kept.base.position}", "none"))
         for head in (trusted, expected):
             if head is not None:
                 # What has been added since the snapshot is not judged, and so confirms nothing.
                 stored = read(rows.signature_at, head.entries) if head.entries <= total else None
                 faults += _contains(head, stored, total)
-        empty = read(rows.empty_lanes)
+        empty = read(rows.empty_run_stages)
         if processes > 1 and not faults and not empty:
-            found = workers.confirm(database, kept, trusted, processes, progress)
+            found = workers.confirm(database, kept, start, processes, progress)
             if found is not None:
                 return _verification([], total, kept.signature, found)
-        before = workers.begun(database, trusted) if trusted else None
-        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, trusted, before)
-        while audit.position < total and (page := read(rows.links, audit.position, total)):
-            audit.walk(page)
+        progress_at_start = workers.progress_at(database, start.position) if start != START else None
+        audit = Audit(kept.run_names, kept.stage_names, kept.run_stages, database.hash, start, progress_at_start)
+        while audit.position < total and (page := read(rows.rows_after, audit.position, total)):
+            audit.check_rows(page)
             if progress is not None:
                 progress(audit.position, total)
         audit.report_end(total)
@@ -67,9 +72,9 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
     try:
         kept, total = read(rows.snapshot_of_run, run_id)
         mark = expected.entries if expected else None
-        audit = Audit(kept.run_names, kept.stage_names, kept.lanes, database.hash, mark=mark)
-        while page := read(rows.links_of_run, run_id, audit.position, kept.entries):
-            audit.follow(page)
+        audit = Audit(kept.run_names, kept.stage_names, kept.run_stages, database.hash, kept.base, mark=mark)
+        while page := read(rows.run_rows_after, run_id, audit.position, kept.entries):
+            audit.check_run_rows(page)
             if progress is not None:
                 progress(audit.entries, total)
         if expected is not None:

@@ -27,7 +27,7 @@ from milepost.audit import Audit
 from milepost.database import Database
 from milepost.errors import MilepostError
 from milepost.integrity import Integrity
-from milepost.receipt import Head
+from milepost.signature import ChainBase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,15 +64,15 @@ _Task = Part | None
 """A part of the chain to walk, or None: check the file itself, which cannot be parted, and so goes first."""
 
 
-def begun(database: Database, begin: Head) -> Callable[[int, int], rows.Before]:
-    """How far a run and a stage of it, given by number, had come at the head that a walk begins after."""
-    return lambda run_number, stage_number: database.read(rows.before, begin.entries + 1, run_number, stage_number)
+def progress_at(database: Database, position: int) -> Callable[[int, int], rows.Progress]:
+    """How far a run and a stage of it, given by number, had come at the position that a walk starts behind."""
+    return lambda run_number, stage_number: database.read(rows.progress_at, position + 1, run_number, stage_number)
 
 
 def confirm(
     database: Database,
     kept: rows.Snapshot,
-    trusted: Head | None,
+    start: ChainBase,
     workers: int,
     progress: Callable[[int, int], object] | None,
 ) -> Integrity | None:
@@ -85,18 +85,18 @@ def confirm(
     # The key of a keyed chain stays in this process, and a VFS of the caller's is known to this process only.
     if database.hash is not sha256 or database.vfs is not None or not _can_start():
         return None
-    after = trusted.entries if trusted else 0
-    wanted = min(workers * _PARTS, (kept.entries - after) // LEAST)
+    wanted = min(workers * _PARTS, (kept.entries - start.position) // LEAST)
     if wanted < 2:
         return None
-    places = [after + (kept.entries - after) * part // wanted for part in range(wanted + 1)]
-    signatures = [*(database.read(rows.signature_at, place) for place in places[:-1]), kept.signature]
+    places = [start.position + (kept.entries - start.position) * part // wanted for part in range(wanted + 1)]
+    between = [database.read(rows.signature_at, place) for place in places[1:-1]]
+    signatures = [start.signature, *between, kept.signature]
     digits = [signature.hex() for signature in signatures if isinstance(signature, bytes)]
     if len(digits) < len(places):
         return None
     ends = pairwise(zip(places, digits, strict=True))
     parts = [Part(place, end, signature, at_end) for (place, signature), (end, at_end) in ends]
-    done = after
+    done = start.position
 
     def count(entries: int) -> None:
         nonlocal done
@@ -225,11 +225,12 @@ def work() -> None:
 
 def _walk(database: Database, part: Part) -> Iterator[dict[str, Any]]:
     kept = database.read(rows.snapshot)
-    begin = Head(part.after, part.signature)
-    audit = Audit(kept.run_names, kept.stage_names, kept.lanes, sha256, begin, begun(database, begin))
+    start = ChainBase(part.after, bytes.fromhex(part.signature))
+    progress_at_start = progress_at(database, part.after)
+    audit = Audit(kept.run_names, kept.stage_names, kept.run_stages, sha256, start, progress_at_start)
     told = part.after
-    while audit.position < part.through and (page := database.read(rows.links, audit.position, part.through)):
-        audit.walk(page)
+    while audit.position < part.through and (page := database.read(rows.rows_after, audit.position, part.through)):
+        audit.check_rows(page)
         if audit.faults:
             break
         if audit.position - told >= _STEP or audit.position == part.through:

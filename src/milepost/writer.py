@@ -274,9 +274,9 @@ class Writer(Database):
         """Append one checkpoint; in a commit of its own, with those of other threads, or within a loop's block."""
         return self._do(Job(lambda end: end.append(entry), entry), within)
 
-    def append_many(self, entries: Sequence[Checkpoint]) -> BatchReceipt:
-        """Append a batch: all of it, or nothing."""
-        return self._do(Job(lambda end: end.append_many(entries)))
+    def append_many(self, entries: Sequence[Checkpoint], details: Sequence[str | None] | None = None) -> BatchReceipt:
+        """Append a batch: all of it, or nothing; with the detail of each, where an import has them."""
+        return self._do(Job(lambda end: end.append_many(entries, append.NO_DETAILS if details is None else details)))
 
     def advance(
         self,

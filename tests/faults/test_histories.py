@@ -54,7 +54,7 @@ def _recorded(path: Path) -> list[tuple[str, str]]:
     """The keys and the signatures of the chain, in its order."""
     with CheckpointStore.open_readonly(path) as store:
         store.verify().raise_if_broken()
-        return [(entry.idempotency_key, receipt.signature) for receipt, entry in store.receipts()]
+        return [(entry.idempotency_key, receipt.signature) for receipt, entry, _ in store.receipts()]
 
 
 def _contradictions(log: list[Operation], recorded: list[tuple[str, str]]) -> list[str]:

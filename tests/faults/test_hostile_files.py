@@ -120,14 +120,14 @@ SET: Final = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET"
 REFUSED: Final = {
     "a trigger of our name": (
         "DROP TRIGGER IF EXISTS entry_is_never_deleted; "
-        "CREATE TRIGGER entry_is_never_deleted AFTER INSERT ON entry BEGIN UPDATE entry SET milepost = NULL; END"
+        "CREATE TRIGGER entry_is_never_deleted AFTER INSERT ON entry BEGIN UPDATE entry SET entries_so_far = NULL; END"
     ),
-    "a trigger before an insert": "CREATE TRIGGER x BEFORE INSERT ON lane BEGIN DELETE FROM entry; END",
+    "a trigger before an insert": "CREATE TRIGGER x BEFORE INSERT ON run_stage BEGIN DELETE FROM entry; END",
     "a trigger instead of the view": "CREATE TRIGGER x INSTEAD OF INSERT ON checkpoint BEGIN DELETE FROM entry; END",
     "a view for a table": f"DROP TABLE run; CREATE VIEW run AS {ENDLESS}",
     "a virtual table for a table": "DROP TABLE stage; CREATE VIRTUAL TABLE stage USING fts5(x)",
     "a generated column": "ALTER TABLE entry ADD COLUMN x TEXT GENERATED ALWAYS AS (hex(signature))",
-    "a column more": "ALTER TABLE lane ADD COLUMN x TEXT",
+    "a column more": "ALTER TABLE run_stage ADD COLUMN x TEXT",
     "a column less": "DROP VIEW checkpoint; DROP INDEX entry_by_key; ALTER TABLE entry DROP COLUMN idempotency_key",
     "an index on an expression": "CREATE INDEX x ON entry (abs(offset))",
     "an index of our name on less": "DROP INDEX entry_by_key; CREATE INDEX entry_by_key ON entry (idempotency_key)",
@@ -170,7 +170,7 @@ WELCOME: Final = {
     "a table of two thousand columns": f"CREATE TABLE wide ({', '.join(f'c{n}' for n in range(1999))})",
     "a view of a thousand joins": f"CREATE VIEW wide AS {' UNION ALL '.join(['SELECT position FROM entry'] * 400)}",
     "a trigger of a stranger on his own table": (
-        "CREATE TABLE t (x); CREATE TRIGGER y AFTER INSERT ON t BEGIN DELETE FROM entry; DELETE FROM lane; END"
+        "CREATE TABLE t (x); CREATE TRIGGER y AFTER INSERT ON t BEGIN DELETE FROM entry; DELETE FROM run_stage; END"
     ),
     "generated columns": "CREATE TABLE g (a, b AS (a || a), c AS (b || b) STORED); INSERT INTO g VALUES ('x')",
     "a search index": "CREATE VIRTUAL TABLE f USING fts5(a); INSERT INTO f VALUES ('x')",
@@ -234,7 +234,7 @@ COLUMNS: Final = {
               "signature", "run_signature", "milepost"),
     "run": ("run_number", "run_id"),
     "stage": ("stage_number", "stage"),
-    "lane": ("run_number", "stage_number"),
+    "run_stage": ("run_number", "stage_number"),
 }  # fmt: skip
 VALUES: Final = (None, 1.5, float("inf"), "", "text", "7", "x" * 100_000, "\0", b"", b"\xff", bytes(32), -1, 0, 2**63 - 1,
                  -(2**63))  # fmt: skip
@@ -248,7 +248,7 @@ def test_a_value_of_a_wrong_kind_is_an_error_of_ours_or_a_fault(
     """Promise F2: in the first, a middle and the last row of each table, each kind of value that SQLite has."""
     tally = Tally()
     for value in values:
-        for place in ("min(rowid)", "7", "max(rowid)") if table != "lane" else ("",):
+        for place in ("min(rowid)", "7", "max(rowid)") if table != "run_stage" else ("",):
             where = f"WHERE rowid = (SELECT {place} FROM {table})" if place else "WHERE run_number = 1 AND stage_number = 1"
             try:
                 path = _laid(template, (f"UPDATE {table} SET {column} = ? {where}", (value,)), loose=True)

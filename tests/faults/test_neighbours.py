@@ -176,8 +176,8 @@ class Reader:
         head = self.store.head()
         new = list(self.store.receipts(after=self.last))
         assert head.entries >= self.last, "went back"
-        assert [receipt.position for receipt, _ in new] == list(range(self.last + 1, self.last + len(new) + 1))
-        self.seen.update((receipt.position, receipt.signature) for receipt, _ in new)
+        assert [receipt.position for receipt, *_ in new] == list(range(self.last + 1, self.last + len(new) + 1))
+        self.seen.update((receipt.position, receipt.signature) for receipt, *_ in new)
         assert self.seen[head.entries] == head.signature, "not a prefix of what followed"
         self.last += len(new)
         return self.last
@@ -205,7 +205,7 @@ def _kill_beside_readers(path: Path, kills: int, seed: int) -> list[Reader]:
                 assert reader.look() >= told, "an answer was given, and the reader does not see it"
         last = readers[0].store
         last.verify(expected=Head(readers[0].last, readers[0].seen[readers[0].last])).raise_if_broken()
-        final = {receipt.position: receipt.signature for receipt, _ in last.receipts()}
+        final = {receipt.position: receipt.signature for receipt, *_ in last.receipts()}
         assert all(reader.seen.items() <= {0: "0" * 64, **final}.items() for reader in readers)
     finally:
         for reader in readers:

@@ -140,7 +140,8 @@ CHANGES: Final = {
 }
 _COPY: Final = (
     "INSERT INTO entry SELECT {to}, run_number, stage_number, sequence + 1000, offset, event_time_ms, "
-    "idempotency_key || ' again', at_ms, signature, run_signature, milepost FROM entry WHERE position = {position}"
+    "idempotency_key || ' again', at_ms, signature, run_signature, entries_so_far, detail FROM entry "
+    "WHERE position = {position}"
 )
 _PUT_OLDER: Final = (
     "UPDATE entry SET (offset, at_ms, signature) = (SELECT offset, at_ms, signature FROM entry WHERE position = 1) "

@@ -33,7 +33,7 @@ def _record(path: Path, *entries: Checkpoint) -> None:
 
 
 def _names(excerpt: active.Excerpt) -> list[str]:
-    return [f"{lane.run_id} {lane.stage}" for lane in excerpt.lanes]
+    return [f"{run_stage.run_id} {run_stage.stage}" for run_stage in excerpt.run_stages]
 
 
 def test_where_there_is_room_everything_is_shown(path: Path, connection: apsw.Connection) -> None:
@@ -42,7 +42,7 @@ def test_where_there_is_room_everything_is_shown(path: Path, connection: apsw.Co
     _record(path, *(entry(i, run_id=run, stage=stage) for run, stage, i in steps))
     same, each = active.same_stages(connection, None, 9, 9), active.of_each_run(connection, 9, 9)
     assert _names(same) == _names(each) == ["b load", "a load", "a sort"]
-    assert [lane.entries for lane in same.lanes] == [2, 1, 1]
+    assert [run_stage.entries for run_stage in same.run_stages] == [2, 1, 1]
     assert (same.rest, each.rest, same.or_more, each.or_more) == (0, 0, False, False)
 
 
@@ -77,7 +77,7 @@ def test_each_run_has_its_share_of_the_rows(path: Path, connection: apsw.Connect
     steps = [(f"run-{i}", f"stage-{k}") for i, stages in enumerate((1, 9, 5)) for k in range(stages)]
     _record(path, *(entry(1, run_id=run, stage=stage) for run, stage in steps))
     excerpt = active.of_each_run(connection, 3, 8)
-    assert [lane.run_id for lane in excerpt.lanes] == ["run-0"] + 3 * ["run-1"] + 4 * ["run-2"]
+    assert [run_stage.run_id for run_stage in excerpt.run_stages] == ["run-0"] + 3 * ["run-1"] + 4 * ["run-2"]
     assert _names(excerpt)[1:4] == ["run-1 stage-6", "run-1 stage-7", "run-1 stage-8"]
     assert (excerpt.rest, excerpt.rest_of_run) == (7, {2: 6, 3: 1})
 
@@ -104,12 +104,12 @@ def test_stages_beyond_counting_are_at_least_so_many(
 def test_a_stage_of_a_run_is_found_by_its_names(path: Path, connection: apsw.Connection) -> None:
     """Or it is None."""
     _record(path, entry(1), entry(2), entry(1, run_id="run-8", stage="sort"))
-    lane = active.stage_of_run(connection, "run-7", "load")
-    assert lane is not None
-    assert (lane.run_id, lane.stage, lane.entries) == ("run-7", "load", 2)
+    run_stage = active.stage_of_run(connection, "run-7", "load")
+    assert run_stage is not None
+    assert (run_stage.run_id, run_stage.stage, run_stage.entries) == ("run-7", "load", 2)
     assert active.stage_of_run(connection, "run-7", "sort") is None
     assert active.stage_of_run(connection, "run-9", "load") is None
-    assert active.same_stages(connection, "run-9", 9, 9).lanes == []
+    assert active.same_stages(connection, "run-9", 9, 9).run_stages == []
 
 
 class Work(NamedTuple):
@@ -153,8 +153,8 @@ def test_more_runs_and_stages_are_no_more_work(
     found = []
     for stages, runs in few_and_many:
         path = tmp_path / f"{stages}-{runs}"
-        lanes = [(f"run-{run}", f"stage-{stage}") for run in range(runs) for _ in range(2) for stage in range(stages)]
-        _record(path, *(entry(i, run_id=run, stage=stage) for i, (run, stage) in enumerate(lanes)))
+        run_stages = [(f"run-{run}", f"stage-{stage}") for run in range(runs) for _ in range(2) for stage in range(stages)]
+        _record(path, *(entry(i, run_id=run, stage=stage) for i, (run, stage) in enumerate(run_stages)))
         connection = apsw.Connection(str(path), apsw.SQLITE_OPEN_READONLY)
         found.append(_work(connection, ask))
         connection.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import arro3.core as arrow
 import duckdb
@@ -61,7 +61,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointSto
         yield store
 
 
-def _records(frame: Frame | CheckpointStore) -> list[tuple[Receipt, Checkpoint]]:
+COLUMNS: Final = ("run_id", "stage", "sequence", "offset", "event_time", "idempotency_key", "at")
+
+
+def _records(frame: Frame | CheckpointStore) -> list[tuple[Receipt, Checkpoint, str | None]]:
     """A frame's rows as what `receipts` gives: times as integers, since not every one fits a datetime."""
     table = arrow.Table.from_arrow(frame)
 
@@ -69,10 +72,10 @@ def _records(frame: Frame | CheckpointStore) -> list[tuple[Receipt, Checkpoint]]
         column = table.column(name)
         return (column.cast(arrow.DataType.int64()) if arrow.DataType.is_timestamp(column.type) else column).to_pylist()
 
-    names = ("position", "signature", "run_id", "stage", "sequence", "offset", "event_time", "idempotency_key", "at")
+    names = ("position", "signature", *COLUMNS, "detail")
     return [
-        (Receipt(position, signature), Checkpoint(run_id, stage, sequence, Watermark(offset, event_time), key, at))
-        for position, signature, run_id, stage, sequence, offset, event_time, key, at in zip(
+        (Receipt(position, signature), Checkpoint(run_id, stage, sequence, Watermark(offset, event_time), key, at), detail)
+        for position, signature, run_id, stage, sequence, offset, event_time, key, at, detail in zip(
             *map(values, names), strict=True
         )
     ]
@@ -146,16 +149,20 @@ def test_each_library_gets_the_same_values(recorded: CheckpointStore) -> None:
     """Names, integers, times in UTC and signatures, down to the row."""
     frame = recorded.frame(limit=9)
     expected = pa.table(frame).to_pylist()
-    assert [receipt.signature for receipt, _ in recorded.receipts(limit=9)] == [row["signature"] for row in expected]
+    assert [receipt.signature for receipt, *_ in recorded.receipts(limit=9)] == [row["signature"] for row in expected]
     assert pl.DataFrame(frame).to_dicts() == expected
     assert pl.DataFrame(duckdb.sql("SELECT * FROM frame").to_arrow_table()).to_dicts() == expected
-    assert pd.DataFrame.from_arrow(frame).to_dict("records") == expected
+    as_pandas = pd.DataFrame.from_arrow(frame)
+    assert as_pandas.drop(columns="detail").to_dict("records") == [
+        {name: value for name, value in row.items() if name != "detail"} for row in expected
+    ]
+    assert as_pandas["detail"].isna().all()  # pandas has NaN for a text that is NULL
 
 
 def test_the_shorthands_give_the_frames_of_each_library(recorded: CheckpointStore) -> None:
     """Without a word of Arrow."""
     frame = recorded.frame()
-    assert (LENGTH, 9) == frame.to_polars().shape == frame.to_pandas().shape == frame.to_arrow().shape
+    assert (LENGTH, 10) == frame.to_polars().shape == frame.to_pandas().shape == frame.to_arrow().shape
     assert frame.columns == frame.to_polars().columns
     assert [str(frame.to_pandas().dtypes[name]) for name in ("run_id", "at")] == ["category", "datetime64[ms, UTC]"]
 
@@ -221,27 +228,39 @@ def test_an_error_in_the_middle_arrives_with_its_message(
             raise DamagedStoreError("orders.milepost", "page 7 is torn")
         return original(*given)
 
-    original = rows.names
-    monkeypatch.setattr(rows, "names", names)
+    original = rows.run_ids_and_stages
+    monkeypatch.setattr(rows, "run_ids_and_stages", names)
     with pytest.raises(Exception, match=r"orders\.milepost: page 7 is torn"):
         take(recorded.frame())
 
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [(0, None), (1, 99), (3, "one"), (5, 0.5), (6, None), (6, b"key"), (7, "now"), (8, None), (8, b"short")],
+    [
+        (0, None),
+        (1, 99),
+        (3, "one"),
+        (5, 0.5),
+        (6, None),
+        (6, b"key"),
+        (7, "now"),
+        (8, None),
+        (8, b"short"),
+        (9, b"{}"),
+        (9, 7),
+    ],
 )
 def test_a_damaged_row_is_a_damaged_store(
     recorded: CheckpointStore, monkeypatch: pytest.MonkeyPatch, column: int, value: Any
 ) -> None:
     """In a damaged file SQLite gives what it finds, whatever the table declares."""
 
-    def page(*given: Any, linked: bool) -> list[tuple[Any, ...]]:
-        *before, last = original(*given, linked=linked)
+    def page(*given: Any) -> list[tuple[Any, ...]]:
+        *before, last = original(*given)
         return [*before, (*last[:column], value, *last[column + 1 :])]
 
-    original = rows.page
-    monkeypatch.setattr(rows, "page", page)
+    original = rows.signed_rows
+    monkeypatch.setattr(rows, "signed_rows", page)
     with pytest.raises(Exception, match=r"DamagedStoreError: .* restore it from a copy"):
         recorded.frame().to_polars()
 

@@ -33,7 +33,7 @@ steps = st.tuples(st.integers(1, 1000), st.integers(0, 5000), st.integers(0, 500
 
 
 @st.composite
-def lanes(draw: st.DrawFn) -> list[Mark]:
+def run_stages(draw: st.DrawFn) -> list[Mark]:
     """The marks of a stage: sequences rise, with gaps; offsets and times do not fall."""
     marks = [Mark(draw(st.integers(0, 5)), 0, 0, 0)]
     for sequence, offset, at_ms in draw(st.lists(steps, max_size=200)):
@@ -42,7 +42,7 @@ def lanes(draw: st.DrawFn) -> list[Mark]:
     return marks
 
 
-@given(lanes(), st.integers(2, 300))
+@given(run_stages(), st.integers(2, 300))
 def test_an_outline_is_some_of_the_marks_in_order_with_both_ends(marks: list[Mark], points: int) -> None:
     """And no more than asked for."""
     found = _outline(marks, points)
@@ -53,7 +53,7 @@ def test_an_outline_is_some_of_the_marks_in_order_with_both_ends(marks: list[Mar
     assert len(found.neighbours) == len(found.marks) - 1
 
 
-@given(lanes())
+@given(run_stages())
 def test_no_mark_is_far_from_the_outline(marks: list[Mark]) -> None:
     """Each lies between two chosen ones that are close together or have nothing between them."""
     found = _outline(marks, 10_000)

@@ -526,7 +526,7 @@ def test_what_lies_far_below_the_middle_of_the_sequences_is_drawn(store: Checkpo
     assert [offset for _, offset in line] == list(offsets.values())
 
 
-@pytest.mark.parametrize("statement", ["_NAMES", "_FIRST_OF_LANE", "_LAST_OF_LANE", "_FROM_MIDDLE"])
+@pytest.mark.parametrize("statement", ["_NAMES", "_FIRST_OF_RUN_STAGE", "_LAST_OF_RUN_STAGE", "_FROM_MIDDLE"])
 def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     """In a damaged file SQLite gives what it finds, whatever the table declares."""
     store.append_many(_ticking(40))

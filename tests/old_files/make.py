@@ -2,7 +2,7 @@
 Make the files of this directory: a store as this version of the format has it, plain and keyed, and what it holds as JSON.
 
 Run once for each version of the format, by the last commit before the version rises; what is here is never made anew:
-`PYTHONPATH=src python tests/old_files/make.py tests/old_files/version-1`
+`PYTHONPATH=src python tests/old_files/make.py tests/old_files/version-2`
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from milepost import CheckpointStore, Watermark
+from milepost import Checkpoint, CheckpointStore, Watermark
 
 KEY: Final = bytes(range(32))
 RUNS: Final = ("nightly-1", "2026-ü-日本-🚀", "'; DROP TABLE entry; --")
 STAGES: Final = ("extract", "Umsätze <b>")
 OTHERS: Final = [(run, stage) for run in RUNS for stage in STAGES][1:]
+DETAILS: Final = ('{"state":"failed","error":"ValueError"}', '{"note":"ü \\n \\"quoted\\" 🚀"}')
 SINK: Final = """
 CREATE TABLE sink (number INTEGER PRIMARY KEY, name TEXT NOT NULL, CHECK (length(name) > 0)); -- the caller's own
 CREATE INDEX sink_by_name ON sink (name);
@@ -42,6 +43,9 @@ def make(path: Path, key: bytes | None) -> None:
                 with store.transaction() as connection:
                     connection.execute("INSERT INTO sink VALUES (?, ?)", (number, f"{stage} {number}"))
                     store.advance(run, stage, Watermark(10**6 + number, 2**63 - 1), idempotency_key=f"ü {number}\n")
+        # Entries with a detail, of a stage of milepost's own: an import records them so.
+        detailed = [Checkpoint(RUNS[0], "milepost:run", n, Watermark(n, 0), f"run {n}", 1767225700000 + n) for n in (1, 2)]
+        store._writer.append_many(detailed, DETAILS)
         with store.transaction() as connection:
             sink = list(connection.execute("SELECT number, name FROM sink ORDER BY number"))
         holds: dict[str, Any] = {
@@ -50,6 +54,7 @@ def make(path: Path, key: bytes | None) -> None:
             "runs": {run.run_id: store.chain_signature(run.run_id) for run in store.runs()},
             "sink": sink,
             "entries": [[*each[:3], *each.watermark, *each[4:]] for each in store.history()],
+            "details": [detail for *_, detail in store.receipts()],
         }
     text = json.dumps(holds, ensure_ascii=False, separators=(",", ":"))
     (path.parent / f"{path.name}.json").write_text(text.replace("],[", "],\n[") + "\n", encoding="utf-8")

@@ -48,7 +48,7 @@ def _sound(store: CheckpointStore, sequences: list[int]) -> None:
 # What is refused at the statement
 
 OURS: Final = [
-    "INSERT INTO entry SELECT 4, 1, 1, 4, offset, event_time_ms, 'forged', at_ms, signature, NULL, NULL FROM entry LIMIT 1",
+    "INSERT INTO entry SELECT 4, 1, 1, 4, offset, event_time_ms, 'me', 9, signature, NULL, NULL, NULL FROM entry LIMIT 1",
     "INSERT OR REPLACE INTO entry SELECT * FROM entry",
     "REPLACE INTO entry SELECT * FROM entry",
     "WITH first AS (SELECT * FROM entry) INSERT INTO main.entry SELECT * FROM first WHERE true ON CONFLICT DO NOTHING",
@@ -63,12 +63,14 @@ OURS: Final = [
     "INSERT INTO stage VALUES (9, 'forged')",
     "UPDATE stage SET stage = 'extract'",
     "DELETE FROM stage",
-    "INSERT INTO lane VALUES (9, 9)",
-    "UPDATE lane SET stage_number = 9",
-    "DELETE FROM lane",
+    "INSERT INTO run_stage VALUES (9, 9)",
+    "UPDATE run_stage SET stage_number = 9",
+    "DELETE FROM run_stage",
     "INSERT INTO keyed VALUES (zeroblob(32))",
+    "INSERT INTO stage_cursor VALUES (1, 1, 1, 'forged')",
+    "INSERT INTO chain_base VALUES (1, zeroblob(32))",
     "DROP TABLE entry",
-    "DROP TABLE IF EXISTS main.lane",
+    "DROP TABLE IF EXISTS main.run_stage",
     "DROP TABLE keyed",
     "DROP INDEX entry_by_key",
     "DROP TRIGGER entry_is_never_updated",
@@ -88,7 +90,7 @@ OURS: Final = [
     "CREATE TEMP TABLE entry (position INTEGER PRIMARY KEY, signature BLOB)",
     "CREATE TABLE temp.run (run_number INTEGER PRIMARY KEY, run_id TEXT)",
     "CREATE TEMP TABLE Stage AS SELECT 1 AS stage_number, 'load' AS stage",
-    "CREATE TEMP VIEW lane AS SELECT 1 AS run_number, 1 AS stage_number",
+    "CREATE TEMP VIEW run_stage AS SELECT 1 AS run_number, 1 AS stage_number",
     "CREATE VIEW temp.keyed AS SELECT zeroblob(32) AS key_check",
 ]
 """Statements that would change tables of milepost's, what hangs on them, or what their names stand for."""
@@ -179,7 +181,7 @@ def test_a_block_cannot_attach_or_detach_a_file(sink: CheckpointStore, statement
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "execute"])
-@pytest.mark.parametrize("statement", ["INSERT INTO run VALUES (9, 'run-9')", "DROP TABLE lane", "COMMIT"])
+@pytest.mark.parametrize("statement", ["INSERT INTO run VALUES (9, 'run-9')", "DROP TABLE run_stage", "COMMIT"])
 def test_what_a_block_cannot_do_it_cannot_do_in_another_way(sink: CheckpointStore, statement: str, way: str) -> None:
     """By a cursor, or as many at once."""
     _refuse(sink, statement, way)

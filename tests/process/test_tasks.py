@@ -224,7 +224,7 @@ def test_of_many_tasks_one_of_which_raises_in_its_block_all_that_was_acknowledge
     _run(main)
     assert refused != []
     assert all("task" in problem for problem in refused)
-    assert [(r.position, r.signature, e.idempotency_key) for r, e in sink.receipts()] == [
+    assert [(r.position, r.signature, e.idempotency_key) for r, e, _ in sink.receipts()] == [
         (receipt.position, receipt.signature, key) for receipt, key in acknowledged
     ]
     assert _records(sink) == []

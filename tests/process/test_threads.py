@@ -392,7 +392,7 @@ def test_what_threads_were_told_is_what_is_there(path: Path, rounds: int, durabi
             (call, 10 * group + n) for group, call in enumerate((appends, advances, blocks, loops, reads)) for n in (1, 2)
         ]
         all_at_once([lambda call=call, n=n: call(n) for call, n in calls])  # type: ignore[misc]
-        receipts = {receipt.position: (receipt, e) for receipt, e in store.receipts()}
+        receipts = {receipt.position: (receipt, e) for receipt, e, _ in store.receipts()}
         for receipt, key in told:
             found, kept = receipts[receipt.position]
             assert (found.signature, kept.idempotency_key) == (receipt.signature, key)

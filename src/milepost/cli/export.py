@@ -43,7 +43,8 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
     Write the checkpoints down for other programs.
 
     jsonl is exact: a line of JSON for each checkpoint, in the order of the chain, with its seven values (run_id, stage,
-    sequence, offset, event_time_ms, idempotency_key, at_ms). `milepost import` reads it back to the same signature.
+    sequence, offset, event_time_ms, idempotency_key, at_ms), and its detail if it has one. `milepost import` reads it
+    back to the same signature.
 
     csv is for spreadsheets, with the columns of the view `checkpoint`, in UTF-8. It is not exact: a name that would start
     a formula has an apostrophe before it, and characters that a screen obeys or hides are written out, like \x1b.
@@ -61,9 +62,9 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
 
 
 def _write_jsonl(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
-    entries = store.history(run_id, stage)
+    entries = store.receipts(run_id, stage)
     while page := list(islice(entries, _BATCH)):
-        stream.write("".join(output.line(record.checkpoint(entry)) for entry in page).encode("ascii"))
+        stream.write("".join(output.line(record.exported(entry, detail)) for _, entry, detail in page).encode("ascii"))
 
 
 def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
@@ -71,7 +72,7 @@ def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, st
     text = io.StringIO(newline="")
     # Every name in quotes: a program that takes another separator, as some do by their language, finds none inside.
     table = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
-    table.writerow(["position", *record.FIELDS, "event_time", "at", "signature"])
+    table.writerow(["position", *record.FIELDS, "event_time", "at", "signature", "detail"])
     while True:
         stream.write(text.getvalue().encode())
         text.seek(0)
@@ -79,9 +80,9 @@ def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, st
         page = list(islice(entries, _BATCH))
         if not page:
             return
-        for receipt, entry in page:
+        for receipt, entry, detail in page:
             times = output.iso(entry.watermark.event_time_ms), output.iso(entry.at_ms)
-            cells = (receipt.position, *record.checkpoint(entry).values(), *times, receipt.signature)
+            cells = (receipt.position, *record.checkpoint(entry).values(), *times, receipt.signature, detail)
             table.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
 
 

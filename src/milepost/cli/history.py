@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from milepost.receipt import Receipt
     from milepost.times import Time
 
-    _Recorded = tuple[Receipt, Checkpoint]
+    _Recorded = tuple[Receipt, Checkpoint, str | None]
 
 
 _PAGE: Final = 1000
@@ -102,7 +102,9 @@ def _history_table(run_id: str | None, stage: str | None) -> output.Table:
     )
 
 
-def _history_row(run_id: str | None, stage: str | None, receipt: Receipt, entry: Checkpoint) -> list[str]:
+def _history_row(
+    run_id: str | None, stage: str | None, receipt: Receipt, entry: Checkpoint, _detail: str | None
+) -> list[str]:
     """A row of the history; what is the same in all rows needs no column."""
     return [
         str(receipt.position),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -14,18 +12,20 @@ from milepost.cli import argument, record
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.head import show_head
 from milepost.cli.new_file import not_there_yet
-from milepost.creation import directory_beside, refuse_long_directory
-from milepost.errors import InvalidCheckpointError, RejectedCheckpointError, shown
+from milepost.errors import shown
 from milepost.files import absolute
+from milepost.restore import RefusedEntryError, restore
+from milepost.signature import fault_of_detail
 from milepost.store import CheckpointStore
 from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    _Entry = tuple[Checkpoint, str | None]
 
-_BATCH: Final = 10_000  # entries that are read at a time
-_LONGEST_LINE: Final = 65_536  # bytes; three names of 1,024 bytes, escaped, and four integers have 18,600
+
+_LONGEST_LINE: Final = 65_536  # bytes; three names of 1,024 bytes and a detail of 4,096, escaped, have 43,200
 
 
 class WrongLine(click.ClickException):
@@ -51,35 +51,16 @@ def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
     The new file appears when all of it is there; a line that is wrong is named by its number, and then nothing appears.
     """
     target = not_there_yet(absolute(new))
-    refuse_long_directory(target, levels=2)  # the store that is filled is made within the directory that is made for it
-    with (
-        click.open_file(source, "rb") as lines,
-        directory_beside(target) as aside,
-        # The backup of this is what has to last.
-        CheckpointStore(Path(aside, "new"), durability="normal", hmac_key=argument.key(key_file)) as store,
-    ):
-        checkpoints = _checkpoints(lines)
-        while batch := list(islice(checkpoints, _BATCH)):
-            _append(store, batch)
-        head = store.backup(target)
-    show_head(head, as_json=as_json)
+    with click.open_file(source, "rb") as lines:
+        try:
+            restore(target, _entries(lines), argument.key(key_file))
+        except RefusedEntryError as error:
+            raise WrongLine(error.index + 1, error.why) from None
+    with CheckpointStore.open_readonly(target) as made:
+        show_head(made.head(), as_json=as_json)
 
 
-def _append(store: CheckpointStore, batch: list[Checkpoint]) -> None:
-    """Append the next lines of a file, of which every line before is in the store."""
-    before = len(store)
-    try:
-        receipt = store.append_many(batch)
-    except (InvalidCheckpointError, RejectedCheckpointError) as error:
-        *facts, index = error.args
-        raise WrongLine(before + index + 1, str(type(error)(*facts))) from None
-    if receipt.duplicates:
-        recorded = [*store.history(after=before), None]
-        index = next(i for i, (entry, kept) in enumerate(zip(batch, recorded, strict=False)) if entry != kept)
-        raise WrongLine(before + index + 1, "this checkpoint is in the file already, further up")
-
-
-def _checkpoints(lines: IO[bytes]) -> Iterator[Checkpoint]:
+def _entries(lines: IO[bytes]) -> Iterator[_Entry]:
     number = 0
     while line := lines.readline(_LONGEST_LINE + 1):
         number += 1
@@ -90,7 +71,7 @@ def _checkpoints(lines: IO[bytes]) -> Iterator[Checkpoint]:
         except (ValueError, RecursionError) as error:
             why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise WrongLine(number, f"no JSON object in UTF-8 ({why})") from None
-        yield _checkpoint(number, values)
+        yield _entry(number, values)
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,13 +81,18 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _checkpoint(number: int, values: object) -> Checkpoint:
-    """The checkpoint of `record.checkpoint`; whether it is a valid one is for the store to say."""
+def _entry(number: int, values: object) -> _Entry:
+    """The entry of `record.exported`; whether its checkpoint is a valid one is for the store to say."""
     if not isinstance(values, dict):
         raise WrongLine(number, f"must be a JSON object, not {shown(values)}")
-    if values.keys() != set(record.FIELDS):
+    if values.keys() - {"detail"} != set(record.FIELDS):
         wrong = [f"{name} is missing" for name in record.FIELDS if name not in values]
         wrong += [f"{shown(name)} is no value of a checkpoint" for name in values if name not in record.FIELDS]
-        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}")
+        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}, and detail if there is one")
     run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in record.FIELDS)
-    return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
+    detail = values.get("detail")
+    if "detail" in values:
+        wrong_detail = fault_of_detail(detail)
+        if wrong_detail is not None:
+            raise WrongLine(number, f"detail {shown(detail)}: {wrong_detail}")
+    return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms), detail

@@ -29,7 +29,7 @@ def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
     if as_json:
         output.document(record.recorded(*found))
         return
-    receipt, entry = found
+    receipt, entry, detail = found
     output.facts(
         {
             "run": entry.run_id,
@@ -41,5 +41,6 @@ def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
             "at": output.time(entry.at_ms),
             "position": str(receipt.position),
             "signature": receipt.signature,
+            **({} if detail is None else {"detail": detail}),
         }
     )

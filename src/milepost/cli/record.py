@@ -18,12 +18,17 @@ FIELDS: Final = ("run_id", "stage", "sequence", "offset", "event_time_ms", "idem
 
 
 def checkpoint(entry: Checkpoint) -> Record:
-    """A checkpoint as it is exported: exact, and nothing twice."""
+    """The values of a checkpoint."""
     run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
     return dict(zip(FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
 
 
-def recorded(receipt: Receipt, entry: Checkpoint) -> Record:
+def exported(entry: Checkpoint, detail: str | None) -> Record:
+    """An entry as it is exported: exact, nothing twice, and no detail where there is none."""
+    return checkpoint(entry) | ({} if detail is None else {"detail": detail})
+
+
+def recorded(receipt: Receipt, entry: Checkpoint, detail: str | None) -> Record:
     """A checkpoint with its place in the chain: the columns of the view `checkpoint` in the file."""
     return {
         "position": receipt.position,
@@ -35,6 +40,7 @@ def recorded(receipt: Receipt, entry: Checkpoint) -> Record:
         "idempotency_key": entry.idempotency_key,
         **time("at", entry.at_ms),
         "signature": receipt.signature,
+        "detail": detail,
     }
 
 

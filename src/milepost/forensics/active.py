@@ -28,16 +28,16 @@ _RECENT_RUNS: Final = "SELECT run_number FROM entry WHERE position > 0 ORDER BY 
 _NEWEST_RUNS: Final = "SELECT run_number FROM run WHERE run_number > 0 ORDER BY run_number DESC LIMIT ?"
 _RECENT_STAGES: Final = (
     "SELECT stage_number FROM entry INDEXED BY entry_by_run "
-    "WHERE run_number = ? AND milepost IS NOT NULL ORDER BY position DESC LIMIT ?"
+    "WHERE run_number = ? AND entries_so_far IS NOT NULL ORDER BY position DESC LIMIT ?"
 )
-_NEWEST_STAGES: Final = "SELECT stage_number FROM lane WHERE run_number = ? ORDER BY stage_number DESC LIMIT ?"
-_COUNT_OF_STAGES: Final = "SELECT count(*) FROM (SELECT 1 FROM lane WHERE run_number = ? LIMIT ?)"
+_NEWEST_STAGES: Final = "SELECT stage_number FROM run_stage WHERE run_number = ? ORDER BY stage_number DESC LIMIT ?"
+_COUNT_OF_STAGES: Final = "SELECT count(*) FROM (SELECT 1 FROM run_stage WHERE run_number = ? LIMIT ?)"
 _STAGES_OF_FILE: Final = "SELECT max(stage_number) FROM stage"
 _RUN_NUMBER: Final = "SELECT run_number FROM run WHERE run_id = ?"
 _STAGE_NUMBER: Final = "SELECT stage_number FROM stage WHERE stage = ?"
 _NAMES: Final = (
-    "SELECT run_id, stage FROM lane CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) "
-    "WHERE lane.run_number = ? AND lane.stage_number = ?"
+    "SELECT run_id, stage FROM run_stage CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) "
+    "WHERE run_stage.run_number = ? AND run_stage.stage_number = ?"
 )
 
 
@@ -46,13 +46,13 @@ class Excerpt(NamedTuple):
     What is shown of the stages of some runs.
 
     Attributes:
-        lanes: The stages of runs that are shown, in the order of first appearance.
+        run_stages: The stages of runs that are shown, in the order of first appearance.
         rest: How many are not.
         or_more: Whether there may be more than that.
         rest_of_run: How many of these each run has that has any, by its number.
     """
 
-    lanes: list[rows.Lane]
+    run_stages: list[rows.RunStage]
     rest: int
     or_more: bool
     rest_of_run: dict[int, int]
@@ -74,12 +74,12 @@ def same_stages(connection: apsw.Connection, run_id: str | None, runs: int, stag
     return excerpt
 
 
-def of_each_run(connection: apsw.Connection, runs: int, lanes: int) -> Excerpt:
+def of_each_run(connection: apsw.Connection, runs: int, run_stages: int) -> Excerpt:
     """So many stages of runs at most, as evenly as can be from each of the last so many runs: for a row for each of them."""
     run_numbers = _runs(connection, None, runs)
     counts = _counts(connection, run_numbers)
     shares = dict.fromkeys(run_numbers, 0)
-    left = min(lanes, sum(counts.values()))
+    left = min(run_stages, sum(counts.values()))
     while left:
         for run_number in run_numbers:
             if left and shares[run_number] < counts[run_number]:
@@ -93,10 +93,10 @@ def of_each_run(connection: apsw.Connection, runs: int, lanes: int) -> Excerpt:
     return _excerpt(connection, pairs, counts)
 
 
-def stage_of_run(connection: apsw.Connection, run_id: str, stage: str) -> rows.Lane | None:
+def stage_of_run(connection: apsw.Connection, run_id: str, stage: str) -> rows.RunStage | None:
     """A stage of a run by its names, or None if the run does not have it."""
     run_number = connection.execute(_RUN_NUMBER, (run_id,)).get
-    return _lane(connection, run_number, connection.execute(_STAGE_NUMBER, (stage,)).get)
+    return _run_stage(connection, run_number, connection.execute(_STAGE_NUMBER, (stage,)).get)
 
 
 def _runs(connection: apsw.Connection, run_id: str | None, number: int) -> list[int]:
@@ -128,22 +128,22 @@ def _counts(connection: apsw.Connection, run_numbers: list[int]) -> dict[int, in
 
 
 def _excerpt(connection: apsw.Connection, pairs: list[tuple[int, int]], counts: dict[int, int]) -> Excerpt:
-    found = [_lane(connection, run_number, stage_number) for run_number, stage_number in pairs]
-    lanes = [lane for lane in found if lane is not None]
-    shown = Counter(lane.run_number for lane in lanes)
+    found = [_run_stage(connection, run_number, stage_number) for run_number, stage_number in pairs]
+    run_stages = [run_stage for run_stage in found if run_stage is not None]
+    shown = Counter(run_stage.run_number for run_stage in run_stages)
     rest_of_run = {number: count - shown[number] for number, count in counts.items() if count > shown[number]}
-    return Excerpt(lanes, sum(rest_of_run.values()), COUNTED in counts.values(), rest_of_run)
+    return Excerpt(run_stages, sum(rest_of_run.values()), COUNTED in counts.values(), rest_of_run)
 
 
-def _lane(connection: apsw.Connection, run_number: int, stage_number: int) -> rows.Lane | None:
+def _run_stage(connection: apsw.Connection, run_number: int, stage_number: int) -> rows.RunStage | None:
     row: tuple[Any, ...] | None = connection.execute(_NAMES, (run_number, stage_number)).get
     if row is None:
         return None
     run_id, stage = row
     if type(run_id) is not str or type(stage) is not str:
         raise apsw.CorruptError(f"a name is {row!a:.200}, as no append leaves it")
-    entries = _integer(rows.entries_of_lane(connection, run_number, stage_number))
-    return rows.Lane(run_number, stage_number, run_id, stage, entries)
+    entries = _integer(rows.entries_of_run_stage(connection, run_number, stage_number))
+    return rows.RunStage(run_number, stage_number, run_id, stage, entries)
 
 
 def _integer(value: object) -> int:

@@ -37,6 +37,7 @@ CHECKPOINTS: Final = arrow.Schema(
         arrow.Field("idempotency_key", arrow.DataType.utf8(), nullable=False),
         arrow.Field("at", _TIME, nullable=False),
         arrow.Field("signature", arrow.DataType.utf8(), nullable=False),
+        arrow.Field("detail", arrow.DataType.utf8(), nullable=True),
     ]
 )
 
@@ -161,26 +162,27 @@ def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
     return Frame(CHECKPOINTS, batches)
 
 
-def batch(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> arrow.RecordBatch:
-    """A page of linked rows, as rows/ gives them."""
-    run_ids, stages, signatures = rows.names(connection, numbered)
-    columns = zip(*numbered, strict=True) if numbered else repeat((), 9)
-    position, _, _, sequence, offset, event_time_ms, key, at_ms, _ = columns
+def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.RecordBatch:
+    """A page of rows with the columns of `rows.SignedRow`."""
+    columns = zip(*signed, strict=True) if signed else repeat((), len(rows.SignedRow._fields))
+    positions, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, signatures, details = columns
+    run_ids, stages = rows.run_ids_and_stages(connection, run_numbers, stage_numbers)
     try:
         arrays = [
-            _integers(position),
+            _integers(positions),
             _names(run_ids),
             _names(stages),
-            _integers(sequence),
-            _integers(offset),
-            _integers(event_time_ms).cast(_TIME),
-            arrow.Array(key, arrow.DataType.utf8()),
-            _integers(at_ms).cast(_TIME),
-            arrow.Array(signatures, arrow.DataType.utf8()),
+            _integers(sequences),
+            _integers(offsets),
+            _integers(event_times_ms).cast(_TIME),
+            arrow.Array(keys, arrow.DataType.utf8()),
+            _integers(ats_ms).cast(_TIME),
+            arrow.Array([rows.digits(signature) for signature in signatures], arrow.DataType.utf8()),
+            arrow.Array(details, arrow.DataType.utf8()),
         ]
     except (TypeError, ValueError) as error:  # in a damaged file SQLite gives what it finds, STRICT or not
         raise apsw.CorruptError(f"a row has what no append writes: {error}") from error
-    if any(array.null_count for array in arrays):
+    if any(array.null_count for array in arrays[:-1]):
         raise apsw.CorruptError("a row has NULL, which no append writes")
     return arrow.RecordBatch.from_arrays(arrays, schema=CHECKPOINTS)
 

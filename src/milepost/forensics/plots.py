@@ -91,7 +91,7 @@ class Picture(Figure):
 class _Line:
     """A stage of a run, as it is drawn."""
 
-    lane: rows.Lane
+    run_stage: rows.RunStage
     outline: Outline
     colour: str
     dash: str
@@ -101,7 +101,7 @@ class _Line:
 def progress(read: Read, run_id: str | None) -> Picture:
     """See `CheckpointStore.plot.progress`."""
     excerpt = read(active.same_stages, run_id, RUNS, STAGES)
-    lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms, mark.offset, mark.event_time_ms))
+    lines = _lines(read, excerpt.run_stages, lambda mark: (mark.at_ms, mark.offset, mark.event_time_ms))
     height = max(7.2, 1.3 + 2 * _LABEL * len(_last_lines(lines)))
     figure, (above, below) = _figure(f"Progress of {_whose(run_id)}", height, 2)
     if not lines:
@@ -126,7 +126,7 @@ def progress(read: Read, run_id: str | None) -> Picture:
 def lag(read: Read, run_id: str | None) -> Picture:
     """See `CheckpointStore.plot.lag`."""
     excerpt = read(active.same_stages, run_id, RUNS, STAGES)
-    lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms, log10(_lag_ms(mark))), _lag_apart)
+    lines = _lines(read, excerpt.run_stages, lambda mark: (mark.at_ms, log10(_lag_ms(mark))), _lag_apart)
     figure, (axes,) = _figure(f"Lag of {_whose(run_id)}", max(4.2, 1.3 + _LABEL * len(_last_lines(lines))), 1)
     if not lines:
         return _nothing(figure, run_id)
@@ -156,8 +156,8 @@ def lag(read: Read, run_id: str | None) -> Picture:
 def runs(read: Read) -> Picture:
     """See `CheckpointStore.plot.runs`."""
     excerpt = read(active.of_each_run, RUNS, BARS)
-    lines = _lines(read, excerpt.lanes, lambda mark: (mark.at_ms,))
-    last_of_run = {line.lane.run_number: line for line in lines}
+    lines = _lines(read, excerpt.run_stages, lambda mark: (mark.at_ms,))
+    last_of_run = {line.run_stage.run_number: line for line in lines}
     rows_high = len(lines) + 0.6 * len(last_of_run)  # with some air between two runs
     figure, (axes,) = _figure("Runs and their stages", min(1.5 + 0.24 * rows_high, _HIGHEST), 1)
     if not lines:
@@ -165,10 +165,10 @@ def runs(read: Read) -> Picture:
     places, names, place = [], [], 0.0
     run_number = None
     for line in lines:
-        if line.lane.run_number != run_number:
+        if line.run_stage.run_number != run_number:
             place += 0.6
-            run_number = line.lane.run_number
-            names.append(_short(line.lane.run_id))
+            run_number = line.run_stage.run_number
+            names.append(_short(line.run_stage.run_id))
             places.append(place)
         stretches = [(start := _day(each[0].at_ms), _day(each[-1].at_ms) - start) for each in line.outline.stretches()]
         axes.broken_barh(stretches, (place - 0.4, 0.8), facecolor=line.colour, edgecolor=line.colour, linewidth=1)
@@ -177,7 +177,7 @@ def runs(read: Read) -> Picture:
                 [_day(mark.at_ms) for mark in line.outline.marks[silence : silence + 2]], [place, place],
                 color=line.colour, linewidth=0.8, linestyle=":", label="_silence",
             )  # fmt: skip
-        told = f"{_short(line.lane.stage)} · {line.lane.entries:,}"
+        told = f"{_short(line.run_stage.stage)} · {line.run_stage.entries:,}"
         if line is last_of_run[run_number] and run_number in excerpt.rest_of_run:
             told += f" · and {excerpt.rest_of_run[run_number]:,} more"
         axes.annotate(
@@ -248,7 +248,7 @@ def _difference(found: Comparison, divergence: Divergence) -> str:
 
 def _lines(
     read: Read,
-    lanes: Sequence[rows.Lane],
+    run_stages: Sequence[rows.RunStage],
     place: Callable[[Mark], tuple[float, ...]],
     apart: Callable[[Mark, Mark], tuple[float, ...]] | None = None,
 ) -> list[_Line]:
@@ -258,7 +258,7 @@ def _lines(
     `apart` is how far apart two marks, and all between them, can be at most along each axis; where what is drawn does not
     fall, that is how far they are apart themselves.
     """
-    ends = [[Mark(*end) for end in read(rows.ends_of_lane, lane)] for lane in lanes]
+    ends = [[Mark(*end) for end in read(rows.ends_of_run_stage, run_stage)] for run_stage in run_stages]
     corners = [place(mark) for pair in ends for mark in pair]
     sizes = [max(values) - min(values) or 1 for values in zip(*corners, strict=True)]
 
@@ -269,29 +269,29 @@ def _lines(
             lengths = apart(one, two)
         return max(abs(length) / size for length, size in zip(lengths, sizes, strict=True))
 
-    def between(lane: rows.Lane, low: int, high: int) -> Mark | None:
-        found = read(rows.between_in_lane, lane, low, high)
+    def between(run_stage: rows.RunStage, low: int, high: int) -> Mark | None:
+        found = read(rows.between_in_run_stage, run_stage, low, high)
         return None if found is None else Mark(*found)
 
-    points = _POINTS // max(1, len(lanes))  # 50 of each line, where there are most
-    numbered = sorted((lane.stage_number, lane.stage) for lane in lanes)
+    points = _POINTS // max(1, len(run_stages))  # 50 of each line, where there are most
+    numbered = sorted((run_stage.stage_number, run_stage.stage) for run_stage in run_stages)
     stages = {stage: index for index, stage in enumerate(dict.fromkeys(stage for _, stage in numbered))}
     return [
         _Line(
-            lane,
-            outline(first, last, lane.entries, partial(between, lane), distance, points=min(points, 2000)),
-            COLOURS[stages[lane.stage] % len(COLOURS)],
-            _DASHES[stages[lane.stage] // len(COLOURS) % len(_DASHES)],
-            max(4.2 - 1.4 * stages[lane.stage], 1.2) if len(stages) <= len(COLOURS) else 1.2,
+            run_stage,
+            outline(first, last, run_stage.entries, partial(between, run_stage), distance, points=min(points, 2000)),
+            COLOURS[stages[run_stage.stage] % len(COLOURS)],
+            _DASHES[stages[run_stage.stage] // len(COLOURS) % len(_DASHES)],
+            max(4.2 - 1.4 * stages[run_stage.stage], 1.2) if len(stages) <= len(COLOURS) else 1.2,
         )
-        for lane, (first, last) in zip(lanes, ends, strict=True)
+        for run_stage, (first, last) in zip(run_stages, ends, strict=True)
     ]
 
 
 def _by_stage(read: Read, run_id: str, stages: Iterable[str]) -> dict[str, _Line]:
     """Those of these stages that a run has, outlined for a picture of offsets by sequence."""
-    lanes = [lane for stage in stages if (lane := read(active.stage_of_run, run_id, stage)) is not None]
-    return {line.lane.stage: line for line in _lines(read, lanes, lambda mark: (mark.sequence, mark.offset))}
+    run_stages = [run_stage for stage in stages if (run_stage := read(active.stage_of_run, run_id, stage)) is not None]
+    return {line.run_stage.stage: line for line in _lines(read, run_stages, lambda mark: (mark.sequence, mark.offset))}
 
 
 def _offset(mark: Mark) -> float:
@@ -344,7 +344,7 @@ def _figure(title: str, height: float, panels: int, *, share: bool = True) -> tu
 
 
 def _style(line: _Line) -> dict[str, Any]:
-    return {"color": line.colour, "linestyle": line.dash, "linewidth": line.width, "label": f"_{line.lane.stage}"}
+    return {"color": line.colour, "linestyle": line.dash, "linewidth": line.width, "label": f"_{line.run_stage.stage}"}
 
 
 def _points(marks: Sequence[Mark], lines: Sequence[_Line]) -> dict[str, Any]:
@@ -362,7 +362,7 @@ def _mark_silences(axes: Axes, line: _Line, height: Callable[[Mark], float]) -> 
 
 def _last_lines(lines: list[_Line]) -> list[_Line]:
     """Of each stage the line of its last run."""
-    return list({line.lane.stage: line for line in lines}.values())
+    return list({line.run_stage.stage: line for line in lines}.values())
 
 
 def _label_stages(axes: Axes, lines: list[_Line], height: Callable[[Mark], float]) -> None:
@@ -391,7 +391,7 @@ def _label_stages(axes: Axes, lines: list[_Line], height: Callable[[Mark], float
         look = {"color": line.colour, "linestyle": line.dash, "linewidth": 1.4}
         sample = {**look, "arrowstyle": "-", "shrinkA": 4, "shrinkB": 0} if many else None
         axes.annotate(
-            _short(line.lane.stage), (1.01, top), (1.06 if many else 1.01, top), xycoords="axes fraction",
+            _short(line.run_stage.stage), (1.01, top), (1.06 if many else 1.01, top), xycoords="axes fraction",
             textcoords="axes fraction", arrowprops=sample, color=line.colour, va="center", fontsize=9,
             annotation_clip=False, **_PLAIN,
         )  # fmt: skip
@@ -402,7 +402,7 @@ def _label_runs(axes: Axes, lines: list[_Line]) -> None:
     starts: dict[str, int] = {}
     for line in lines:
         at_ms = line.outline.marks[0].at_ms
-        starts[line.lane.run_id] = min(at_ms, starts.get(line.lane.run_id, at_ms))
+        starts[line.run_stage.run_id] = min(at_ms, starts.get(line.run_stage.run_id, at_ms))
     to_share = axes.transData + axes.transAxes.inverted()
     free = 0.0
     for run_id, at_ms in sorted(starts.items(), key=lambda item: item[1]):
@@ -434,10 +434,10 @@ def _note(figure: Picture, text: str) -> None:
 def _counted(
     read: Read, run_id: str | None, lines: list[_Line], excerpt: active.Excerpt, legend: str, drawn: str = "stage"
 ) -> str:
-    entries = sum(line.lane.entries for line in lines)
+    entries = sum(line.run_stage.entries for line in lines)
     found = f"{entries:,} checkpoints" + (" of the stages active last" if excerpt.rest else "")
     if run_id is None:
-        shown_runs, all_runs = len({line.lane.run_number for line in lines}), read(rows.count_of_runs)
+        shown_runs, all_runs = len({line.run_stage.run_number for line in lines}), read(rows.count_of_runs)
         found += " in " if excerpt.rest else " of "
         found += "" if shown_runs == all_runs else f"the last {shown_runs:,} of "
         found += "1 run" if all_runs == 1 else f"{all_runs:,} runs"

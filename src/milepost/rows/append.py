@@ -11,14 +11,22 @@ import apsw
 from milepost.checkpoint import MAX_INTEGER, Checkpoint
 from milepost.mileposts import BOUND, RUN, RUN_NUMBER, RUN_STAGE, STAGE_NUMBER, entries_so_far
 from milepost.receipt import Receipt, receipt_of
-from milepost.rows.columns import FIELDS, NUMBERS, OWN_SIGNATURE, Statements, checked_signature, checkpoint
-from milepost.signature import EMPTY
+from milepost.rows.columns import (
+    FIELDS,
+    NUMBERS,
+    OWN_SIGNATURE,
+    EntryRow,
+    Statements,
+    chain_base,
+    checked_signature,
+    checkpoint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def state(connection: Statements, run_id: str, stage: str) -> tuple[Any, ...]:
+def append_state(connection: Statements, run_id: str, stage: str) -> tuple[Any, ...]:
     """
     All that an append has to know before it writes, in one statement.
 
@@ -30,7 +38,7 @@ def state(connection: Statements, run_id: str, stage: str) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = connection.execute(_STATE, (run_id, stage)).get
     if row is None:  # the first entry of the file
         numbers: tuple[Any, ...] = connection.execute(NUMBERS, (run_id, stage)).get
-        return (0, EMPTY, *numbers, None, None, None, None, None)
+        return (*chain_base(connection), *numbers, None, None, None, None, None)
     if tuple(map(type, row)) not in _STATES or not 0 < row[0] < MAX_INTEGER:
         raise apsw.CorruptError("the last rows are not as an append leaves them")
     return row
@@ -53,13 +61,13 @@ _STATE: Final = (
 )
 
 
-def entries_of_lane(connection: Statements, run_number: int, stage_number: int) -> int:
+def entries_of_run_stage(connection: Statements, run_number: int, stage_number: int) -> int:
     """How many entries a stage has in a run."""
-    entries: int | None = connection.execute(_ENTRIES_OF_LANE, (run_number, stage_number)).get
+    entries: int | None = connection.execute(_ENTRIES_OF_RUN_STAGE, (run_number, stage_number)).get
     return entries or 0
 
 
-_ENTRIES_OF_LANE: Final = f"SELECT {entries_so_far(BOUND)}"
+_ENTRIES_OF_RUN_STAGE: Final = f"SELECT {entries_so_far(BOUND)}"
 
 
 def add_run(connection: Statements, run_id: str) -> int:
@@ -74,35 +82,41 @@ def add_stage(connection: Statements, stage: str) -> int:
     return number
 
 
-def add_lane(connection: Statements, run_number: int, stage_number: int) -> None:
+def add_run_stage(connection: Statements, run_number: int, stage_number: int) -> None:
     """Note that a run has a stage."""
-    connection.execute("INSERT INTO lane (run_number, stage_number) VALUES (?, ?)", (run_number, stage_number))
+    connection.execute("INSERT INTO run_stage (run_number, stage_number) VALUES (?, ?)", (run_number, stage_number))
 
 
 def add_entries(connection: Statements, numbered: Sequence[tuple[Any, ...]]) -> None:
-    """Add numbered rows at the end of the chain; a key that the stage of the run has already is a ConstraintError."""
+    """
+    Add rows at the end of the chain.
+
+    Args:
+        connection: Runs the statement.
+        numbered: Rows with the columns of `EntryRow`.
+
+    Raises:
+        apsw.ConstraintError: The stage of the run has the key of one of them already; the rows before it were added.
+    """
     if len(numbered) == 1:
         connection.execute(_ADD_ENTRY, numbered[0])
     else:
         connection.executemany(_ADD_ENTRY, numbered)
 
 
-_ADD_ENTRY: Final = (
-    "INSERT INTO entry (position, run_number, stage_number, sequence, offset, event_time_ms, idempotency_key, at_ms, "
-    "signature, run_signature, milepost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_ADD_ENTRY: Final = f"INSERT INTO entry ({', '.join(EntryRow._fields)}) VALUES ({', '.join('?' * len(EntryRow._fields))})"
 
 
-def recorded(connection: Statements, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
+def find_duplicate(connection: Statements, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
     """The checkpoint that a stage of a run has recorded under a key, or None."""
-    row = connection.execute(_RECORDED, (key, run_id, stage)).get
+    row = connection.execute(_DUPLICATE, (key, run_id, stage)).get
     if row is None:
         return None
     position, signature, *fields = row
     return receipt_of(position, checked_signature(signature), duplicate=True), checkpoint(run_id, stage, *fields)
 
 
-_RECORDED: Final = (
+_DUPLICATE: Final = (
     f"SELECT position, signature, {FIELDS} FROM entry INDEXED BY entry_by_key "
     f"WHERE idempotency_key = ? AND run_number = {RUN_NUMBER} AND stage_number = {STAGE_NUMBER}"
 )

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 import apsw
 
 from milepost.checkpoint import Checkpoint, Watermark
 from milepost.mileposts import RUN_NUMBER, STAGE_NUMBER
-from milepost.signature import EMPTY
+from milepost.signature import START, ChainBase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
 Statements = apsw.Connection | apsw.Cursor
 """What runs a statement: a connection, or a writer's own cursor, whose statements are not the caller's."""
+
+
+class EntryRow(NamedTuple):
+    """A row of `entry` as it is, whatever is in it. Statements and loops have its columns in this order."""
+
+    position: int
+    run_number: int
+    stage_number: int
+    sequence: int
+    offset: int
+    event_time_ms: int
+    idempotency_key: str
+    at_ms: int
+    signature: bytes
+    run_signature: bytes | None
+    entries_so_far: int | None
+    detail: str | None
+
 
 PAGE: Final = 200
 """
@@ -32,13 +50,15 @@ OWN_SIGNATURE: Final = "ifnull(last.run_signature, last.signature)"  # of the ru
 RUN_ID: Final = "(SELECT run_id FROM run WHERE run.run_number = entry.run_number)"
 STAGE_NAME: Final = "(SELECT stage FROM stage WHERE stage.stage_number = entry.stage_number)"
 FIELDS: Final = "entry.sequence, entry.offset, entry.event_time_ms, entry.idempotency_key, entry.at_ms"
-FIELDS_WITH_BYTES: Final = (  # where the key may be no UTF-8
-    "entry.sequence, entry.offset, entry.event_time_ms, CAST(entry.idempotency_key AS BLOB), entry.at_ms"
-)
+
+
+def of_entry(columns: Iterable[str]) -> str:
+    """These columns of `entry`, for a SELECT."""
+    return ", ".join(f"entry.{column}" for column in columns)
+
+
 NAMES: Final = "LEFT JOIN run USING (run_number) LEFT JOIN stage USING (stage_number)"
 NAMED: Final = f"SELECT {RUN_ID}, {STAGE_NAME}, {FIELDS}"
-NUMBERED: Final = f"SELECT entry.position, entry.run_number, entry.stage_number, {FIELDS}"
-LINKED: Final = f"{NUMBERED}, entry.signature"
 
 new: Final = tuple.__new__  # what Checkpoint(…) comes to in the end, without a call in Python on the way
 
@@ -70,14 +90,20 @@ NUMBERS: Final = f"SELECT {RUN_NUMBER}, {STAGE_NUMBER}"
 
 
 def tip(connection: Statements) -> tuple[int, bytes]:
-    """The position and signature (32 bytes) of the last entry; of an empty chain, 0 and zeros."""
+    """The position and signature (32 bytes) of the last entry; those of the base where there is none."""
     row = connection.execute("SELECT position, signature FROM entry WHERE position = (SELECT max(position) FROM entry)").get
     if row is None:
-        return 0, EMPTY
+        return chain_base(connection)
     position, signature = row
     if position < 1:
         raise apsw.CorruptError("the last entry has a position below 1")
     return position, signature
+
+
+def chain_base(connection: Statements) -> ChainBase:
+    """Where the chain in this file begins."""
+    row = connection.execute("SELECT position, signature FROM chain_base ORDER BY position DESC LIMIT 1").get
+    return START if row is None else ChainBase(row[0], checked_signature(row[1]))
 
 
 def checked_signature(signature: object) -> bytes:
@@ -85,6 +111,13 @@ def checked_signature(signature: object) -> bytes:
     if type(signature) is not bytes or len(signature) != 32:
         raise apsw.CorruptError("a signature is not 32 bytes")
     return signature
+
+
+def checked_detail(detail: object) -> str | None:
+    """A stored detail, instead of which a damaged file may have anything."""
+    if detail is not None and type(detail) is not str:
+        raise apsw.CorruptError("a detail is no text")
+    return detail
 
 
 def digits(signature: object) -> str:

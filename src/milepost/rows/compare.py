@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import apsw
 
 from milepost.checkpoint import MAX_INTEGER
-from milepost.mileposts import APART, RUN_NUMBER, entries_so_far
+from milepost.mileposts import INTERVAL, RUN_NUMBER, entries_so_far
 
 COMPARED_MILEPOSTS: Final = 500
 """How many mileposts of a run are compared in one statement: up to 10,000 entries, for which other threads wait."""
@@ -42,9 +42,9 @@ def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> 
 _STAGE_PAIRS: Final = (
     "SELECT (SELECT max(position) FROM entry), one.run_number, other.run_number, every.stage_number, every.stage, "
     f"ifnull({entries_so_far('one')}, 0), ifnull({entries_so_far('other')}, 0) FROM stage AS every "
-    f"LEFT JOIN lane AS one ON one.run_number = {RUN_NUMBER} "
+    f"LEFT JOIN run_stage AS one ON one.run_number = {RUN_NUMBER} "
     "AND one.stage_number = every.stage_number "
-    f"LEFT JOIN lane AS other ON other.run_number = {RUN_NUMBER} "
+    f"LEFT JOIN run_stage AS other ON other.run_number = {RUN_NUMBER} "
     "AND other.stage_number = every.stage_number "
     "WHERE every.stage_number > 0 AND ifnull(one.run_number, other.run_number) IS NOT NULL ORDER BY every.stage_number"
 )
@@ -83,7 +83,7 @@ _DIFFERENT: Final = (
 _OTHER: Final = (
     "SELECT iif(same.sequence = one.sequence, same.position, NULL) FROM entry AS same WHERE same.position <= "
     "(SELECT position FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?2 AND stage_number = ?3 "
-    f"AND milepost IS NOT NULL AND sequence <= one.sequence ORDER BY sequence DESC LIMIT 1) + {APART - 1} "
+    f"AND entries_so_far IS NOT NULL AND sequence <= one.sequence ORDER BY sequence DESC LIMIT 1) + {INTERVAL - 1} "
     "AND same.sequence <= one.sequence AND same.run_number = ?2 AND same.stage_number = ?3 "
     "ORDER BY same.position DESC LIMIT 1"
 )
@@ -92,11 +92,11 @@ _COMPARED_PAGE: Final = (
     f"min(CASE WHEN {_DIFFERENT} THEN one.sequence END), "
     "min(CASE WHEN other.sequence IS NULL THEN one.sequence END), max(one.sequence) "
     "FROM entry AS post INDEXED BY entry_by_sequence "
-    f"CROSS JOIN entry AS one ON one.position BETWEEN post.position AND min(post.position + {APART - 1}, ?5) "
+    f"CROSS JOIN entry AS one ON one.position BETWEEN post.position AND min(post.position + {INTERVAL - 1}, ?5) "
     "AND one.run_number = ?1 AND one.stage_number = ?3 "
     f"LEFT JOIN entry AS other ON other.position = ({_OTHER}) AND other.position <= ?5 "
-    "WHERE post.run_number = ?1 AND post.stage_number = ?3 AND post.milepost IS NOT NULL AND post.sequence > ?4 "
+    "WHERE post.run_number = ?1 AND post.stage_number = ?3 AND post.entries_so_far IS NOT NULL AND post.sequence > ?4 "
     "AND post.sequence <= ifnull((SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?1 "
-    "AND stage_number = ?3 AND milepost IS NOT NULL AND sequence > ?4 ORDER BY sequence "
+    "AND stage_number = ?3 AND entries_so_far IS NOT NULL AND sequence > ?4 ORDER BY sequence "
     f"LIMIT 1 OFFSET {COMPARED_MILEPOSTS - 1}), {MAX_INTEGER})"
 )

@@ -5,63 +5,126 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, Watermark
-from milepost.mileposts import APART, SCOPES, Scope, scope_of
+from milepost.mileposts import INTERVAL, SCOPES, Scope, scope_of
 from milepost.receipt import Receipt, receipt_of
-from milepost.rows.columns import LINKED, NUMBERED, NUMBERS, advancing, bindings_for, checked_signature, digits, new
+from milepost.rows.columns import (
+    NUMBERS,
+    advancing,
+    bindings_for,
+    checked_detail,
+    checked_signature,
+    new,
+    of_entry,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
-    """Which entries, by run, stage and wall clock (inclusive), and in which direction."""
+class Filter:
+    """
+    Which entries of the chain, and in which direction.
+
+    Attributes:
+        run_id: Only this run.
+        stage: Only this stage.
+        since_ms: Only with a wall clock not below this one, in ms since the epoch.
+        until_ms: Only with a wall clock not above this one.
+        after: Only above this position.
+        before: Only below this one.
+        limit: Only the first so many.
+        newest_first: From the end of the chain to its beginning.
+    """
 
     run_id: str | None = None
     stage: str | None = None
     since_ms: int = 0
     until_ms: int = MAX_INTEGER
+    after: int = 0
+    before: int = MAX_INTEGER
+    limit: int = MAX_INTEGER
     newest_first: bool = False
 
 
-def page(
-    connection: apsw.Connection, walk: Walk, after: int, before: int, limit: int, *, linked: bool
-) -> list[tuple[Any, ...]]:
-    """The first `limit` entries of a walk between two positions, as numbered rows, with their signatures if `linked`."""
-    if after + 1 >= before:
+class NumberedRow(NamedTuple):
+    """What a checkpoint is made of, its run and stage as numbers."""
+
+    position: int
+    run_number: int
+    stage_number: int
+    sequence: int
+    offset: int
+    event_time_ms: int
+    idempotency_key: str
+    at_ms: int
+
+
+class SignedRow(NamedTuple):
+    """A `NumberedRow` with its signature and its detail."""
+
+    position: int
+    run_number: int
+    stage_number: int
+    sequence: int
+    offset: int
+    event_time_ms: int
+    idempotency_key: str
+    at_ms: int
+    signature: bytes
+    detail: str | None
+
+
+_Columns = type[NumberedRow] | type[SignedRow]
+
+
+def numbered_rows(connection: apsw.Connection, chosen: Filter) -> list[tuple[Any, ...]]:
+    """The entries that are asked for, with the columns of `NumberedRow`."""
+    return _rows(connection, chosen, NumberedRow)
+
+
+def signed_rows(connection: apsw.Connection, chosen: Filter) -> list[tuple[Any, ...]]:
+    """The entries that are asked for, with the columns of `SignedRow`."""
+    return _rows(connection, chosen, SignedRow)
+
+
+def _rows(connection: apsw.Connection, chosen: Filter, columns: _Columns) -> list[tuple[Any, ...]]:
+    if chosen.after + 1 >= chosen.before:
         return []
-    scope = scope_of(walk.run_id, walk.stage)
+    scope = scope_of(chosen.run_id, chosen.stage)
     # The mileposts behind which there may be such rows.
-    least, most = after + 2 - APART, before - 1
-    if walk.run_id is not None and walk.stage is not None:
-        least, most = _sequences(connection, walk.run_id, walk.stage, after, before)
+    least, most = chosen.after + 2 - INTERVAL, chosen.before - 1
+    if chosen.run_id is not None and chosen.stage is not None:
+        least, most = _sequences(connection, chosen.run_id, chosen.stage, chosen.after, chosen.before)
     mileposts = () if scope is None else (least, most)
-    names = bindings_for(walk.run_id, walk.stage)
-    bindings = (*names, after + 1, before - 1, *mileposts, walk.since_ms, walk.until_ms, limit)
-    found = connection.execute(_PAGE[scope, walk.newest_first, linked], bindings).fetchall()
-    return advancing(found, before, -1) if walk.newest_first else advancing(found, after)
+    names = bindings_for(chosen.run_id, chosen.stage)
+    bindings = (
+        *names, chosen.after + 1, chosen.before - 1, *mileposts, chosen.since_ms, chosen.until_ms, chosen.limit
+    )  # fmt: skip
+    found = connection.execute(_ROWS[scope, chosen.newest_first, columns], bindings).fetchall()
+    return advancing(found, chosen.before, -1) if chosen.newest_first else advancing(found, chosen.after)
 
 
-def _page(scope: Scope | None, columns: str, direction: str) -> str:
+def _select(scope: Scope | None, direction: str, columns: _Columns) -> str:
     if scope is None:
         where, order = "entry WHERE entry.position BETWEEN ? AND ?", f"entry.position {direction}"
     else:
         rows = f"{scope.given} CROSS JOIN {scope.entries('given', '?', '?')}"
         where = f"{rows} WHERE post.{scope.order} BETWEEN ? AND ?"
         order = f"post.{scope.order} {direction}, entry.position {direction}"
-    return f"{columns} FROM {where} AND entry.at_ms BETWEEN ? AND ? ORDER BY {order} LIMIT ?"
+    return f"SELECT {of_entry(columns._fields)} FROM {where} AND entry.at_ms BETWEEN ? AND ? ORDER BY {order} LIMIT ?"
 
 
-_PAGE: Final = {
-    (scope, newest_first, linked): _page(scope, LINKED if linked else NUMBERED, "DESC" if newest_first else "ASC")
+_ROWS: Final = {
+    (scope, newest_first, columns): _select(scope, "DESC" if newest_first else "ASC", columns)
     for scope in (None, *SCOPES)
     for newest_first in (False, True)
-    for linked in (False, True)
+    for columns in (NumberedRow, SignedRow)
 }
 
 
@@ -89,14 +152,14 @@ def _sequences(connection: apsw.Connection, run_id: str, stage: str, after: int,
 
 
 _MILEPOSTS: Final = (
-    "FROM entry INDEXED BY entry_by_sequence WHERE run_number = ? AND stage_number = ? AND milepost IS NOT NULL"
+    "FROM entry INDEXED BY entry_by_sequence WHERE run_number = ? AND stage_number = ? AND entries_so_far IS NOT NULL"
 )
 _SEQUENCES: Final = f"SELECT (SELECT min(sequence) {_MILEPOSTS}), (SELECT max(sequence) {_MILEPOSTS})"
 _POSITION_OF_SEQUENCE: Final = f"SELECT position {_MILEPOSTS} AND sequence >= ? ORDER BY sequence LIMIT 1"
 
 
 def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> list[Checkpoint]:
-    """The checkpoints of numbered rows."""
+    """The checkpoints of rows that begin with the columns of `NumberedRow`."""
     runs, stages = _names(connection)
     if not numbered:
         return []
@@ -107,15 +170,20 @@ def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) ->
     return list(map(new, repeat(Checkpoint), zip(*names, sequences, marks, keys, ats_ms, strict=False)))
 
 
-def names(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> tuple[list[str], list[str], list[str]]:
-    """Of each numbered row the run_id, the stage, and the signature as 64 hex digits."""
+def run_ids_and_stages(
+    connection: apsw.Connection, run_numbers: Iterable[int], stage_numbers: Iterable[int]
+) -> tuple[list[str], list[str]]:
+    """The names that the numbers of a page of rows stand for."""
     runs, stages = _names(connection)
-    return [runs[row[1]] for row in numbered], [stages[row[2]] for row in numbered], [digits(row[8]) for row in numbered]
+    return list(map(runs.__getitem__, run_numbers)), list(map(stages.__getitem__, stage_numbers))
 
 
-def receipts(numbered: Iterable[tuple[Any, ...]]) -> list[Receipt]:
-    """The receipts of numbered rows."""
-    return [receipt_of(row[0], checked_signature(row[8])) for row in numbered]
+def recorded(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> list[tuple[Receipt, Checkpoint, str | None]]:
+    """Of each row with the columns of `SignedRow` the receipt, the checkpoint and the detail."""
+    rows = map(SignedRow._make, signed)
+    receipts = [(receipt_of(row.position, checked_signature(row.signature)), checked_detail(row.detail)) for row in rows]
+    entries = checkpoints(connection, signed)
+    return [(receipt, entry, detail) for (receipt, detail), entry in zip(receipts, entries, strict=True)]
 
 
 def _each_name(names: _Names, numbers: Sequence[int]) -> Iterator[str]:

@@ -62,7 +62,7 @@ def integrity(connection: apsw.Connection) -> Integrity:
 
 # Our own statements have a hundred. Generated columns that are made of one another double a check with each column.
 _MOST_OPERATIONS: Final = 5_000_000
-_OURS: Final = {"sqlite_schema", "keyed", "run", "stage", "lane", "entry"}
+_OURS: Final = {"sqlite_schema", "keyed", "run", "stage", "run_stage", "entry", "stage_cursor", "chain_base"}
 # Something is unknown to the connection; a program is too long; what it makes is too large.
 _UNCHECKED: Final = apsw.SQLError, apsw.NoMemError, apsw.TooBigError
 _TABLES: Final = "SELECT name, rootpage FROM sqlite_schema WHERE lower(type) = 'table'"

@@ -7,7 +7,7 @@ from typing import Any, Final
 import apsw
 
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint
-from milepost.mileposts import APART, RUN, RUN_NUMBER, RUN_STAGE, SCOPES, STAGE, STAGE_NUMBER, Scope, scope_of
+from milepost.mileposts import INTERVAL, RUN, RUN_NUMBER, RUN_STAGE, SCOPES, STAGE, STAGE_NUMBER, Scope, scope_of
 from milepost.receipt import Head
 from milepost.rows.columns import (
     FIELDS,
@@ -18,6 +18,7 @@ from milepost.rows.columns import (
     STAGE_NAME,
     Statements,
     bindings_for,
+    chain_base,
     checkpoint,
     digits,
     tip,
@@ -37,9 +38,10 @@ def signature(connection: apsw.Connection) -> str:
 
 
 def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
-    """The signature (32 bytes) of the chain up to a position, or None if there is no such entry."""
-    if position == 0:
-        return EMPTY
+    """The signature (32 bytes) of the chain up to a position, the base's too; None if there is no such entry."""
+    base = chain_base(connection)
+    if position == base.position:
+        return base.signature
     signature: bytes | None = connection.execute("SELECT signature FROM entry WHERE position = ?", (position,)).get
     return signature
 
@@ -99,7 +101,7 @@ def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> 
 # The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
 _GET: Final = (
     f"SELECT {FIELDS} FROM {RUN_STAGE.given} CROSS JOIN entry ON entry.position <= "
-    f"{RUN_STAGE.milepost('given', 'AND post.sequence <= ?')} + {APART - 1} AND entry.sequence <= ? "
+    f"{RUN_STAGE.milepost('given', 'AND post.sequence <= ?')} + {INTERVAL - 1} AND entry.sequence <= ? "
     f"AND {RUN_STAGE.equal('entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
 )
 
@@ -147,6 +149,6 @@ def _last_as_of(scope: Scope, of: str) -> str:
 _RESUME_POINTS: Final = {
     False: f"{NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = {_last_as_of(STAGE, 'every')} "
     "WHERE every.stage_number > 0 ORDER BY every.stage_number",
-    True: f"{NAMED} FROM {RUN.given} CROSS JOIN lane ON lane.run_number = given.run_number "
-    f"CROSS JOIN entry ON entry.position = {_last_as_of(RUN_STAGE, 'lane')} ORDER BY lane.stage_number",
+    True: f"{NAMED} FROM {RUN.given} CROSS JOIN run_stage ON run_stage.run_number = given.run_number "
+    f"CROSS JOIN entry ON entry.position = {_last_as_of(RUN_STAGE, 'run_stage')} ORDER BY run_stage.stage_number",
 }

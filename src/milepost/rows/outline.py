@@ -11,7 +11,7 @@ from milepost.mileposts import BOUND, RUN_STAGE
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class RunStage:
     """A stage of a run, and how many checkpoints it has."""
 
     run_number: int
@@ -34,16 +34,16 @@ def count_of_runs(connection: apsw.Connection) -> int:
     return number or 0
 
 
-def ends_of_lane(connection: apsw.Connection, lane: Lane) -> list[tuple[int, ...]]:
-    """Sequence, offset, event_time_ms and at_ms of the first and of the last checkpoint of a lane."""
-    numbers = lane.run_number, lane.stage_number
-    found = [connection.execute(statement, numbers).get for statement in (_FIRST_OF_LANE, _LAST_OF_LANE)]
+def ends_of_run_stage(connection: apsw.Connection, run_stage: RunStage) -> list[tuple[int, ...]]:
+    """Sequence, offset, event_time_ms and at_ms of the first and of the last checkpoint of a run_stage."""
+    numbers = run_stage.run_number, run_stage.stage_number
+    found = [connection.execute(statement, numbers).get for statement in (_FIRST_OF_RUN_STAGE, _LAST_OF_RUN_STAGE)]
     return [_typed(row, int, int, int, int) for row in found]
 
 
-def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int) -> tuple[int, ...] | None:
-    """The same of a checkpoint of a lane between two sequences, from about the middle, or None if there is none."""
-    numbers, middle = (lane.run_number, lane.stage_number), (low + high) // 2
+def between_in_run_stage(connection: apsw.Connection, run_stage: RunStage, low: int, high: int) -> tuple[int, ...] | None:
+    """The same of a checkpoint of a run_stage between two sequences, from about the middle, or None if there is none."""
+    numbers, middle = (run_stage.run_number, run_stage.stage_number), (low + high) // 2
     if middle == low:
         return None
     row: tuple[Any, ...] | None = connection.execute(_FROM_MIDDLE, (*numbers, middle, high - 1)).get
@@ -52,13 +52,15 @@ def between_in_lane(connection: apsw.Connection, lane: Lane, low: int, high: int
     return row and _typed(row, int, int, int, int)
 
 
-_OF_LANE: Final = f"SELECT entry.sequence, entry.offset, entry.event_time_ms, entry.at_ms FROM {RUN_STAGE.entries(BOUND)}"
+_OF_RUN_STAGE: Final = (
+    f"SELECT entry.sequence, entry.offset, entry.event_time_ms, entry.at_ms FROM {RUN_STAGE.entries(BOUND)}"
+)
 _MILEPOST_BELOW: Final = RUN_STAGE.milepost(BOUND, "AND post.sequence <= ?3", column="sequence")
-_FIRST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence, entry.position LIMIT 1"
-_LAST_OF_LANE: Final = f"{_OF_LANE} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
+_FIRST_OF_RUN_STAGE: Final = f"{_OF_RUN_STAGE} ORDER BY post.sequence, entry.position LIMIT 1"
+_LAST_OF_RUN_STAGE: Final = f"{_OF_RUN_STAGE} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
 # From the last milepost on whose sequence is not above the least that is looked for.
 _BETWEEN: Final = (
-    f"{_OF_LANE} WHERE entry.sequence BETWEEN ?3 AND ?4 AND post.sequence <= ?4 AND post.sequence >= "
+    f"{_OF_RUN_STAGE} WHERE entry.sequence BETWEEN ?3 AND ?4 AND post.sequence <= ?4 AND post.sequence >= "
     f"ifnull({_MILEPOST_BELOW}, 0)"
 )
 _FROM_MIDDLE: Final = f"{_BETWEEN} ORDER BY post.sequence, entry.position LIMIT 1"

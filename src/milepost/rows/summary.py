@@ -33,9 +33,10 @@ def _run_summary(run_id: str, entries: int, stages: str, first_at_ms: int, last_
 
 _FIRST_AND_LAST_OF_RUN: Final = f"{RUN.milepost('run', column='at_ms', last=False)}, {RUN.last('run', 'last.at_ms')}"
 _RUNS: Final = (
-    f"SELECT run_id, (SELECT sum({entries_so_far('lane')}) FROM lane WHERE lane.run_number = run.run_number), "
-    "(SELECT json_group_array(stage) FROM (SELECT stage FROM lane CROSS JOIN stage USING (stage_number) "
-    f"WHERE lane.run_number = run.run_number ORDER BY stage_number)), {_FIRST_AND_LAST_OF_RUN}, "
+    f"SELECT run_id, (SELECT sum({entries_so_far('run_stage')}) FROM run_stage "
+    "WHERE run_stage.run_number = run.run_number), "
+    "(SELECT json_group_array(stage) FROM (SELECT stage FROM run_stage CROSS JOIN stage USING (stage_number) "
+    f"WHERE run_stage.run_number = run.run_number ORDER BY stage_number)), {_FIRST_AND_LAST_OF_RUN}, "
     f"{RUN.last('run', OWN_SIGNATURE)} FROM run WHERE run_number > ? ORDER BY run_number"
 )
 
@@ -48,7 +49,7 @@ def stages(connection: apsw.Connection) -> list[StageSummary]:
 _STAGES: Final = (
     f"SELECT stage, counted.entries, counted.runs, {STAGE.milepost('stage', column='at_ms', last=False)}, "
     f"{STAGE.last('stage', 'last.at_ms')} FROM stage "
-    f"JOIN (SELECT stage_number, sum({entries_so_far('lane')}) AS entries, count(*) AS runs FROM lane "
+    f"JOIN (SELECT stage_number, sum({entries_so_far('run_stage')}) AS entries, count(*) AS runs FROM run_stage "
     "GROUP BY stage_number) AS counted USING (stage_number) ORDER BY stage_number"
 )
 
@@ -89,7 +90,7 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
     ]
     return Contents(
         head(connection),
-        connection.execute("SELECT at_ms FROM entry WHERE position = 1").get,
+        connection.execute("SELECT at_ms FROM entry WHERE position > 0 ORDER BY position LIMIT 1").get,
         last,
         spans,
         tuple(reversed(runs(connection, after=len(spans) - last_runs)[-last_runs:])),

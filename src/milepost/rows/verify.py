@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from milepost.mileposts import APART, BOUND, RUN, RUN_STAGE, entries_so_far
-from milepost.rows.columns import FIELDS, FIELDS_WITH_BYTES, OWN_SIGNATURE, PAGE, advancing, at_one_moment, tip
+from milepost.mileposts import BOUND, INTERVAL, RUN, RUN_STAGE, entries_so_far
+from milepost.rows.columns import OWN_SIGNATURE, PAGE, EntryRow, advancing, at_one_moment, chain_base, of_entry, tip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from milepost.signature import ChainBase
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is kept beside the rows, at one moment: names by number, and which stages each run has (as numbers)."""
 
+    base: ChainBase
     entries: int
     signature: bytes
     run_names: dict[int, str]
     stage_names: dict[int, str]
-    lanes: set[tuple[Any, ...]]
+    run_stages: set[tuple[Any, ...]]
 
 
 def snapshot(connection: apsw.Connection) -> Snapshot:
@@ -31,8 +34,9 @@ def snapshot(connection: apsw.Connection) -> Snapshot:
 
 
 def _snapshot(connection: apsw.Connection) -> Snapshot:
-    lanes: list[tuple[Any, ...]] = connection.execute("SELECT run_number, stage_number FROM lane").fetchall()
-    return Snapshot(*tip(connection), _run_names(connection), _stage_names(connection), set(lanes))
+    run_stages: list[tuple[Any, ...]] = connection.execute("SELECT run_number, stage_number FROM run_stage").fetchall()
+    base = chain_base(connection)
+    return Snapshot(base, *tip(connection), _run_names(connection), _stage_names(connection), set(run_stages))
 
 
 def snapshot_of_run(connection: apsw.Connection, run_id: str) -> tuple[Snapshot, int]:
@@ -56,15 +60,15 @@ def _stage_names(connection: apsw.Connection) -> dict[int, str]:
     return {number: (name or b"").decode(errors="surrogateescape") for number, name in found}
 
 
-def empty_lanes(connection: apsw.Connection) -> list[tuple[Any, ...]]:
-    """(run_number, stage_number) of every lane without an entry; no append leaves one."""
-    return connection.execute(_EMPTY_LANES).fetchall()
+def empty_run_stages(connection: apsw.Connection) -> list[tuple[Any, ...]]:
+    """(run_number, stage_number) of every run_stage without an entry; no append leaves one."""
+    return connection.execute(_EMPTY_RUN_STAGES).fetchall()
 
 
-_EMPTY_LANES: Final = f"SELECT run_number, stage_number FROM lane WHERE {RUN_STAGE.milepost('lane')} IS NULL"
+_EMPTY_RUN_STAGES: Final = f"SELECT run_number, stage_number FROM run_stage WHERE {RUN_STAGE.milepost('run_stage')} IS NULL"
 
 
-class Before(NamedTuple):
+class Progress(NamedTuple):
     """
     How far a run, and a stage of it, had come before a position of the chain; None for what had not begun.
 
@@ -81,76 +85,78 @@ class Before(NamedTuple):
     entries: int | None
 
 
-def before(connection: apsw.Connection, position: int, run_number: int, stage_number: int) -> Before:
+def progress_at(connection: apsw.Connection, position: int, run_number: int, stage_number: int) -> Progress:
     """How far a run, and a stage of it, had come before a position."""
-    return Before(*connection.execute(_BEFORE, (run_number, stage_number, position)).get)
+    return Progress(*connection.execute(_PROGRESS, (run_number, stage_number, position)).get)
 
 
 # Of its mileposts before the position, a stage's last one has the highest sequence: the index gives it behind those that
 # stand at the position or later, which a walk from there on reads anyway. By run, it would stand behind those of all stages.
-_BEFORE: Final = (
+_PROGRESS: Final = (
     f"SELECT (SELECT {OWN_SIGNATURE} FROM entry AS last WHERE last.position <= "
-    f"min(?3 - 1, {RUN.milepost(BOUND, 'AND post.position < ?3')} + {APART - 1}) AND last.run_number = ?1 "
+    f"min(?3 - 1, {RUN.milepost(BOUND, 'AND post.position < ?3')} + {INTERVAL - 1}) AND last.run_number = ?1 "
     "ORDER BY last.position DESC LIMIT 1), "
-    f"(SELECT last.sequence FROM entry AS last WHERE last.position <= min(?3 - 1, post.position + {APART - 1}) "
+    f"(SELECT last.sequence FROM entry AS last WHERE last.position <= min(?3 - 1, post.position + {INTERVAL - 1}) "
     f"AND {RUN_STAGE.equal('last', BOUND)} ORDER BY last.position DESC LIMIT 1), "
-    "post.position, post.milepost + (SELECT count(*) FROM entry AS behind WHERE behind.position "
-    f"BETWEEN post.position + 1 AND min(post.position + {APART - 1}, ?3 - 1) AND {RUN_STAGE.equal('behind', BOUND)}) "
+    "post.position, post.entries_so_far + (SELECT count(*) FROM entry AS behind WHERE behind.position "
+    f"BETWEEN post.position + 1 AND min(post.position + {INTERVAL - 1}, ?3 - 1) AND {RUN_STAGE.equal('behind', BOUND)}) "
     f"FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = {RUN_STAGE.milepost(BOUND, 'AND post.position < ?3')}"
 )
 
 
-def stray_positions(connection: apsw.Connection) -> list[int]:
+def invalid_positions(connection: apsw.Connection) -> list[int]:
     """Positions that no append gives, below 1: the first hundred."""
     return [row[0] for row in connection.execute("SELECT position FROM entry WHERE position < 1 LIMIT 100")]
 
 
-def links(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
-    """One page of numbered rows above `after`, as they are, whatever is in them."""
+def rows_after(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
+    """One page of rows above `after`, with the columns of `EntryRow`, whatever is in them."""
     try:
-        found = connection.execute(_LINKS, (after, through, PAGE)).fetchall()
+        found = connection.execute(_ROWS_AFTER, (after, through, PAGE)).fetchall()
     except UnicodeDecodeError:
-        found = _with_any_text(connection.execute(_ANY_LINKS, (after, through, PAGE)))
+        found = _decoded(connection.execute(_ROWS_AFTER_AS_BYTES, (after, through, PAGE)))
     return advancing(found, after)
 
 
-def _whole(fields: str) -> str:
-    """All columns of a row, with its fields as they are or with the key as bytes."""
-    return (
-        f"SELECT entry.position, entry.run_number, entry.stage_number, {fields}, entry.signature, entry.run_signature, "
-        "entry.milepost"
-    )
-
-
-_WHOLE: Final = _whole(FIELDS)
-_WHOLE_WITH_BYTES: Final = _whole(FIELDS_WITH_BYTES)
+_COLUMNS: Final = of_entry(EntryRow._fields)
+_COLUMNS_AS_BYTES: Final = ", ".join(
+    f"CAST(entry.{column} AS BLOB)" if column in {"idempotency_key", "detail"} else f"entry.{column}"
+    for column in EntryRow._fields
+)
 _BEHIND: Final = "FROM entry WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
-_LINKS: Final = f"{_WHOLE} {_BEHIND}"
-_ANY_LINKS: Final = f"{_WHOLE_WITH_BYTES} {_BEHIND}"
+_ROWS_AFTER: Final = f"SELECT {_COLUMNS} {_BEHIND}"
+_ROWS_AFTER_AS_BYTES: Final = f"SELECT {_COLUMNS_AS_BYTES} {_BEHIND}"
 
 
-def links_of_run(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
-    """One page of numbered rows of one run above `after`, each with the signature of the row before it in the chain."""
-    bindings = run_id, after, through, after + 2 - APART, through, PAGE
+def run_rows_after(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
+    """One page of rows of one run, as `rows_after`, each with the signature of the row before it in the chain."""
+    bindings = run_id, after, through, after + 2 - INTERVAL, through, PAGE
     try:
-        found = connection.execute(_LINKS_OF_RUN, bindings).fetchall()
+        found = connection.execute(_RUN_ROWS_AFTER, bindings).fetchall()
     except UnicodeDecodeError:
-        found = _with_any_text(connection.execute(_ANY_LINKS_OF_RUN, bindings))
+        found = _decoded(connection.execute(_RUN_ROWS_AFTER_AS_BYTES, bindings))
     return advancing(found, after)
 
 
 _BEHIND_IN_RUN: Final = (
-    "(SELECT signature FROM entry AS before WHERE before.position = entry.position - 1) "
+    "(SELECT signature FROM entry AS previous WHERE previous.position = entry.position - 1) "
     f"FROM {RUN.given} CROSS JOIN {RUN.entries('given', '? + 1', '?')} WHERE post.position BETWEEN ? AND ? "
     "ORDER BY post.position, entry.position LIMIT ?"
 )
-_LINKS_OF_RUN: Final = f"{_WHOLE}, {_BEHIND_IN_RUN}"
-_ANY_LINKS_OF_RUN: Final = f"{_WHOLE_WITH_BYTES}, {_BEHIND_IN_RUN}"
+_RUN_ROWS_AFTER: Final = f"SELECT {_COLUMNS}, {_BEHIND_IN_RUN}"
+_RUN_ROWS_AFTER_AS_BYTES: Final = f"SELECT {_COLUMNS_AS_BYTES}, {_BEHIND_IN_RUN}"
 
 
-def _with_any_text(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Rows whose key came as bytes: what is not UTF-8 gets lone surrogates, which no recorded key has."""
-    return [(*row[:6], row[6] and row[6].decode(errors="surrogateescape"), *row[7:]) for row in found]
+def _decoded(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows whose texts came as bytes: what is not UTF-8 gets lone surrogates, which nothing that was recorded has."""
+    rows = ((EntryRow._make(row[: len(EntryRow._fields)]), row[len(EntryRow._fields) :]) for row in found)
+    return [
+        (*row._replace(idempotency_key=_text(row.idempotency_key), detail=_text(row.detail)), *more) for row, more in rows
+    ]
+
+
+def _text(stored: Any) -> Any:
+    return stored and stored.decode(errors="surrogateescape")
 
 
 def entries_of_run(connection: apsw.Connection, run_id: str) -> int:
@@ -160,5 +166,6 @@ def entries_of_run(connection: apsw.Connection, run_id: str) -> int:
 
 
 _ENTRIES_OF_RUN: Final = (
-    f"SELECT sum({entries_so_far('lane')}) FROM {RUN.given} CROSS JOIN lane ON lane.run_number = given.run_number"
+    f"SELECT sum({entries_so_far('run_stage')}) FROM {RUN.given} "
+    "CROSS JOIN run_stage ON run_stage.run_number = given.run_number"
 )

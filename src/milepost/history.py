@@ -1,0 +1,100 @@
+"""Walk along the chain, a page at a time: what `history`, `receipts` and `frame` of a store share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from milepost import rows
+from milepost.arguments import check_bool, check_integer, check_optional_name
+from milepost.checkpoint import MAX_INTEGER
+from milepost.times import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import apsw
+
+    from milepost.database import Read
+    from milepost.rows import Filter
+    from milepost.times import Time
+
+    Rows = list[tuple[Any, ...]]
+
+T = TypeVar("T")
+
+
+def checked_filter(
+    run_id: str | None,
+    stage: str | None,
+    since: Time | None,
+    until: Time | None,
+    after: int,
+    limit: int | None,
+    newest_first: bool,
+) -> Filter:
+    """
+    The filter that a caller's arguments make.
+
+    Raises:
+        InvalidArgumentError: A value that nothing recorded can have.
+    """
+    check_optional_name("run_id", run_id)
+    check_optional_name("stage", stage)
+    since_ms = 0 if since is None else to_ms("since", since, round_up=True)
+    until_ms = MAX_INTEGER if until is None else to_ms("until", until)
+    check_bool("newest_first", newest_first)
+    check_integer("after", after)
+    if limit is not None:
+        check_integer("limit", limit)
+    return rows.Filter(
+        run_id,
+        stage,
+        since_ms,
+        until_ms,
+        after,
+        limit=MAX_INTEGER if limit is None else limit,
+        newest_first=newest_first,
+    )
+
+
+def pages(
+    read: Read,
+    chosen: Filter,
+    query: Callable[[apsw.Connection, Filter], Rows],
+    decode: Callable[[apsw.Connection, Rows], T],
+    size: int = rows.PAGE,
+) -> Iterator[T]:
+    """
+    Read what the filter chooses of the chain as it is now, in pages.
+
+    Args:
+        read: Runs a query.
+        chosen: Which entries.
+        query: Gives the rows of a page, position first.
+        decode: Makes of them what the caller wants, while the file is as it was when they were read.
+        size: How many rows a page has at most.
+    """
+    # Outside the generator below: the chain as it is at the call, not when the first page is asked for.
+    return _iterate_pages(read, replace(chosen, before=read(rows.tip)[0] + 1), query, decode, size)
+
+
+def _iterate_pages(
+    read: Read,
+    left: Filter,
+    query: Callable[[apsw.Connection, Filter], Rows],
+    decode: Callable[[apsw.Connection, Rows], T],
+    size: int,
+) -> Iterator[T]:
+    def page(connection: apsw.Connection, chosen: Filter) -> tuple[Rows, T]:
+        found = query(connection, chosen)
+        return found, decode(connection, found)
+
+    while left.limit > 0:
+        chosen = replace(left, limit=min(size, left.limit))
+        found, decoded = read(page, chosen)
+        yield decoded
+        if len(found) < chosen.limit:
+            return
+        position, *_ = found[-1]
+        left = replace(left, limit=left.limit - chosen.limit, **{"before" if left.newest_first else "after": position})
