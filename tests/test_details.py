@@ -45,7 +45,7 @@ def signatures(entries: list[Checkpoint], details: list[str | None], hash_functi
 def record(path: Path, entries: list[Checkpoint], details: list[str | None], key: bytes | None = None) -> None:
     """A file with these entries."""
     with CheckpointStore(path, durability="normal", hmac_key=key) as store:
-        store._writer.append_many(entries, details)
+        store._writer.restore(entries, details, {})
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_detail_that_is_no_text_is_a_damaged_store(file: Path, monkeypatch: py
 def test_a_step_stated_again_is_a_duplicate_whatever_its_detail(file: Path) -> None:
     """Sequence and watermark decide; what is recorded stays."""
     with CheckpointStore(file, durability="normal") as store:
-        found = store._writer.append_many([chain(12)[1]], ["{}"])
+        found = store._writer.restore([chain(12)[1]], ["{}"], {})
         assert (found.appended, found.duplicates) == (0, 1)
         assert [detail for *_, detail in store.receipts()] == [*DETAILS, *DETAILS]
 

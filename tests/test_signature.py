@@ -68,9 +68,9 @@ def test_a_store_has_the_signatures_of_the_vectors(vector: dict[str, Any], store
     entries, details = _entries(vector), _details(vector)
     if "no store would take" in vector["name"]:
         with pytest.raises(SequenceError):
-            store._writer.append_many(entries, details)
+            store._writer.restore(entries, details, {})
         return
-    store._writer.append_many(entries, details)
+    store._writer.restore(entries, details, {})
     assert [receipt.signature for receipt, *_ in store.receipts()] == vector["signatures"]
     assert [(entry, detail) for _, entry, detail in store.receipts()] == list(zip(entries, details, strict=True))
     store.verify().raise_if_broken()

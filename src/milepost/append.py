@@ -8,17 +8,22 @@ the row: look it up then).
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from enum import Enum
 from itertools import count, repeat
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from milepost import rows
+from milepost import details, rows
 from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Checkpoint, Watermark, fault
 from milepost.errors import (
+    CursorNotKeptError,
     IdempotencyConflictError,
     InvalidCheckpointError,
+    NoCheckpointError,
+    RunExistsError,
+    RunFinishedError,
     SequenceError,
     StageMovedError,
     WatermarkRegressionError,
@@ -28,8 +33,9 @@ from milepost.receipt import BatchReceipt, Receipt, receipt_of
 from milepost.signature import EMPTY, START, canonical_bytes, prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from milepost.cursors import Stored
     from milepost.signature import Hash
 
 _BUFFER: Final = 250  # rows that wait for one executemany: gone before Python's garbage collector has seen them
@@ -47,6 +53,17 @@ class NotAsked(Enum):
 
 NOT_ASKED: Final = NotAsked.NOT_ASKED
 NO_DETAILS: Final[Iterable[None]] = repeat(None)
+
+
+class Step(NamedTuple):
+    """What `advance` records, its cursor as it is stored."""
+
+    run_id: str
+    stage: str
+    watermark: Watermark
+    idempotency_key: str
+    after: Watermark | NotAsked | None = NOT_ASKED
+    cursor: Stored | None = None
 
 
 class _Run:
@@ -85,6 +102,7 @@ class Appender:
         self._hash_function = hash_function
         self.appended = self.duplicates = 0
         self.usable = True
+        self._takes_reserved = False
         self._connection = connection
         self._stages: dict[tuple[str, str], _RunStage] = {}
         self._runs: dict[str, _Run] = {}
@@ -93,14 +111,14 @@ class Appender:
         self._waiting: list[tuple[int | None, Checkpoint]] = []
 
     def extend(
-        self, entries: Iterable[Checkpoint], details: Iterable[str | None] = NO_DETAILS, *, batch: bool = False
+        self, entries: Iterable[Checkpoint], with_details: Iterable[str | None] = NO_DETAILS, *, batch: bool = False
     ) -> Receipt | None:
         """
         Take entries; they are in the table after `finish`.
 
         Args:
             entries: Checkpoints of any run and stage.
-            details: The detail of each: JSON text that was checked, or None.
+            with_details: The detail of each: JSON text that was checked, or None.
             batch: They are a batch, so that an error tells the index of its entry.
 
         Returns:
@@ -113,7 +131,7 @@ class Appender:
         duplicate = None
         stages, numbered, waiting, hash_function = self._stages, self._numbered, self._waiting, self._hash_function
         position, signature = self._position, self._signature
-        for index, entry, detail in zip(count() if batch else repeat(None), entries, details, strict=False):
+        for index, entry, detail in zip(count() if batch else repeat(None), entries, with_details, strict=False):
             # What nearly every entry is can be told at once; for any other, `fault` has the rules, one by one.
             stage = None
             if type(entry) is Checkpoint and len(entry) == 6:
@@ -174,55 +192,162 @@ class Appender:
         self.finish()
         return receipts
 
-    def append_many(self, entries: Iterable[Checkpoint], details: Iterable[str | None] = NO_DETAILS) -> BatchReceipt:
+    def append_many(self, entries: Iterable[Checkpoint], with_details: Iterable[str | None] = NO_DETAILS) -> BatchReceipt:
         """Append a batch."""
         appended, duplicates = self.appended, self.duplicates
-        self.extend(entries, details, batch=True)
+        self.extend(entries, with_details, batch=True)
         position, signature = self.finish()
         return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
 
-    def advance(
-        self,
-        run_id: str,
-        stage: str,
-        mark: Watermark,
-        key: str,
-        after: Watermark | NotAsked | None,
-        clock: Callable[[], int],
-    ) -> Receipt:
+    def restore(
+        self, entries: Iterable[Checkpoint], with_details: Iterable[str | None], cursors: Mapping[int, Stored]
+    ) -> BatchReceipt:
+        """Append a batch as another store had it; the cursors by the positions that their entries get."""
+        with self._reserved():
+            receipt = self.append_many(entries, with_details)
+        for position, cursor in cursors.items():
+            rows.add_cursor(self._connection, *rows.numbers_at(self._connection, position), position, cursor)
+        return receipt
+
+    def advance(self, step: Step, clock: Callable[[], int], index: int | None = None) -> Receipt:
         """
         Append a checkpoint with the next sequence; a key that is recorded with this watermark is a duplicate.
 
         Args:
-            run_id: The run.
-            stage: Its stage.
-            mark: How far it has come.
-            key: The idempotency key.
-            after: Where the stage must stand now; None, nowhere yet.
+            step: Of which stage, and how far it has come.
             clock: Gives the wall clock, ms since the epoch.
+            index: The step's place in a batch.
+
+        Raises:
+            InvalidCheckpointError: A value breaks a rule of `valid`.
+            RejectedCheckpointError: The step breaks a rule of an advance.
         """
+        run_id, stage, mark, key, after, cursor = step
         entry = Checkpoint(run_id, stage, 0, mark, key, clock())
-        state = self._checked_stage(entry, None)
+        state = self._checked_stage(entry, index)
         if after is not NOT_ASKED:
             stands = Watermark(state.offset, state.event_time_ms) if state.sequence >= 0 else None
             if stands != after or mark == after:
                 found = rows.find_duplicate(self._connection, run_id, stage, key)
                 receipt = found[0] if found is not None and found[1].watermark == mark else None
-                raise StageMovedError(after, stands, receipt, run_id=run_id, stage=stage)
+                raise StageMovedError(after, stands, receipt, run_id, stage, index)
         if state.sequence >= MAX_INTEGER:  # no sequence is left to stamp, but the step may be recorded
             found = rows.find_duplicate(self._connection, run_id, stage, key)
             if found is not None and found[1].watermark == mark:
+                self.duplicates += 1
                 return found[0]
         entry = entry._replace(sequence=max(state.sequence, 0) + 1)
         try:
-            self.extend((entry,))
-            self.finish()
-        except (IdempotencyConflictError, WatermarkRegressionError):
+            receipt = self._add(entry, details.detail(cursor=cursor), cursor)
+        except (IdempotencyConflictError, WatermarkRegressionError) as error:
             self.usable = False
             found = rows.find_duplicate(self._connection, run_id, stage, key)
             if found is None or found[1].watermark != mark:
-                raise
+                raise type(error)(error.entry, error.args[1], index) from None
+            self.duplicates += 1
             return found[0]
+        return receipt
+
+    def advance_many(self, steps: Sequence[Step], clock: Callable[[], int]) -> BatchReceipt:
+        """Advance several stages, or one of them several times."""
+        appended, duplicates = self.appended, self.duplicates
+        for index, step in enumerate(steps):
+            self.advance(step, clock, index)
+            if not self.usable:  # a step that is recorded: what is known of the end of the chain is of no further use
+                self._stages.clear()
+                self._runs.clear()
+                self._numbered.clear()
+                self._waiting.clear()
+                self.usable = True
+        position, signature = self.finish()
+        return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
+
+    def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
+        """
+        Record that an attempt of a run begins, and give its number: 1, 2, 3 and so on.
+
+        Raises:
+            RunFinishedError: The last attempt has finished, and this is not to be another one.
+        """
+        last = rows.last_attempt(self._connection, run_id)
+        if last is not None and last.state == details.FINISHED and not again:
+            raise RunFinishedError(run_id, last.attempt, last.at_ms)
+        attempt, sequence = (1, 1) if last is None else (last.attempt + 1, last.sequence + 1)
+        self._add_of_run(run_id, attempt, sequence, details.BEGAN, clock)
+        return attempt
+
+    def end_run(self, run_id: str, attempt: int, state: str, clock: Callable[[], int], error: str | None) -> Receipt:
+        """
+        Record how an attempt has ended.
+
+        Raises:
+            StageMovedError: Another attempt has begun meanwhile, or this one has ended already.
+        """
+        last = rows.last_attempt(self._connection, run_id)
+        if last is None or last.attempt != attempt or last.state != details.BEGAN:
+            found = None if last is None else Watermark(last.attempt, 0)
+            raise StageMovedError(Watermark(attempt, 0), found, None, run_id, details.STAGE_OF_RUNS)
+        return self._add_of_run(run_id, attempt, last.sequence + 1, state, clock, error)
+
+    def _add_of_run(
+        self, run_id: str, attempt: int, sequence: int, state: str, clock: Callable[[], int], error: str | None = None
+    ) -> Receipt:
+        key = f"attempt-{attempt}:{state}"
+        entry = Checkpoint(run_id, details.STAGE_OF_RUNS, sequence, Watermark(attempt, 0), key, clock())
+        more = {} if error is None else {"error": error}
+        with self._reserved():
+            return self._add(entry, details.detail(run=state, **more), None)
+
+    def branch(
+        self, run_id: str, new_run_id: str, stage: str | None, as_of_ms: int | None, clock: Callable[[], int]
+    ) -> BatchReceipt:
+        """
+        Let a run start where the stages of another one stood, or one of them.
+
+        Raises:
+            NoCheckpointError: There is nothing to start from.
+            RunExistsError: The new run has one of the stages already, and from elsewhere.
+            CursorNotKeptError: A stage stood where its cursor is not kept any more.
+        """
+        appended, duplicates = self.appended, self.duplicates
+        points = rows.branch_points(self._connection, run_id, stage, as_of_ms)
+        if not points:
+            raise NoCheckpointError(run_id, stage)
+        for point in points:
+            entry = point.entry._replace(run_id=new_run_id, at_ms=clock())
+            if details.parse(point.detail).get("cursor") is not None and point.cursor is None:
+                raise CursorNotKeptError(run_id, entry.stage, point.position)
+            last = rows.latest(self._connection, new_run_id, entry.stage)
+            if last is not None:
+                found = rows.find_duplicate(self._connection, new_run_id, entry.stage, entry.idempotency_key)
+                if found is None or (found[1].sequence, found[1].watermark) != (entry.sequence, entry.watermark):
+                    raise RunExistsError(new_run_id, entry.stage, last)
+                self.duplicates += 1
+                continue
+            self._add(entry, details.of_branch(run_id, point.position, point.cursor), point.cursor)
+        position, signature = self.finish()
+        return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
+
+    @contextmanager
+    def _reserved(self) -> Iterator[None]:
+        """Let stages be written that milepost alone writes; what is known of them is forgotten at the end."""
+        self._takes_reserved = True
+        try:
+            yield
+        finally:
+            self._takes_reserved = False
+            for names in [names for names in self._stages if names[1].startswith(details.RESERVED)]:
+                del self._stages[names]
+
+    def _add(self, entry: Checkpoint, detail: str | None, cursor: Stored | None) -> Receipt:
+        """Append one checkpoint with its detail and its cursor; the receipt of the first one if it is a duplicate."""
+        duplicate = self.extend((entry,), (detail,))
+        self.finish()
+        if duplicate is not None:
+            return duplicate
+        if cursor is not None:
+            state = self._stages[entry.run_id, entry.stage]
+            rows.add_cursor(self._connection, state.run.number, state.number, self._position, cursor)
         return self.receipt()
 
     def receipt(self) -> Receipt:
@@ -243,6 +368,9 @@ class Appender:
             self._write()  # a conflict among those that wait comes first
             raise InvalidCheckpointError(*wrong, index)
         run_id, name = entry.run_id, entry.stage
+        if name.startswith(details.RESERVED) and not self._takes_reserved:
+            self._write()
+            raise InvalidCheckpointError("stage", name, details.RESERVED_RULE, index)
         stage = self._stages.get((run_id, name))
         if stage is None:
             if len(self._stages) >= _RUN_STAGES:

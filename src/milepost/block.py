@@ -14,6 +14,7 @@ from milepost.owner import current_owner
 from milepost.turn import Turn
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from types import TracebackType
 
@@ -127,6 +128,8 @@ class _Blocks(Protocol):
 
     def enter(self, block: Block) -> apsw.Connection: ...
     def leave(self, block: Block, error: BaseException | None) -> None: ...
+    async def enter_async(self, block: Block) -> apsw.Connection: ...
+    async def leave_async(self, block: Block, error: BaseException | None) -> None: ...
 
 
 class _Exit:
@@ -148,7 +151,7 @@ class _Exit:
 
 class Block:
     """
-    One `with store.transaction()`; inside another one of the same owner it is a savepoint of that.
+    One `with store.transaction()`, or `async with`; inside another one of the same owner it is a savepoint of that.
 
     Args:
         writer: What opens and ends it.
@@ -165,8 +168,31 @@ class Block:
         self.held: weakref.ref[object] | None = None
         """What the `with` holds; None when it has ended in order."""
 
+    gate: asyncio.Lock | None = None
+    """What the other tasks of its loop wait at, where a task has opened it."""
+
     def __enter__(self) -> apsw.Connection:
         return self._writer.enter(self)
+
+    async def __aenter__(self) -> apsw.Connection:
+        return await self._writer.enter_async(self)
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, GeneratorExit):  # the task is gone, and nothing can be awaited
+            try:
+                self._writer.leave(self, error)
+            finally:
+                self.open_gate()
+        else:
+            await self._writer.leave_async(self, error)
+
+    def open_gate(self) -> None:
+        """Let the next task in."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.release()
 
     __exit__ = _Exit()
 

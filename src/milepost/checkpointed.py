@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import weakref
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from milepost.append import NOT_ASKED
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
 from milepost.errors import InvalidArgumentError, StoreError, shown
+from milepost.steps import checked_step
 from milepost.times import to_ms
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-    from milepost.append import NotAsked
+    from milepost.append import NotAsked, Step
     from milepost.block import Block
     from milepost.checkpoint import Checkpoint
     from milepost.receipt import Receipt
@@ -88,6 +89,7 @@ class Checkpointed(Generic[Record]):
         *,
         idempotency_key: str,
         after: Watermark | NotAsked | None = NOT_ASKED,
+        cursor: Any = None,
     ) -> Receipt:
         """
         Inside a loop with `transaction=True`: advance another stage, to commit with the loop's own checkpoint.
@@ -96,7 +98,11 @@ class Checkpointed(Generic[Record]):
             StoreError: Outside the loop, or without `transaction=True`.
             MilepostError: As `CheckpointStore.advance`.
         """
-        return self._store._advance(run_id, stage, watermark, idempotency_key, after, self._block())  # noqa: SLF001
+        step = checked_step(run_id, stage, watermark, idempotency_key, after, cursor)
+        return self._advance(step, self._block())
+
+    def _advance(self, step: Step, block: Block | None) -> Receipt:
+        return self._store._writer.advance(step, self._store._clock, block)  # noqa: SLF001 - the store's own loop
 
     def _block(self) -> Block:
         iterator = self._open()
@@ -177,7 +183,7 @@ class Checkpointed(Generic[Record]):
         key = f"{self.stage}:{first}-{mark.offset - 1}"
         if len(key.encode()) > MAX_NAME_BYTES:
             key = f"{first}-{mark.offset - 1}"  # a key is unique within its stage; the name in it is for people
-        self._store._advance(self.run_id, self.stage, mark, key, after, block)  # noqa: SLF001 - the store's own loop
+        self._advance(checked_step(self.run_id, self.stage, mark, key, after), block)
         return mark
 
     def begin(self, iterator: _InTransactions[Record]) -> Block:

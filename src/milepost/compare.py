@@ -53,7 +53,7 @@ def _stage(database: Database, run_id: str, other_run_id: str, pair: rows.StageP
 
 def _pages(database: Database, pair: rows.StagePair) -> Iterator[rows.ComparedPage]:
     """What the comparison of each page of the first run's entries found."""
-    after = -1
+    after = pair.start - 1
     while (page := database.read(rows.compared_page, pair, after)).entries:
         yield page
         after = page.last

@@ -244,6 +244,69 @@ class NoCheckpointError(MilepostError, LookupError):
         return f"no checkpoint of stage {shown(self.stage)} in {run}: start it from the beginning"
 
 
+class RunFinishedError(MilepostError):
+    """
+    The run has finished, and `again=True` was not given.
+
+    Attributes:
+        run_id: The run.
+        attempt: Which of its attempts has finished it.
+        at_ms: When, ms since the epoch.
+    """
+
+    def __init__(self, run_id: str, attempt: int, at_ms: int) -> None:
+        super().__init__(run_id, attempt, at_ms)
+        self.run_id, self.attempt, self.at_ms = run_id, attempt, at_ms
+
+    def __str__(self) -> str:
+        return (
+            f"run {shown(self.run_id)} finished in attempt {self.attempt}: use a new run_id, or give again=True for "
+            "another attempt"
+        )
+
+
+class RunExistsError(MilepostError):
+    """
+    A branch would write into a run that has the stage already; nothing was written.
+
+    Attributes:
+        run_id: The run.
+        stage: Its stage.
+        last: The last checkpoint of that.
+    """
+
+    def __init__(self, run_id: str, stage: str, last: Checkpoint) -> None:
+        super().__init__(run_id, stage, last)
+        self.run_id, self.stage, self.last = run_id, stage, last
+
+    def __str__(self) -> str:
+        return (
+            f"run {shown(self.run_id)} has stage {shown(self.stage)} already, up to sequence {self.last.sequence}: branch "
+            "into a new run_id"
+        )
+
+
+class CursorNotKeptError(MilepostError):
+    """
+    A branch would start where the cursor is not kept any more: of each stage of a run the last two are.
+
+    Attributes:
+        run_id: The run.
+        stage: Its stage.
+        position: Of the checkpoint that had the cursor.
+    """
+
+    def __init__(self, run_id: str, stage: str, position: int) -> None:
+        super().__init__(run_id, stage, position)
+        self.run_id, self.stage, self.position = run_id, stage, position
+
+    def __str__(self) -> str:
+        return (
+            f"the cursor of stage {shown(self.stage)} of run {shown(self.run_id)} at position {self.position} is not kept "
+            "any more: branch from one of its last two checkpoints, or start a new run from the source's beginning"
+        )
+
+
 class StoreError(MilepostError):
     """The file at `path`, or the way it is used, is at fault; `problem` says how, and what to do."""
 

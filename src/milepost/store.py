@@ -7,7 +7,7 @@ import warnings
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from milepost import compare, files, rows, verify
+from milepost import compare, cursors, details, files, rows, verify
 from milepost.append import NOT_ASKED
 from milepost.arguments import (
     check_bool,
@@ -16,21 +16,24 @@ from milepost.arguments import (
     check_name,
     check_optional_name,
     hash_for_key,
-    with_plain_integers,
 )
-from milepost.checkpoint import Checkpoint, ResumePoint, Watermark, resume_point, valid_watermark
+from milepost.checkpoint import Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
 from milepost.database import Database
 from milepost.errors import (
     ClosedStoreError,
+    DamagedStoreError,
     InvalidArgumentError,
     MilepostError,
     ReadOnlyStoreError,
     StoreError,
+    shown,
 )
 from milepost.history import checked_filter, pages
 from milepost.plot import Plot
 from milepost.receipt import BatchReceipt, Head, Receipt
+from milepost.run import Run
+from milepost.steps import checked_entries, checked_step, checked_steps
 from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states
 from milepost.times import to_ms
 from milepost.writer import Writer
@@ -38,7 +41,6 @@ from milepost.writer import Writer
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from types import TracebackType
 
     import apsw
@@ -218,16 +220,7 @@ class CheckpointStore:
             StoreError: As `append`.
         """
         writer = self._writer
-        try:
-            iterator = iter(entries)
-        except TypeError:
-            raise InvalidArgumentError("entries", entries, "must be an iterable of milepost.Checkpoint") from None
-        batch: list[Checkpoint] = []
-        for entry in iterator:
-            batch.append(entry)
-            if type(entry) is not Checkpoint:  # the batch ends here in any case, however long the rest is
-                break
-        return writer.append_many(batch)
+        return writer.append_many(checked_entries(entries))
 
     def advance(
         self,
@@ -237,6 +230,7 @@ class CheckpointStore:
         *,
         idempotency_key: str,
         after: Watermark | NotAsked | None = NOT_ASKED,
+        cursor: Any = None,
     ) -> Receipt:
         """
         Record that a stage has come as far as `watermark`.
@@ -254,34 +248,85 @@ class CheckpointStore:
             after: The watermark at which the stage must stand now, None for no checkpoint yet, and from which `watermark`
                 must differ: compare and set, so that of two owners of a stage one is told. It is looked at before the
                 key. Without it the stage may stand anywhere.
+            cursor: Where the source goes on behind this checkpoint, where two integers cannot say it (a page token, a
+                `state_dict`): what JSON can hold, or bytes, at most 65,536 bytes. It commits with the checkpoint, whose
+                detail has its SHA-256. `cursor()` reads it back; the last two of each stage of each run are kept.
 
         Returns:
             As `append`.
 
         Raises:
+            InvalidArgumentError: `after` or `cursor` is not what it must be.
             InvalidCheckpointError: As `append`; also where the clock gave something else than ms since the epoch.
             StageMovedError: The stage does not stand at `after`, or would not move from it.
             IdempotencyConflictError: The key is recorded there with another watermark.
             WatermarkRegressionError: As `append`.
             StoreError: As `append`.
         """
-        return self._advance(run_id, stage, watermark, idempotency_key, after, None)
+        step = checked_step(run_id, stage, watermark, idempotency_key, after, cursor)
+        return self._writer.advance(step, self._clock)
 
-    def _advance(
+    def advance_many(self, steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> BatchReceipt:
+        """
+        Advance several stages, or one of them by several steps, in one transaction: all of it, or nothing.
+
+        Args:
+            steps: Each a mapping with the arguments of `advance` by name, or a tuple of them: run_id, stage, watermark,
+                idempotency_key and, where they are wanted, after and cursor. They are read before the transaction begins.
+
+        Returns:
+            How many were recorded, how many were duplicates, and the chain's position and signature with them.
+
+        Raises:
+            InvalidArgumentError: `steps` cannot be iterated, or one of them is not what it must be.
+            InvalidCheckpointError: As `advance`; it carries the `index` of the step (0, 1, 2 …).
+            RejectedCheckpointError: As `advance`; it carries the `index` of the step.
+            StoreError: As `append`.
+        """
+        return self._writer.advance_many(checked_steps(steps), self._clock)
+
+    async def append_async(self, entry: Checkpoint) -> Receipt:
+        """
+        As `append`, for a task of asyncio: the event loop goes on, and all tasks that wait share one commit.
+
+        Cancelled while it is queued, it is withdrawn. Cancelled once its commit is under way, it is recorded, and the same
+        call once more tells so: its receipt is a duplicate's. Inside the task's own `transaction()` it joins that; of
+        another task's block it waits for the end, at most `busy_timeout_ms`.
+
+        Args:
+            entry: As `append`.
+
+        Returns:
+            As `append`.
+
+        Raises:
+            MilepostError: As `append`.
+        """
+        return await self._writer.append_async(entry)
+
+    async def append_many_async(self, entries: Iterable[Checkpoint]) -> BatchReceipt:
+        """As `append_many`, for a task: see `append_async`. The entries are read before anything is awaited."""
+        return await self._writer.append_many_async(checked_entries(entries))
+
+    async def advance_async(
         self,
         run_id: str,
         stage: str,
         watermark: Watermark,
-        key: str,
-        after: Watermark | NotAsked | None,
-        within: Block | None,
+        *,
+        idempotency_key: str,
+        after: Watermark | NotAsked | None = NOT_ASKED,
+        cursor: Any = None,
     ) -> Receipt:
-        watermark, after = with_plain_integers(watermark), with_plain_integers(after)
-        if after is not NOT_ASKED and after is not None and not valid_watermark(after):
-            raise InvalidArgumentError("after", after, "must be a milepost.Watermark, or None for no checkpoint yet")
-        return self._writer.advance(run_id, stage, watermark, key, after, self._clock, within)
+        """As `advance`, for a task: see `append_async`."""
+        step = checked_step(run_id, stage, watermark, idempotency_key, after, cursor)
+        return await self._writer.advance_async(step, self._clock)
 
-    def transaction(self) -> AbstractContextManager[apsw.Connection]:
+    async def advance_many_async(self, steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> BatchReceipt:
+        """As `advance_many`, for a task: see `append_async`. The steps are read before anything is awaited."""
+        return await self._writer.advance_many_async(checked_steps(steps), self._clock)
+
+    def transaction(self) -> Block:
         """
         Commit the block's own writes and its checkpoints together, or not at all: exactly-once into the same file.
 
@@ -289,14 +334,72 @@ class CheckpointStore:
         At its end everything is committed at once; an exception undoes everything and passes through. A block inside a
         block is a savepoint. Other threads, and other processes that write, wait meanwhile.
 
+        The block belongs to the thread and the task that opened it. In a task, `async with store.transaction()` does not
+        hold the event loop: neither while it waits for its turn nor while it commits.
+
         Returns:
-            A context manager that gives the store's `apsw.Connection`.
+            A context manager, for `with` and `async with`, that gives the store's `apsw.Connection`.
 
         Raises:
             StoreBusyError: Another writer kept the lock for `busy_timeout_ms`.
             StoreError: The block, or SQLite after an error, ended the transaction before its time.
         """
         return self._writer.block()
+
+    def run(self, run_id: str, *, again: bool = False) -> Run:
+        """
+        Begin an attempt of a run: `with store.run("nightly-2026-11-28") as run:`, or `async with`.
+
+        That the attempt began, and how it ended, are entries in the stage `milepost:run`: finished, or failed with the type
+        of the exception. An attempt that was killed has no end; a later one shows that it was. `runs()` has the state, the
+        number of attempts and how long the last one took. A failure to record the end never masks the body's exception.
+
+        Args:
+            run_id: The run; the same name after a kill or a failure, and its loops go on from their last checkpoints.
+            again: Begin another attempt though the run has finished.
+
+        Returns:
+            A context manager that gives a handle with the run's name bound: `run.checkpointed(…, stage=…)`, `run.advance`,
+            `run.resume_point(stage)`.
+
+        Raises:
+            InvalidArgumentError: A name that no run can have.
+            RunFinishedError: From the `with`: the run has finished.
+            StoreError: From the `with`: the file could not be written.
+        """
+        check_name("run_id", run_id)
+        check_bool("again", again)
+        return Run(self, run_id, again=again)
+
+    def branch(self, run_id: str, new_run_id: str, *, stage: str | None = None, as_of: Time | None = None) -> BatchReceipt:
+        """
+        Let a new run start where another one stands, or stood: nothing is overwritten, and both go on by themselves.
+
+        For each stage the new run gets one first checkpoint, with the sequence, watermark, idempotency key and cursor of
+        the other run's, and that one's position in its detail. The same call once more writes nothing.
+
+        Args:
+            run_id: The run to start from.
+            new_run_id: The new one.
+            stage: Only this stage.
+            as_of: Where the stages stood at this time; as `latest`.
+
+        Returns:
+            How many checkpoints were recorded, how many were duplicates, and the chain's position and signature with them.
+
+        Raises:
+            InvalidArgumentError: A name or a time that no checkpoint can have, or twice the same run.
+            NoCheckpointError: There is nothing to start from.
+            RunExistsError: The new run has one of the stages already, and not from there.
+            CursorNotKeptError: A stage stood where its cursor is not kept any more.
+            StoreError: As `append`.
+        """
+        check_name("run_id", run_id)
+        check_name("new_run_id", new_run_id)
+        check_optional_name("stage", stage)
+        if run_id == new_run_id:
+            raise InvalidArgumentError("new_run_id", new_run_id, "is the run to branch from: give another name")
+        return self._writer.branch(run_id, new_run_id, stage, _as_of(as_of), self._clock)
 
     def checkpointed(
         self,
@@ -340,6 +443,8 @@ class CheckpointStore:
         """
         check_name("run_id", run_id)
         check_name("stage", stage)
+        if stage.startswith(details.RESERVED):
+            raise InvalidArgumentError("stage", stage, details.RESERVED_RULE)
         check_integer("every", every, least=1)
         if event_time is not None:
             check_callable("event_time", event_time, "it takes a record and returns its time")
@@ -428,6 +533,32 @@ class CheckpointStore:
         """
         check_optional_name("run_id", run_id)
         return self._database.read(rows.resume_points, run_id, _as_of(as_of))
+
+    def cursor(self, stage: str, *, run_id: str | None = None) -> Any:
+        """
+        The cursor of a stage's last checkpoint, in any run or in one: where its source goes on.
+
+        Args:
+            stage: The stage.
+            run_id: Only this run.
+
+        Returns:
+            What `advance` was given: bytes, or what JSON made of it (a tuple is a list). None where the checkpoint has no
+            cursor, or the stage no checkpoint.
+
+        Raises:
+            InvalidArgumentError: A name that no checkpoint can have.
+            DamagedStoreError: The file was tampered with: what is stored there is no cursor.
+        """
+        check_name("stage", stage)
+        if run_id is not None:
+            check_name("run_id", run_id)
+        stored = self._database.read(rows.cursor, run_id, stage)
+        try:
+            return cursors.decode(stored)
+        except ValueError as error:
+            problem = f"the cursor of stage {shown(stage)} is no JSON: verify the file, and restore it from a copy"
+            raise DamagedStoreError(self.path, problem) from error
 
     def get(self, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
         """
@@ -646,7 +777,8 @@ class CheckpointStore:
 
         Offset, event time and idempotency key are compared; `run_id` and `at_ms` are not, since they differ in any two
         runs. It shows both as they were at the call. A million entries against a million take about a second, in constant
-        memory. How many entries a run has is taken from the counts that the file keeps, which `verify` checks.
+        memory. How many entries a run has is taken from the counts that the file keeps, which `verify` checks. Where one
+        of the runs is a branch, its stages are compared from their first sequence on.
 
         Args:
             run_id: One run.
@@ -699,8 +831,8 @@ class CheckpointStore:
         """
         What `history` gives, as a table: `polars.DataFrame(store.frame())`, `duckdb.sql("SELECT … FROM frame")`.
 
-        It has the columns position, run_id, stage, sequence, offset, event_time, idempotency_key, at, signature and
-        detail. It is read when something takes it, and anew each time, in batches of a page; nothing of the file is
+        It has the columns position, run_id, stage, sequence, offset, event_time, idempotency_key, at, signature, detail and
+        cursor_sha256. It is read when something takes it, and anew each time, in batches of a page; nothing of the file is
         held between two of them. Inside `transaction()` it shows what was committed before. Times are timestamps of 64
         bits in ms, which hold every time that a checkpoint may have; what a library makes of the year 200,000 is its own.
 
@@ -779,6 +911,17 @@ class CheckpointStore:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(self._database, Writer):
+            await self._database.close_async()
+        else:
+            self.close()
 
     def __del__(self) -> None:
         database = getattr(self, "_database", None)  # missing where opening it failed

@@ -35,9 +35,17 @@ class RunSummary:
         run_id: Its name.
         entries: How many checkpoints it has.
         stages: Its stages, in the order in which the file first saw them.
-        first_at_ms: The wall clock of its first checkpoint, ms since the epoch.
-        last_at_ms: The wall clock of its last checkpoint.
+        first_at_ms: The wall clock of its first checkpoint or attempt, ms since the epoch.
+        last_at_ms: The wall clock of the last that was recorded of it.
         signature: The chain over its own entries, 64 hex digits.
+        state: Of its last attempt: `"finished"`, `"failed"`, or `"open"`, which has no end yet, or was killed; None for a
+            run that was not begun by `run()`. Of attempts before the last one, those without an end were killed.
+        attempts: How many attempts were begun.
+        killed: How many of them were killed: no end of theirs is recorded, and another one began.
+        began_at_ms: When the last attempt began; None without one.
+        ended_at_ms: When it ended; None while it is open.
+        error: The type of the exception that it failed with, or None.
+        records: How far the foremost of its stages has come, as an offset; of a branch, from where it started.
     """
 
     run_id: str
@@ -46,6 +54,25 @@ class RunSummary:
     first_at_ms: int
     last_at_ms: int
     signature: str
+    state: str | None = None
+    attempts: int = 0
+    killed: int = 0
+    began_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    error: str | None = None
+    records: int = 0
+
+    @property
+    def duration_ms(self) -> int:
+        """How long the last attempt took, or has taken by what it recorded last; of all that there is without attempts."""
+        began = self.first_at_ms if self.began_at_ms is None else self.began_at_ms
+        ended = self.last_at_ms if self.ended_at_ms is None else self.ended_at_ms
+        return max(0, ended - began)
+
+    @property
+    def rate(self) -> float | None:
+        """Records a second over that time; None where the clock has not moved."""
+        return self.records * 1000 / self.duration_ms if self.duration_ms else None
 
 
 @dataclass(frozen=True, slots=True)

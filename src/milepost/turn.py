@@ -101,7 +101,7 @@ class Turns:
             timeout_s: How long to wait, in seconds. What another thread has taken over to do is waited for until it is done.
 
         Returns:
-            True when it is had, or was done by another thread meanwhile; False when the time was up.
+            True when it is had, or was done by another thread meanwhile; False when the time was up, or it was given up.
         """
         # Who comes when others wait waits behind them.
         if not self._queue and self.held.setdefault(NOW, turn) is turn:
@@ -115,6 +115,10 @@ class Turns:
             turn.sleep(min(_LOOK_AGAIN_S, max(0.0, deadline - time.monotonic())))
             if turn.done:
                 return True
+            if turn.given_up:  # by another thread
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(turn)
+                return False
             if self.held.setdefault(NOW, turn) is turn:
                 # Who had it before may have taken this one over and done it, or given it back unfinished.
                 with contextlib.suppress(ValueError):

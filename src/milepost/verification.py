@@ -17,6 +17,7 @@ class Fault:
             `missing`, positions without a row; `unreadable`, a row whose values are no checkpoint;
             `run`, a row that does not follow from the row before it in its own run;
             `lookup`, what rows are found by is not as an append leaves it: a milepost, a sequence, the stages of a run;
+            `cursor`, a cursor is not the one that was recorded with the checkpoint, or belongs to none, or is gone;
             `head`, the chain does not contain the head it was expected to contain;
             `key`, the chain is keyed and was opened without its key, so that its links cannot be judged;
             `file`, what SQLite itself found wrong in the file (`PRAGMA integrity_check`).

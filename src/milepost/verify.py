@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from milepost import integrity, rows, workers
+from milepost import details, integrity, rows, workers
 from milepost.audit import Audit
 from milepost.errors import DamagedStoreError, WrongKeyError
 from milepost.signature import START, ChainBase
@@ -42,6 +42,7 @@ def verify_chain(
                 # What has been added since the snapshot is not judged, and so confirms nothing.
                 stored = read(rows.signature_at, head.entries) if head.entries <= total else None
                 faults += _contains(head, stored, total)
+        faults += _wrong_cursors(read(rows.kept_cursors, None))
         empty = read(rows.empty_run_stages)
         if processes > 1 and not faults and not empty:
             found = workers.confirm(database, kept, start, processes, progress)
@@ -77,6 +78,7 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
             audit.check_run_rows(page)
             if progress is not None:
                 progress(audit.entries, total)
+        faults += _wrong_cursors(read(rows.kept_cursors, run_id))
         if expected is not None:
             faults += _contains(expected, audit.marked, audit.entries)
     except WrongKeyError as error:
@@ -88,6 +90,17 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
 
 def _cannot_judge(error: WrongKeyError) -> Fault:
     return Fault("key", None, "the key of the chain, to judge its links", error.problem)
+
+
+def _wrong_cursors(kept: list[rows.KeptCursor]) -> list[Fault]:
+    """Cursors that are not those whose SHA-256 the details of their entries have; the walk judges the details."""
+    faults: list[Fault] = []
+    for cursor in kept:
+        said = details.parse(cursor.detail)
+        expected = f"{said['cursor']} ({said.get('cursor_type')})" if "cursor" in said else "none"
+        if cursor.found != expected:
+            faults.append(Fault("cursor", cursor.position, expected, cursor.found))
+    return faults
 
 
 def _contains(head: Head, signature: object, entries: int) -> list[Fault]:

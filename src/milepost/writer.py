@@ -26,6 +26,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, TypeVarTuple
 
 import apsw
@@ -36,6 +37,7 @@ from milepost.bound import Bound
 from milepost.connection import connect, refuse_foreign_header
 from milepost.database import CLOSING, Database
 from milepost.errors import (
+    ClosedStoreError,
     FailedStoreError,
     MilepostError,
     MilepostWarning,
@@ -44,15 +46,18 @@ from milepost.errors import (
     StoreError,
 )
 from milepost.lent import LentConnection, Rules
+from milepost.owner import current_owner
 from milepost.reader import CACHE_KIB, Reader, SharedReader
 from milepost.sqlite_errors import sync_failed, translate
 from milepost.turn import NOW, Turn, Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from milepost.append import Appender, NotAsked
-    from milepost.checkpoint import Checkpoint, Watermark
+    from milepost.append import Appender, Step
+    from milepost.checkpoint import Checkpoint
+    from milepost.cursors import Stored
+    from milepost.helper import Batch, Helper
     from milepost.receipt import BatchReceipt, Receipt
     from milepost.signature import Hash
 
@@ -103,6 +108,12 @@ class Job(Turn, Generic[T]):
         self.entry = entry
         self.error: BaseException | None = None
 
+    def claim(self) -> list[Job[Any]]:
+        """What its turn is for: as a batch of tasks has it."""
+        return [self]
+
+    claim_those_that_waited = claim
+
 
 class Writer(Database):
     """
@@ -143,6 +154,8 @@ class Writer(Database):
         self._began = 0.0  # when the last transaction began, on the monotonic clock
         self._free_until = 0.0  # until when the lock is left to others
         self._group = 1  # how many jobs the last commit had
+        self._helper: Helper | None = None  # begun by the first task
+        self._gates: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by event loop: see `enter_async`
 
     # Opening
 
@@ -274,22 +287,37 @@ class Writer(Database):
         """Append one checkpoint; in a commit of its own, with those of other threads, or within a loop's block."""
         return self._do(Job(lambda end: end.append(entry), entry), within)
 
-    def append_many(self, entries: Sequence[Checkpoint], details: Sequence[str | None] | None = None) -> BatchReceipt:
-        """Append a batch: all of it, or nothing; with the detail of each, where an import has them."""
-        return self._do(Job(lambda end: end.append_many(entries, append.NO_DETAILS if details is None else details)))
+    def append_many(self, entries: Sequence[Checkpoint]) -> BatchReceipt:
+        """Append a batch: all of it, or nothing."""
+        return self._do(Job(lambda end: end.append_many(entries)))
 
-    def advance(
-        self,
-        run_id: str,
-        stage: str,
-        watermark: Watermark,
-        idempotency_key: str,
-        after: Watermark | NotAsked | None,
-        clock: Callable[[], int],
-        within: Block | None = None,
-    ) -> Receipt:
+    def restore(
+        self, entries: Sequence[Checkpoint], details: Sequence[str | None], cursors: Mapping[int, Stored]
+    ) -> BatchReceipt:
+        """Append a batch as another store had it: with the detail of each, and with the cursors by position."""
+        return self._do(Job(lambda end: end.restore(entries, details, cursors)))
+
+    def advance(self, step: Step, clock: Callable[[], int], within: Block | None = None) -> Receipt:
         """Append the next checkpoint of a stage."""
-        return self._do(Job(lambda end: end.advance(run_id, stage, watermark, idempotency_key, after, clock)), within)
+        return self._do(Job(lambda end: end.advance(step, clock)), within)
+
+    def advance_many(self, steps: Sequence[Step], clock: Callable[[], int]) -> BatchReceipt:
+        """Append the next checkpoints of several stages: all of them, or nothing."""
+        return self._do(Job(lambda end: end.advance_many(steps, clock)))
+
+    def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
+        """Record that an attempt of a run begins; its number."""
+        return self._do(Job(lambda end: end.begin_run(run_id, again=again, clock=clock)))
+
+    def end_run(self, run_id: str, attempt: int, state: str, clock: Callable[[], int], error: str | None) -> Receipt:
+        """Record how an attempt has ended."""
+        return self._do(Job(lambda end: end.end_run(run_id, attempt, state, clock, error)))
+
+    def branch(
+        self, run_id: str, new_run_id: str, stage: str | None, as_of_ms: int | None, clock: Callable[[], int]
+    ) -> BatchReceipt:
+        """Let a run start where another one stood."""
+        return self._do(Job(lambda end: end.branch(run_id, new_run_id, stage, as_of_ms, clock)))
 
     def _do(self, job: Job[T], within: Block | None = None) -> T:
         """Have a job done: in the caller's own block, in a transaction of its own, or in another thread's with others."""
@@ -314,6 +342,144 @@ class Writer(Database):
         if job.error is not None:
             raise job.error
         return job.outcome
+
+    # Writing from tasks, whose event loop is never held
+
+    async def append_async(self, entry: Checkpoint) -> Receipt:
+        """As `append`, in a commit with those of other tasks."""
+        return await self._do_async(Job(lambda end: end.append(entry), entry))
+
+    async def append_many_async(self, entries: Sequence[Checkpoint]) -> BatchReceipt:
+        """As `append_many`."""
+        return await self._do_async(Job(lambda end: end.append_many(entries)))
+
+    async def advance_async(self, step: Step, clock: Callable[[], int]) -> Receipt:
+        """As `advance`."""
+        return await self._do_async(Job(lambda end: end.advance(step, clock)))
+
+    async def advance_many_async(self, steps: Sequence[Step], clock: Callable[[], int]) -> BatchReceipt:
+        """As `advance_many`."""
+        return await self._do_async(Job(lambda end: end.advance_many(steps, clock)))
+
+    async def begin_run_async(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
+        """As `begin_run`."""
+        return await self._do_async(Job(lambda end: end.begin_run(run_id, again=again, clock=clock)))
+
+    async def end_run_async(
+        self, run_id: str, attempt: int, state: str, clock: Callable[[], int], error: str | None
+    ) -> Receipt:
+        """As `end_run`."""
+        return await self._do_async(Job(lambda end: end.end_run(run_id, attempt, state, clock, error)))
+
+    async def _do_async(self, job: Job[T]) -> T:
+        self.refuse_if_ended()
+        block = self._block_of_task()
+        if block is not None:  # no disk is waited for inside it
+            return self._do_in_block(block, job)
+        return await self._running_helper().do(job)
+
+    def _block_of_task(self) -> BlockTurn | None:
+        """
+        The block that the running task has open.
+
+        Raises:
+            StoreError: It is a loop's.
+        """
+        holder = self._turns.holder
+        if not isinstance(holder, BlockTurn) or holder.owner != current_owner():
+            return None
+        return self._block_of_caller(holder, None)
+
+    def _running_helper(self) -> Helper:
+        if self._helper is None:
+            from milepost.helper import Helper  # noqa: PLC0415 - asyncio, which most programs do without, takes 30 ms
+
+            self._helper = Helper(self, _PATIENCE_NS[self._synchronous])
+        return self._helper
+
+    def commit_batch(self, batch: Batch) -> None:
+        """In the helper's thread: do what has queued, in one transaction."""
+        try:
+            if not self._turns.take(batch, self.busy_timeout_ms / 1000):
+                if not batch.given_up:
+                    for job in batch.claim_those_that_waited():
+                        job.error = StoreBusyError(self.path, self.busy_timeout_ms)
+                return
+            self._commit(batch)
+        finally:
+            if NOW in self._turns.held and self._turns.held[NOW] is batch:
+                del self._turns.held[NOW]
+            batch.given_up = True
+            self._turns.wake_first()
+
+    async def enter_async(self, block: Block) -> apsw.Connection:
+        """
+        Begin a block of the running task.
+
+        Of the tasks of a loop one at a time asks for its turn, in a thread of its own; the others wait in the loop.
+        """
+        import asyncio  # noqa: PLC0415 - whoever is here has imported it
+
+        self.refuse_if_ended()
+        if self._block_of_task() is not None or block.turn is not None:
+            return self.enter(block)
+        gate = self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        try:
+            await asyncio.wait_for(gate.acquire(), self.busy_timeout_ms / 1000)
+        except TimeoutError:
+            raise StoreBusyError(self.path, self.busy_timeout_ms) from None
+        block.gate = gate
+        turn = BlockTurn(self.path, block)
+        entering = self._running_helper().call(lambda: self._enter_outermost(block, turn))
+        try:
+            return await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            turn.given_up = True  # if it waits still
+            turn.wake()
+            entering.add_done_callback(lambda entered: self._leave_unentered(block, entered))
+            raise
+        except BaseException:
+            block.open_gate()
+            raise
+
+    def _leave_unentered(self, block: Block, entered: Any) -> None:
+        """The task was cancelled while its block began."""
+        try:
+            if not entered.cancelled() and entered.exception() is None:
+                self.leave(block, GeneratorExit())
+        finally:
+            block.open_gate()
+
+    async def leave_async(self, block: Block, error: BaseException | None) -> None:
+        """As `leave`; once the commit is under way it is waited for, whoever cancels the task."""
+        import asyncio  # noqa: PLC0415 - whoever is here has imported it
+
+        try:
+            turn = block.turn
+            if error is not None or turn is None or turn.over or block is not turn.outermost:  # no disk is waited for
+                self.leave(block, error)
+                return
+            leaving = self._running_helper().call(lambda: self.leave(block, None))
+            cancelled: asyncio.CancelledError | None = None
+            while not leaving.done():
+                try:
+                    await asyncio.shield(leaving)
+                except asyncio.CancelledError as reason:
+                    cancelled = reason
+                except BaseException:  # noqa: BLE001 - it is the commit's, and raised below
+                    break
+            leaving.result()
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            block.open_gate()
+
+    async def close_async(self) -> None:
+        """As `close`, after what has queued."""
+        if self._block_of_task() is not None or self.closed:
+            self.close()
+        else:
+            await self._running_helper().call(self.close)
 
     def _block_of_caller(self, holder: Turn, within: Block | None) -> BlockTurn | None:
         """
@@ -346,33 +512,39 @@ class Writer(Database):
             )
         raise StoreError(self.path, problem)
 
-    def _commit(self, job: Job[Any]) -> None:
-        """Do a job, and those that other threads have queued meanwhile, in one transaction; one that fails fails alone."""
+    def _commit(self, leader: Job[Any] | Batch) -> None:
+        """
+        Do a job, or a batch of tasks, in one transaction with what other threads have queued; what fails fails alone.
+
+        Args:
+            leader: Whose turn it is.
+        """
+        own: list[Job[Any]] = []
         others: list[Turn] = []
         settled = False
         try:
-            group = job.thread != self._main_thread
+            group = leader.thread != self._main_thread
             if group:
                 self._await_company()
             self._begin()
+            own = leader.claim()
             if group:
                 others += self._turns.take_over()
-            jobs: list[Job[Any]] = [job, *others]  # type: ignore[list-item]
-            appended = self._do_alone(job) if len(jobs) == 1 else self._do_group(jobs)
-            self._let_others_in()
-            self._execute("COMMIT")
-            self._version = self._lent.data_version()
-            self._before_acknowledging(appended)
+            self._group = 1 + len(others)
+            if own or others:  # else all were withdrawn
+                appended = self._do_all([*own, *others])  # type: ignore[list-item]
+                self._let_others_in()
+                self._execute("COMMIT")
+                self._version = self._lent.data_version()
+                self._before_acknowledging(appended)
             settled = True
         except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:
             self._end = None
-            job.error = self._told(error)
-            for other in others:  # one exception each: threads raise them side by side
-                other.error = self._told(error, again=True)  # type: ignore[attr-defined]
+            self._tell_all([*(own or leader.claim_those_that_waited()), *others], error)  # type: ignore[list-item]
             settled = True
         except Exception as error:  # noqa: BLE001 - the clock's: of the only job, for in a group it is the job's alone
             self._end = None
-            job.error = error
+            self._tell_all(own, error)
         finally:
             try:
                 self._rules.ours = True
@@ -387,6 +559,16 @@ class Writer(Database):
                 else:
                     for other in others:
                         other.finish()
+
+    def _tell_all(self, jobs: list[Job[Any]], error: BaseException) -> None:
+        """Jobs have failed: one exception for each, since threads raise them side by side."""
+        told = self._told(error)
+        for job in jobs:
+            job.error, told = told, self._told(error, again=True)
+
+    def _do_all(self, jobs: list[Job[Any]]) -> int:
+        """Do the jobs of a transaction; how many entries were appended."""
+        return self._do_alone(jobs[0]) if len(jobs) == 1 else self._do_group(jobs)
 
     def _begin(self) -> None:
         """Begin a transaction, with all that an append has to know."""
@@ -463,7 +645,6 @@ class Writer(Database):
 
     def _do_alone(self, job: Job[Any]) -> int:
         """Do the only job of a transaction; how many entries were appended."""
-        self._group = 1
         end, self._end = self._end or append.Appender(self._statements, self.hash), None
         before = end.appended
         job.outcome = job.work(end)
@@ -472,7 +653,6 @@ class Writer(Database):
 
     def _do_group(self, jobs: list[Job[Any]]) -> int:
         """Do several jobs; those that append one checkpoint together, if none of these fails."""
-        self._group = len(jobs)
         appended = 0
         single = [job for job in jobs if job.entry is not None]
         if len(single) > 1:
@@ -585,7 +765,9 @@ class Writer(Database):
             outer = self._block_of_caller(holder, None)
             if outer is not None:
                 return self._enter_inner(outer, block)
-        turn = BlockTurn(self.path, block)
+        return self._enter_outermost(block, BlockTurn(self.path, block))
+
+    def _enter_outermost(self, block: Block, turn: BlockTurn) -> apsw.Connection:
         entered = False
         try:
             if not self._turns.take(turn, self.busy_timeout_ms / 1000):
@@ -805,8 +987,12 @@ class Writer(Database):
             return
         holder = self._turns.holder
         if isinstance(holder, BlockTurn) and self._ended is None and holder.belongs_to_caller():
+            if self._helper is not None:
+                self._helper.stop(self.busy_timeout_ms / 1000)
             self._close_now()
             return
+        if self._helper is not None:  # after what has queued
+            self._helper.stop(self.busy_timeout_ms / 1000, drain=True)
         if holder is not None:
             self._block_of_caller(holder, None)
         turn = Turn()
@@ -826,6 +1012,8 @@ class Writer(Database):
         self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
         self._close_connection()
         super().close()
+        if self._helper is not None:
+            self._helper.fail(lambda: ClosedStoreError(self.path, "the store was closed before this was recorded"))
 
     def _close_connection(self) -> None:
         if self._connection is not None:
@@ -841,6 +1029,8 @@ class Writer(Database):
         """As `Database.let_go`, once no write is under way and no block is open."""
         holder = self._turns.holder
         if holder is not None and holder.thread == threading.get_ident():
+            return False
+        if self._helper is not None and not self._helper.stop(max(0.0, deadline - time.monotonic())):
             return False
         turn = self._letting_go[threading.get_ident()] = Turn()
         if not self._turns.take(turn, max(0.0, deadline - time.monotonic())):
@@ -858,6 +1048,14 @@ class Writer(Database):
                 del self._turns.held[NOW]
             turn.given_up = True
             self._turns.wake_first()
+        if self._helper is not None and not self.closed:
+            self._helper.resume()
+
+    def carried_over(self) -> None:
+        """As `Database.carried_over`."""
+        super().carried_over()
+        if self._helper is not None:
+            self._helper.forget()
 
     def _connections(self) -> list[apsw.Connection]:
         return super()._connections() + ([] if self._connection is None else [self._connection])

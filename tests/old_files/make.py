@@ -45,7 +45,7 @@ def make(path: Path, key: bytes | None) -> None:
                     store.advance(run, stage, Watermark(10**6 + number, 2**63 - 1), idempotency_key=f"ü {number}\n")
         # Entries with a detail, of a stage of milepost's own: an import records them so.
         detailed = [Checkpoint(RUNS[0], "milepost:run", n, Watermark(n, 0), f"run {n}", 1767225700000 + n) for n in (1, 2)]
-        store._writer.append_many(detailed, DETAILS)
+        store._writer.restore(detailed, DETAILS, {})
         with store.transaction() as connection:
             sink = list(connection.execute("SELECT number, name FROM sink ORDER BY number"))
         holds: dict[str, Any] = {

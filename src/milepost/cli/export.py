@@ -15,6 +15,7 @@ from milepost.cli import argument, output, record
 from milepost.cli.new_file import new_file
 from milepost.errors import StoreError
 from milepost.store import CheckpointStore
+from milepost.transfer import entries_of
 from milepost.visible import visible
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
     Write the checkpoints down for other programs.
 
     jsonl is exact: a line of JSON for each checkpoint, in the order of the chain, with its seven values (run_id, stage,
-    sequence, offset, event_time_ms, idempotency_key, at_ms), and its detail if it has one. `milepost import` reads it
-    back to the same signature.
+    sequence, offset, event_time_ms, idempotency_key, at_ms), and its detail and cursor if it has them. `milepost import`
+    reads it back to the same signature.
 
     csv is for spreadsheets, with the columns of the view `checkpoint`, in UTF-8. It is not exact: a name that would start
     a formula has an apostrophe before it, and characters that a screen obeys or hides are written out, like \x1b.
@@ -62,9 +63,9 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
 
 
 def _write_jsonl(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
-    entries = store.receipts(run_id, stage)
+    entries = entries_of(store.path, run_id, stage)
     while page := list(islice(entries, _BATCH)):
-        stream.write("".join(output.line(record.exported(entry, detail)) for _, entry, detail in page).encode("ascii"))
+        stream.write("".join(output.line(record.exported(entry)) for entry in page).encode("ascii"))
 
 
 def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:

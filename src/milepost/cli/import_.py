@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
+from milepost import details
 from milepost.checkpoint import Checkpoint, Watermark
 from milepost.cli import argument, record
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.head import show_head
 from milepost.cli.new_file import not_there_yet
+from milepost.cursors import digest
 from milepost.errors import shown
 from milepost.files import absolute
-from milepost.restore import RefusedEntryError, restore
 from milepost.signature import fault_of_detail
 from milepost.store import CheckpointStore
+from milepost.transfer import Entry, RefusedEntryError, restore
 from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    _Entry = tuple[Checkpoint, str | None]
+    from milepost.cursors import Stored
 
 
-_LONGEST_LINE: Final = 65_536  # bytes; three names of 1,024 bytes and a detail of 4,096, escaped, have 43,200
+_LONGEST_LINE: Final = 500_000  # bytes; three names of 1,024 bytes, a detail and a cursor, escaped, have 436,500
 
 
 class WrongLine(click.ClickException):
@@ -60,7 +63,7 @@ def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
         show_head(made.head(), as_json=as_json)
 
 
-def _entries(lines: IO[bytes]) -> Iterator[_Entry]:
+def _entries(lines: IO[bytes]) -> Iterator[Entry]:
     number = 0
     while line := lines.readline(_LONGEST_LINE + 1):
         number += 1
@@ -81,18 +84,32 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _entry(number: int, values: object) -> _Entry:
+def _entry(number: int, values: object) -> Entry:
     """The entry of `record.exported`; whether its checkpoint is a valid one is for the store to say."""
     if not isinstance(values, dict):
         raise WrongLine(number, f"must be a JSON object, not {shown(values)}")
-    if values.keys() - {"detail"} != set(record.FIELDS):
+    if values.keys() - {"detail", "cursor"} != set(record.FIELDS):
         wrong = [f"{name} is missing" for name in record.FIELDS if name not in values]
         wrong += [f"{shown(name)} is no value of a checkpoint" for name in values if name not in record.FIELDS]
-        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}, and detail if there is one")
+        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}, and maybe detail and cursor")
     run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in record.FIELDS)
-    detail = values.get("detail")
+    checkpoint = Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
+    detail, cursor = values.get("detail"), values.get("cursor")
     if "detail" in values:
-        wrong_detail = fault_of_detail(detail)
-        if wrong_detail is not None:
-            raise WrongLine(number, f"detail {shown(detail)}: {wrong_detail}")
-    return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms), detail
+        fault = fault_of_detail(detail)
+        if fault is not None:
+            raise WrongLine(number, f"detail {shown(detail)}: {fault}")
+    return Entry(checkpoint, detail, _cursor(number, cursor, detail) if "cursor" in values else None)
+
+
+def _cursor(number: int, cursor: object, detail: str | None) -> Stored:
+    """The cursor of a line, which is the one that the detail has the SHA-256 of."""
+    said = details.parse(detail)
+    try:
+        stored: Stored = base64.b64decode(cursor, validate=True) if said.get("cursor_type") == "bytes" else str(cursor)  # type: ignore[arg-type]
+        fits = isinstance(cursor, str) and digest(stored) == said.get("cursor")
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        raise WrongLine(number, f"cursor {shown(cursor)}: its SHA-256 is not the one in the detail")
+    return stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final
 
 from milepost.cli.output import iso
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint, ResumePoint
     from milepost.receipt import Head, Receipt
     from milepost.summary import RunSummary, StageSummary
+    from milepost.transfer import Entry
 
 Record = dict[str, Any]
 
@@ -23,9 +25,16 @@ def checkpoint(entry: Checkpoint) -> Record:
     return dict(zip(FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
 
 
-def exported(entry: Checkpoint, detail: str | None) -> Record:
-    """An entry as it is exported: exact, nothing twice, and no detail where there is none."""
-    return checkpoint(entry) | ({} if detail is None else {"detail": detail})
+def exported(entry: Entry) -> Record:
+    """
+    An entry as it is exported: exact, nothing twice, and no detail or cursor where there is none.
+
+    A cursor is its JSON as a text, or its bytes in base64: the detail says which.
+    """
+    more = {"detail": entry.detail, "cursor": entry.cursor}
+    if isinstance(entry.cursor, bytes):
+        more["cursor"] = b64encode(entry.cursor).decode()
+    return checkpoint(entry.checkpoint) | {name: value for name, value in more.items() if value is not None}
 
 
 def recorded(receipt: Receipt, entry: Checkpoint, detail: str | None) -> Record:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
-from milepost import rows
+from milepost import details, rows
 from milepost.errors import MilepostError, shown
 from milepost.forensics.extra import extra
 from milepost.forensics.html import clipped
@@ -38,6 +38,7 @@ CHECKPOINTS: Final = arrow.Schema(
         arrow.Field("at", _TIME, nullable=False),
         arrow.Field("signature", arrow.DataType.utf8(), nullable=False),
         arrow.Field("detail", arrow.DataType.utf8(), nullable=True),
+        arrow.Field("cursor_sha256", arrow.DataType.utf8(), nullable=True),
     ]
 )
 
@@ -165,7 +166,9 @@ def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
 def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.RecordBatch:
     """A page of rows with the columns of `rows.SignedRow`."""
     columns = zip(*signed, strict=True) if signed else repeat((), len(rows.SignedRow._fields))
-    positions, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, signatures, details = columns
+    positions, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, signatures, stored_details = (
+        columns
+    )
     run_ids, stages = rows.run_ids_and_stages(connection, run_numbers, stage_numbers)
     try:
         arrays = [
@@ -178,13 +181,18 @@ def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.R
             arrow.Array(keys, arrow.DataType.utf8()),
             _integers(ats_ms).cast(_TIME),
             arrow.Array([rows.digits(signature) for signature in signatures], arrow.DataType.utf8()),
-            arrow.Array(details, arrow.DataType.utf8()),
+            arrow.Array(stored_details, arrow.DataType.utf8()),
+            arrow.Array([_text(details.parse(each).get("cursor")) for each in stored_details], arrow.DataType.utf8()),
         ]
     except (TypeError, ValueError) as error:  # in a damaged file SQLite gives what it finds, STRICT or not
         raise apsw.CorruptError(f"a row has what no append writes: {error}") from error
-    if any(array.null_count for array in arrays[:-1]):
+    if any(array.null_count for array in arrays[:-2]):
         raise apsw.CorruptError("a row has NULL, which no append writes")
     return arrow.RecordBatch.from_arrays(arrays, schema=CHECKPOINTS)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _integers(values: Sequence[int]) -> arrow.Array:

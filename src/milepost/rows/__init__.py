@@ -13,6 +13,7 @@ A statement is read to its end before a function returns, so that no read transa
 """
 
 from milepost.rows.append import (
+    add_cursor,
     add_entries,
     add_run,
     add_run_stage,
@@ -20,6 +21,7 @@ from milepost.rows.append import (
     append_state,
     entries_of_run_stage,
     find_duplicate,
+    numbers_at,
 )
 from milepost.rows.columns import BATCH, PAGE, EntryRow, Statements, chain_base, digits, tip
 from milepost.rows.compare import COMPARED_MILEPOSTS, ComparedPage, StagePair, compared_page, stage_pairs
@@ -33,14 +35,28 @@ from milepost.rows.history import (
     signed_rows,
 )
 from milepost.rows.integrity import integrity, integrity_check, virtual_integrity
-from milepost.rows.lookup import find, get, head, latest, resume_points, run_signature, signature, signature_at
+from milepost.rows.lookup import (
+    cursor,
+    cursor_at,
+    find,
+    get,
+    head,
+    latest,
+    resume_points,
+    run_signature,
+    signature,
+    signature_at,
+)
 from milepost.rows.outline import RunStage, between_in_run_stage, count_of_runs, ends_of_run_stage
+from milepost.rows.runs import Attempt, BranchPoint, branch_points, last_attempt
 from milepost.rows.summary import contents, runs, stages
 from milepost.rows.verify import (
+    KeptCursor,
     Progress,
     Snapshot,
     empty_run_stages,
     invalid_positions,
+    kept_cursors,
     progress_at,
     rows_after,
     run_rows_after,
@@ -52,26 +68,33 @@ __all__ = [
     "BATCH",
     "COMPARED_MILEPOSTS",
     "PAGE",
+    "Attempt",
+    "BranchPoint",
     "ComparedPage",
     "EntryRow",
     "Filter",
+    "KeptCursor",
     "Progress",
     "RunStage",
     "SignedRow",
     "Snapshot",
     "StagePair",
     "Statements",
+    "add_cursor",
     "add_entries",
     "add_run",
     "add_run_stage",
     "add_stage",
     "append_state",
     "between_in_run_stage",
+    "branch_points",
     "chain_base",
     "checkpoints",
     "compared_page",
     "contents",
     "count_of_runs",
+    "cursor",
+    "cursor_at",
     "digits",
     "empty_run_stages",
     "ends_of_run_stage",
@@ -83,8 +106,11 @@ __all__ = [
     "integrity",
     "integrity_check",
     "invalid_positions",
+    "kept_cursors",
+    "last_attempt",
     "latest",
     "numbered_rows",
+    "numbers_at",
     "progress_at",
     "recorded",
     "resume_points",

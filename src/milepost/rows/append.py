@@ -25,6 +25,8 @@ from milepost.rows.columns import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from milepost.cursors import Stored
+
 
 def append_state(connection: Statements, run_id: str, stage: str) -> tuple[Any, ...]:
     """
@@ -119,4 +121,30 @@ def find_duplicate(connection: Statements, run_id: str, stage: str, key: str) ->
 _DUPLICATE: Final = (
     f"SELECT position, signature, {FIELDS} FROM entry INDEXED BY entry_by_key "
     f"WHERE idempotency_key = ? AND run_number = {RUN_NUMBER} AND stage_number = {STAGE_NUMBER}"
+)
+
+
+def numbers_at(connection: Statements, position: int) -> tuple[int, int]:
+    """The numbers of the run and the stage of an entry."""
+    row: tuple[Any, ...] | None = connection.execute(_NUMBERS_AT, (position,)).get
+    if row is None:
+        raise apsw.CorruptError(f"the entry at position {position} is gone")
+    run_number, stage_number = row
+    return run_number, stage_number
+
+
+_NUMBERS_AT: Final = "SELECT run_number, stage_number FROM entry WHERE position = ?"
+
+
+def add_cursor(connection: Statements, run_number: int, stage_number: int, position: int, cursor: Stored) -> None:
+    """Keep the cursor of a stage's newest entry, and of those before it only the last."""
+    numbers = run_number, stage_number
+    connection.execute(_ADD_CURSOR, (*numbers, position, cursor))
+    connection.execute(_DROP_CURSORS, (*numbers, *numbers, position))
+
+
+_ADD_CURSOR: Final = "INSERT INTO stage_cursor (run_number, stage_number, position, cursor) VALUES (?, ?, ?, ?)"
+_DROP_CURSORS: Final = (
+    "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < "
+    "(SELECT max(position) FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?)"
 )

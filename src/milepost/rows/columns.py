@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 import apsw
 
+from milepost import details
 from milepost.checkpoint import Checkpoint, Watermark
 from milepost.mileposts import RUN_NUMBER, STAGE_NUMBER
 from milepost.signature import START, ChainBase
@@ -85,6 +86,9 @@ def bindings_for(run_id: str | None, stage: str | None) -> tuple[str, ...]:
         return () if stage is None else (stage,)
     return (run_id,) if stage is None else (run_id, stage)
 
+
+OWN_STAGE: Final = f"NOT GLOB '{details.RESERVED}*'"
+"""What follows a stage's name where it is not to be one that milepost alone writes."""
 
 NUMBERS: Final = f"SELECT {RUN_NUMBER}, {STAGE_NUMBER}"
 

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
 from milepost.checkpoint import MAX_INTEGER
-from milepost.mileposts import INTERVAL, RUN_NUMBER, entries_so_far
+from milepost.mileposts import BOUND, INTERVAL, RUN_NUMBER, RUN_STAGE, entries_so_far
+from milepost.rows.columns import OWN_STAGE, at_one_moment
 
 COMPARED_MILEPOSTS: Final = 500
 """How many mileposts of a run are compared in one statement: up to 10,000 entries, for which other threads wait."""
 
 
 class StagePair(NamedTuple):
-    """One stage of two runs at one moment: how many entries it has in each, while the last position was `through`."""
+    """
+    One stage of two runs at one moment.
+
+    Attributes:
+        through: The last position then.
+        start: The first sequence that is compared: that of a branch, if one of the runs is one there, else 0.
+        run_number: The number of the first run; None if it lacks the stage.
+        other_run_number: The number of the other run, likewise.
+        stage_number: The number of the stage.
+        stage: Its name.
+        entries: How many entries the first run has there, from `start` on.
+        other_entries: How many the other run has.
+    """
 
     through: int
+    start: int
     run_number: int | None
     other_run_number: int | None
     stage_number: int
@@ -36,17 +50,50 @@ class StagePair(NamedTuple):
 
 def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> list[StagePair]:
     """Every stage that one of two runs has, in the order of the stages' first appearance."""
-    return [StagePair(*row) for row in connection.execute(_STAGE_PAIRS, (run_id, other_run_id))]
+    return at_one_moment(connection, _stage_pairs, run_id, other_run_id)
+
+
+def _stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> list[StagePair]:
+    found: list[tuple[Any, ...]] = connection.execute(_STAGE_PAIRS, (run_id, other_run_id)).fetchall()
+    pairs = (StagePair(*row) for row in found)
+    return [pair if pair.start == 0 else _from_its_start(connection, pair) for pair in pairs]
+
+
+def _from_its_start(connection: apsw.Connection, pair: StagePair) -> StagePair:
+    def below(run_number: int | None) -> int:
+        bindings = run_number, pair.stage_number, pair.start
+        entries: int | None = connection.execute(_ENTRIES_BELOW, bindings).get
+        return entries or 0
+
+    return pair._replace(
+        entries=pair.entries - below(pair.run_number),
+        other_entries=pair.other_entries - below(pair.other_run_number),
+    )
+
+
+def _start(run: str) -> str:
+    """The first sequence of a stage of a run that is a branch there, else 0."""
+    first = {column: RUN_STAGE.milepost(run, column=column, last=False) for column in ("sequence", "detail")}
+    return f"iif({first['detail']} LIKE '%\"branch_position\"%', {first['sequence']}, 0)"
 
 
 _STAGE_PAIRS: Final = (
-    "SELECT (SELECT max(position) FROM entry), one.run_number, other.run_number, every.stage_number, every.stage, "
+    f"SELECT (SELECT max(position) FROM entry), max(ifnull({_start('one')}, 0), ifnull({_start('other')}, 0)), "
+    "one.run_number, other.run_number, every.stage_number, every.stage, "
     f"ifnull({entries_so_far('one')}, 0), ifnull({entries_so_far('other')}, 0) FROM stage AS every "
     f"LEFT JOIN run_stage AS one ON one.run_number = {RUN_NUMBER} "
     "AND one.stage_number = every.stage_number "
     f"LEFT JOIN run_stage AS other ON other.run_number = {RUN_NUMBER} "
     "AND other.stage_number = every.stage_number "
-    "WHERE every.stage_number > 0 AND ifnull(one.run_number, other.run_number) IS NOT NULL ORDER BY every.stage_number"
+    "WHERE every.stage_number > 0 AND ifnull(one.run_number, other.run_number) IS NOT NULL "
+    f"AND every.stage {OWN_STAGE} ORDER BY every.stage_number"
+)
+_MILEPOST_BELOW: Final = RUN_STAGE.milepost(BOUND, "AND post.sequence < ?3")
+_ENTRIES_BELOW: Final = (
+    "SELECT post.entries_so_far + (SELECT count(*) FROM entry AS behind "
+    f"WHERE behind.position BETWEEN post.position + 1 AND post.position + {INTERVAL - 1} "
+    f"AND {RUN_STAGE.equal('behind', 'post')} AND behind.sequence < ?3) "
+    f"FROM entry AS post WHERE post.position = {_MILEPOST_BELOW}"
 )
 
 
@@ -73,10 +120,15 @@ class ComparedPage(NamedTuple):
 
 def compared_page(connection: apsw.Connection, pair: StagePair, after: int) -> ComparedPage:
     """Compare the first run's entries with the next sequences above `after`, as they were when the pair was read."""
-    bindings = pair.run_number, pair.other_run_number, pair.stage_number, after, pair.through
+    if after < pair.start and pair.start > 0:  # from the milepost on behind which that stands
+        numbers = pair.run_number, pair.stage_number
+        milepost: int | None = connection.execute(_MILEPOST_AT, (*numbers, pair.start)).get
+        after = -1 if milepost is None else milepost - 1
+    bindings = pair.run_number, pair.other_run_number, pair.stage_number, after, pair.through, pair.start
     return ComparedPage(*connection.execute(_COMPARED_PAGE, bindings).get)
 
 
+_MILEPOST_AT: Final = f"SELECT {RUN_STAGE.milepost(BOUND, 'AND post.sequence <= ?3', column='sequence')}"
 _DIFFERENT: Final = (
     "one.offset <> other.offset OR one.event_time_ms <> other.event_time_ms OR one.idempotency_key <> other.idempotency_key"
 )
@@ -93,7 +145,7 @@ _COMPARED_PAGE: Final = (
     "min(CASE WHEN other.sequence IS NULL THEN one.sequence END), max(one.sequence) "
     "FROM entry AS post INDEXED BY entry_by_sequence "
     f"CROSS JOIN entry AS one ON one.position BETWEEN post.position AND min(post.position + {INTERVAL - 1}, ?5) "
-    "AND one.run_number = ?1 AND one.stage_number = ?3 "
+    "AND one.run_number = ?1 AND one.stage_number = ?3 AND one.sequence >= ?6 "
     f"LEFT JOIN entry AS other ON other.position = ({_OTHER}) AND other.position <= ?5 "
     "WHERE post.run_number = ?1 AND post.stage_number = ?3 AND post.entries_so_far IS NOT NULL AND post.sequence > ?4 "
     "AND post.sequence <= ifnull((SELECT sequence FROM entry INDEXED BY entry_by_sequence WHERE run_number = ?1 "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
@@ -14,6 +14,7 @@ from milepost.rows.columns import (
     NAMED,
     NAMES,
     OWN_SIGNATURE,
+    OWN_STAGE,
     RUN_ID,
     STAGE_NAME,
     Statements,
@@ -24,6 +25,9 @@ from milepost.rows.columns import (
     tip,
 )
 from milepost.signature import EMPTY
+
+if TYPE_CHECKING:
+    from milepost.cursors import Stored
 
 
 def head(connection: apsw.Connection) -> Head:
@@ -148,7 +152,35 @@ def _last_as_of(scope: Scope, of: str) -> str:
 
 _RESUME_POINTS: Final = {
     False: f"{NAMED} FROM stage AS every CROSS JOIN entry ON entry.position = {_last_as_of(STAGE, 'every')} "
-    "WHERE every.stage_number > 0 ORDER BY every.stage_number",
+    f"WHERE every.stage_number > 0 AND every.stage {OWN_STAGE} ORDER BY every.stage_number",
     True: f"{NAMED} FROM {RUN.given} CROSS JOIN run_stage ON run_stage.run_number = given.run_number "
-    f"CROSS JOIN entry ON entry.position = {_last_as_of(RUN_STAGE, 'run_stage')} ORDER BY run_stage.stage_number",
+    "CROSS JOIN stage ON stage.stage_number = run_stage.stage_number "
+    f"CROSS JOIN entry ON entry.position = {_last_as_of(RUN_STAGE, 'run_stage')} WHERE stage.stage {OWN_STAGE} "
+    "ORDER BY run_stage.stage_number",
 }
+
+
+def cursor(connection: apsw.Connection, run_id: str | None, stage: str) -> Stored | None:
+    """The cursor of a stage's last checkpoint, in any run or in one, as it is stored; None where it has none."""
+    stored: Stored | None = connection.execute(_CURSOR[scope_of(run_id, stage)], bindings_for(run_id, stage)).get
+    return stored
+
+
+_CURSOR: Final[dict[Scope | None, str]] = {
+    scope: "SELECT cursor FROM stage_cursor JOIN "
+    f"(SELECT entry.run_number, entry.stage_number, entry.position FROM {scope.last_given()}) AS last "
+    "ON stage_cursor.run_number = last.run_number AND stage_cursor.stage_number = last.stage_number "
+    "AND stage_cursor.position = last.position"
+    for scope in (STAGE, RUN_STAGE)
+}
+
+
+def cursor_at(connection: apsw.Connection, position: int) -> Stored | None:
+    """The cursor of the entry at a position, where it is still kept."""
+    stored: Stored | None = connection.execute(_CURSOR_AT, (position,)).get
+    return stored
+
+
+_CURSOR_AT: Final = (
+    "SELECT cursor FROM entry JOIN stage_cursor USING (run_number, stage_number, position) WHERE position = ?"
+)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import apsw
 
+from milepost import details
 from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
 from milepost.mileposts import RUN, RUN_STAGE, STAGE, entries_so_far
 from milepost.receipt import Head
-from milepost.rows.columns import OWN_SIGNATURE, RUN_ID, at_one_moment, digits, require
+from milepost.rows.columns import OWN_SIGNATURE, OWN_STAGE, RUN_ID, at_one_moment, digits, require
 from milepost.rows.lookup import head, latest, resume_points
 from milepost.summary import RunSummary, StageSummary
 
@@ -22,22 +23,62 @@ def runs(connection: apsw.Connection, after: int = 0) -> list[RunSummary]:
     return [_run_summary(*row) for row in found]
 
 
-def _run_summary(run_id: str, entries: int, stages: str, first_at_ms: int, last_at_ms: int, signature: object) -> RunSummary:
+def _run_summary(
+    run_id: str,
+    entries: int | None,
+    stages: str,
+    first_at_ms: int,
+    last_at_ms: int,
+    signature: object,
+    records: int | None,
+    attempts: int | None,
+    said: str | None,
+    said_at_ms: int,
+    ends: int,
+    began_at_ms: int | None,
+) -> RunSummary:
     try:
         names = tuple(json.loads(stages))
     except ValueError as error:
         raise apsw.CorruptError(f"run {run_id!a} has a stage whose name is no text") from error
     require(signature, "run")
-    return RunSummary(run_id, entries, names, first_at_ms, last_at_ms, digits(signature))
+    summary = RunSummary(run_id, entries or 0, names, first_at_ms, last_at_ms, digits(signature), records=records or 0)
+    if attempts is None:
+        return summary
+    last = details.parse(said)
+    ended = last.get("run") in {details.FINISHED, details.FAILED}
+    return replace(
+        summary,
+        state=last["run"] if ended else "open",
+        attempts=attempts,
+        killed=attempts - ends - (not ended),
+        began_at_ms=began_at_ms,
+        ended_at_ms=said_at_ms if ended else None,
+        error=last.get("error"),
+    )
 
 
 _FIRST_AND_LAST_OF_RUN: Final = f"{RUN.milepost('run', column='at_ms', last=False)}, {RUN.last('run', 'last.at_ms')}"
+_STAGES_OF_RUN: Final = (
+    f"run_stage CROSS JOIN stage USING (stage_number) WHERE run_stage.run_number = run.run_number AND stage {OWN_STAGE}"
+)
+# A run of milepost's own, as of an archive, is no run of a pipeline's.
+_SHOWN: Final = f"NOT (run_id = '{details.RUN_OF_MILEPOST}' AND NOT EXISTS (SELECT 1 FROM {_STAGES_OF_RUN}))"
+_ATTEMPTS: Final = {"run_number": "run.run_number", "stage_number": "of_runs.stage_number"}
+_BRANCHED: Final = f"{RUN_STAGE.milepost('run_stage', column='detail', last=False)} LIKE '%\"branch_position\"%'"
+_BEGAN: Final = f"'attempt-' || attempt.offset || ':{details.BEGAN}'"
 _RUNS: Final = (
-    f"SELECT run_id, (SELECT sum({entries_so_far('run_stage')}) FROM run_stage "
-    "WHERE run_stage.run_number = run.run_number), "
-    "(SELECT json_group_array(stage) FROM (SELECT stage FROM run_stage CROSS JOIN stage USING (stage_number) "
-    f"WHERE run_stage.run_number = run.run_number ORDER BY stage_number)), {_FIRST_AND_LAST_OF_RUN}, "
-    f"{RUN.last('run', OWN_SIGNATURE)} FROM run WHERE run_number > ? ORDER BY run_number"
+    f"SELECT run_id, (SELECT sum({entries_so_far('run_stage')}) FROM {_STAGES_OF_RUN}), "
+    f"(SELECT json_group_array(stage) FROM (SELECT stage FROM {_STAGES_OF_RUN} ORDER BY stage_number)), "
+    f"{_FIRST_AND_LAST_OF_RUN}, {RUN.last('run', OWN_SIGNATURE)}, "
+    f"(SELECT max({RUN_STAGE.last('run_stage', 'last.offset')} - "
+    f"iif({_BRANCHED}, {RUN_STAGE.milepost('run_stage', column='offset', last=False)}, 0)) FROM {_STAGES_OF_RUN}), "
+    f"attempt.offset, attempt.detail, attempt.at_ms, {entries_so_far(_ATTEMPTS)} - attempt.offset, "
+    f"(SELECT at_ms FROM entry AS began INDEXED BY entry_by_key WHERE began.idempotency_key = {_BEGAN} "
+    "AND began.run_number = run.run_number AND began.stage_number = of_runs.stage_number) "
+    f"FROM run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}' "
+    f"LEFT JOIN entry AS attempt ON attempt.position = {RUN_STAGE.last(_ATTEMPTS, 'last.position')} "
+    f"WHERE run.run_number > ? AND {_SHOWN} ORDER BY run.run_number"
 )
 
 
@@ -50,7 +91,7 @@ _STAGES: Final = (
     f"SELECT stage, counted.entries, counted.runs, {STAGE.milepost('stage', column='at_ms', last=False)}, "
     f"{STAGE.last('stage', 'last.at_ms')} FROM stage "
     f"JOIN (SELECT stage_number, sum({entries_so_far('run_stage')}) AS entries, count(*) AS runs FROM run_stage "
-    "GROUP BY stage_number) AS counted USING (stage_number) ORDER BY stage_number"
+    f"GROUP BY stage_number) AS counted USING (stage_number) WHERE stage {OWN_STAGE} ORDER BY stage_number"
 )
 
 
@@ -88,18 +129,19 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
     spans = [
         (run_id, require(first_at_ms, "run"), last_at_ms) for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS)
     ]
+    last_number = connection.execute("SELECT max(run_number) FROM run").get or 0
     return Contents(
         head(connection),
         connection.execute("SELECT at_ms FROM entry WHERE position > 0 ORDER BY position LIMIT 1").get,
         last,
         spans,
-        tuple(reversed(runs(connection, after=len(spans) - last_runs)[-last_runs:])),
+        tuple(reversed(runs(connection, after=last_number - last_runs - 1)[-last_runs:])),
         _stage_points(connection),
         next(iter(resume_points(connection, last.run_id).values()), None) if last else None,
     )
 
 
-_SPANS: Final = f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0"
+_SPANS: Final = f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0 AND {_SHOWN}"
 
 
 def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int]]:
@@ -112,5 +154,6 @@ def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, i
 _STAGE_POINTS: Final = (
     f"SELECT {RUN_ID}, stage, sequence, offset, event_time_ms, {entries_so_far('entry')}, "
     f"{RUN_STAGE.milepost('entry', column='sequence', last=False)} FROM stage AS every CROSS JOIN entry "
-    f"ON entry.position = {STAGE.last('every', 'last.position')} WHERE every.stage_number > 0 ORDER BY every.stage_number"
+    f"ON entry.position = {STAGE.last('every', 'last.position')} "
+    f"WHERE every.stage_number > 0 AND every.stage {OWN_STAGE} ORDER BY every.stage_number"
 )

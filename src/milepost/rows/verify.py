@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from milepost.mileposts import BOUND, INTERVAL, RUN, RUN_STAGE, entries_so_far
-from milepost.rows.columns import OWN_SIGNATURE, PAGE, EntryRow, advancing, at_one_moment, chain_base, of_entry, tip
+from milepost.mileposts import BOUND, INTERVAL, RUN, RUN_NUMBER, RUN_STAGE, entries_so_far
+from milepost.rows.columns import (
+    OWN_SIGNATURE,
+    PAGE,
+    EntryRow,
+    advancing,
+    at_one_moment,
+    bindings_for,
+    chain_base,
+    of_entry,
+    tip,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -169,3 +180,44 @@ _ENTRIES_OF_RUN: Final = (
     f"SELECT sum({entries_so_far('run_stage')}) FROM {RUN.given} "
     "CROSS JOIN run_stage ON run_stage.run_number = given.run_number"
 )
+
+
+class KeptCursor(NamedTuple):
+    """A cursor that the file keeps, and the entry that it says to belong to."""
+
+    position: int
+    found: str
+    """Its SHA-256, 64 hex digits, and whether it is JSON or bytes; "none" where it is gone."""
+    detail: str | None
+    """Of that entry of the same stage and run; None where there is no such entry."""
+
+
+def kept_cursors(connection: apsw.Connection, run_id: str | None) -> list[KeptCursor]:
+    """Every cursor, of one run where that is given; and every last entry of a stage that has lost its own."""
+    return at_one_moment(connection, _kept_cursors, run_id)
+
+
+def _kept_cursors(connection: apsw.Connection, run_id: str | None) -> list[KeptCursor]:
+    kept, lost = (_KEPT, _LOST) if run_id is None else (_KEPT_OF_RUN, _LOST_OF_RUN)
+    bindings = bindings_for(run_id, None)
+    found = [
+        KeptCursor(position, f"{sha256(cursor).hexdigest()} ({kind})", _text(detail))
+        for position, kind, cursor, detail in connection.execute(kept, bindings)
+    ]
+    return found + [KeptCursor(position, "none", _text(detail)) for position, detail in connection.execute(lost, bindings)]
+
+
+_OF_GIVEN_RUN: Final = f"run_number = {RUN_NUMBER}"
+_KEPT: Final = (
+    "SELECT position, iif(typeof(cursor) = 'text', 'json', 'bytes'), CAST(cursor AS BLOB), "
+    "(SELECT CAST(detail AS BLOB) FROM entry WHERE entry.position = kept.position AND entry.run_number = kept.run_number "
+    "AND entry.stage_number = kept.stage_number) FROM stage_cursor AS kept"
+)
+_KEPT_OF_RUN: Final = f"{_KEPT} WHERE {_OF_GIVEN_RUN}"
+_LOST: Final = (
+    f"SELECT position, CAST(detail AS BLOB) FROM run_stage CROSS JOIN entry "
+    f"ON entry.position = {RUN_STAGE.last('run_stage', 'last.position')} WHERE detail IS NOT NULL AND NOT EXISTS "
+    "(SELECT 1 FROM stage_cursor AS kept WHERE kept.run_number = run_stage.run_number "
+    "AND kept.stage_number = run_stage.stage_number AND kept.position = entry.position)"
+)
+_LOST_OF_RUN: Final = f"{_LOST} AND run_stage.{_OF_GIVEN_RUN}"

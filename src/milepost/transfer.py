@@ -1,26 +1,37 @@
-"""Make a new store of entries that another one had, with their details and so with the same signatures."""
+"""Take the entries of a store out of it, exactly, and make a new store of them with the same signatures."""
 
 from __future__ import annotations
 
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from milepost import rows
 from milepost.arguments import hash_for_key
 from milepost.creation import directory_beside, refuse_long_directory
+from milepost.database import Database
 from milepost.errors import InvalidCheckpointError, MilepostError, RejectedCheckpointError
+from milepost.history import checked_filter, pages
 from milepost.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    import apsw
 
     from milepost.checkpoint import Checkpoint
-
-    Entry = tuple[Checkpoint, str | None]
+    from milepost.cursors import Stored
 
 _BATCH: Final = 10_000  # entries that are appended at a time
+
+
+class Entry(NamedTuple):
+    """All that a store has recorded of a checkpoint, but for its place in the chain."""
+
+    checkpoint: Checkpoint
+    detail: str | None = None
+    cursor: Stored | None = None  # where it is still kept
 
 
 class RefusedEntryError(MilepostError):
@@ -31,13 +42,33 @@ class RefusedEntryError(MilepostError):
         self.index, self.why = index, why
 
 
+def entries_of(path: str, run_id: str | None, stage: str | None) -> Iterator[Entry]:
+    """
+    The entries of a store in chain order, as it is when the first is asked for.
+
+    Raises:
+        InvalidArgumentError: A name that nothing recorded can have.
+        StoreError: The file cannot be read.
+    """
+    chosen = checked_filter(run_id, stage, None, None, 0, None, newest_first=False)
+    with closing(Database(path, None, None).open()) as database:
+        yield from chain.from_iterable(pages(database.read, chosen, rows.signed_rows, _entries))
+
+
+def _entries(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> list[Entry]:
+    return [
+        Entry(checkpoint, detail, detail and rows.cursor_at(connection, receipt.position))
+        for receipt, checkpoint, detail in rows.recorded(connection, signed)
+    ]
+
+
 def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None:
     """
     Make a store of these entries: all of them, under its name and durably, or nothing.
 
     Args:
         path: The absolute name of a file that does not exist yet.
-        entries: Checkpoints in chain order, each with its detail, which was checked, or None.
+        entries: In chain order; details and cursors were checked.
         hmac_key: Makes the chain a keyed one.
 
     Raises:
@@ -63,9 +94,10 @@ def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None
 
 def _append(writer: Writer, batch: list[Entry]) -> None:
     before, _ = writer.read(rows.tip)
-    checkpoints, details = [entry for entry, _ in batch], [detail for _, detail in batch]
+    checkpoints, details = [entry.checkpoint for entry in batch], [entry.detail for entry in batch]
+    cursors = {before + place: entry.cursor for place, entry in enumerate(batch, 1) if entry.cursor is not None}
     try:
-        receipt = writer.append_many(checkpoints, details)
+        receipt = writer.restore(checkpoints, details, cursors)
     except (InvalidCheckpointError, RejectedCheckpointError) as error:
         *facts, index = error.args
         raise RefusedEntryError(before + index, str(type(error)(*facts))) from None

@@ -1,0 +1,58 @@
+"""
+A cursor: where a source goes on behind a checkpoint, where two integers cannot say it.
+
+A page token, a log sequence number, a `state_dict`: JSON, or bytes. It is taken as bytes at once, so that nobody changes it
+behind the store's back, and its SHA-256 stands in the detail of its entry, so that a changed one shows.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any, Final
+
+from milepost.errors import InvalidArgumentError
+
+MAX_CURSOR_BYTES: Final = 65_536
+"""Of a cursor as it is stored: JSON in UTF-8, or bytes."""
+
+Stored = str | bytes
+"""A cursor as SQLite has it: JSON as a text, bytes as a blob."""
+
+
+def encode(cursor: object) -> Stored | None:
+    """
+    A cursor as it is stored; None for none.
+
+    Raises:
+        InvalidArgumentError: It is neither JSON nor bytes, or too long.
+    """
+    if cursor is None:
+        return None
+    if isinstance(cursor, bytes | bytearray | memoryview):
+        stored: Stored = bytes(cursor)
+        length = len(stored)
+    else:
+        try:
+            stored = json.dumps(cursor, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            length = len(stored.encode())
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidArgumentError("cursor", cursor, f"must be bytes or what JSON can hold ({error})") from None
+    if length > MAX_CURSOR_BYTES:
+        raise InvalidArgumentError("cursor", cursor, f"must have at most {MAX_CURSOR_BYTES:,} bytes, and has {length:,}")
+    return stored
+
+
+def decode(stored: Stored | None) -> Any:
+    """
+    The cursor that was stored.
+
+    Raises:
+        ValueError: It is no JSON; only in a file that was tampered with.
+    """
+    return json.loads(stored) if isinstance(stored, str) else stored
+
+
+def digest(stored: Stored) -> str:
+    """Its SHA-256, 64 hex digits: over the bytes, or over the UTF-8 of the JSON."""
+    return sha256(stored if isinstance(stored, bytes) else stored.encode(errors="surrogateescape")).hexdigest()

@@ -1,0 +1,62 @@
+"""
+What milepost itself records with an entry: one JSON object, whose names are here.
+
+| name | value |
+|---|---|
+| `cursor` | the SHA-256 of the entry's cursor, 64 hex digits |
+| `cursor_type` | `"json"` or `"bytes"` |
+| `run` | in the stage `milepost:run`: `"began"`, `"finished"` or `"failed"` |
+| `error` | the type of the exception that ended a run |
+| `branch_of` | the run that the entry was branched from |
+| `branch_position` | the position of the entry that it repeats |
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from milepost.cursors import digest
+from milepost.signature import MAX_DETAIL_BYTES
+
+if TYPE_CHECKING:
+    from milepost.cursors import Stored
+
+RESERVED: Final = "milepost:"
+"""How the names of stages begin that milepost alone writes."""
+
+RESERVED_RULE: Final = f"must not begin with {RESERVED!r}, as those stages do that milepost alone writes"
+
+STAGE_OF_RUNS: Final = "milepost:run"
+"""The stage in which a run's attempts are recorded."""
+
+RUN_OF_MILEPOST: Final = "milepost"
+"""The run of entries that belong to no run, as of an archive."""
+
+BEGAN: Final = "began"
+FINISHED: Final = "finished"
+FAILED: Final = "failed"
+
+
+def detail(*, cursor: Stored | None = None, **values: str | int) -> str | None:
+    """The detail of an entry, JSON text; None where there is nothing to say."""
+    if cursor is not None:
+        values |= {"cursor": digest(cursor), "cursor_type": "json" if isinstance(cursor, str) else "bytes"}
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else None
+
+
+def of_branch(run_id: str, position: int, cursor: Stored | None) -> str | None:
+    """The detail of an entry that repeats one of another run; without that run's name where it is too long."""
+    found = detail(cursor=cursor, branch_position=position, branch_of=run_id)
+    if found is not None and len(found.encode()) > MAX_DETAIL_BYTES:
+        return detail(cursor=cursor, branch_position=position)
+    return found
+
+
+def parse(text: str | None) -> dict[str, Any]:
+    """What a detail says; nothing where it is none of milepost's."""
+    try:
+        values = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,148 @@
+"""One run, with its name bound: how an attempt of it began, what it does, and how it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from milepost import details
+from milepost.append import NOT_ASKED
+from milepost.errors import MilepostError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from milepost.append import NotAsked
+    from milepost.checkpoint import ResumePoint, Watermark
+    from milepost.checkpointed import Checkpointed
+    from milepost.receipt import Receipt
+    from milepost.store import CheckpointStore
+    from milepost.times import Time
+
+Record = TypeVar("Record")
+
+_LONGEST_NAME = 200  # characters of an exception's type
+
+
+class Run:
+    """
+    An attempt of a run, from the beginning of its `with` to the end.
+
+    Made by `CheckpointStore.run`, whose docstring has the rules. The methods are those of the store, with the run's name
+    bound.
+
+    Attributes:
+        run_id: The run.
+        attempt: Which attempt this is, 1, 2, 3 …; None before the `with` begins.
+    """
+
+    def __init__(self, store: CheckpointStore, run_id: str, *, again: bool) -> None:
+        self._store = store
+        self.run_id = run_id
+        self.attempt: int | None = None
+        self._again = again
+
+    def __enter__(self) -> Self:
+        self._refuse_a_second_time()
+        writer, clock = self._store._writer, self._store._clock  # noqa: SLF001 - the store's own handle
+        self.attempt = writer.begin_run(self.run_id, again=self._again, clock=clock)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._store._writer.end_run(*self._end(kind))  # noqa: SLF001
+        except MilepostError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and its end could not be recorded: {failure}")
+
+    async def __aenter__(self) -> Self:
+        self._refuse_a_second_time()
+        writer, clock = self._store._writer, self._store._clock  # noqa: SLF001
+        self.attempt = await writer.begin_run_async(self.run_id, again=self._again, clock=clock)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, GeneratorExit):  # the task is gone, and nothing can be awaited
+            self.__exit__(kind, error, traceback)
+            return
+        try:
+            await self._store._writer.end_run_async(*self._end(kind))  # noqa: SLF001
+        except MilepostError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and its end could not be recorded: {failure}")
+
+    def _refuse_a_second_time(self) -> None:
+        if self.attempt is not None:
+            raise StoreError(self._store.path, f"attempt {self.attempt} was begun with this: call run() again for another")
+
+    def _end(self, kind: type[BaseException] | None) -> tuple[str, int, str, Callable[[], int], str | None]:
+        state = details.FINISHED if kind is None else details.FAILED
+        error = None if kind is None else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")[:_LONGEST_NAME]
+        return self.run_id, self.attempt or 0, state, self._store._clock, error  # noqa: SLF001
+
+    def checkpointed(
+        self,
+        records: Iterable[Record],
+        *,
+        stage: str,
+        every: int = 1000,
+        event_time: Callable[[Record], Time] | None = None,
+        seek: Callable[[int], Iterable[Record]] | None = None,
+        transaction: bool = False,
+    ) -> Checkpointed[Record]:
+        """As `CheckpointStore.checkpointed`."""
+        return self._store.checkpointed(
+            records,
+            run_id=self.run_id,
+            stage=stage,
+            every=every,
+            event_time=event_time,
+            seek=seek,
+            transaction=transaction,
+        )
+
+    def advance(
+        self,
+        stage: str,
+        watermark: Watermark,
+        *,
+        idempotency_key: str,
+        after: Watermark | NotAsked | None = NOT_ASKED,
+        cursor: Any = None,
+    ) -> Receipt:
+        """As `CheckpointStore.advance`."""
+        return self._store.advance(
+            self.run_id, stage, watermark, idempotency_key=idempotency_key, after=after, cursor=cursor
+        )
+
+    async def advance_async(
+        self,
+        stage: str,
+        watermark: Watermark,
+        *,
+        idempotency_key: str,
+        after: Watermark | NotAsked | None = NOT_ASKED,
+        cursor: Any = None,
+    ) -> Receipt:
+        """As `CheckpointStore.advance_async`."""
+        return await self._store.advance_async(
+            self.run_id, stage, watermark, idempotency_key=idempotency_key, after=after, cursor=cursor
+        )
+
+    def resume_point(self, stage: str) -> ResumePoint:
+        """As `CheckpointStore.resume_point_for_stage`, of this run."""
+        return self._store.resume_point_for_stage(stage, run_id=self.run_id)
+
+    def cursor(self, stage: str) -> Any:
+        """As `CheckpointStore.cursor`, of this run."""
+        return self._store.cursor(stage, run_id=self.run_id)
+
+    def __repr__(self) -> str:
+        attempt = "not begun" if self.attempt is None else f"attempt {self.attempt}"
+        return f"<Run {self.run_id!a}, {attempt}>"

@@ -1,0 +1,91 @@
+"""What appends and advances are given, as the writer takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from milepost import cursors
+from milepost.append import NOT_ASKED, Step
+from milepost.arguments import with_plain_integers
+from milepost.checkpoint import Checkpoint, valid_watermark
+from milepost.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from milepost.append import NotAsked
+    from milepost.checkpoint import Watermark
+
+_NEEDED: Final = ("run_id", "stage", "watermark", "idempotency_key")
+_NAMES: Final = (*_NEEDED, "after", "cursor")
+
+
+def checked_entries(entries: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """
+    The entries of a batch, to the first that is none.
+
+    Raises:
+        InvalidArgumentError: They cannot be iterated.
+    """
+    try:
+        iterator = iter(entries)
+    except TypeError:
+        raise InvalidArgumentError("entries", entries, "must be an iterable of milepost.Checkpoint") from None
+    batch: list[Checkpoint] = []
+    for entry in iterator:
+        batch.append(entry)
+        if type(entry) is not Checkpoint:  # the batch ends here in any case, however long the rest is
+            break
+    return batch
+
+
+def checked_step(
+    run_id: str,
+    stage: str,
+    watermark: Watermark,
+    idempotency_key: str,
+    after: Watermark | NotAsked | None = NOT_ASKED,
+    cursor: Any = None,
+) -> Step:
+    """
+    A step of these arguments, its cursor as it is stored; whether its checkpoint is a valid one is for the writer to say.
+
+    Raises:
+        InvalidArgumentError: `after` or `cursor` is not what it must be.
+    """
+    after = with_plain_integers(after)
+    if after is not NOT_ASKED and after is not None and not valid_watermark(after):
+        raise InvalidArgumentError("after", after, "must be a milepost.Watermark, or None for no checkpoint yet")
+    return Step(run_id, stage, with_plain_integers(watermark), idempotency_key, after, cursors.encode(cursor))
+
+
+def checked_steps(steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Step]:
+    """
+    A step of each of them.
+
+    Raises:
+        InvalidArgumentError: They cannot be iterated, or one is neither a mapping of `advance`'s arguments nor a tuple.
+    """
+    if isinstance(steps, Mapping | str | bytes):
+        raise InvalidArgumentError("steps", steps, "must be an iterable of steps: put a single one into a list")
+    try:
+        iterator = iter(steps)
+    except TypeError:
+        raise InvalidArgumentError("steps", steps, "must be an iterable of steps") from None
+    return [_checked(f"steps[{index}]", step) for index, step in enumerate(iterator)]
+
+
+def _checked(argument: str, step: object) -> Step:
+    if isinstance(step, Mapping):
+        unknown = [name for name in step if name not in _NAMES]
+        missing = [name for name in _NEEDED if name not in step]
+        if unknown or missing:
+            wrong = f"has {unknown[0]!a:.100}" if unknown else f"lacks {missing[0]}"
+            raise InvalidArgumentError(
+                argument, step, f"{wrong}: a step has {', '.join(_NEEDED)}, and maybe after and cursor"
+            )
+        return checked_step(**step)
+    if isinstance(step, Sequence) and not isinstance(step, str | bytes) and len(_NEEDED) <= len(step) <= len(_NAMES):
+        return checked_step(*step)
+    raise InvalidArgumentError(argument, step, f"must be a mapping or a tuple of {', '.join(_NEEDED)} (after, cursor)")
