@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,26 @@ from milepost import ForkedStoreError, open_files
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+class _File:
+    """A file that is open, and lets go of everything at once."""
+
+    path = "orders.milepost"
+
+    def let_go(self, deadline: float) -> bool:
+        """It does."""
+        return True
+
+    def take_back(self) -> None:
+        """It is not asked for anything more."""
+
+    def make_way(self, deadline: float) -> bool:
+        """It does."""
+        return True
+
+    def carried_over(self) -> None:
+        """There is no child."""
 
 
 def _line(inode: int, byte: int, kind: str = "POSIX") -> str:
@@ -59,3 +80,40 @@ def test_a_list_that_misses_a_lock_once_refuses_nobody(shm: Path, monkeypatch: p
     monkeypatch.setattr(open_files, "_locked_bytes", lambda process, inode: next(looks))
     open_files.refuse_without_locks("orders.milepost", str(shm))
     assert len(list(looks)) == 99
+
+
+def test_a_file_that_is_opened_while_another_thread_forks_is_registered_after_that() -> None:
+    """Else the child would inherit it, though nobody was asked to let go of it."""
+    asked, go_on, registered = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(_File):
+        def let_go(self, deadline: float) -> bool:
+            asked.set()
+            return go_on.wait(10)
+
+    slow, late = Slow(), _File()
+    open_files.register(slow)
+
+    def fork() -> None:
+        open_files._before_fork()
+        open_files._after_fork_in_parent()
+
+    def register() -> None:
+        open_files.register(late)
+        registered.set()
+
+    forking, registering = threading.Thread(target=fork), threading.Thread(target=register)
+    try:
+        forking.start()
+        assert asked.wait(10)
+        registering.start()
+        assert not registered.wait(0.2)
+        go_on.set()
+        assert registered.wait(10)
+        assert late in open_files.opened()
+    finally:
+        go_on.set()
+        forking.join(10)
+        registering.join(10)
+        open_files.forget(slow)
+        open_files.forget(late)

@@ -10,6 +10,7 @@ from milepost.comparison import Comparison, Divergence, StageComparison
 from milepost.errors import (
     BrokenChainError,
     ClosedStoreError,
+    CursorNotKeptError,
     DamagedStoreError,
     FailedStoreError,
     ForkedStoreError,
@@ -23,6 +24,8 @@ from milepost.errors import (
     NotAStoreError,
     ReadOnlyStoreError,
     RejectedCheckpointError,
+    RunExistsError,
+    RunFinishedError,
     SchemaVersionError,
     SequenceError,
     StageMovedError,
@@ -33,6 +36,7 @@ from milepost.errors import (
     WrongKeyError,
 )
 from milepost.receipt import BatchReceipt, Head, Receipt
+from milepost.run import Run
 from milepost.store import CheckpointStore
 from milepost.summary import RunSummary, Silence, StageState, StageSummary, StoreSummary
 from milepost.times import ms
@@ -48,6 +52,7 @@ __all__ = [
     "Checkpointed",
     "ClosedStoreError",
     "Comparison",
+    "CursorNotKeptError",
     "DamagedStoreError",
     "Divergence",
     "FailedStoreError",
@@ -66,6 +71,9 @@ __all__ = [
     "Receipt",
     "RejectedCheckpointError",
     "ResumePoint",
+    "Run",
+    "RunExistsError",
+    "RunFinishedError",
     "RunSummary",
     "SchemaVersionError",
     "SequenceError",

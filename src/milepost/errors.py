@@ -10,6 +10,9 @@ MilepostError                                  catch this to catch everything of
 │   ├── StageMovedError                        the stage does not stand where `after` says: read where it stands
 │   └── WatermarkRegressionError               the watermark falls
 ├── NoCheckpointError (LookupError)            nothing recorded there yet: start from the beginning
+├── RunFinishedError                           the run has finished: use another run_id, or again=True
+├── RunExistsError                             a branch into a run that has the stage: branch into another one
+├── CursorNotKeptError                         a branch from where the cursor is gone: branch from a later checkpoint
 ├── StoreError                                 the file or its use is at fault, not the entry
 │   ├── NotAStoreError                         not a file of milepost; nothing in it was touched
 │   ├── SchemaVersionError                     a file of another version of milepost

@@ -27,6 +27,7 @@ from milepost.errors import ForkedStoreError
 _PATIENCE_S: Final = 1.0
 """How long a fork waits for the calls under way; longer ones keep the file, and the child is refused it."""
 
+_WAIT_S: Final = 0.001
 _LOCKS: Final = "/proc/locks"
 _LOOKS: Final = 20  # the kernel's list is read in pieces, and changes meanwhile: one look in 100,000 misses a lock
 _WRITE_LOCK: Final = 120  # the byte of the -shm that a writer locks, https://sqlite.org/walformat.html#wal_locks
@@ -67,9 +68,15 @@ comes then could not write.
 
 
 def register(file: OpenFile) -> None:
-    """From now on it is asked to let go before a fork."""
-    with _lock:
-        _open[id(file)] = file
+    """From now on it is asked to let go before a fork; one that is under way in another thread is waited for."""
+    deadline = time.monotonic() + 2 * _PATIENCE_S
+    while True:
+        with _lock:
+            # What is opened once a fork has asked who is to let go would be inherited, and nobody would know.
+            if not _keeping.keys() - {threading.get_ident()} or time.monotonic() > deadline:
+                _open[id(file)] = file
+                return
+        time.sleep(_WAIT_S)
 
 
 def forget(file: OpenFile) -> None:
@@ -147,7 +154,8 @@ def _inherited(path: str) -> ForkedStoreError:
 
 def _before_fork() -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    kept = _keeping[threading.get_ident()] = set()
+    with _lock:
+        kept = _keeping[threading.get_ident()] = set()
     for file in opened():
         let_go = False
         with contextlib.suppress(Exception):  # a broken one never keeps the others from letting go

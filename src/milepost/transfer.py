@@ -11,7 +11,7 @@ from milepost import rows
 from milepost.arguments import hash_for_key
 from milepost.creation import directory_beside, refuse_long_directory
 from milepost.database import Database
-from milepost.errors import InvalidCheckpointError, MilepostError, RejectedCheckpointError
+from milepost.errors import InvalidCheckpointError, RejectedCheckpointError
 from milepost.history import checked_filter, pages
 from milepost.writer import Writer
 
@@ -34,8 +34,8 @@ class Entry(NamedTuple):
     cursor: Stored | None = None  # where it is still kept
 
 
-class RefusedEntryError(MilepostError):
-    """An entry cannot stand where it does: its `index` (0, 1, 2 …), and why."""
+class RefusedEntryError(Exception):
+    """An entry cannot stand where it does: its `index` (0, 1, 2 …), and why. For who reads them from somewhere."""
 
     def __init__(self, index: int, why: str) -> None:
         super().__init__(index, why)

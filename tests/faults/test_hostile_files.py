@@ -231,7 +231,7 @@ def test_a_file_with_other_settings_is_as_good(path: Path, pragma: str) -> None:
 
 COLUMNS: Final = {
     "entry": ("position", "run_number", "stage_number", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms",
-              "signature", "run_signature", "milepost"),
+              "signature", "run_signature", "entries_so_far", "detail"),
     "run": ("run_number", "run_id"),
     "stage": ("stage_number", "stage"),
     "run_stage": ("run_number", "stage_number"),

@@ -64,7 +64,7 @@ def test_a_flipped_bit_of_the_file_changes_no_answer_unnoticed(writable: bool) -
     began = time.monotonic()
     tally = _report("file", flip(Dose(sample=350, seed=SEED, writable=writable)), began)
     assert (tally.missed, tally.problems) == ([], [])
-    assert tally.changed > 75
+    assert tally.changed > 50
     assert tally.refused > 25
 
 

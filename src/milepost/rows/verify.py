@@ -198,26 +198,25 @@ def kept_cursors(connection: apsw.Connection, run_id: str | None) -> list[KeptCu
 
 
 def _kept_cursors(connection: apsw.Connection, run_id: str | None) -> list[KeptCursor]:
-    kept, lost = (_KEPT, _LOST) if run_id is None else (_KEPT_OF_RUN, _LOST_OF_RUN)
-    bindings = bindings_for(run_id, None)
+    of_run, bindings = run_id is not None, bindings_for(run_id, None)
     found = [
         KeptCursor(position, f"{sha256(cursor).hexdigest()} ({kind})", _text(detail))
-        for position, kind, cursor, detail in connection.execute(kept, bindings)
+        for position, kind, cursor, detail in connection.execute(_KEPT[of_run], bindings)
     ]
-    return found + [KeptCursor(position, "none", _text(detail)) for position, detail in connection.execute(lost, bindings)]
+    lost = connection.execute(_LOST[of_run], bindings)
+    return found + [KeptCursor(position, "none", _text(detail)) for position, detail in lost]
 
 
-_OF_GIVEN_RUN: Final = f"run_number = {RUN_NUMBER}"
-_KEPT: Final = (
+_EVERY_KEPT: Final = (
     "SELECT position, iif(typeof(cursor) = 'text', 'json', 'bytes'), CAST(cursor AS BLOB), "
     "(SELECT CAST(detail AS BLOB) FROM entry WHERE entry.position = kept.position AND entry.run_number = kept.run_number "
     "AND entry.stage_number = kept.stage_number) FROM stage_cursor AS kept"
 )
-_KEPT_OF_RUN: Final = f"{_KEPT} WHERE {_OF_GIVEN_RUN}"
-_LOST: Final = (
-    f"SELECT position, CAST(detail AS BLOB) FROM run_stage CROSS JOIN entry "
+_EVERY_LOST: Final = (
+    "SELECT position, CAST(detail AS BLOB) FROM run_stage CROSS JOIN entry "
     f"ON entry.position = {RUN_STAGE.last('run_stage', 'last.position')} WHERE detail IS NOT NULL AND NOT EXISTS "
     "(SELECT 1 FROM stage_cursor AS kept WHERE kept.run_number = run_stage.run_number "
     "AND kept.stage_number = run_stage.stage_number AND kept.position = entry.position)"
 )
-_LOST_OF_RUN: Final = f"{_LOST} AND run_stage.{_OF_GIVEN_RUN}"
+_KEPT: Final = {False: _EVERY_KEPT, True: f"{_EVERY_KEPT} WHERE run_number = {RUN_NUMBER}"}
+_LOST: Final = {False: _EVERY_LOST, True: f"{_EVERY_LOST} AND run_stage.run_number = {RUN_NUMBER}"}
