@@ -69,7 +69,7 @@ def everything(error: BaseException) -> dict[str, object]:
 
 def test_a_broken_chain_without_faults_can_be_told() -> None:
     """Made by a program that fills in the faults later."""
-    assert str(errors.BrokenChainError([])) == "0 fault(s) in the chain"
+    assert str(errors.BrokenChainError([])) == "0 faults in the chain"
 
 
 def test_every_class_of_errors_is_in_the_module() -> None:

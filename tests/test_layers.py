@@ -11,7 +11,7 @@ import milepost
 
 SOURCE = Path(milepost.__file__).parent
 ORDER = [
-    "visible",
+    "readable",
     "errors",
     "signature",
     "checkpoint",
@@ -208,4 +208,4 @@ def test_a_view_for_notebooks_is_imported_by_nobody_before_a_notebook_asks() -> 
         "collections",
         "milepost",
     }
-    assert _imports(html) == {"summary", "times", "visible"}
+    assert _imports(html) == {"readable", "summary"}

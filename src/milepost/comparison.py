@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from milepost.errors import shown
-from milepost.summary import STAGES_SHOWN, counted
-from milepost.times import iso
+from milepost.readable import count, iso
+from milepost.summary import STAGES_SHOWN
 
 if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint
@@ -115,8 +115,8 @@ class Comparison:
         rest = parting_first[number:]
         identical = sum(stage.identical for stage in rest)
         kinds = [(len(rest) - identical, "different"), (identical, "identical")]
-        told = ", ".join(f"{count:,} {kind}" for count, kind in kinds if count)
-        return tuple(parting_first[:number]), f"and {counted(len(rest), 'more stage')}: {told}"
+        told = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
+        return tuple(parting_first[:number]), f"and {count(len(rest), 'more stage')}: {told}"
 
     def __str__(self) -> str:
         one, other = shown(self.run_id), shown(self.other_run_id)
@@ -146,13 +146,13 @@ def _parting(stage: StageComparison) -> tuple[bool, int]:
 
 def _verdict(stage: StageComparison, one: str, other: str) -> str:
     if stage.divergence is None:
-        return f"identical, {stage.entries:,} entries"
+        return f"identical, {count(stage.entries, 'entry')}"
     parts = [f"parts at sequence {stage.divergence.sequence}"]
     if stage.common:
         parts.append(f"{stage.different:,} of {stage.common:,} in common differ")
-    for run, count, first in ((one, stage.only, stage.first_only), (other, stage.other_only, stage.other_first_only)):
+    for run, number, first in ((one, stage.only, stage.first_only), (other, stage.other_only, stage.other_first_only)):
         if first is not None:
-            parts.append(f"{count:,} only in {run}, from sequence {first} on")
+            parts.append(f"{number:,} only in {run}, from sequence {first} on")
     return "; ".join(parts)
 
 

@@ -37,6 +37,8 @@ import reprlib
 from pickle import dumps  # only to see whether a value can leave the process: nothing here is ever read from a pickle
 from typing import TYPE_CHECKING, Any
 
+from milepost.readable import count
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -336,7 +338,7 @@ class BrokenChainError(MilepostError):
 
     def __str__(self) -> str:
         first = f", the first: {self.faults[0]}" if self.faults else ""
-        return f"{len(self.faults)} fault(s) in the chain{first}"
+        return f"{count(len(self.faults), 'fault')} in the chain{first}"
 
 
 def _place(index: int | None) -> str:

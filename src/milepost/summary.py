@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
-from milepost.times import iso, lasting
+from milepost.readable import age, count, duration, iso, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,16 +160,16 @@ class StoreSummary:
                 f"{point.watermark.offset}, event time {iso(point.watermark.event_time_ms)}{_state(stage)}"
             )
         if len(self.stages) > STAGES_SHOWN:
-            lines.append(f"and {counted(len(self.stages) - STAGES_SHOWN, 'more stage')}")
+            lines.append(f"and {count(len(self.stages) - STAGES_SHOWN, 'more stage')}")
         lines += [
-            f"run {shown(run.run_id)}: {counted(run.entries, 'entry')} in {counted(len(run.stages), 'stage')}, "
+            f"run {shown(run.run_id)}: {count(run.entries, 'entry')} in {count(len(run.stages), 'stage')}, "
             f"{iso(run.first_at_ms)} to {iso(run.last_at_ms)}"
             for run in self.last_runs
         ]
         if self.runs > len(self.last_runs):
-            lines.append(f"and {counted(self.runs - len(self.last_runs), 'earlier run')}")
+            lines.append(f"and {count(self.runs - len(self.last_runs), 'earlier run')}")
         lines += [
-            f"silence of {lasting(silence.lasted_ms)} from {iso(silence.since_ms)}, between run {shown(silence.after)} "
+            f"silence of {duration(silence.lasted_ms)} from {iso(silence.since_ms)}, between run {shown(silence.after)} "
             f"and run {shown(silence.before)}"
             for silence in self.silences
         ]
@@ -184,26 +184,14 @@ class StoreSummary:
 # The words that a terminal and a notebook share
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things, in singular or plural."""
-    if number != 1:
-        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun}"
-
-
 def contents(summary: StoreSummary) -> str:
     """How much there is, and from when; the names of nothing."""
     if summary.first_at_ms is None or summary.last_at_ms is None:
         return "empty"
-    counts = f"{counted(summary.head.entries, 'entry')} in {counted(summary.runs, 'run')}"
-    stages = counted(len(summary.stages), "stage")
-    return f"{counts} and {stages}, {iso(summary.first_at_ms)} to {iso(summary.last_at_ms)}, {since_last(summary)}"
-
-
-def since_last(summary: StoreSummary) -> str:
-    """How long the last entry is ago."""
-    ago = 0 if summary.last_at_ms is None else summary.at_ms - summary.last_at_ms
-    return f"{lasting(ago)} ago" if ago >= 0 else f"{lasting(-ago)} in the future"
+    counts = f"{count(summary.head.entries, 'entry')} in {count(summary.runs, 'run')}"
+    stages = count(len(summary.stages), "stage")
+    span = f"{iso(summary.first_at_ms)} to {iso(summary.last_at_ms)}"
+    return f"{counts} and {stages}, {span}, {age(summary.at_ms - summary.last_at_ms)}"
 
 
 def how_opened(summary: StoreSummary) -> str:
@@ -216,28 +204,16 @@ def verified(summary: StoreSummary) -> str:
     found = summary.verification
     if found is None or summary.verified_at_ms is None:
         return "not verified since it was opened"
-    result = "intact" if found.ok else f"BROKEN, {counted(len(found.faults), 'fault')}"
+    result = "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
     more = summary.head.entries - found.entries
-    since = f"; {counted(more, 'entry')} since" if more > 0 else ""
+    since = f"; {count(more, 'entry')} since" if more > 0 else ""
     return f"verified {iso(summary.verified_at_ms)}: {result}{since}"
 
 
-def size(number: int) -> str:
-    """A number of bytes for people."""
-    if number < 1000:
-        return f"{number} bytes"
-    amount = float(number)
-    for unit in ("kB", "MB", "GB"):
-        amount /= 1000
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}"
-    return f"{amount / 1000:,.3g} TB"
-
-
 def _state(stage: StageState) -> str:
-    text = f"; {counted(stage.missing, 'sequence')} missing" if stage.missing else ""
+    text = f"; {count(stage.missing, 'sequence')} missing" if stage.missing else ""
     if stage.lag_offset or stage.lag_ms:
-        text += f"; behind the first stage by {stage.lag_offset:,} and {lasting(stage.lag_ms or 0)}"
+        text += f"; behind the first stage by {stage.lag_offset:,} and {duration(stage.lag_ms or 0)}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""Times as people and programs give them, as ms since the epoch; and the way back, for people to read."""
+"""Times as people and programs give them, as ms since the epoch."""
 
 from __future__ import annotations
 
@@ -66,29 +66,6 @@ def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
     if ms < 0:
         raise InvalidArgumentError(argument, value, "is before 1970, where no checkpoint can be")
     return ms + (round_up and fraction)
-
-
-def iso(ms: int) -> str:
-    """A time as ISO 8601 text in UTC, which `to_ms` reads back; after the year 9999, the number of ms."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=ms)
-    except OverflowError:
-        return f"{ms} ms"
-    return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")
-
-
-def lasting(ms: int) -> str:
-    """A length of time in its two largest units, as in `2 d 3 h`."""
-    if ms < 0:
-        return f"-{lasting(-ms)}"
-    parts = []
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)):
-        number, ms = divmod(ms, size)
-        if number:
-            parts.append(f"{number:,} {unit}")
-        elif parts:
-            break
-    return " ".join(parts[:2]) or "0 s"
 
 
 def _since_epoch(moment: datetime) -> tuple[int, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from milepost.errors import BrokenChainError, InvalidArgumentError
+from milepost.readable import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Verification:
 
     def __post_init__(self) -> None:
         if self.ok is bool(self.faults):
-            raise InvalidArgumentError("ok", self.ok, f"does not go with {len(self.faults)} fault(s)")
+            raise InvalidArgumentError("ok", self.ok, f"does not go with {count(len(self.faults), 'fault')}")
 
     def raise_if_broken(self) -> None:
         """

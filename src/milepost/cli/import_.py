@@ -14,10 +14,10 @@ from milepost.cli.head import show_head
 from milepost.cli.new_file import not_there_yet
 from milepost.errors import shown
 from milepost.files import absolute
+from milepost.readable import visible
 from milepost.restore import RefusedEntryError, restore
 from milepost.signature import fault_of_detail
 from milepost.store import CheckpointStore
-from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -33,7 +33,7 @@ def runs(file: str, as_json: bool) -> None:
         ],
         lambda each: (
             each.run_id,
-            output.count(each.entries),
+            f"{each.entries:,}",
             ", ".join(each.stages),
             output.time(each.first_at_ms),
             output.time(each.last_at_ms),

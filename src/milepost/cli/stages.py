@@ -28,8 +28,8 @@ def stages(file: str, as_json: bool) -> None:
         ],
         lambda each: (
             each.stage,
-            output.count(each.entries),
-            output.count(each.runs),
+            f"{each.entries:,}",
+            f"{each.runs:,}",
             output.time(each.first_at_ms),
             output.time(each.last_at_ms),
         ),

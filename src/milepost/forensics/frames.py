@@ -11,8 +11,7 @@ import apsw
 from milepost import rows
 from milepost.errors import MilepostError, shown
 from milepost.forensics.extra import extra
-from milepost.forensics.html import clipped
-from milepost.times import iso
+from milepost.readable import count, iso, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -121,7 +120,7 @@ class Frame:
         except MilepostError as error:  # a repr is for looking, also after close()
             return f"<Frame {shown(self.columns)[:200]}: {error}>"
         lines = [columns, *([_cell(value) for value in row] for row in found[:_ROWS])]
-        head = f"<Frame: {len(self.columns)} columns, {_count(found)}>"
+        head = f"<Frame: {count(len(self.columns), 'column')}, {_count(found)}>"
         return "\n".join([head, *("  ".join(shown(cell)[1:-1] for cell in line) for line in lines)])
 
     def _repr_html_(self) -> str:
@@ -131,7 +130,7 @@ class Frame:
             return f"<p>{escape(str(error))}</p>"
         names = "".join(f"<th>{escape(_short(name))}</th>" for name in columns)
         body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(value))}</td>' for value in row)}</tr>" for row in found[:_ROWS])
-        more = f", {len(self.columns):,} columns" if len(self.columns) > _COLUMNS else ""
+        more = f", {count(len(self.columns), 'column')}" if len(self.columns) > _COLUMNS else ""
         return (
             f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table><p>{_count(found)}{more}: "
             "give this to polars, pyarrow, DuckDB or pandas</p>"
@@ -139,7 +138,7 @@ class Frame:
 
 
 def _count(found: list[tuple[Any, ...]]) -> str:
-    return f"the first {_ROWS} rows" if len(found) > _ROWS else f"{len(found)} row{'s' * (len(found) != 1)}"
+    return f"the first {_ROWS} rows" if len(found) > _ROWS else count(len(found), "row")
 
 
 def _values(column: arrow.ChunkedArray | arrow.Array) -> list[Any]:
@@ -154,7 +153,7 @@ def _cell(value: object) -> str:
 
 
 def _short(text: str) -> str:
-    return clipped(text, _WIDTH)
+    return shorten(text, _WIDTH)
 
 
 def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:

@@ -13,9 +13,8 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from milepost.summary import STAGES_SHOWN, contents, counted, how_opened, size, verified
-from milepost.times import iso, lasting
-from milepost.visible import visible
+from milepost.readable import count, duration, iso, shorten, size, visible
+from milepost.summary import STAGES_SHOWN, contents, how_opened, verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,7 +105,7 @@ def _stages(stages: Iterable[StageState]) -> _Html:
 def _lag(stage: StageState) -> str:
     if stage.lag_offset is None or stage.lag_ms is None:
         return "in another run"
-    return f"{stage.lag_offset:,} · {lasting(stage.lag_ms)}" if stage.lag_offset or stage.lag_ms else "–"
+    return f"{stage.lag_offset:,} · {duration(stage.lag_ms)}" if stage.lag_offset or stage.lag_ms else "–"
 
 
 def _runs(found: StoreSummary) -> _Html:
@@ -130,7 +129,7 @@ def _silences(found: StoreSummary) -> _Html:
     return _table(
         "The longest silences between runs",
         [_Column("Lasted", "mp-number"), _Column("From"), _Column("After run", "mp-name"), _Column("Before run", "mp-name")],
-        [[lasting(each.lasted_ms), iso(each.since_ms), _name(each.after), _name(each.before)] for each in found.silences],
+        [[duration(each.lasted_ms), iso(each.since_ms), _name(each.after), _name(each.before)] for each in found.silences],
     )
 
 
@@ -206,9 +205,9 @@ def _content(entry: Checkpoint | None) -> list[str]:
 
 def verification(found: Verification) -> str:
     """What a verification found."""
-    said = "intact" if found.ok else f"BROKEN, {counted(len(found.faults), 'fault')}"
+    said = "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
     parts = [
-        _paragraph(_mark(found.ok, f"{counted(found.entries, 'entry')}: {said}")),
+        _paragraph(_mark(found.ok, f"{count(found.entries, 'entry')}: {said}")),
         _labelled("signature", found.signature),
     ]
     if found.faults:
@@ -222,8 +221,8 @@ def verification(found: Verification) -> str:
             [
                 "–" if fault.position is None else f"{fault.position:,}",
                 _name(fault.kind),
-                _element("code", clipped(fault.expected, LONGEST_FINDING)),
-                _element("code", clipped(fault.found, LONGEST_FINDING)),
+                _element("code", shorten(fault.expected, LONGEST_FINDING)),
+                _element("code", shorten(fault.found, LONGEST_FINDING)),
             ]
             for fault in found.faults[:FAULTS_SHOWN]
         ]
@@ -275,7 +274,7 @@ def _labelled(label: str, code: str) -> _Html:
 
 
 def _rest(number: int, noun: str) -> _Html:
-    return _paragraph(f"and {counted(number, noun)}", "mp-muted") if number > 0 else _Html()
+    return _paragraph(f"and {count(number, noun)}", "mp-muted") if number > 0 else _Html()
 
 
 def _mark(good: bool, text: str) -> _Html:
@@ -307,20 +306,4 @@ def _text(text: str) -> str:
 
 def _name(text: str) -> str:
     """A name from data, cut if it is a long one."""
-    return clipped(text, LONGEST)
-
-
-def clipped(text: str, length: int) -> str:
-    """
-    A text from outside as `visible` shows it, cut to so many characters of that; no escape is cut in two.
-
-    What hides or obeys takes ten characters to show, so that it is the shown text that needs a bound.
-    """
-    pieces: list[str] = []
-    left = length
-    for each in map(visible, text[: length + 1]):
-        left -= len(each)
-        if left < 0:
-            return f"{''.join(pieces)}…"
-        pieces.append(each)
-    return "".join(pieces)
+    return shorten(text, LONGEST)

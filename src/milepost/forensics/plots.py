@@ -22,10 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from milepost import rows
 from milepost.forensics import active
 from milepost.forensics.extra import extra
-from milepost.forensics.html import clipped
 from milepost.forensics.outline import Mark, Outline, outline
-from milepost.summary import counted
-from milepost.times import lasting
+from milepost.readable import count, duration, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -69,7 +67,7 @@ _UNITS: Final = {  # of a span of time: in ms, and how many of it are marked on 
     "d": (_DAY_MS, (1, 2, 4, 7, 14, 30, 60, 90, 180)),
     "y": (365 * _DAY_MS, (1, 2, 3, 5, 10, 15, 20, 30, 50, 100)),
 }
-_SPANS: Final = {count * size: f"{count} {unit}" for unit, (size, counts) in _UNITS.items() for count in counts}
+_SPANS: Final = {number * size: f"{number} {unit}" for unit, (size, counts) in _UNITS.items() for number in counts}
 
 
 class Picture(Figure):
@@ -435,20 +433,20 @@ def _counted(
     read: Read, run_id: str | None, lines: list[_Line], excerpt: active.Excerpt, legend: str, drawn: str = "stage"
 ) -> str:
     entries = sum(line.run_stage.entries for line in lines)
-    found = f"{entries:,} checkpoints" + (" of the stages active last" if excerpt.rest else "")
+    found = count(entries, "checkpoint") + (" of the stages active last" if excerpt.rest else "")
     if run_id is None:
         shown_runs, all_runs = len({line.run_stage.run_number for line in lines}), read(rows.count_of_runs)
         found += " in " if excerpt.rest else " of "
         found += "" if shown_runs == all_runs else f"the last {shown_runs:,} of "
-        found += "1 run" if all_runs == 1 else f"{all_runs:,} runs"
+        found += count(all_runs, "run")
     if excerpt.rest:
-        found += f" · and {'at least ' if excerpt.or_more else ''}{counted(excerpt.rest, f'more {drawn}')}"
+        found += f" · and {'at least ' if excerpt.or_more else ''}{count(excerpt.rest, f'more {drawn}')}"
     silent = [
         two.at_ms - one.at_ms
         for line in lines
         for one, two in (line.outline.marks[index : index + 2] for index in line.outline.silences())
     ]
-    return f"{found} · {legend}, for {lasting(max(silent))} at the longest" if silent else found
+    return f"{found} · {legend}, for {duration(max(silent))} at the longest" if silent else found
 
 
 def _nothing(figure: Picture, run_id: str | None) -> Picture:
@@ -471,10 +469,10 @@ def _short(name: str) -> str:
 
     It is measured, since a letter of some scripts is as wide as eight of others, and accents pile up to any height.
     """
-    text = clipped(name, _LONGEST)
+    text = shorten(name, _LONGEST)
     while not _has_room(text):
         text = f"{text.removesuffix('…')[:-1]}…"
-    return clipped(ascii(name)[1:-1], _LONGEST) if text == "…" != name else text
+    return shorten(ascii(name)[1:-1], _LONGEST) if text == "…" != name else text
 
 
 def _has_room(text: str) -> bool:

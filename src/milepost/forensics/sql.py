@@ -10,6 +10,7 @@ import apsw
 from milepost.errors import InvalidArgumentError, shown
 from milepost.forensics.extra import extra
 from milepost.forensics.frames import Frame
+from milepost.readable import shorten_middle
 from milepost.schema import use_own_view
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] |
 
 def _line(error: Exception) -> str:
     """An error's message on one line of bounded length; it may quote the statement."""
-    text = str(error)
-    text = text if len(text) <= 160 else f"{text[:100]}…{text[-60:]}"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return shorten_middle(str(error), 160)
 
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None) -> int:
