@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from milepost import html
 from milepost.errors import shown
 from milepost.readable import count, iso
 from milepost.summary import STAGES_SHOWN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from milepost.checkpoint import Checkpoint
 
 
@@ -134,9 +137,17 @@ class Comparison:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
-
-        return html.comparison(self)
+        one, other = html.name(self.run_id), html.name(self.other_run_id)
+        stages, rest = self.excerpt(STAGES_SHOWN)
+        return html.page(
+            [
+                html.paragraph(html.Html(f"{html.text(one)} and {html.text(other)}"), "mp-title"),
+                html.paragraph(html.verdict(self.identical, "identical" if self.identical else "they differ")),
+                _table(stages, one, other),
+                html.paragraph(rest, "mp-muted") if rest else html.Html(),
+                _table_of_divergences(stages, one, other),
+            ]
+        )
 
 
 def _parting(stage: StageComparison) -> tuple[bool, int]:
@@ -159,3 +170,65 @@ def _verdict(stage: StageComparison, one: str, other: str) -> str:
 def _content(entry: Checkpoint) -> str:
     mark = entry.watermark
     return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}, idempotency_key {shown(entry.idempotency_key)}"
+
+
+# The page that a notebook shows
+
+
+def _table(stages: Iterable[StageComparison], one: str, other: str) -> html.Html:
+    return html.table(
+        "Stage by stage, without run_id and at_ms",
+        [
+            html.Column("Stage", "mp-name"),
+            html.Column("Verdict"),
+            html.Column("In common", "mp-number"),
+            html.Column("Of these differ", "mp-number"),
+            html.Column(f"Only in {one}", "mp-name"),
+            html.Column(f"Only in {other}", "mp-name"),
+        ],
+        [
+            [
+                html.name(stage.stage),
+                html.verdict(stage.identical, "identical" if stage.divergence is None else _parts_where(stage)),
+                f"{stage.common:,}",
+                f"{stage.different:,}" if stage.different else "–",
+                _only(stage.only, stage.first_only),
+                _only(stage.other_only, stage.other_first_only),
+            ]
+            for stage in stages
+        ],
+    )
+
+
+def _parts_where(stage: StageComparison) -> str:
+    if not stage.common:
+        return "only in one run" if not stage.entries or not stage.other_entries else "nothing in common"
+    return f"parts at sequence {stage.divergence.sequence:,}" if stage.divergence else ""
+
+
+def _only(number: int, first: int | None) -> str:
+    return "–" if first is None else f"{number:,}, from sequence {first:,} on"
+
+
+def _table_of_divergences(stages: Iterable[StageComparison], one: str, other: str) -> html.Html:
+    lines = [
+        [html.name(stage.stage), f"{stage.divergence.sequence:,}", run, *_cells(entry)]
+        for stage in stages
+        if stage.divergence
+        for run, entry in ((one, stage.divergence.one), (other, stage.divergence.other))
+    ]
+    columns = [
+        html.Column("Stage", "mp-name"),
+        html.Column("Sequence", "mp-number"),
+        html.Column("Run", "mp-name"),
+        html.Column("Offset", "mp-number"),
+        html.Column("Event time"),
+        html.Column("Idempotency key", "mp-name"),
+    ]
+    return html.table("Where they part first", columns, lines) if lines else html.Html()
+
+
+def _cells(entry: Checkpoint | None) -> list[str]:
+    if entry is None:
+        return ["nothing", "", ""]
+    return [f"{entry.watermark.offset:,}", iso(entry.watermark.event_time_ms), html.name(entry.idempotency_key)]

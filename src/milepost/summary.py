@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
+from milepost import html
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
 from milepost.readable import age, count, duration, iso, size
+from milepost.verification import verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from milepost.checkpoint import ResumePoint
     from milepost.receipt import Head
@@ -176,9 +179,7 @@ class StoreSummary:
         return "\n  ".join(lines)
 
     def _repr_html_(self) -> str:
-        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
-
-        return html.summary(self)
+        return summary_page(self)
 
 
 # The words that a terminal and a notebook share
@@ -204,10 +205,9 @@ def verified(summary: StoreSummary) -> str:
     found = summary.verification
     if found is None or summary.verified_at_ms is None:
         return "not verified since it was opened"
-    result = "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
     more = summary.head.entries - found.entries
     since = f"; {count(more, 'entry')} since" if more > 0 else ""
-    return f"verified {iso(summary.verified_at_ms)}: {result}{since}"
+    return f"verified {iso(summary.verified_at_ms)}: {verdict(found)}{since}"
 
 
 def _state(stage: StageState) -> str:
@@ -215,6 +215,116 @@ def _state(stage: StageState) -> str:
     if stage.lag_offset or stage.lag_ms:
         text += f"; behind the first stage by {stage.lag_offset:,} and {duration(stage.lag_ms or 0)}"
     return text
+
+
+# The page that a notebook shows
+
+
+def summary_page(found: StoreSummary) -> str:
+    """A store on one page, as HTML."""
+    intact = found.verification.ok if found.verification else None
+    facts = html.text(f"{size(found.size_bytes)} · {how_opened(found)}")
+    parts = [
+        html.paragraph(html.name(PurePath(found.path).name), "mp-title"),
+        html.paragraph(html.Html(f"{html.text(found.path)} · {facts}"), "mp-muted"),
+        html.paragraph(contents(found)),
+        html.paragraph(verified(found), "mp-muted")
+        if intact is None
+        else html.paragraph(html.verdict(intact, verified(found))),
+        html.labelled("head", str(found.head)),
+    ]
+    if found.stages:
+        parts += [_stages(_active(found)), html.rest(len(found.stages) - STAGES_SHOWN, "more stage")]
+        parts += [_runs(found), html.rest(found.runs - len(found.last_runs), "earlier run")]
+    if found.silences:
+        parts.append(_silences(found))
+    return html.page(parts)
+
+
+def _active(found: StoreSummary) -> Sequence[StageState]:
+    """The stages there is room for: of more, those that come last by run, and then by event time."""
+    if len(found.stages) <= STAGES_SHOWN:
+        return found.stages
+    order = {run.run_id: place for place, run in enumerate(found.last_runs, 1)}
+    if found.latest_run_id is not None:
+        order[found.latest_run_id] = 0  # though it may have begun before others
+
+    def staleness(stage: StageState) -> tuple[int, int]:
+        return order.get(stage.point.run_id, len(order)), -stage.point.watermark.event_time_ms
+
+    return sorted(found.stages, key=staleness)[:STAGES_SHOWN]
+
+
+def _stages(stages: Iterable[StageState]) -> html.Html:
+    return html.table(
+        "Where each stage starts again",
+        [
+            html.Column("Stage", "mp-name"),
+            html.Column("Run", "mp-name"),
+            html.Column("After sequence", "mp-number"),
+            html.Column("Offset", "mp-number"),
+            html.Column("Event time"),
+            html.Column("Missing", "mp-number"),
+            html.Column("Behind the first stage", "mp-number"),
+        ],
+        [
+            [
+                html.name(stage.point.stage),
+                html.name(stage.point.run_id),
+                f"{stage.point.sequence:,}",
+                f"{stage.point.watermark.offset:,}",
+                iso(stage.point.watermark.event_time_ms),
+                f"{stage.missing:,}" if stage.missing else "–",
+                _lag(stage),
+            ]
+            for stage in stages
+        ],
+    )
+
+
+def _lag(stage: StageState) -> str:
+    if stage.lag_offset is None or stage.lag_ms is None:
+        return "in another run"
+    return f"{stage.lag_offset:,} · {duration(stage.lag_ms)}" if stage.lag_offset or stage.lag_ms else "–"
+
+
+def _runs(found: StoreSummary) -> html.Html:
+    return html.table(
+        "The last runs",
+        [
+            html.Column("Run", "mp-name"),
+            html.Column("Entries", "mp-number"),
+            html.Column("Stages", "mp-number"),
+            html.Column("First entry"),
+            html.Column("Last entry"),
+        ],
+        [
+            [
+                html.name(run.run_id),
+                f"{run.entries:,}",
+                f"{len(run.stages):,}",
+                iso(run.first_at_ms),
+                iso(run.last_at_ms),
+            ]
+            for run in found.last_runs
+        ],
+    )
+
+
+def _silences(found: StoreSummary) -> html.Html:
+    return html.table(
+        "The longest silences between runs",
+        [
+            html.Column("Lasted", "mp-number"),
+            html.Column("From"),
+            html.Column("After run", "mp-name"),
+            html.Column("Before run", "mp-name"),
+        ],
+        [
+            [duration(each.lasted_ms), iso(each.since_ms), html.name(each.after), html.name(each.before)]
+            for each in found.silences
+        ],
+    )
 
 
 # What is worked out from the rows

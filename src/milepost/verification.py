@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
+from milepost import html
 from milepost.errors import BrokenChainError, InvalidArgumentError
-from milepost.readable import count
+from milepost.readable import count, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FAULTS_SHOWN: Final = 20
+"""How many faults a page shows, the first ones; it counts the rest."""
+
+FINDING_LENGTH: Final = 300
+"""How many characters a page shows of what a fault expected or found."""
+
+UNCHECKED_SHOWN: Final = 20
+"""How many names of unchecked tables a page shows; it counts the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,40 @@ class Verification:
             raise BrokenChainError(self.faults)
 
     def _repr_html_(self) -> str:
-        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
+        parts = [
+            html.paragraph(html.verdict(self.ok, f"{count(self.entries, 'entry')}: {verdict(self)}")),
+            html.labelled("signature", self.signature),
+        ]
+        if self.faults:
+            parts += [_table_of_faults(self.faults), html.rest(len(self.faults) - FAULTS_SHOWN, "more fault")]
+        if self.unchecked:
+            names = [[html.name(name)] for name in self.unchecked[:UNCHECKED_SHOWN]]
+            parts.append(html.table("Not checked: tables of others", [html.Column("Table", "mp-name")], names))
+            parts.append(html.rest(len(self.unchecked) - UNCHECKED_SHOWN, "more table"))
+        return html.page(parts)
 
-        return html.verification(self)
+
+def verdict(found: Verification) -> str:
+    """Whether the chain is intact, and how many faults it has."""
+    return "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
+
+
+def _table_of_faults(faults: Sequence[Fault]) -> html.Html:
+    return html.table(
+        "Faults",
+        [
+            html.Column("Position", "mp-number"),
+            html.Column("Kind"),
+            html.Column("Expected", "mp-long"),
+            html.Column("Found", "mp-long"),
+        ],
+        [
+            [
+                "–" if fault.position is None else f"{fault.position:,}",
+                html.name(fault.kind),
+                html.element("code", shorten(fault.expected, FINDING_LENGTH)),
+                html.element("code", shorten(fault.found, FINDING_LENGTH)),
+            ]
+            for fault in faults[:FAULTS_SHOWN]
+        ],
+    )
