@@ -109,6 +109,10 @@ class MilepostWarning(UserWarning):
 class InvalidArgumentError(MilepostError, ValueError):
     """An argument of a call breaks a rule; nothing was done."""
 
+    argument: str
+    value: object
+    rule: str
+
     def __init__(self, argument: str, value: object, rule: str) -> None:
         super().__init__(argument, value, rule)
         self.argument, self.value, self.rule = argument, value, rule
@@ -119,6 +123,11 @@ class InvalidArgumentError(MilepostError, ValueError):
 
 class InvalidCheckpointError(MilepostError, ValueError):
     """A checkpoint breaks a rule of `milepost.checkpoint.valid`; `index` is its place in a batch (0, 1, 2 …)."""
+
+    field: str
+    value: object
+    rule: str
+    index: int | None
 
     def __init__(self, field: str, value: object, rule: str, index: int | None = None) -> None:
         super().__init__(field, value, rule, index)
@@ -145,6 +154,8 @@ class IdempotencyConflictError(RejectedCheckpointError):
     """The stage of that run has this idempotency key already, with another sequence or watermark: `recorded`."""
 
     entry: Checkpoint
+    recorded: Checkpoint
+    index: int | None
 
     def __init__(self, entry: Checkpoint, recorded: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, recorded, index)
@@ -163,6 +174,8 @@ class SequenceError(RejectedCheckpointError):
     """The sequence is not above that of the last checkpoint of its run and stage: `last`."""
 
     entry: Checkpoint
+    last: Checkpoint
+    index: int | None
 
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
@@ -187,6 +200,13 @@ class StageMovedError(RejectedCheckpointError):
         run_id: The run.
         stage: Its stage.
     """
+
+    expected: Watermark | None
+    found: Watermark | None
+    receipt: Receipt | None
+    run_id: str
+    stage: str
+    index: int | None
 
     def __init__(
         self,
@@ -220,6 +240,8 @@ class WatermarkRegressionError(RejectedCheckpointError):
     """The offset or the event time is behind that of the last checkpoint of its run and stage: `last`."""
 
     entry: Checkpoint
+    last: Checkpoint
+    index: int | None
 
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
@@ -235,6 +257,9 @@ class WatermarkRegressionError(RejectedCheckpointError):
 class NoCheckpointError(MilepostError, LookupError):
     """Nothing is recorded for that stage (of that run, unless `run_id` is None), or for that run (`stage` is None), yet."""
 
+    run_id: str | None
+    stage: str | None
+
     def __init__(self, run_id: str | None, stage: str | None) -> None:
         super().__init__(run_id, stage)
         self.run_id, self.stage = run_id, stage
@@ -248,6 +273,9 @@ class NoCheckpointError(MilepostError, LookupError):
 
 class StoreError(MilepostError):
     """The file at `path`, or the way it is used, is at fault; `problem` says how, and what to do."""
+
+    path: str
+    problem: str
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
@@ -263,6 +291,10 @@ class NotAStoreError(StoreError):
 
 class SchemaVersionError(StoreError):
     """The file has format version `found`; this milepost reads and writes `supported`. Nothing in it was touched."""
+
+    args: tuple[Any, ...]
+    found: int
+    supported: int
 
     def __init__(self, path: str, found: int, supported: int) -> None:
         if found > supported:
@@ -307,6 +339,12 @@ class StoreFullError(StoreError):
 class StoreBusyError(StoreError, TimeoutError):
     """Another writer held the lock for `waited_ms` milliseconds; trying again is right."""
 
+    args: tuple[Any, ...]
+    waited_ms: int
+    errno: int | None
+    strerror: str | None
+    filename: Any
+
     def __init__(self, path: str, waited_ms: int) -> None:
         super().__init__(
             path, f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
@@ -319,6 +357,10 @@ class StoreBusyError(StoreError, TimeoutError):
 
 class MissingPackageError(MilepostError, ModuleNotFoundError):
     """A verb needs `package`, which milepost does without elsewhere; `install` is what to give to pip."""
+
+    package: str
+    install: str
+    name: str | None
 
     def __init__(self, package: str, install: str) -> None:
         super().__init__(package, install)

@@ -180,7 +180,7 @@ class Wal:
 
     def __init__(self, connection: apsw.Connection, path: str, vfs: str | None, *, grows_ahead: bool) -> None:
         self._connection, self._path, self._vfs, self._grows_ahead = connection, path, vfs, grows_ahead
-        self.name = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
+        self.name: str = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
         self._page_bytes = int(connection.pragma("page_size"))
         self._identity = files.identity_of(self.name)
         self._identity_at_first = self._identity()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Final
 
 import click
 
@@ -31,7 +31,7 @@ _LONGEST_LINE: Final = 65_536  # bytes; three names of 1,024 bytes and a detail 
 class WrongLine(click.ClickException):
     """A line of an import that is no checkpoint, or not one that may stand there."""
 
-    exit_code = ExitCode.WRONG_INPUT
+    exit_code: ClassVar[int] = ExitCode.WRONG_INPUT
 
     def __init__(self, number: int, fault: str) -> None:
         super().__init__(visible(f"line {number}: {fault}"))
