@@ -1,4 +1,4 @@
-"""What `CheckpointStore.compare` answers: two runs side by side, stage by stage."""
+"""What `CheckpointStore.compare` returns: two runs side by side, stage by stage."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """
-    The first sequence at which two runs are not the same in a stage.
+    The first sequence at which two runs differ in a stage.
 
     Attributes:
-        sequence: Which one.
-        one: What the first run has recorded there; None if nothing.
-        other: What the other run has recorded there; None if nothing.
+        sequence: The sequence.
+        one: The checkpoint of the first run there; None if it has none.
+        other: The checkpoint of the other run there; None if it has none.
     """
 
     sequence: int
@@ -40,12 +40,12 @@ class StageComparison:
     Attributes:
         stage: Its name.
         entries: How many checkpoints it has in the first run; 0 if only the other run has the stage.
-        other_entries: How many it has in the other run.
-        common: How many sequences both have.
-        different: At how many of these the offset, the event time or the idempotency key differs.
+        other_entries: How many checkpoints it has in the other run.
+        common: How many sequences both runs have.
+        different: At how many of those the offset, the event time or the idempotency key differs.
         first_only: The first sequence that only the first run has, or None.
         other_first_only: The first sequence that only the other run has, or None.
-        divergence: Where the two runs part for the first time, or None.
+        divergence: Where the two runs first part, or None.
     """
 
     stage: str
@@ -76,12 +76,12 @@ class StageComparison:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """
-    Whether one run repeats another: `run_id` and `at_ms` aside, which differ in any two runs.
+    Whether one run repeats another. `run_id` and `at_ms` do not count: they differ in any two runs.
 
     Attributes:
         run_id: The first run.
         other_run_id: The other run.
-        stages: Every stage that one of them has, in the order in which the file first saw them.
+        stages: Every stage of either run, in order of first appearance in the file.
     """
 
     run_id: str
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
-        """Whether they are identical in every stage, and have the same stages."""
+        """Whether both runs have the same stages, and every stage is identical."""
         return all(stage.identical for stage in self.stages)
 
     @property
@@ -105,12 +105,12 @@ class Comparison:
 
     def excerpt(self, number: int) -> tuple[tuple[StageComparison, ...], str]:
         """
-        What there is room for: so many stages at most, and a sentence about the others, which is empty if there are none.
+        Choose the stages to show, and say in a sentence what the others are; it is empty if there are none.
 
-        Of more stages than that, those come first that part, by the sequence at which they do, and then the identical ones.
+        If there are too many, the stages that part at the lowest sequence come first, and identical stages come last.
 
         Args:
-            number: How many stages there is room for.
+            number: How many stages to show at most.
         """
         if len(self.stages) <= number:
             return self.stages, ""
@@ -118,8 +118,8 @@ class Comparison:
         rest = parting_first[number:]
         identical = sum(stage.identical for stage in rest)
         kinds = [(len(rest) - identical, "different"), (identical, "identical")]
-        told = ", ".join(f"{number:,} {kind}" for number, kind in kinds if number)
-        return tuple(parting_first[:number]), f"and {count(len(rest), 'more stage')}: {told}"
+        kinds_of_rest = ", ".join(f"{how_many:,} {kind}" for how_many, kind in kinds if how_many)
+        return tuple(parting_first[:number]), f"and {count(len(rest), 'more stage')}: {kinds_of_rest}"
 
     def __str__(self) -> str:
         one, other = shown(self.run_id), shown(self.other_run_id)
@@ -151,7 +151,7 @@ class Comparison:
 
 
 def _parting(stage: StageComparison) -> tuple[bool, int]:
-    """Where a stage comes in an excerpt."""
+    """What an excerpt sorts the stages by."""
     return (True, 0) if stage.divergence is None else (False, stage.divergence.sequence)
 
 

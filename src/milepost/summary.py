@@ -1,4 +1,4 @@
-"""What a file holds: a line for each run and each stage, and all of it on one page."""
+"""What a store holds: one line for each run and each stage, and the whole store on one page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from milepost.verification import Verification
 
 RUNS_SHOWN: Final = 10
-"""How many runs a summary of a store tells of, the last ones; it counts the rest."""
+"""How many runs a summary lists, the last ones; it counts the rest."""
 
 STAGES_SHOWN: Final = 20
-"""How many stages a summary shows when it is printed; it counts the rest."""
+"""How many stages a summary shows when you print it; it counts the rest."""
 
 SILENCES_SHOWN: Final = 3
-"""How many silences a summary tells of, the longest ones."""
+"""How many silences a summary lists, the longest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class RunSummary:
     Attributes:
         run_id: Its name.
         entries: How many checkpoints it has.
-        stages: Its stages, in the order in which the file first saw them.
-        first_at_ms: The wall clock of its first checkpoint, ms since the epoch.
+        stages: Its stages, in order of first appearance in the file.
+        first_at_ms: The wall clock of its first checkpoint, in ms since the epoch.
         last_at_ms: The wall clock of its last checkpoint.
         signature: The chain over its own entries, 64 hex digits.
     """
@@ -54,13 +54,13 @@ class RunSummary:
 @dataclass(frozen=True, slots=True)
 class StageSummary:
     """
-    One stage, over all runs.
+    One stage over all runs.
 
     Attributes:
         stage: Its name.
         entries: How many checkpoints it has.
         runs: How many runs have it.
-        first_at_ms: The wall clock of its first checkpoint, ms since the epoch.
+        first_at_ms: The wall clock of its first checkpoint, in ms since the epoch.
         last_at_ms: The wall clock of its last checkpoint.
     """
 
@@ -77,12 +77,12 @@ class StageState:
     Where one stage stands.
 
     Attributes:
-        point: Where it starts again, in the run that recorded it last.
+        point: Where it resumes, in the run that recorded it last.
         entries: How many checkpoints it has in that run.
-        missing: How many sequences between its first and its last one there were left out.
-        lag_offset: How far its offset is behind that of the first stage of the latest run; negative if it is ahead, None
-            if it starts again in another run.
-        lag_ms: How far its event time is behind that, in ms.
+        missing: How many sequences between its first and its last checkpoint there have none.
+        lag_offset: How far its offset is behind the first stage of the latest run. It is negative if the stage is ahead,
+            and None if it resumes in another run.
+        lag_ms: How far its event time is behind that stage, in ms; likewise.
     """
 
     point: ResumePoint
@@ -95,12 +95,12 @@ class StageState:
 @dataclass(frozen=True, slots=True)
 class Silence:
     """
-    A time between runs in which nothing was recorded.
+    A time between runs, without a checkpoint.
 
     Attributes:
-        after: The run that recorded something before it.
-        before: The run that recorded something after it.
-        since_ms: When it began, ms since the epoch.
+        after: The run whose last checkpoint comes before it.
+        before: The run whose first checkpoint comes after it.
+        since_ms: When it began, in ms since the epoch.
         until_ms: When it ended.
     """
 
@@ -118,24 +118,24 @@ class Silence:
 @dataclass(frozen=True, slots=True)
 class StoreSummary:
     """
-    A store on one page; `str()` is for a terminal, and a notebook shows it as a table.
+    A store on one page: `str()` gives text for a terminal, and a notebook shows tables.
 
     Attributes:
         path: The file.
-        size_bytes: How large it is, together with its WAL.
-        durability: `"full"` or `"normal"`; None for a store opened to read.
-        at_ms: When this was asked, ms since the epoch.
+        size_bytes: How large it is together with its WAL.
+        durability: `"full"` or `"normal"`; None for a store that only reads.
+        at_ms: When you asked, in ms since the epoch.
         head: How many entries the chain has, and its signature.
-        first_at_ms: The wall clock of the first entry, ms since the epoch; None for an empty store.
+        first_at_ms: The wall clock of the first entry, in ms since the epoch; None for an empty store.
         last_at_ms: The wall clock of the last entry.
         latest_run_id: The run of the last entry.
         runs: How many runs there are.
         last_runs: The last of them by first appearance, newest first.
-        stages: Every stage, in the order in which the file first saw them.
-        silences: The longest times between two runs, longest first. Within a run they are not looked for, since that
-            would read every entry.
-        verification: What the last verification of the whole chain through this store object found; None if none was made.
-        verified_at_ms: When that was.
+        stages: Every stage, in order of first appearance.
+        silences: The longest times between two runs, longest first. To find them within a run would mean reading every
+            entry.
+        verification: What this store object found when it last verified the whole chain; None if it never did.
+        verified_at_ms: When it did.
     """
 
     path: str
@@ -182,11 +182,11 @@ class StoreSummary:
         return summary_page(self)
 
 
-# The words that a terminal and a notebook share
+# The words for a terminal and for a notebook
 
 
 def contents(summary: StoreSummary) -> str:
-    """How much there is, and from when; the names of nothing."""
+    """How many entries there are, and from when; it shows no names."""
     if summary.first_at_ms is None or summary.last_at_ms is None:
         return "empty"
     counts = f"{count(summary.head.entries, 'entry')} in {count(summary.runs, 'run')}"
@@ -196,12 +196,12 @@ def contents(summary: StoreSummary) -> str:
 
 
 def how_opened(summary: StoreSummary) -> str:
-    """What an acknowledgement means, or that there is none."""
+    """What an acknowledgement means, or that the store only reads."""
     return "opened to read" if summary.durability is None else f"durability {summary.durability}"
 
 
 def verified(summary: StoreSummary) -> str:
-    """What is known about the chain."""
+    """What the last verification found, and how many entries are newer."""
     found = summary.verification
     if found is None or summary.verified_at_ms is None:
         return "not verified since it was opened"
@@ -242,12 +242,12 @@ def summary_page(found: StoreSummary) -> str:
 
 
 def _active(found: StoreSummary) -> Sequence[StageState]:
-    """The stages there is room for: of more, those that come last by run, and then by event time."""
+    """The stages that a page has room for: of the latest runs first, and in a run by latest event time."""
     if len(found.stages) <= STAGES_SHOWN:
         return found.stages
     order = {run.run_id: place for place, run in enumerate(found.last_runs, 1)}
     if found.latest_run_id is not None:
-        order[found.latest_run_id] = 0  # though it may have begun before others
+        order[found.latest_run_id] = 0  # even if other runs began after it
 
     def staleness(stage: StageState) -> tuple[int, int]:
         return order.get(stage.point.run_id, len(order)), -stage.point.watermark.event_time_ms
@@ -327,7 +327,7 @@ def _silences(found: StoreSummary) -> html.Html:
     )
 
 
-# What is worked out from the rows
+# What the rows say
 
 
 def stage_states(
@@ -337,8 +337,8 @@ def stage_states(
     Where stages stand.
 
     Args:
-        stages: Of each, where it starts again; how many entries it has in that run; its first sequence there.
-        latest_run_id: The run that recorded something last.
+        stages: For each stage its resume point, its number of entries in that run, and its first sequence there.
+        latest_run_id: The run of the last entry.
         first: How far the first stage of that run has come.
     """
     return tuple(
@@ -356,10 +356,10 @@ def stage_states(
 
 
 def longest_silences(spans: Iterable[tuple[str, int, int]]) -> tuple[Silence, ...]:
-    """The longest times that lie within no run, longest first; of each run: run_id, first and last wall clock."""
+    """The longest times outside every run, longest first. A span is a run_id with its first and last wall clock."""
     found: list[Silence] = []
     last, last_ms = "", MAX_INTEGER
-    # A clock may have jumped back within a run; and runs may overlap.
+    # A clock may jump back within a run, and runs may overlap.
     for begin_ms, end_ms, run_id in sorted((min(first, end), max(first, end), run_id) for run_id, first, end in spans):
         if begin_ms > last_ms:
             found.append(Silence(last, run_id, last_ms, begin_ms))

@@ -1,4 +1,4 @@
-"""What a verification finds: a verdict, and each fault."""
+"""What a verification finds: a verdict, and every fault."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ UNCHECKED_SHOWN: Final = 20
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
-    One thing that is not as it was recorded.
+    One thing that differs from what was recorded.
 
     Attributes:
-        kind: `link`, a row that does not follow from the row before it: it, or its place, was changed;
-            `missing`, positions without a row; `unreadable`, a row whose values are no checkpoint;
-            `run`, a row that does not follow from the row before it in its own run;
-            `lookup`, what rows are found by is not as an append leaves it: a milepost, a sequence, the stages of a run;
-            `head`, the chain does not contain the head it was expected to contain;
-            `key`, the chain is keyed and was opened without its key, so that its links cannot be judged;
-            `file`, what SQLite itself found wrong in the file (`PRAGMA integrity_check`).
-        position: Where in the chain, 1, 2, 3 …; None where a fault has no single place.
+        kind: `link`: a row does not follow from the row before it, so the row or its place was changed.
+            `missing`: positions have no row. `unreadable`: the values of a row are no checkpoint.
+            `run`: a row does not follow from the row before it in its own run.
+            `lookup`: lookups rely on a milepost, a sequence or a run's list of stages that no append leaves like this.
+            `head`: the chain does not contain the expected head.
+            `key`: the chain is keyed and you gave no key, so its links cannot be judged.
+            `file`: SQLite itself found something wrong in the file (`PRAGMA integrity_check`).
+        position: Where in the chain, 1, 2, 3 …; None if the fault has no single place.
         expected: What should be there.
         found: What is there.
     """
@@ -56,13 +56,13 @@ class Verification:
     What a verification found.
 
     Attributes:
-        ok: Nothing is wrong.
+        ok: Whether nothing is wrong.
         entries: How many entries the chain has.
         signature: The chain's signature, recomputed from the rows as they are now, 64 hex digits.
-        faults: Every fault, those of the rows first, in chain order.
-        unchecked: Tables of others in the file that SQLite cannot check here, since they need a collation, a function or a
-            module that only their own program knows. They are no fault: the chain and the tables of milepost are judged
-            without them. The names come from the file.
+        faults: Every fault: first the faults of rows, in chain order.
+        unchecked: Tables of other programs that SQLite cannot check here. They need a collation, a function or a module
+            that only their own program has. They are no fault, and the verdict is about the chain and milepost's own
+            tables. The names come from the file.
     """
 
     ok: bool
@@ -77,10 +77,10 @@ class Verification:
 
     def raise_if_broken(self) -> None:
         """
-        Do nothing if all is well.
+        Raise an error if anything is wrong, or do nothing.
 
         Raises:
-            BrokenChainError: Something is wrong; it carries the `faults`.
+            BrokenChainError: Something is wrong; the error carries the `faults`.
         """
         if not self.ok:
             raise BrokenChainError(self.faults)

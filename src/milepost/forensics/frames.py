@@ -1,4 +1,4 @@
-"""A view of checkpoints, or the answer to a query, as a table that polars, pyarrow, DuckDB and pandas take as it is."""
+"""Checkpoints, or the answer to a query, as a table that polars, pyarrow, DuckDB and pandas take directly."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ else:
 _NAME: Final = arrow.DataType.dictionary(arrow.DataType.int32(), arrow.DataType.utf8())
 _TIME: Final = arrow.DataType.timestamp("ms", tz="UTC")
 
-# The signature as the 64 hex digits that receipts, heads and the view `checkpoint` give, so that it can be compared with
-# them as it is; 32 bytes would take half the memory, and be shown differently by every library.
+# The signature has the 64 hex digits of receipts, heads and the view `checkpoint`, so you can compare them directly. 32
+# bytes would take half the memory, but every library shows bytes differently.
 CHECKPOINTS: Final = arrow.Schema(
     [
         arrow.Field("position", arrow.DataType.int64(), nullable=False),
@@ -47,12 +47,14 @@ _WIDTH: Final = 64  # characters of a value: a signature is shown whole
 
 class Frame:
     """
-    A table that polars, pyarrow, DuckDB and pandas take as it is, and that is read when they do.
+    A table that polars, pyarrow, DuckDB and pandas take directly, and that reads the store when they do.
 
     `polars.DataFrame(frame)`, `pyarrow.table(frame)`, `duckdb.sql("SELECT … FROM frame")` and
-    `pandas.DataFrame.from_arrow(frame)` take it through the Arrow PyCapsule interface. A frame of checkpoints reads the
-    store anew each time, page by page, and shows what is recorded by then; between two pages nothing of the file is held,
-    so that a reader that is slow, or forgotten, does not make the WAL grow. The answer to a query is read already.
+    `pandas.DataFrame.from_arrow(frame)` take it through the Arrow PyCapsule interface.
+
+    A frame of checkpoints reads the store anew each time, page by page, and gives what is recorded by then. Between two
+    pages it holds nothing of the file, so a slow or forgotten reader does not make the WAL grow. The answer to a query is
+    in memory already.
 
     Source:
         https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html
@@ -77,7 +79,7 @@ class Frame:
 
     def to_arrow(self) -> Any:
         """
-        All of it as a `pyarrow.Table`.
+        Read all of it into a `pyarrow.Table`.
 
         Raises:
             MissingPackageError: pyarrow is not installed.
@@ -86,7 +88,7 @@ class Frame:
 
     def to_polars(self) -> Any:
         """
-        All of it as a `polars.DataFrame`.
+        Read all of it into a `polars.DataFrame`.
 
         Raises:
             MissingPackageError: polars is not installed.
@@ -95,16 +97,16 @@ class Frame:
 
     def to_pandas(self) -> Any:
         """
-        All of it as a `pandas.DataFrame`, whose names are Categorical and whose times have a resolution of ms.
+        Read all of it into a `pandas.DataFrame`. Names are Categorical, and times have a resolution of ms.
 
         Raises:
-            MissingPackageError: pandas, or pyarrow, through which pandas takes it, is not installed.
+            MissingPackageError: pandas is not installed, or pyarrow, which it needs here.
         """
         extra("pandas", "pandas pyarrow")
         return extra("pyarrow", "pandas pyarrow").table(self).to_pandas()
 
     def _first_rows(self) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """What is shown: the first columns, and one row more than are shown."""
+        """Read the first columns, and one row more than a notebook shows."""
         columns = self.columns[:_COLUMNS]
         found: list[tuple[Any, ...]] = []
         for each in self._batches():
@@ -117,7 +119,7 @@ class Frame:
     def __repr__(self) -> str:
         try:
             columns, found = self._first_rows()
-        except MilepostError as error:  # a repr is for looking, also after close()
+        except MilepostError as error:  # a repr works also after close()
             return f"<Frame {shown(self.columns)[:200]}: {error}>"
         lines = [columns, *([_cell(value) for value in row] for row in found[:_ROWS])]
         head = f"<Frame: {count(len(self.columns), 'column')}, {_count(found)}>"
@@ -142,7 +144,7 @@ def _count(found: list[tuple[Any, ...]]) -> str:
 
 
 def _values(column: arrow.ChunkedArray | arrow.Array) -> list[Any]:
-    """The values of a column, times as text: not every one fits a datetime."""
+    """The values of a column. Times become text, since not every time fits a datetime."""
     if arrow.DataType.is_timestamp(column.type):
         return [iso(ms) for ms in column.cast(arrow.DataType.int64()).to_pylist()]
     return column.to_pylist()
@@ -157,12 +159,12 @@ def _short(text: str) -> str:
 
 
 def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
-    """A frame over the batches of a walk, which is begun anew each time."""
+    """Make a frame of checkpoints; each reader begins the batches anew."""
     return Frame(CHECKPOINTS, batches)
 
 
 def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.RecordBatch:
-    """A page of rows with the columns of `rows.SignedRow`."""
+    """Make a record batch of a page of rows with the columns of `rows.SignedRow`."""
     columns = zip(*signed, strict=True) if signed else repeat((), len(rows.SignedRow._fields))
     positions, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, signatures, details = columns
     run_ids, stages = rows.run_ids_and_stages(connection, run_numbers, stage_numbers)
@@ -179,7 +181,7 @@ def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.R
             arrow.Array([rows.digits(signature) for signature in signatures], arrow.DataType.utf8()),
             arrow.Array(details, arrow.DataType.utf8()),
         ]
-    except (TypeError, ValueError) as error:  # in a damaged file SQLite gives what it finds, STRICT or not
+    except (TypeError, ValueError) as error:  # of a damaged file SQLite returns whatever is there, STRICT or not
         raise apsw.CorruptError(f"a row has what no append writes: {error}") from error
     if any(array.null_count for array in arrays[:-1]):
         raise apsw.CorruptError("a row has NULL, which no append writes")
