@@ -37,7 +37,7 @@ import reprlib
 from pickle import dumps  # only to see whether a value can leave the process: nothing here is ever read from a pickle
 from typing import TYPE_CHECKING, Any
 
-from milepost.readable import count
+from milepost.readable import count, iso
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -400,4 +400,4 @@ def _standing(mark: Watermark | None) -> str:
 
 
 def _spelled(mark: Watermark) -> str:
-    return f"offset {mark.offset}, event time {mark.event_time_ms} ms"
+    return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}"

@@ -12,6 +12,7 @@ import apsw
 
 from milepost import files, schema
 from milepost.errors import MilepostError, MilepostWarning
+from milepost.readable import size
 from milepost.sqlite_errors import sync_failed
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class Wal:
             # What was committed is committed, also where warnings are made errors.
             with contextlib.suppress(MilepostWarning):
                 warnings.warn(
-                    f"{self._path}: its -wal file has grown to {frames * self._page_bytes >> 20} MB, since somebody "
+                    f"{self._path}: its -wal file has grown to {size(frames * self._page_bytes)}, since somebody "
                     "has been reading the file in one transaction all the while: end that transaction, or close what reads",
                     MilepostWarning,
                     stacklevel=2,
