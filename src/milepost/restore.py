@@ -26,6 +26,9 @@ _BATCH: Final = 10_000  # entries that are appended at a time
 class RefusedEntryError(MilepostError):
     """An entry cannot stand where it does: its `index` (0, 1, 2 …), and why."""
 
+    index: int
+    why: str
+
     def __init__(self, index: int, why: str) -> None:
         super().__init__(index, why)
         self.index, self.why = index, why
