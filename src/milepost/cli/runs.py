@@ -27,8 +27,8 @@ def runs(file: str, as_json: bool) -> None:
             Column("run"),
             Column("entries", "number"),
             Column("stages", spare=1),
-            Column("first (UTC)", "time", spare=2),
-            Column("last (UTC)", "time"),
+            Column("first", "time", spare=2),
+            Column("last", "time"),
             Column("signature", spare=3),
         ],
         lambda each: (

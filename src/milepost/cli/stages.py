@@ -23,8 +23,8 @@ def stages(file: str, as_json: bool) -> None:
             Column("stage"),
             Column("entries", "number"),
             Column("runs", "number"),
-            Column("first (UTC)", "time", spare=1),
-            Column("last (UTC)", "time"),
+            Column("first", "time", spare=1),
+            Column("last", "time"),
         ],
         lambda each: (
             each.stage,

@@ -317,7 +317,7 @@ def _number(value: float) -> str:
 
 
 def _table_of_points(to: Console, points: dict[str, ResumePoint]) -> None:
-    columns = [("stage", False), ("checkpoints", True), ("records done", True), ("latest event time (UTC)", False)]
+    columns = [("stage", False), ("checkpoints", True), ("records done", True), ("latest event time", False)]
     rows = []
     for stage in STAGES:
         if stage in points:
