@@ -343,8 +343,8 @@ def refused(folder: Path, text: str | bytes | None, *arguments: str) -> Result:
         ("when,who\n99999999999999999999,a\n", [], "line 2, column 'when' is '99999999999999999999'"),
         ("when,who\n1,7\n2,many\n", ["--sum", "who"], "line 3, column 'who' is 'many': must be a number"),
         ("when,who\n1,nan\n", ["--sum", "who"], "line 2, column 'who' is 'nan': must be a number"),
-        ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field\(s\), and the header 2"),
-        ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 field\(s\), and the header 2"),
+        ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field, and the header 2"),
+        ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 fields, and the header 2"),
         (b"when,who\n1,\xff\n", [], "text that is not UTF-8"),
         ("when,who\n1," + "a" * 200_000 + "\n", [], "line 2 is no CSV: field larger than field limit"),
     ],
@@ -531,7 +531,7 @@ def test_a_chain_without_what_was_recorded_before_the_kill_fails(pair: Pair) -> 
     """The same job run anew in place of the resumed one has a chain that holds, but not the head of the kill."""
     forged = pair._replace(resumed=pair.unkilled)
     (failure,) = forged.failures()
-    assert failure.startswith("its chain verifies, and contains what was on disk after the kill: 1 fault(s)")
+    assert failure.startswith("its chain verifies, and contains what was on disk after the kill: 1 fault")
 
 
 def test_a_checkpoint_too_many_fails(pair: Pair) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chains import entry
+from chains import EVENT_MS, entry
 from milepost import Fault, MilepostError, Receipt, RejectedCheckpointError, StageMovedError, Watermark, errors
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def everything(error: BaseException) -> dict[str, object]:
 
 def test_a_broken_chain_without_faults_can_be_told() -> None:
     """Made by a program that fills in the faults later."""
-    assert str(errors.BrokenChainError([])) == "0 fault(s) in the chain"
+    assert str(errors.BrokenChainError([])) == "0 faults in the chain"
 
 
 def test_every_class_of_errors_is_in_the_module() -> None:
@@ -169,28 +169,33 @@ def test_a_value_in_a_message_is_short_and_harmless(value: object) -> None:
     assert message.isprintable()
 
 
+HERE, THERE = Watermark(400, EVENT_MS + 7000), Watermark(500, EVENT_MS + 8000)
 MOVED: dict[str, tuple[tuple[Watermark | None, Watermark | None, Receipt | None], str]] = {
     "ahead": (
-        (Watermark(400, 7), Watermark(500, 8), None),
+        (HERE, THERE, None),
         (
-            "stands at offset 500, event time 8 ms, not at offset 400, event time 7 ms: another process advanced it, or a "
-            "call whose outcome was lost; read resume_point_for_stage() and go on from there"
-        ),
-    ),
-    "a retry": (
-        (None, Watermark(500, 8), Receipt(12, "ab" * 32)),
-        (
-            "stands at offset 500, event time 8 ms, not before its first checkpoint: this step is recorded, at position 12; "
+            "stands at offset 500, event time 2026-01-01T00:00:08Z, not at offset 400, event time 2026-01-01T00:00:07Z: "
+            "another process advanced it, or a call whose outcome was lost; "
             "read resume_point_for_stage() and go on from there"
         ),
     ),
+    "a retry": (
+        (None, THERE, Receipt(12, "ab" * 32)),
+        (
+            "stands at offset 500, event time 2026-01-01T00:00:08Z, not before its first checkpoint: "
+            "this step is recorded, at position 12; read resume_point_for_stage() and go on from there"
+        ),
+    ),
     "nowhere": (
-        (Watermark(400, 7), None, None),
-        "stands before its first checkpoint, not at offset 400, event time 7 ms: check the path, the run_id and the stage",
+        (HERE, None, None),
+        (
+            "stands before its first checkpoint, not at offset 400, event time 2026-01-01T00:00:07Z: "
+            "check the path, the run_id and the stage"
+        ),
     ),
     "no step": (
-        (Watermark(500, 8), Watermark(500, 8), None),
-        "stands at offset 500, event time 8 ms already: give the watermark that the step leads to",
+        (THERE, THERE, None),
+        "stands at offset 500, event time 2026-01-01T00:00:08Z already: give the watermark that the step leads to",
     ),
 }
 

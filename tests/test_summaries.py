@@ -23,7 +23,7 @@ from milepost import (
     Watermark,
 )
 from milepost.checkpoint import chain_signature
-from milepost.summary import SILENCES_SHOWN, longest_silences, size
+from milepost.summary import SILENCES_SHOWN, longest_silences
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,10 +205,3 @@ def test_the_longest_silence_comes_first() -> None:
     """With the runs on both sides."""
     spans = [("a", 0, 10), ("b", 15, 20), ("c", 100, 110), ("d", 5, 12)]
     assert longest_silences(spans) == (Silence("b", "c", 20, 100), Silence("d", "b", 12, 15))
-
-
-def test_a_size_is_told_in_three_digits() -> None:
-    """From bytes to terabytes."""
-    sizes = [0, 999, 1000, 28_672, 999_499, 999_500, 307_404_800, 5 * 10**9, 2 * 10**12]
-    expected = ["0 bytes", "999 bytes", "1 kB", "28.7 kB", "999 kB", "1 MB", "307 MB", "5 GB", "2 TB"]
-    assert [size(number) for number in sizes] == expected

@@ -100,8 +100,9 @@ class Appender:
 
     def __init__(self, connection: apsw.Cursor, hash_function: Hash) -> None:
         self._hash_function = hash_function
-        self.appended = self.duplicates = 0
-        self.usable = True
+        self.appended: int = 0
+        self.duplicates: int = 0
+        self.usable: bool = True
         self._takes_reserved = False
         self._connection = connection
         self._stages: dict[tuple[str, str], _RunStage] = {}

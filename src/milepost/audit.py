@@ -70,15 +70,16 @@ class Audit:
         mark: int | None = None,
     ) -> None:
         self.faults: list[Fault] = []
-        self.position, self.signature = start  # the signature is recomputed from the rows
-        self.entries = 0  # of the run whose rows are checked
+        self.position: int = start.position
+        self.signature: bytes = start.signature  # recomputed from the rows
+        self.entries: int = 0  # of the run whose rows are checked
         self._start = start
         self._said: bytes | None = start.signature  # by the row before; None where that row is missing
         self._instead: bytes | None = None  # what it should have said, if that is something else
         self._run_ids, self._stages, self._known_run_stages = run_ids, stages, run_stages
         self._hash_function = hash_function
         self._progress_at_start = progress_at_start or _nothing
-        self.run_signature = EMPTY  # of the run whose rows are checked
+        self.run_signature: bytes = EMPTY  # of the run whose rows are checked
         self._mark = mark
         self.marked: bytes | None = EMPTY if mark == 0 else None
         self._runs: dict[int, _Run] = {}

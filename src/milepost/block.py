@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from milepost.owner import Owner
+
 CUT_SHORT: Final = (
     "the transaction was rolled back within its block, by SQLite after an error; nothing of the block was kept: let the "
     "exception end the block, and begin another"
@@ -53,18 +55,18 @@ class BlockTurn(Turn):
 
     def __init__(self, path: str, outermost: Block) -> None:
         super().__init__()
-        self.path = path
-        self.outermost = outermost
-        self.loop = outermost.loop
-        self.owner = current_owner()
+        self.path: str = path
+        self.outermost: Block = outermost
+        self.loop: str | None = outermost.loop
+        self.owner: Owner = current_owner()
         self.connection: apsw.Connection | None = None
         # To be closed at the end. No WeakSet: an interrupt in its callback, which is Python's, would be swallowed.
         self._cursors: list[weakref.ref[apsw.Cursor]] = []
         self._many = _FEW  # how many to look through for those that are gone
-        self.depth = 0  # how many blocks are open inside the outermost one
-        self.appended = 0  # entries
-        self.busy = True  # one of milepost's own calls is under way in it, at first the one that begins it
-        self.over = False
+        self.depth: int = 0  # how many blocks are open inside the outermost one
+        self.appended: int = 0  # entries
+        self.busy: bool = True  # one of milepost's own calls is under way in it, at first the one that begins it
+        self.over: bool = False
 
     def belongs_to_caller(self) -> bool:
         """Whether the caller is the thread and the task that opened it."""
@@ -159,12 +161,12 @@ class Block:
     """
 
     turn: BlockTurn | None = None
-    depth = 0
+    depth: int = 0
     """How deep inside the outermost block it is."""
 
     def __init__(self, writer: _Blocks, loop: str | None = None) -> None:
         self._writer = writer
-        self.loop = loop
+        self.loop: str | None = loop
         self.held: weakref.ref[object] | None = None
         """What the `with` holds; None when it has ended in order."""
 
@@ -194,7 +196,7 @@ class Block:
         if gate is not None:
             gate.release()
 
-    __exit__ = _Exit()
+    __exit__: _Exit = _Exit()
 
     def end(
         self,

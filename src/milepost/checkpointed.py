@@ -51,7 +51,9 @@ class Checkpointed(Generic[Record]):
         transaction: bool,
     ) -> None:
         self._store, self._records = store, records
-        self.run_id, self.stage, self.every = run_id, stage, every
+        self.run_id: str = run_id
+        self.stage: str = stage
+        self.every: int = every
         self._event_time, self._seek, self._transaction = event_time, seek, transaction
         self._taken: Iterator[Record] | None = None  # what iter(records) gave at first
         # The iterator whose block may be open; weak, for dropping it ends its block.

@@ -1,27 +1,30 @@
-"""What `CheckpointStore.compare` answers: two runs side by side, stage by stage."""
+"""What `CheckpointStore.compare` returns: two runs side by side, stage by stage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from milepost import html
 from milepost.errors import shown
-from milepost.summary import STAGES_SHOWN, counted
-from milepost.times import iso
+from milepost.readable import count, iso
+from milepost.summary import STAGES_SHOWN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from milepost.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """
-    The first sequence at which two runs are not the same in a stage.
+    The first sequence at which two runs differ in a stage.
 
     Attributes:
-        sequence: Which one.
-        one: What the first run has recorded there; None if nothing.
-        other: What the other run has recorded there; None if nothing.
+        sequence: The sequence.
+        one: The checkpoint of the first run there; None if it has none.
+        other: The checkpoint of the other run there; None if it has none.
     """
 
     sequence: int
@@ -37,12 +40,12 @@ class StageComparison:
     Attributes:
         stage: Its name.
         entries: How many checkpoints it has in the first run; 0 if only the other run has the stage.
-        other_entries: How many it has in the other run.
-        common: How many sequences both have.
-        different: At how many of these the offset, the event time or the idempotency key differs.
+        other_entries: How many checkpoints it has in the other run.
+        common: How many sequences both runs have.
+        different: At how many of those the offset, the event time or the idempotency key differs.
         first_only: The first sequence that only the first run has, or None.
         other_first_only: The first sequence that only the other run has, or None.
-        divergence: Where the two runs part for the first time, or None.
+        divergence: Where the two runs first part, or None.
     """
 
     stage: str
@@ -73,12 +76,12 @@ class StageComparison:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """
-    Whether one run repeats another: `run_id` and `at_ms` aside, which differ in any two runs.
+    Whether one run repeats another. `run_id` and `at_ms` do not count: they differ in any two runs.
 
     Attributes:
         run_id: The first run.
         other_run_id: The other run.
-        stages: Every stage that one of them has, in the order in which the file first saw them.
+        stages: Every stage of either run, in order of first appearance in the file.
     """
 
     run_id: str
@@ -87,7 +90,7 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
-        """Whether they are identical in every stage, and have the same stages."""
+        """Whether both runs have the same stages, and every stage is identical."""
         return all(stage.identical for stage in self.stages)
 
     @property
@@ -102,12 +105,12 @@ class Comparison:
 
     def excerpt(self, number: int) -> tuple[tuple[StageComparison, ...], str]:
         """
-        What there is room for: so many stages at most, and a sentence about the others, which is empty if there are none.
+        Choose the stages to show, and say in a sentence what the others are; it is empty if there are none.
 
-        Of more stages than that, those come first that part, by the sequence at which they do, and then the identical ones.
+        If there are too many, the stages that part at the lowest sequence come first, and identical stages come last.
 
         Args:
-            number: How many stages there is room for.
+            number: How many stages to show at most.
         """
         if len(self.stages) <= number:
             return self.stages, ""
@@ -115,8 +118,8 @@ class Comparison:
         rest = parting_first[number:]
         identical = sum(stage.identical for stage in rest)
         kinds = [(len(rest) - identical, "different"), (identical, "identical")]
-        told = ", ".join(f"{count:,} {kind}" for count, kind in kinds if count)
-        return tuple(parting_first[:number]), f"and {counted(len(rest), 'more stage')}: {told}"
+        kinds_of_rest = ", ".join(f"{how_many:,} {kind}" for how_many, kind in kinds if how_many)
+        return tuple(parting_first[:number]), f"and {count(len(rest), 'more stage')}: {kinds_of_rest}"
 
     def __str__(self) -> str:
         one, other = shown(self.run_id), shown(self.other_run_id)
@@ -134,28 +137,98 @@ class Comparison:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
-
-        return html.comparison(self)
+        one, other = html.name(self.run_id), html.name(self.other_run_id)
+        stages, rest = self.excerpt(STAGES_SHOWN)
+        return html.page(
+            [
+                html.paragraph(html.Html(f"{html.text(one)} and {html.text(other)}"), "mp-title"),
+                html.paragraph(html.verdict(self.identical, "identical" if self.identical else "they differ")),
+                _table(stages, one, other),
+                html.paragraph(rest, "mp-muted") if rest else html.Html(),
+                _table_of_divergences(stages, one, other),
+            ]
+        )
 
 
 def _parting(stage: StageComparison) -> tuple[bool, int]:
-    """Where a stage comes in an excerpt."""
+    """What an excerpt sorts the stages by."""
     return (True, 0) if stage.divergence is None else (False, stage.divergence.sequence)
 
 
 def _verdict(stage: StageComparison, one: str, other: str) -> str:
     if stage.divergence is None:
-        return f"identical, {stage.entries:,} entries"
+        return f"identical, {count(stage.entries, 'entry')}"
     parts = [f"parts at sequence {stage.divergence.sequence}"]
     if stage.common:
         parts.append(f"{stage.different:,} of {stage.common:,} in common differ")
-    for run, count, first in ((one, stage.only, stage.first_only), (other, stage.other_only, stage.other_first_only)):
+    for run, number, first in ((one, stage.only, stage.first_only), (other, stage.other_only, stage.other_first_only)):
         if first is not None:
-            parts.append(f"{count:,} only in {run}, from sequence {first} on")
+            parts.append(f"{number:,} only in {run}, from sequence {first} on")
     return "; ".join(parts)
 
 
 def _content(entry: Checkpoint) -> str:
     mark = entry.watermark
     return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}, idempotency_key {shown(entry.idempotency_key)}"
+
+
+# The page that a notebook shows
+
+
+def _table(stages: Iterable[StageComparison], one: str, other: str) -> html.Html:
+    return html.table(
+        "Stage by stage, without run_id and at_ms",
+        [
+            html.Column("Stage", "mp-name"),
+            html.Column("Verdict"),
+            html.Column("In common", "mp-number"),
+            html.Column("Of these differ", "mp-number"),
+            html.Column(f"Only in {one}", "mp-name"),
+            html.Column(f"Only in {other}", "mp-name"),
+        ],
+        [
+            [
+                html.name(stage.stage),
+                html.verdict(stage.identical, "identical" if stage.divergence is None else _parts_where(stage)),
+                f"{stage.common:,}",
+                f"{stage.different:,}" if stage.different else "–",
+                _only(stage.only, stage.first_only),
+                _only(stage.other_only, stage.other_first_only),
+            ]
+            for stage in stages
+        ],
+    )
+
+
+def _parts_where(stage: StageComparison) -> str:
+    if not stage.common:
+        return "only in one run" if not stage.entries or not stage.other_entries else "nothing in common"
+    return f"parts at sequence {stage.divergence.sequence:,}" if stage.divergence else ""
+
+
+def _only(number: int, first: int | None) -> str:
+    return "–" if first is None else f"{number:,}, from sequence {first:,} on"
+
+
+def _table_of_divergences(stages: Iterable[StageComparison], one: str, other: str) -> html.Html:
+    lines = [
+        [html.name(stage.stage), f"{stage.divergence.sequence:,}", run, *_cells(entry)]
+        for stage in stages
+        if stage.divergence
+        for run, entry in ((one, stage.divergence.one), (other, stage.divergence.other))
+    ]
+    columns = [
+        html.Column("Stage", "mp-name"),
+        html.Column("Sequence", "mp-number"),
+        html.Column("Run", "mp-name"),
+        html.Column("Offset", "mp-number"),
+        html.Column("Event time"),
+        html.Column("Idempotency key", "mp-name"),
+    ]
+    return html.table("Where they part first", columns, lines) if lines else html.Html()
+
+
+def _cells(entry: Checkpoint | None) -> list[str]:
+    if entry is None:
+        return ["nothing", "", ""]
+    return [f"{entry.watermark.offset:,}", iso(entry.watermark.event_time_ms), html.name(entry.idempotency_key)]

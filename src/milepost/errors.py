@@ -40,6 +40,8 @@ import reprlib
 from pickle import dumps  # only to see whether a value can leave the process: nothing here is ever read from a pickle
 from typing import TYPE_CHECKING, Any
 
+from milepost.readable import count, iso
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -110,6 +112,10 @@ class MilepostWarning(UserWarning):
 class InvalidArgumentError(MilepostError, ValueError):
     """An argument of a call breaks a rule; nothing was done."""
 
+    argument: str
+    value: object
+    rule: str
+
     def __init__(self, argument: str, value: object, rule: str) -> None:
         super().__init__(argument, value, rule)
         self.argument, self.value, self.rule = argument, value, rule
@@ -120,6 +126,11 @@ class InvalidArgumentError(MilepostError, ValueError):
 
 class InvalidCheckpointError(MilepostError, ValueError):
     """A checkpoint breaks a rule of `milepost.checkpoint.valid`; `index` is its place in a batch (0, 1, 2 …)."""
+
+    field: str
+    value: object
+    rule: str
+    index: int | None
 
     def __init__(self, field: str, value: object, rule: str, index: int | None = None) -> None:
         super().__init__(field, value, rule, index)
@@ -146,6 +157,8 @@ class IdempotencyConflictError(RejectedCheckpointError):
     """The stage of that run has this idempotency key already, with another sequence or watermark: `recorded`."""
 
     entry: Checkpoint
+    recorded: Checkpoint
+    index: int | None
 
     def __init__(self, entry: Checkpoint, recorded: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, recorded, index)
@@ -164,6 +177,8 @@ class SequenceError(RejectedCheckpointError):
     """The sequence is not above that of the last checkpoint of its run and stage: `last`."""
 
     entry: Checkpoint
+    last: Checkpoint
+    index: int | None
 
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
@@ -188,6 +203,13 @@ class StageMovedError(RejectedCheckpointError):
         run_id: The run.
         stage: Its stage.
     """
+
+    expected: Watermark | None
+    found: Watermark | None
+    receipt: Receipt | None
+    run_id: str
+    stage: str
+    index: int | None
 
     def __init__(
         self,
@@ -221,6 +243,8 @@ class WatermarkRegressionError(RejectedCheckpointError):
     """The offset or the event time is behind that of the last checkpoint of its run and stage: `last`."""
 
     entry: Checkpoint
+    last: Checkpoint
+    index: int | None
 
     def __init__(self, entry: Checkpoint, last: Checkpoint, index: int | None = None) -> None:
         super().__init__(entry, last, index)
@@ -235,6 +259,9 @@ class WatermarkRegressionError(RejectedCheckpointError):
 
 class NoCheckpointError(MilepostError, LookupError):
     """Nothing is recorded for that stage (of that run, unless `run_id` is None), or for that run (`stage` is None), yet."""
+
+    run_id: str | None
+    stage: str | None
 
     def __init__(self, run_id: str | None, stage: str | None) -> None:
         super().__init__(run_id, stage)
@@ -313,6 +340,9 @@ class CursorNotKeptError(MilepostError):
 class StoreError(MilepostError):
     """The file at `path`, or the way it is used, is at fault; `problem` says how, and what to do."""
 
+    path: str
+    problem: str
+
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
         self.path, self.problem = path, problem
@@ -327,6 +357,10 @@ class NotAStoreError(StoreError):
 
 class SchemaVersionError(StoreError):
     """The file has format version `found`; this milepost reads and writes `supported`. Nothing in it was touched."""
+
+    args: tuple[Any, ...]
+    found: int
+    supported: int
 
     def __init__(self, path: str, found: int, supported: int) -> None:
         if found > supported:
@@ -371,6 +405,12 @@ class StoreFullError(StoreError):
 class StoreBusyError(StoreError, TimeoutError):
     """Another writer held the lock for `waited_ms` milliseconds; trying again is right."""
 
+    args: tuple[Any, ...]
+    waited_ms: int
+    errno: int | None
+    strerror: str | None
+    filename: Any
+
     def __init__(self, path: str, waited_ms: int) -> None:
         super().__init__(
             path, f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
@@ -383,6 +423,10 @@ class StoreBusyError(StoreError, TimeoutError):
 
 class MissingPackageError(MilepostError, ModuleNotFoundError):
     """A verb needs `package`, which milepost does without elsewhere; `install` is what to give to pip."""
+
+    package: str
+    install: str
+    name: str | None
 
     def __init__(self, package: str, install: str) -> None:
         super().__init__(package, install)
@@ -402,7 +446,7 @@ class BrokenChainError(MilepostError):
 
     def __str__(self) -> str:
         first = f", the first: {self.faults[0]}" if self.faults else ""
-        return f"{len(self.faults)} fault(s) in the chain{first}"
+        return f"{count(len(self.faults), 'fault')} in the chain{first}"
 
 
 def _place(index: int | None) -> str:
@@ -422,4 +466,4 @@ def _standing(mark: Watermark | None) -> str:
 
 
 def _spelled(mark: Watermark) -> str:
-    return f"offset {mark.offset}, event time {mark.event_time_ms} ms"
+    return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}"

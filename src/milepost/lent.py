@@ -153,7 +153,7 @@ SAVEPOINT: Final = "milepost_"
 class LentConnection(apsw.Connection):
     """A writer's connection. A block is lent it, and may not close it or write past the authorizer."""
 
-    rules = Rules("")  # until the writer gives it its own: nothing is refused
+    rules: Rules = Rules("")  # until the writer gives it its own: nothing is refused
 
     def close(self, force: bool = False) -> None:
         """Refuse, inside a block: the store closes it."""

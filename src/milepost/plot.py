@@ -1,4 +1,4 @@
-"""The pictures of a store, as `store.plot` has them."""
+"""The pictures of a store: `store.plot`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 class Plot:
     """
-    What happened, as pictures for a notebook; `milepost plot` writes the same into files.
+    What happened, as pictures for a notebook; `milepost plot` writes the same pictures to files.
 
-    Each is a `matplotlib.figure.Figure` that a notebook shows by itself; `.savefig(…)` writes it to a file.
+    Each method returns a `matplotlib.figure.Figure`, which a notebook shows by itself. Use `.savefig(…)` to write a file.
     """
 
     def __init__(self, database: Database) -> None:
@@ -24,18 +24,18 @@ class Plot:
 
     def progress(self, run_id: str | None = None) -> Picture:
         """
-        Draw how far each stage had come at what time: its offset, and its event time, against the wall clock.
+        Plot the offset and the event time of each stage against the wall clock.
 
-        A slope is a speed, flat is a stall, a gap is a time in which nothing was recorded, and a line that starts anew is
-        a replay. Of a file with more than 20 runs the last 20 are drawn. Only some checkpoints are read, those that
-        a picture can show: it takes as long for ten million as for ten thousand.
+        A slope is a speed, and a flat line is a stall. A dotted line is a time in which nothing was recorded. A line that
+        starts anew is a replay. If a file has more than 20 runs, you see the 20 that were active last. The picture reads
+        only the checkpoints that it can show, so ten million take as long as ten thousand.
 
         Args:
             run_id: Only this run.
 
         Raises:
-            InvalidArgumentError: A name that no checkpoint can have.
-            MissingPackageError: matplotlib is not installed: it is part of the extra `notebook`.
+            InvalidArgumentError: `run_id` is a name that no run can have.
+            MissingPackageError: matplotlib is not installed; it is part of the extra `notebook`.
         """
         from milepost.forensics import plots  # noqa: PLC0415 - only where a picture is drawn
 
@@ -44,9 +44,9 @@ class Plot:
 
     def lag(self, run_id: str | None = None) -> Picture:
         """
-        Draw how far the event time of each stage was behind the wall clock, on a logarithmic scale.
+        Plot how far the event time of each stage was behind the wall clock, on a logarithmic scale.
 
-        A stall is a line that rises by itself, a recovery one that falls; the line is broken where nothing was recorded.
+        In a stall the line rises, and in a recovery it falls. It is broken where nothing was recorded.
 
         Args:
             run_id: As `progress`.
@@ -62,7 +62,9 @@ class Plot:
 
     def runs(self) -> Picture:
         """
-        Draw when each stage of each run was active: a bar for each, broken where nothing was recorded.
+        Plot when each stage of each run was active.
+
+        Each has a bar, which is broken where nothing was recorded.
 
         Raises:
             MissingPackageError: As `progress`.
@@ -73,15 +75,15 @@ class Plot:
 
     def compare(self, run_id: str, other_run_id: str) -> Picture:
         """
-        Draw two runs over each other, stage by stage, and mark the first sequence at which they differ.
+        Plot two runs over each other, stage by stage, and mark the first sequence at which they differ.
 
         Args:
             run_id: One run.
             other_run_id: The other run.
 
         Raises:
-            NoCheckpointError: Nothing is recorded of one of them.
-            InvalidArgumentError: A name that no run can have.
+            NoCheckpointError: One of the runs has no checkpoint.
+            InvalidArgumentError: One of the names is a name that no run can have.
             MissingPackageError: As `progress`.
         """
         from milepost.forensics import plots  # noqa: PLC0415

@@ -63,9 +63,9 @@ class Reader(ABC):
     """Whether `stale` has to be asked before and after each read."""
 
     def __init__(self, path: str, vfs: str | None, hmac: Hash | None) -> None:
-        self.key = id(self)  # what its database finds it by, without a call that an interrupt could follow
+        self.key: int = id(self)  # what its database finds it by, without a call that an interrupt could follow
         self._path, self._vfs, self._hmac = path, vfs, hmac
-        self.closed = True
+        self.closed: bool = True
 
     @abstractmethod
     def open(self) -> None:

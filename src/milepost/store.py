@@ -30,11 +30,12 @@ from milepost.errors import (
     shown,
 )
 from milepost.history import checked_filter, pages
+from milepost.html import error_page
 from milepost.plot import Plot
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.run import Run
 from milepost.steps import checked_entries, checked_step, checked_steps
-from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states
+from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states, summary_page
 from milepost.times import to_ms
 from milepost.writer import Writer
 
@@ -933,12 +934,10 @@ class CheckpointStore:
         raise StoreError(self.path, "a store cannot be pickled or copied: hand over its path, and open it there")
 
     def _repr_html_(self) -> str:
-        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
-
         try:
-            return html.summary(self.summary())
+            return summary_page(self.summary())
         except MilepostError as error:  # closed, damaged …: a notebook shows that as well
-            return html.unreadable(repr(self), error)
+            return error_page(repr(self), error)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_database"):

@@ -1,29 +1,32 @@
-"""What a file holds: a line for each run and each stage, and all of it on one page."""
+"""What a store holds: one line for each run and each stage, and the whole store on one page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
+from milepost import html
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
-from milepost.times import iso, lasting
+from milepost.readable import age, count, duration, iso, size
+from milepost.verification import verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from milepost.checkpoint import ResumePoint
     from milepost.receipt import Head
     from milepost.verification import Verification
 
 RUNS_SHOWN: Final = 10
-"""How many runs a summary of a store tells of, the last ones; it counts the rest."""
+"""How many runs a summary lists, the last ones; it counts the rest."""
 
 STAGES_SHOWN: Final = 20
-"""How many stages a summary shows when it is printed; it counts the rest."""
+"""How many stages a summary shows when you print it; it counts the rest."""
 
 SILENCES_SHOWN: Final = 3
-"""How many silences a summary tells of, the longest ones."""
+"""How many silences a summary lists, the longest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +37,9 @@ class RunSummary:
     Attributes:
         run_id: Its name.
         entries: How many checkpoints it has.
-        stages: Its stages, in the order in which the file first saw them.
-        first_at_ms: The wall clock of its first checkpoint or attempt, ms since the epoch.
-        last_at_ms: The wall clock of the last that was recorded of it.
+        stages: Its stages, in order of first appearance in the file.
+        first_at_ms: The wall clock of its first checkpoint or attempt, in ms since the epoch.
+        last_at_ms: The wall clock of the last entry of it.
         signature: The chain over its own entries, 64 hex digits.
         state: Of its last attempt: `"finished"`, `"failed"`, or `"open"`, which has no end yet, or was killed; None for a
             run that was not begun by `run()`. Of attempts before the last one, those without an end were killed.
@@ -78,13 +81,13 @@ class RunSummary:
 @dataclass(frozen=True, slots=True)
 class StageSummary:
     """
-    One stage, over all runs.
+    One stage over all runs.
 
     Attributes:
         stage: Its name.
         entries: How many checkpoints it has.
         runs: How many runs have it.
-        first_at_ms: The wall clock of its first checkpoint, ms since the epoch.
+        first_at_ms: The wall clock of its first checkpoint, in ms since the epoch.
         last_at_ms: The wall clock of its last checkpoint.
     """
 
@@ -101,12 +104,12 @@ class StageState:
     Where one stage stands.
 
     Attributes:
-        point: Where it starts again, in the run that recorded it last.
+        point: Where it resumes, in the run that recorded it last.
         entries: How many checkpoints it has in that run.
-        missing: How many sequences between its first and its last one there were left out.
-        lag_offset: How far its offset is behind that of the first stage of the latest run; negative if it is ahead, None
-            if it starts again in another run.
-        lag_ms: How far its event time is behind that, in ms.
+        missing: How many sequences between its first and its last checkpoint there have none.
+        lag_offset: How far its offset is behind the first stage of the latest run. It is negative if the stage is ahead,
+            and None if it resumes in another run.
+        lag_ms: How far its event time is behind that stage, in ms; likewise.
     """
 
     point: ResumePoint
@@ -119,12 +122,12 @@ class StageState:
 @dataclass(frozen=True, slots=True)
 class Silence:
     """
-    A time between runs in which nothing was recorded.
+    A time between runs, without a checkpoint.
 
     Attributes:
-        after: The run that recorded something before it.
-        before: The run that recorded something after it.
-        since_ms: When it began, ms since the epoch.
+        after: The run whose last checkpoint comes before it.
+        before: The run whose first checkpoint comes after it.
+        since_ms: When it began, in ms since the epoch.
         until_ms: When it ended.
     """
 
@@ -142,24 +145,24 @@ class Silence:
 @dataclass(frozen=True, slots=True)
 class StoreSummary:
     """
-    A store on one page; `str()` is for a terminal, and a notebook shows it as a table.
+    A store on one page: `str()` gives text for a terminal, and a notebook shows tables.
 
     Attributes:
         path: The file.
-        size_bytes: How large it is, together with its WAL.
-        durability: `"full"` or `"normal"`; None for a store opened to read.
-        at_ms: When this was asked, ms since the epoch.
+        size_bytes: How large it is together with its WAL.
+        durability: `"full"` or `"normal"`; None for a store that only reads.
+        at_ms: When you asked, in ms since the epoch.
         head: How many entries the chain has, and its signature.
-        first_at_ms: The wall clock of the first entry, ms since the epoch; None for an empty store.
+        first_at_ms: The wall clock of the first entry, in ms since the epoch; None for an empty store.
         last_at_ms: The wall clock of the last entry.
         latest_run_id: The run of the last entry.
         runs: How many runs there are.
         last_runs: The last of them by first appearance, newest first.
-        stages: Every stage, in the order in which the file first saw them.
-        silences: The longest times between two runs, longest first. Within a run they are not looked for, since that
-            would read every entry.
-        verification: What the last verification of the whole chain through this store object found; None if none was made.
-        verified_at_ms: When that was.
+        stages: Every stage, in order of first appearance.
+        silences: The longest times between two runs, longest first. To find them within a run would mean reading every
+            entry.
+        verification: What this store object found when it last verified the whole chain; None if it never did.
+        verified_at_ms: When it did.
     """
 
     path: str
@@ -187,88 +190,171 @@ class StoreSummary:
                 f"{point.watermark.offset}, event time {iso(point.watermark.event_time_ms)}{_state(stage)}"
             )
         if len(self.stages) > STAGES_SHOWN:
-            lines.append(f"and {counted(len(self.stages) - STAGES_SHOWN, 'more stage')}")
+            lines.append(f"and {count(len(self.stages) - STAGES_SHOWN, 'more stage')}")
         lines += [
-            f"run {shown(run.run_id)}: {counted(run.entries, 'entry')} in {counted(len(run.stages), 'stage')}, "
+            f"run {shown(run.run_id)}: {count(run.entries, 'entry')} in {count(len(run.stages), 'stage')}, "
             f"{iso(run.first_at_ms)} to {iso(run.last_at_ms)}"
             for run in self.last_runs
         ]
         if self.runs > len(self.last_runs):
-            lines.append(f"and {counted(self.runs - len(self.last_runs), 'earlier run')}")
+            lines.append(f"and {count(self.runs - len(self.last_runs), 'earlier run')}")
         lines += [
-            f"silence of {lasting(silence.lasted_ms)} from {iso(silence.since_ms)}, between run {shown(silence.after)} "
+            f"silence of {duration(silence.lasted_ms)} from {iso(silence.since_ms)}, between run {shown(silence.after)} "
             f"and run {shown(silence.before)}"
             for silence in self.silences
         ]
         return "\n  ".join(lines)
 
     def _repr_html_(self) -> str:
-        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
-
-        return html.summary(self)
+        return summary_page(self)
 
 
-# The words that a terminal and a notebook share
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things, in singular or plural."""
-    if number != 1:
-        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun}"
+# The words for a terminal and for a notebook
 
 
 def contents(summary: StoreSummary) -> str:
-    """How much there is, and from when; the names of nothing."""
+    """How many entries there are, and from when; it shows no names."""
     if summary.first_at_ms is None or summary.last_at_ms is None:
         return "empty"
-    counts = f"{counted(summary.head.entries, 'entry')} in {counted(summary.runs, 'run')}"
-    stages = counted(len(summary.stages), "stage")
-    return f"{counts} and {stages}, {iso(summary.first_at_ms)} to {iso(summary.last_at_ms)}, {since_last(summary)}"
-
-
-def since_last(summary: StoreSummary) -> str:
-    """How long the last entry is ago."""
-    ago = 0 if summary.last_at_ms is None else summary.at_ms - summary.last_at_ms
-    return f"{lasting(ago)} ago" if ago >= 0 else f"{lasting(-ago)} in the future"
+    counts = f"{count(summary.head.entries, 'entry')} in {count(summary.runs, 'run')}"
+    stages = count(len(summary.stages), "stage")
+    span = f"{iso(summary.first_at_ms)} to {iso(summary.last_at_ms)}"
+    return f"{counts} and {stages}, {span}, {age(summary.at_ms - summary.last_at_ms)}"
 
 
 def how_opened(summary: StoreSummary) -> str:
-    """What an acknowledgement means, or that there is none."""
+    """What an acknowledgement means, or that the store only reads."""
     return "opened to read" if summary.durability is None else f"durability {summary.durability}"
 
 
 def verified(summary: StoreSummary) -> str:
-    """What is known about the chain."""
+    """What the last verification found, and how many entries are newer."""
     found = summary.verification
     if found is None or summary.verified_at_ms is None:
         return "not verified since it was opened"
-    result = "intact" if found.ok else f"BROKEN, {counted(len(found.faults), 'fault')}"
     more = summary.head.entries - found.entries
-    since = f"; {counted(more, 'entry')} since" if more > 0 else ""
-    return f"verified {iso(summary.verified_at_ms)}: {result}{since}"
-
-
-def size(number: int) -> str:
-    """A number of bytes for people."""
-    if number < 1000:
-        return f"{number} bytes"
-    amount = float(number)
-    for unit in ("kB", "MB", "GB"):
-        amount /= 1000
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}"
-    return f"{amount / 1000:,.3g} TB"
+    since = f"; {count(more, 'entry')} since" if more > 0 else ""
+    return f"verified {iso(summary.verified_at_ms)}: {verdict(found)}{since}"
 
 
 def _state(stage: StageState) -> str:
-    text = f"; {counted(stage.missing, 'sequence')} missing" if stage.missing else ""
+    text = f"; {count(stage.missing, 'sequence')} missing" if stage.missing else ""
     if stage.lag_offset or stage.lag_ms:
-        text += f"; behind the first stage by {stage.lag_offset:,} and {lasting(stage.lag_ms or 0)}"
+        text += f"; behind the first stage by {stage.lag_offset:,} and {duration(stage.lag_ms or 0)}"
     return text
 
 
-# What is worked out from the rows
+# The page that a notebook shows
+
+
+def summary_page(found: StoreSummary) -> str:
+    """A store on one page, as HTML."""
+    intact = found.verification.ok if found.verification else None
+    facts = html.text(f"{size(found.size_bytes)} · {how_opened(found)}")
+    parts = [
+        html.paragraph(html.name(PurePath(found.path).name), "mp-title"),
+        html.paragraph(html.Html(f"{html.text(found.path)} · {facts}"), "mp-muted"),
+        html.paragraph(contents(found)),
+        html.paragraph(verified(found), "mp-muted")
+        if intact is None
+        else html.paragraph(html.verdict(intact, verified(found))),
+        html.labelled("head", str(found.head)),
+    ]
+    if found.stages:
+        parts += [_stages(_active(found)), html.rest(len(found.stages) - STAGES_SHOWN, "more stage")]
+        parts += [_runs(found), html.rest(found.runs - len(found.last_runs), "earlier run")]
+    if found.silences:
+        parts.append(_silences(found))
+    return html.page(parts)
+
+
+def _active(found: StoreSummary) -> Sequence[StageState]:
+    """The stages that a page has room for: of the latest runs first, and in a run by latest event time."""
+    if len(found.stages) <= STAGES_SHOWN:
+        return found.stages
+    order = {run.run_id: place for place, run in enumerate(found.last_runs, 1)}
+    if found.latest_run_id is not None:
+        order[found.latest_run_id] = 0  # even if other runs began after it
+
+    def staleness(stage: StageState) -> tuple[int, int]:
+        return order.get(stage.point.run_id, len(order)), -stage.point.watermark.event_time_ms
+
+    return sorted(found.stages, key=staleness)[:STAGES_SHOWN]
+
+
+def _stages(stages: Iterable[StageState]) -> html.Html:
+    return html.table(
+        "Where each stage starts again",
+        [
+            html.Column("Stage", "mp-name"),
+            html.Column("Run", "mp-name"),
+            html.Column("After sequence", "mp-number"),
+            html.Column("Offset", "mp-number"),
+            html.Column("Event time"),
+            html.Column("Missing", "mp-number"),
+            html.Column("Behind the first stage", "mp-number"),
+        ],
+        [
+            [
+                html.name(stage.point.stage),
+                html.name(stage.point.run_id),
+                f"{stage.point.sequence:,}",
+                f"{stage.point.watermark.offset:,}",
+                iso(stage.point.watermark.event_time_ms),
+                f"{stage.missing:,}" if stage.missing else "–",
+                _lag(stage),
+            ]
+            for stage in stages
+        ],
+    )
+
+
+def _lag(stage: StageState) -> str:
+    if stage.lag_offset is None or stage.lag_ms is None:
+        return "in another run"
+    return f"{stage.lag_offset:,} · {duration(stage.lag_ms)}" if stage.lag_offset or stage.lag_ms else "–"
+
+
+def _runs(found: StoreSummary) -> html.Html:
+    return html.table(
+        "The last runs",
+        [
+            html.Column("Run", "mp-name"),
+            html.Column("Entries", "mp-number"),
+            html.Column("Stages", "mp-number"),
+            html.Column("First entry"),
+            html.Column("Last entry"),
+        ],
+        [
+            [
+                html.name(run.run_id),
+                f"{run.entries:,}",
+                f"{len(run.stages):,}",
+                iso(run.first_at_ms),
+                iso(run.last_at_ms),
+            ]
+            for run in found.last_runs
+        ],
+    )
+
+
+def _silences(found: StoreSummary) -> html.Html:
+    return html.table(
+        "The longest silences between runs",
+        [
+            html.Column("Lasted", "mp-number"),
+            html.Column("From"),
+            html.Column("After run", "mp-name"),
+            html.Column("Before run", "mp-name"),
+        ],
+        [
+            [duration(each.lasted_ms), iso(each.since_ms), html.name(each.after), html.name(each.before)]
+            for each in found.silences
+        ],
+    )
+
+
+# What the rows say
 
 
 def stage_states(
@@ -278,8 +364,8 @@ def stage_states(
     Where stages stand.
 
     Args:
-        stages: Of each, where it starts again; how many entries it has in that run; its first sequence there.
-        latest_run_id: The run that recorded something last.
+        stages: For each stage its resume point, its number of entries in that run, and its first sequence there.
+        latest_run_id: The run of the last entry.
         first: How far the first stage of that run has come.
     """
     return tuple(
@@ -297,10 +383,10 @@ def stage_states(
 
 
 def longest_silences(spans: Iterable[tuple[str, int, int]]) -> tuple[Silence, ...]:
-    """The longest times that lie within no run, longest first; of each run: run_id, first and last wall clock."""
+    """The longest times outside every run, longest first. A span is a run_id with its first and last wall clock."""
     found: list[Silence] = []
     last, last_ms = "", MAX_INTEGER
-    # A clock may have jumped back within a run; and runs may overlap.
+    # A clock may jump back within a run, and runs may overlap.
     for begin_ms, end_ms, run_id in sorted((min(first, end), max(first, end), run_id) for run_id, first, end in spans):
         if begin_ms > last_ms:
             found.append(Silence(last, run_id, last_ms, begin_ms))

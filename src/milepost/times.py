@@ -1,4 +1,4 @@
-"""Times as people and programs give them, as ms since the epoch; and the way back, for people to read."""
+"""Times as people and programs give them, as ms since the epoch."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from milepost.arguments import check_integer, plain_integer
 from milepost.errors import InvalidArgumentError
 
 Time = SupportsIndex | str | datetime
-"""ms since the epoch; ISO 8601 text, UTC where it has no zone; or a `datetime` with a zone."""
+"""ms since the epoch; ISO 8601 text, in UTC if it has no zone; or a `datetime` with a zone."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
-# Narrower than `fromisoformat`, which takes any character between date and time, and so digits that were meant as ms.
+# `fromisoformat` takes any character between date and time, and so it takes digits that you meant as ms. This does not.
 _ISO: Final = re.compile(r"[0-9]{4}-?([0-9]{2}-?[0-9]{2}|W[0-9]{2}(-?[0-9])?)([T ][0-9:.,+Z-]{1,40})?")
 
 
 def ms(time: Time) -> int:
     """
-    The ms since the epoch of a time, for a `Watermark`; a fraction of a ms is cut off.
+    Convert a time to ms since the epoch, for a `Watermark`. It drops a fraction of a ms.
 
     Args:
-        time: ms since the epoch, a `datetime` with a zone, or ISO 8601 text such as `2013-03-01T03:12Z`, UTC where it has
-            no zone.
+        time: ms since the epoch, a `datetime` with a zone, or ISO 8601 text such as `2013-03-01T03:12Z`. Text without a
+            zone is in UTC.
 
     Raises:
-        InvalidArgumentError: It is none of these, or before 1970.
+        InvalidArgumentError: `time` is none of these, or is before 1970.
     """
     return to_ms("time", time)
 
 
 def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
     """
-    The ms since the epoch of a time that was given as an argument.
+    Convert an argument to ms since the epoch.
 
-    A date without a time is its first moment. Text without a zone is UTC, as is all that milepost shows; a `datetime`
-    without a zone is refused, because to Python it is local time, and to many programs it is UTC.
+    A date without a time is its first moment. Text without a zone is in UTC, like every time that milepost shows. A
+    `datetime` without a zone is refused: to Python it is local time, and to many programs it is UTC.
 
     Args:
-        argument: What the error calls it.
+        argument: The name of the argument, for the error.
         value: A `Time`.
-        round_up: What to do with a fraction of a ms: up, as for the begin of a span, or down, as for its end.
+        round_up: Whether to round a fraction of a ms up, as for the start of a span, or down, as for its end.
 
     Raises:
-        InvalidArgumentError: It is none of these, or before 1970.
+        InvalidArgumentError: `value` is no `Time`, or is before 1970.
     """
     value = plain_integer(value)
-    if issubclass(type(value), datetime):  # pandas has a datetime of its own; isinstance would ask a hostile __class__
+    if issubclass(type(value), datetime):  # pandas has its own datetime; isinstance() would ask a hostile __class__
         moment: datetime = value  # type: ignore[assignment]
     elif type(value) is str:
         moment = _parsed(argument, value)
@@ -64,39 +64,16 @@ def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
     except ValueError as error:
         raise InvalidArgumentError(argument, value, str(error)) from error
     if ms < 0:
-        raise InvalidArgumentError(argument, value, "is before 1970, where no checkpoint can be")
+        raise InvalidArgumentError(argument, value, "is before 1970, where no checkpoint can be: give a later time")
     return ms + (round_up and fraction)
-
-
-def iso(ms: int) -> str:
-    """A time as ISO 8601 text in UTC, which `to_ms` reads back; after the year 9999, the number of ms."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=ms)
-    except OverflowError:
-        return f"{ms} ms"
-    return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")
-
-
-def lasting(ms: int) -> str:
-    """A length of time in its two largest units, as in `2 d 3 h`."""
-    if ms < 0:
-        return f"-{lasting(-ms)}"
-    parts = []
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)):
-        number, ms = divmod(ms, size)
-        if number:
-            parts.append(f"{number:,} {unit}")
-        elif parts:
-            break
-    return " ".join(parts[:2]) or "0 s"
 
 
 def _since_epoch(moment: datetime) -> tuple[int, bool]:
     """
-    The whole ms since the epoch, and whether there is a fraction of one besides.
+    Count the whole ms since the epoch, and tell whether a fraction of one remains.
 
-    The class may be one of pandas, or of anybody: `NaT` is a datetime and no moment, and a Timestamp after the year 9999
-    has another year for Python than for pandas. pandas counts nanoseconds, too.
+    The class may come from pandas, or from anybody. `NaT` is a datetime, but not a moment. A Timestamp after the year 9999
+    has one year for Python and another for pandas. pandas also counts nanoseconds.
     """
     try:
         zoned = moment.utcoffset() is not None
@@ -104,7 +81,7 @@ def _since_epoch(moment: datetime) -> tuple[int, bool]:
         since = datetime.__sub__(moment, _EPOCH) if zoned and same else None
         finer = bool(getattr(moment, "nanosecond", 0))
     except Exception as error:
-        raise ValueError("is no moment in time: give ms since the epoch, or a datetime that tells its UTC offset") from error
+        raise ValueError("is no moment in time: give ms since the epoch, or a datetime with a UTC offset") from error
     if since is not None:
         ms, fraction = divmod(since, _MS)
         return ms, finer or bool(fraction)

@@ -37,6 +37,9 @@ class Entry(NamedTuple):
 class RefusedEntryError(Exception):
     """An entry cannot stand where it does: its `index` (0, 1, 2 …), and why. For who reads them from somewhere."""
 
+    index: int
+    why: str
+
     def __init__(self, index: int, why: str) -> None:
         super().__init__(index, why)
         self.index, self.why = index, why

@@ -25,15 +25,15 @@ NOW: Final = "now"
 class Turn:
     """Something that waits to write, and the thread that it belongs to."""
 
-    shared = False
+    shared: bool = False
     """Whether the thread that has its turn may do this one's work with its own."""
 
     __slots__ = ("_asleep", "done", "given_up", "thread")
 
     def __init__(self) -> None:
-        self.thread = threading.get_ident()
-        self.done = False
-        self.given_up = False  # nobody waits for it any more
+        self.thread: int = threading.get_ident()
+        self.done: bool = False
+        self.given_up: bool = False  # nobody waits for it any more
         self._asleep: threading.Lock | None = None  # what its thread sleeps on, once it has to wait
 
     def finish(self) -> None:

@@ -1,27 +1,42 @@
-"""What a verification finds: a verdict, and each fault."""
+"""What a verification finds: a verdict, and every fault."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
+from milepost import html
 from milepost.errors import BrokenChainError, InvalidArgumentError
+from milepost.readable import count, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FAULTS_SHOWN: Final = 20
+"""How many faults a page shows, the first ones; it counts the rest."""
+
+FINDING_LENGTH: Final = 300
+"""How many characters a page shows of what a fault expected or found."""
+
+UNCHECKED_SHOWN: Final = 20
+"""How many names of unchecked tables a page shows; it counts the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
-    One thing that is not as it was recorded.
+    One thing that differs from what was recorded.
 
     Attributes:
-        kind: `link`, a row that does not follow from the row before it: it, or its place, was changed;
-            `missing`, positions without a row; `unreadable`, a row whose values are no checkpoint;
-            `run`, a row that does not follow from the row before it in its own run;
-            `lookup`, what rows are found by is not as an append leaves it: a milepost, a sequence, the stages of a run;
-            `cursor`, a cursor is not the one that was recorded with the checkpoint, or belongs to none, or is gone;
-            `head`, the chain does not contain the head it was expected to contain;
-            `key`, the chain is keyed and was opened without its key, so that its links cannot be judged;
-            `file`, what SQLite itself found wrong in the file (`PRAGMA integrity_check`).
-        position: Where in the chain, 1, 2, 3 …; None where a fault has no single place.
+        kind: `link`: a row does not follow from the row before it, so the row or its place was changed.
+            `missing`: positions have no row. `unreadable`: the values of a row are no checkpoint.
+            `run`: a row does not follow from the row before it in its own run.
+            `lookup`: lookups rely on a milepost, a sequence or a run's list of stages that no append leaves like this.
+            `cursor`: a cursor is gone, belongs to no checkpoint, or is not the one that was recorded with it.
+            `head`: the chain does not contain the expected head.
+            `key`: the chain is keyed and you gave no key, so its links cannot be judged.
+            `file`: SQLite itself found something wrong in the file (`PRAGMA integrity_check`).
+        position: Where in the chain, 1, 2, 3 …; None if the fault has no single place.
         expected: What should be there.
         found: What is there.
     """
@@ -42,13 +57,13 @@ class Verification:
     What a verification found.
 
     Attributes:
-        ok: Nothing is wrong.
+        ok: Whether nothing is wrong.
         entries: How many entries the chain has.
         signature: The chain's signature, recomputed from the rows as they are now, 64 hex digits.
-        faults: Every fault, those of the rows first, in chain order.
-        unchecked: Tables of others in the file that SQLite cannot check here, since they need a collation, a function or a
-            module that only their own program knows. They are no fault: the chain and the tables of milepost are judged
-            without them. The names come from the file.
+        faults: Every fault: first the faults of rows, in chain order.
+        unchecked: Tables of other programs that SQLite cannot check here. They need a collation, a function or a module
+            that only their own program has. They are no fault, and the verdict is about the chain and milepost's own
+            tables. The names come from the file.
     """
 
     ok: bool
@@ -59,19 +74,53 @@ class Verification:
 
     def __post_init__(self) -> None:
         if self.ok is bool(self.faults):
-            raise InvalidArgumentError("ok", self.ok, f"does not go with {len(self.faults)} fault(s)")
+            raise InvalidArgumentError("ok", self.ok, f"does not go with {count(len(self.faults), 'fault')}")
 
     def raise_if_broken(self) -> None:
         """
-        Do nothing if all is well.
+        Raise an error if anything is wrong, or do nothing.
 
         Raises:
-            BrokenChainError: Something is wrong; it carries the `faults`.
+            BrokenChainError: Something is wrong; the error carries the `faults`.
         """
         if not self.ok:
             raise BrokenChainError(self.faults)
 
     def _repr_html_(self) -> str:
-        from milepost.forensics import html  # noqa: PLC0415 - only a notebook asks for it
+        parts = [
+            html.paragraph(html.verdict(self.ok, f"{count(self.entries, 'entry')}: {verdict(self)}")),
+            html.labelled("signature", self.signature),
+        ]
+        if self.faults:
+            parts += [_table_of_faults(self.faults), html.rest(len(self.faults) - FAULTS_SHOWN, "more fault")]
+        if self.unchecked:
+            names = [[html.name(name)] for name in self.unchecked[:UNCHECKED_SHOWN]]
+            parts.append(html.table("Not checked: tables of others", [html.Column("Table", "mp-name")], names))
+            parts.append(html.rest(len(self.unchecked) - UNCHECKED_SHOWN, "more table"))
+        return html.page(parts)
 
-        return html.verification(self)
+
+def verdict(found: Verification) -> str:
+    """Whether the chain is intact, and how many faults it has."""
+    return "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
+
+
+def _table_of_faults(faults: Sequence[Fault]) -> html.Html:
+    return html.table(
+        "Faults",
+        [
+            html.Column("Position", "mp-number"),
+            html.Column("Kind"),
+            html.Column("Expected", "mp-long"),
+            html.Column("Found", "mp-long"),
+        ],
+        [
+            [
+                "–" if fault.position is None else f"{fault.position:,}",
+                html.name(fault.kind),
+                html.element("code", shorten(fault.expected, FINDING_LENGTH)),
+                html.element("code", shorten(fault.found, FINDING_LENGTH)),
+            ]
+            for fault in faults[:FAULTS_SHOWN]
+        ],
+    )

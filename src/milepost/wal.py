@@ -12,6 +12,7 @@ import apsw
 
 from milepost import files, schema
 from milepost.errors import MilepostError, MilepostWarning
+from milepost.readable import size
 from milepost.sqlite_errors import sync_failed
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Wal:
 
     def __init__(self, connection: apsw.Connection, path: str, vfs: str | None, *, grows_ahead: bool) -> None:
         self._connection, self._path, self._vfs, self._grows_ahead = connection, path, vfs, grows_ahead
-        self.name = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
+        self.name: str = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
         self._page_bytes = int(connection.pragma("page_size"))
         self._identity = files.identity_of(self.name)
         self._identity_at_first = self._identity()
@@ -262,7 +263,7 @@ class Wal:
             # What was committed is committed, also where warnings are made errors.
             with contextlib.suppress(MilepostWarning):
                 warnings.warn(
-                    f"{self._path}: its -wal file has grown to {frames * self._page_bytes >> 20} MB, since somebody "
+                    f"{self._path}: its -wal file has grown to {size(frames * self._page_bytes)}, since somebody "
                     "has been reading the file in one transaction all the while: end that transaction, or close what reads",
                     MilepostWarning,
                     stacklevel=2,

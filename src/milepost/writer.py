@@ -104,8 +104,8 @@ class Job(Turn, Generic[T]):
 
     def __init__(self, work: Callable[[Appender], T], entry: Checkpoint | None = None) -> None:
         super().__init__()
-        self.work = work
-        self.entry = entry
+        self.work: Callable[[Appender], T] = work
+        self.entry: Checkpoint | None = entry
         self.error: BaseException | None = None
 
     def claim(self) -> list[Job[Any]]:
@@ -208,7 +208,7 @@ class Writer(Database):
         if connection.readonly("main"):
             raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
         schema.upgrade(connection, self.path)
-        self.hash = schema.chosen_hash(connection, self.path, self._hmac)
+        self.hash: Hash = schema.chosen_hash(connection, self.path, self._hmac)
         self.hash(b"")  # refuses a missing key now, not at the first append
         if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")

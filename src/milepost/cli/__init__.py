@@ -56,5 +56,5 @@ def commands() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
 
 
-for command in (summary, runs, stages, latest, resume, history, head, verify, compare, plot, export, import_, backup, demo):
-    commands.add_command(command)
+for _command in (summary, runs, stages, latest, resume, history, head, verify, compare, plot, export, import_, backup, demo):
+    commands.add_command(_command)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from milepost.errors import InvalidArgumentError
 from milepost.receipt import Head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
 def time(text: str) -> str | int:
@@ -28,11 +34,13 @@ def key(path: str | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
-file = click.argument("file", type=click.Path())
-run = click.option("--run", "run_id", metavar="RUN", help="Only this run.")
-stage = click.option("--stage", metavar="STAGE", help="Only this stage.")
-key_file = click.option("--key-file", metavar="FILE", help="The key of a keyed chain: all of FILE's bytes.")
-as_of = click.option(
+file: Callable[[Command], Command] = click.argument("file", type=click.Path())
+run: Callable[[Command], Command] = click.option("--run", "run_id", metavar="RUN", help="Only this run.")
+stage: Callable[[Command], Command] = click.option("--stage", metavar="STAGE", help="Only this stage.")
+key_file: Callable[[Command], Command] = click.option(
+    "--key-file", metavar="FILE", help="The key of a keyed chain: all of FILE's bytes."
+)
+as_of: Callable[[Command], Command] = click.option(
     "--as-of", type=time, help="What the answer was at that time: ISO 8601 (UTC, unless it says) or ms since 1970."
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="For programs: JSON, in ASCII.")
+as_json: Callable[[Command], Command] = click.option("--json", "as_json", is_flag=True, help="For programs: JSON, in ASCII.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from milepost.errors import InvalidArgumentError, MilepostError, StoreError, WrongKeyError
-from milepost.visible import visible
+from milepost.readable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

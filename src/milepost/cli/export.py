@@ -14,9 +14,9 @@ import click
 from milepost.cli import argument, output, record
 from milepost.cli.new_file import new_file
 from milepost.errors import StoreError
+from milepost.readable import iso_with_ms, visible
 from milepost.store import CheckpointStore
 from milepost.transfer import entries_of
-from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,7 @@ def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, st
         if not page:
             return
         for receipt, entry, detail in page:
-            times = output.iso(entry.watermark.event_time_ms), output.iso(entry.at_ms)
+            times = iso_with_ms(entry.watermark.event_time_ms), iso_with_ms(entry.at_ms)
             cells = (receipt.position, *record.checkpoint(entry).values(), *times, receipt.signature, detail)
             table.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
 

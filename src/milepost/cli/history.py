@@ -92,12 +92,12 @@ def _show_history(pages: Iterator[list[_Recorded]], run_id: str | None, stage: s
 def _history_table(run_id: str | None, stage: str | None) -> output.Table:
     return output.Table(
         Column("position", "number"),
-        Column("at (UTC)", "time"),
+        Column("at", "time"),
         *([] if run_id else [Column("run")]),
         *([] if stage else [Column("stage")]),
         Column("sequence", "number", spare=1),
         Column("offset", "number"),
-        Column("event time (UTC)", "time", spare=2),
+        Column("event time", "time", spare=2),
         Column("key", spare=3),
     )
 

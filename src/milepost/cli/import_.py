@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Final
 
 import click
 
@@ -17,10 +17,10 @@ from milepost.cli.new_file import not_there_yet
 from milepost.cursors import digest
 from milepost.errors import shown
 from milepost.files import absolute
+from milepost.readable import visible
 from milepost.signature import fault_of_detail
 from milepost.store import CheckpointStore
 from milepost.transfer import Entry, RefusedEntryError, restore
-from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ _LONGEST_LINE: Final = 500_000  # bytes; three names of 1,024 bytes, a detail an
 class WrongLine(click.ClickException):
     """A line of an import that is no checkpoint, or not one that may stand there."""
 
-    exit_code = ExitCode.WRONG_INPUT
+    exit_code: ClassVar[int] = ExitCode.WRONG_INPUT
 
     def __init__(self, number: int, fault: str) -> None:
         super().__init__(visible(f"line {number}: {fault}"))

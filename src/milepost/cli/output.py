@@ -6,20 +6,18 @@ import json
 import os
 import shutil
 import sys
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import click
 from rich.cells import cell_len, chop_cells
 
-from milepost.visible import visible
+from milepost.readable import iso_with_ms, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GAP: Final = "  "
 _PADDED: Final = 48  # cells; one long name in a pipe does not push everything else to the right
 _LEAST: Final = 8  # cells that a column keeps, however narrow the terminal is
@@ -165,24 +163,9 @@ def colored() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def iso(at_ms: int) -> str | None:
-    """A time as ISO 8601, like `2026-01-31T12:00:00.000Z`; None after the year 9999, which ISO 8601 has no digits for."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=at_ms)
-    except OverflowError:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def time(at_ms: int) -> str:
-    """A time as people read it, in UTC."""
-    text = iso(at_ms)
-    return f"{at_ms} ms" if text is None else text[:-1].replace("T", " ")
-
-
-def count(number: int) -> str:
-    """A number as people read it."""
-    return f"{number:,}"
+    """A time for a column of a table: all of the same width, and as JSON has it."""
+    return iso_with_ms(at_ms) or f"{at_ms} ms"
 
 
 def _padded(cell: str, width: int, column: Column) -> str:

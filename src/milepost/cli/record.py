@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final
 
-from milepost.cli.output import iso
+from milepost.readable import iso_with_ms
 
 if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint, ResumePoint
@@ -94,4 +94,4 @@ def head(found: Head) -> Record:
 
 def time(name: str, at_ms: int | None) -> Record:
     """A time, or None for none: `name` in words, `name_ms` in ms since the epoch."""
-    return {f"{name}_ms": at_ms, name: None if at_ms is None else iso(at_ms)}
+    return {f"{name}_ms": at_ms, name: None if at_ms is None else iso_with_ms(at_ms)}

@@ -35,7 +35,7 @@ def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
             Column("run"),
             Column("sequence", "number"),
             Column("offset", "number"),
-            Column("event time (UTC)", "time"),
+            Column("event time", "time"),
         ],
         lambda each: (
             each.stage,

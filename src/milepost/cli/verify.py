@@ -10,6 +10,7 @@ import click
 
 from milepost.cli import argument, output
 from milepost.cli.exit_code import ExitCode
+from milepost.readable import count
 from milepost.receipt import Head
 from milepost.store import CheckpointStore
 
@@ -72,7 +73,7 @@ def _show(verification: Verification, *, as_json: bool) -> None:
         return
     _show_verdict(verification)
     if verification.unchecked:
-        tables = _how_many(len(verification.unchecked), "table")
+        tables = count(len(verification.unchecked), "table")
         output.facts({"not checked": f"{tables} of others, for want of what only their own program has"})
         for name in verification.unchecked:
             output.item(name)
@@ -83,22 +84,18 @@ def _show_verdict(verification: Verification) -> None:
     if verification.ok:
         output.facts(
             {
-                "intact": f"{output.count(verification.entries)} entries",
+                "intact": count(verification.entries, "entry"),
                 "head": str(Head(verification.entries, verification.signature)),
             }
         )
         return
     if _unjudged(verification):
-        output.facts({"not judged": f"{output.count(verification.entries)} entries"})
+        output.facts({"not judged": count(verification.entries, "entry")})
     else:
-        how_many = _how_many(len(faults), "fault")
-        output.facts({"broken": f"{how_many} in {output.count(verification.entries)} entries"})
+        how_many = count(len(faults), "fault")
+        output.facts({"broken": f"{how_many} in {count(verification.entries, 'entry')}"})
     for fault in faults:
         output.item(str(fault))
-
-
-def _how_many(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{output.count(number)} {noun}s"
 
 
 @contextmanager

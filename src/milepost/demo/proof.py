@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from milepost.demo.pipeline import totals
 from milepost.demo.source import amount, event_time
 from milepost.errors import shown
+from milepost.readable import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def checks(resumed: CheckpointStore, unkilled: CheckpointStore, expected: Totals
     verification = resumed.verify(expected=at_kill)
     yield Check(
         "its chain verifies, and contains what was on disk after the kill",
-        None if verification.ok else f"{len(verification.faults)} fault(s), the first: {verification.faults[0]}",
+        None if verification.ok else f"{count(len(verification.faults), 'fault')}, the first: {verification.faults[0]}",
     )
     recorded = resumed.chain_signature()
     yield Check(

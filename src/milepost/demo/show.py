@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
 from shlex import quote
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milepost.demo import pipeline, proof, screen
 from milepost.demo.pipeline import RUN_ID, STAGES
 from milepost.errors import InvalidArgumentError, MilepostError
+from milepost.readable import iso, size, visible
 from milepost.store import CheckpointStore
-from milepost.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,13 +165,13 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
     to.print()
     _table_of_totals(to, source, expected)
     to.print()
-    size = sum(Path(path + suffix).stat().st_size for suffix in ("", "-wal") if Path(path + suffix).exists())
+    size_bytes = sum(Path(path + suffix).stat().st_size for suffix in ("", "-wal") if Path(path + suffix).exists())
     screen.facts(
         to,
         {
             "checkpoints": f"{head.entries:,}, with batches of {job.every:,}",
             "signature": head.signature,
-            "file": f"{visible(path)}, {size / 1e6:,.1f} MB",
+            "file": f"{visible(path)}, {size(size_bytes)}",
             "time": f"{time.monotonic() - began:.1f} s for all of this",
         },
     )
@@ -318,16 +317,12 @@ def _number(value: float) -> str:
 
 
 def _table_of_points(to: Console, points: dict[str, ResumePoint]) -> None:
-    columns = [("stage", False), ("checkpoints", True), ("records done", True), ("latest event time (UTC)", False)]
+    columns = [("stage", False), ("checkpoints", True), ("records done", True), ("latest event time", False)]
     rows = []
     for stage in STAGES:
         if stage in points:
             _, _, sequence, (offset, event_time_ms) = points[stage]
-            rows.append((stage, f"{sequence:,}", f"{offset:,}", _utc(event_time_ms)))
+            rows.append((stage, f"{sequence:,}", f"{offset:,}", iso(event_time_ms)))
         else:
             rows.append((stage, "0", "0", "-"))
     screen.table(to, columns, rows)
-
-
-def _utc(ms: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)).strftime("%Y-%m-%d %H:%M:%S")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost.errors import InvalidArgumentError, shown
+from milepost.readable import count
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -90,7 +91,7 @@ class Source:
             if not line:
                 continue
             if len(line) != len(header):
-                problem = f"it has {len(line)} field(s), and the header {len(header)}"
+                problem = f"it has {count(len(line), 'field')}, and the header {len(header)}"
                 raise InvalidArgumentError(self._where(lines), ",".join(line), problem)
             number += 1
             row = Row(

@@ -1,9 +1,9 @@
 """
-Which runs and stages a picture shows where there are more than it has room for: those that recorded something last.
+Which runs and stages a picture shows if it has no room for all: those that recorded something last.
 
-What this reads has a bound, however many runs, stages and entries there are. No index leads from a stage of a run to when it
-was last active, so the end of the chain is read, and the last mileposts of a run; what lies before that goes by first
-appearance, last first.
+The number of rows read here is bounded, however many runs, stages and entries there are. No index leads from a stage of a
+run to its last entry. So these queries read the end of the chain and the last mileposts of a run. They order older runs and
+stages by first appearance, last first.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RECENT: Final = 2000
-"""How many entries at the end of the chain, and how many of the last mileposts of a run, are looked at."""
+"""How many entries at the end of the chain are read, and how many of the last mileposts of a run."""
 
 COUNTED: Final = 10_000
-"""How far the stages of a run are counted."""
+"""Up to how many stages of a run are counted."""
 
 _RECENT_RUNS: Final = "SELECT run_number FROM entry WHERE position > 0 ORDER BY position DESC LIMIT ?"
 _NEWEST_RUNS: Final = "SELECT run_number FROM run WHERE run_number > 0 ORDER BY run_number DESC LIMIT ?"
@@ -43,13 +43,13 @@ _NAMES: Final = (
 
 class Excerpt(NamedTuple):
     """
-    What is shown of the stages of some runs.
+    What a picture shows of the stages of some runs.
 
     Attributes:
-        run_stages: The stages of runs that are shown, in the order of first appearance.
-        rest: How many are not.
-        or_more: Whether there may be more than that.
-        rest_of_run: How many of these each run has that has any, by its number.
+        run_stages: The stages of runs that it shows, in order of first appearance.
+        rest: How many it leaves out.
+        or_more: Whether it may leave out more than that.
+        rest_of_run: How many it leaves out of each run, by run number; a run shown whole is not in it.
     """
 
     run_stages: list[rows.RunStage]
@@ -59,7 +59,7 @@ class Excerpt(NamedTuple):
 
 
 def same_stages(connection: apsw.Connection, run_id: str | None, runs: int, stages: int) -> Excerpt:
-    """So many stages at most, of one run or of each of the last so many runs: for a picture with a look for each stage."""
+    """At most `stages` stages, of one run or of the last `runs` runs, for a picture with a look for each stage."""
     run_numbers = _runs(connection, run_id, runs)
     chosen: dict[int, None] = {}
     for run_number in run_numbers:
@@ -75,7 +75,7 @@ def same_stages(connection: apsw.Connection, run_id: str | None, runs: int, stag
 
 
 def of_each_run(connection: apsw.Connection, runs: int, run_stages: int) -> Excerpt:
-    """So many stages of runs at most, as evenly as can be from each of the last so many runs: for a row for each of them."""
+    """Stages of the last `runs` runs, as evenly as possible from each, for a picture with a row for each stage of a run."""
     run_numbers = _runs(connection, None, runs)
     counts = _counts(connection, run_numbers)
     shares = dict.fromkeys(run_numbers, 0)
@@ -94,13 +94,13 @@ def of_each_run(connection: apsw.Connection, runs: int, run_stages: int) -> Exce
 
 
 def stage_of_run(connection: apsw.Connection, run_id: str, stage: str) -> rows.RunStage | None:
-    """A stage of a run by its names, or None if the run does not have it."""
+    """A stage of a run by its names; None if the run does not have it."""
     run_number = connection.execute(_RUN_NUMBER, (run_id,)).get
     return _run_stage(connection, run_number, connection.execute(_STAGE_NUMBER, (stage,)).get)
 
 
 def _runs(connection: apsw.Connection, run_id: str | None, number: int) -> list[int]:
-    """Numbers of the runs that recorded something last, last first; or the number of one run."""
+    """The numbers of the runs that recorded something last, last first; or the number of one run."""
     if run_id is not None:
         return _distinct([connection.execute(_RUN_NUMBER, (run_id,)).fetchall()], 1)
     recent = connection.execute(_RECENT_RUNS, (RECENT,)).fetchall()
@@ -109,9 +109,9 @@ def _runs(connection: apsw.Connection, run_id: str | None, number: int) -> list[
 
 def _stages(connection: apsw.Connection, run_number: int, number: int) -> list[int]:
     """
-    Numbers of the stages of a run that recorded something last, last first.
+    The numbers of the stages of a run that recorded something last, last first.
 
-    In the order of their last mileposts, behind which there are less than 40 positions to their last entries.
+    They are ordered by their last mileposts. The last entry of a stage is less than 40 positions behind its last milepost.
     """
     recent = connection.execute(_RECENT_STAGES, (run_number, RECENT)).fetchall()
     return _distinct([recent, connection.execute(_NEWEST_STAGES, (run_number, number)).fetchall()], number)
@@ -147,7 +147,7 @@ def _run_stage(connection: apsw.Connection, run_number: int, stage_number: int) 
 
 
 def _integer(value: object) -> int:
-    """A number, instead of which a damaged file may have anything."""
+    """Refuse whatever a damaged file may have in place of a number."""
     if type(value) is not int:
         raise apsw.CorruptError(f"a number is {value!a:.200}, as no append leaves it")
     return value

@@ -1,4 +1,4 @@
-"""Packages that milepost does without: imported when they are used, and missed in one sentence."""
+"""Packages that milepost can do without: imported on use, and if missing, named in one sentence."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def extra(module: str, install: str = '"milepost[notebook]"') -> Any:
 
     Args:
         module: Its full name.
-        install: What pip has to be given.
+        install: What to give to pip.
 
     Raises:
-        MissingPackageError: It is not installed.
+        MissingPackageError: The package is not installed.
     """
     package = module.partition(".")[0]
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
-            raise  # it is there, and lacks something itself
+            raise  # the package is there, but lacks something itself
         raise MissingPackageError(package, install) from None

@@ -1,4 +1,4 @@
-"""A view of checkpoints, or the answer to a query, as a table that polars, pyarrow, DuckDB and pandas take as it is."""
+"""Checkpoints, or the answer to a query, as a table that polars, pyarrow, DuckDB and pandas take directly."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import apsw
 from milepost import details, rows
 from milepost.errors import MilepostError, shown
 from milepost.forensics.extra import extra
-from milepost.forensics.html import clipped
-from milepost.times import iso
+from milepost.readable import count, iso, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,8 +23,8 @@ else:
 _NAME: Final = arrow.DataType.dictionary(arrow.DataType.int32(), arrow.DataType.utf8())
 _TIME: Final = arrow.DataType.timestamp("ms", tz="UTC")
 
-# The signature as the 64 hex digits that receipts, heads and the view `checkpoint` give, so that it can be compared with
-# them as it is; 32 bytes would take half the memory, and be shown differently by every library.
+# The signature has the 64 hex digits of receipts, heads and the view `checkpoint`, so you can compare them directly. 32
+# bytes would take half the memory, but every library shows bytes differently.
 CHECKPOINTS: Final = arrow.Schema(
     [
         arrow.Field("position", arrow.DataType.int64(), nullable=False),
@@ -49,12 +48,14 @@ _WIDTH: Final = 64  # characters of a value: a signature is shown whole
 
 class Frame:
     """
-    A table that polars, pyarrow, DuckDB and pandas take as it is, and that is read when they do.
+    A table that polars, pyarrow, DuckDB and pandas take directly, and that reads the store when they do.
 
     `polars.DataFrame(frame)`, `pyarrow.table(frame)`, `duckdb.sql("SELECT … FROM frame")` and
-    `pandas.DataFrame.from_arrow(frame)` take it through the Arrow PyCapsule interface. A frame of checkpoints reads the
-    store anew each time, page by page, and shows what is recorded by then; between two pages nothing of the file is held,
-    so that a reader that is slow, or forgotten, does not make the WAL grow. The answer to a query is read already.
+    `pandas.DataFrame.from_arrow(frame)` take it through the Arrow PyCapsule interface.
+
+    A frame of checkpoints reads the store anew each time, page by page, and gives what is recorded by then. Between two
+    pages it holds nothing of the file, so a slow or forgotten reader does not make the WAL grow. The answer to a query is
+    in memory already.
 
     Source:
         https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html
@@ -79,7 +80,7 @@ class Frame:
 
     def to_arrow(self) -> Any:
         """
-        All of it as a `pyarrow.Table`.
+        Read all of it into a `pyarrow.Table`.
 
         Raises:
             MissingPackageError: pyarrow is not installed.
@@ -88,7 +89,7 @@ class Frame:
 
     def to_polars(self) -> Any:
         """
-        All of it as a `polars.DataFrame`.
+        Read all of it into a `polars.DataFrame`.
 
         Raises:
             MissingPackageError: polars is not installed.
@@ -97,16 +98,16 @@ class Frame:
 
     def to_pandas(self) -> Any:
         """
-        All of it as a `pandas.DataFrame`, whose names are Categorical and whose times have a resolution of ms.
+        Read all of it into a `pandas.DataFrame`. Names are Categorical, and times have a resolution of ms.
 
         Raises:
-            MissingPackageError: pandas, or pyarrow, through which pandas takes it, is not installed.
+            MissingPackageError: pandas is not installed, or pyarrow, which it needs here.
         """
         extra("pandas", "pandas pyarrow")
         return extra("pyarrow", "pandas pyarrow").table(self).to_pandas()
 
     def _first_rows(self) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """What is shown: the first columns, and one row more than are shown."""
+        """Read the first columns, and one row more than a notebook shows."""
         columns = self.columns[:_COLUMNS]
         found: list[tuple[Any, ...]] = []
         for each in self._batches():
@@ -119,10 +120,10 @@ class Frame:
     def __repr__(self) -> str:
         try:
             columns, found = self._first_rows()
-        except MilepostError as error:  # a repr is for looking, also after close()
+        except MilepostError as error:  # a repr works also after close()
             return f"<Frame {shown(self.columns)[:200]}: {error}>"
         lines = [columns, *([_cell(value) for value in row] for row in found[:_ROWS])]
-        head = f"<Frame: {len(self.columns)} columns, {_count(found)}>"
+        head = f"<Frame: {count(len(self.columns), 'column')}, {_count(found)}>"
         return "\n".join([head, *("  ".join(shown(cell)[1:-1] for cell in line) for line in lines)])
 
     def _repr_html_(self) -> str:
@@ -132,7 +133,7 @@ class Frame:
             return f"<p>{escape(str(error))}</p>"
         names = "".join(f"<th>{escape(_short(name))}</th>" for name in columns)
         body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(value))}</td>' for value in row)}</tr>" for row in found[:_ROWS])
-        more = f", {len(self.columns):,} columns" if len(self.columns) > _COLUMNS else ""
+        more = f", {count(len(self.columns), 'column')}" if len(self.columns) > _COLUMNS else ""
         return (
             f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table><p>{_count(found)}{more}: "
             "give this to polars, pyarrow, DuckDB or pandas</p>"
@@ -140,11 +141,11 @@ class Frame:
 
 
 def _count(found: list[tuple[Any, ...]]) -> str:
-    return f"the first {_ROWS} rows" if len(found) > _ROWS else f"{len(found)} row{'s' * (len(found) != 1)}"
+    return f"the first {_ROWS} rows" if len(found) > _ROWS else count(len(found), "row")
 
 
 def _values(column: arrow.ChunkedArray | arrow.Array) -> list[Any]:
-    """The values of a column, times as text: not every one fits a datetime."""
+    """The values of a column. Times become text, since not every time fits a datetime."""
     if arrow.DataType.is_timestamp(column.type):
         return [iso(ms) for ms in column.cast(arrow.DataType.int64()).to_pylist()]
     return column.to_pylist()
@@ -155,16 +156,16 @@ def _cell(value: object) -> str:
 
 
 def _short(text: str) -> str:
-    return clipped(text, _WIDTH)
+    return shorten(text, _WIDTH)
 
 
 def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
-    """A frame over the batches of a walk, which is begun anew each time."""
+    """Make a frame of checkpoints; each reader begins the batches anew."""
     return Frame(CHECKPOINTS, batches)
 
 
 def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.RecordBatch:
-    """A page of rows with the columns of `rows.SignedRow`."""
+    """Make a record batch of a page of rows with the columns of `rows.SignedRow`."""
     columns = zip(*signed, strict=True) if signed else repeat((), len(rows.SignedRow._fields))
     positions, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, signatures, stored_details = (
         columns
@@ -184,7 +185,7 @@ def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.R
             arrow.Array(stored_details, arrow.DataType.utf8()),
             arrow.Array([_text(details.parse(each).get("cursor")) for each in stored_details], arrow.DataType.utf8()),
         ]
-    except (TypeError, ValueError) as error:  # in a damaged file SQLite gives what it finds, STRICT or not
+    except (TypeError, ValueError) as error:  # of a damaged file SQLite returns whatever is there, STRICT or not
         raise apsw.CorruptError(f"a row has what no append writes: {error}") from error
     if any(array.null_count for array in arrays[:-2]):
         raise apsw.CorruptError("a row has NULL, which no append writes")

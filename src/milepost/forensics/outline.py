@@ -1,4 +1,4 @@
-"""The shape of a stage of a run in a few of its checkpoints: as many as a picture can show, out of ten million."""
+"""The shape of a stage of a run, in as many checkpoints as a picture can show, even out of ten million."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Mark(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Outline:
     """
-    Some marks of a stage of a run, by rising sequence, the first and the last among them.
+    Some marks of a stage of a run in order of sequence, with the first and the last.
 
     Attributes:
         marks: The marks.
-        neighbours: For each mark but the last, whether nothing is recorded between it and the next.
-        entries: How many there are in all.
+        neighbours: For each mark but the last, whether no checkpoint lies between it and the next mark.
+        entries: How many checkpoints there are in all.
     """
 
     marks: list[Mark]
@@ -37,9 +37,9 @@ class Outline:
 
     def silences(self) -> list[int]:
         """
-        Where the stage recorded nothing for remarkably long: indexes of the marks before it.
+        Find where the stage recorded nothing for remarkably long: the indexes of the marks before.
 
-        That is ten times as long as between two checkpoints in general, and a hundredth of the whole at least.
+        Such a time is longer than ten usual times between two checkpoints, and than a hundredth of the whole time.
         """
         pairs = list(zip(self.marks, self.marks[1:], strict=False))
         if not pairs:
@@ -55,7 +55,7 @@ class Outline:
         ]
 
     def stretches(self) -> list[list[Mark]]:
-        """The marks from one silence to the next."""
+        """Split the marks at the silences."""
         ends = [index + 1 for index in self.silences()]
         return [
             self.marks[start:end] for start, end in zip([0, *ends], [*ends, len(self.marks)], strict=True) if start < end
@@ -73,23 +73,23 @@ def outline(
     enough: float = 0.001,
 ) -> Outline:
     """
-    Choose marks so that the line through them passes close by all others.
+    Choose marks so that the line through them passes close to all others.
 
-    Offset and event time never fall along the sequence, and a clock seldom does, so whatever lies between two marks is
-    within their distance of both. The two that are farthest apart get one between them, until all are close enough or there
-    are as many as asked for: each costs a search through an index, and nothing is scanned.
+    Offset and event time never fall along the sequence, and a clock seldom does. So whatever lies between two marks is
+    within their distance of both. The two that are farthest apart get a mark between them, until all are close enough or
+    there are enough marks. Each mark costs one search in an index; nothing is scanned.
 
     Args:
-        first: The first mark there is.
-        last: The last mark there is.
-        entries: How many there are.
-        between: Gives a mark between two sequences, from about the middle, or None where there is none.
-        distance: How far two marks are apart in the picture, as a share of its size.
-        points: How many marks to choose at most, 2 at least.
+        first: The first mark.
+        last: The last mark.
+        entries: How many checkpoints there are.
+        between: Gives a mark from about the middle between two sequences, or None if there is none.
+        distance: How far apart two marks are in the picture, as a share of its size.
+        points: How many marks to choose at most; 2 or more.
         enough: The distance at which two marks are close enough.
     """
     marks = {first.sequence: first, last.sequence: last}
-    neighbours: set[int] = set()  # sequences after which nothing comes before the next mark
+    neighbours: set[int] = set()  # sequences with no checkpoint before the next mark
     apart = [(-distance(first, last), first, last)] if first != last else []
     while apart and len(marks) < points:
         farness, one, two = heapq.heappop(apart)

@@ -1,10 +1,11 @@
 """
 Pictures of what happened: progress, runs, lag, and where two runs part.
 
-They are made to be read on a white and on a dark page: no background, grey text, the colours of Okabe and Ito, which
-colour-blind people tell apart; red is for faults alone. Names are hostile data: they are never read as formulas.
+You can read them on a white and on a dark page: they have no background, and their text is grey. They use the colours of
+Okabe and Ito, which colour-blind people can tell apart; red is for faults alone. Names are hostile data: matplotlib never
+reads them as formulas.
 
-However much a file holds, a picture reads and draws so much of it that it can be read, and says how much it leaves out.
+However much a file holds, a picture reads and draws only as much as you can read. It says how much it leaves out.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from milepost import rows
 from milepost.forensics import active
 from milepost.forensics.extra import extra
-from milepost.forensics.html import clipped
 from milepost.forensics.outline import Mark, Outline, outline
-from milepost.summary import counted
-from milepost.times import lasting
+from milepost.readable import count, duration, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,12 +47,12 @@ FAULT: Final = "#D55E00"
 GREY: Final = "#808080"  # 4 to 1 on white, 5 to 1 on black
 _DASHES: Final = ("-", "--", ":", "-.")  # with five colours, a look of its own for each of twenty stages
 
-RUNS: Final = 20  # of a file with more, those that were active last are shown
-STAGES: Final = 20  # where each has a look and a label of its own; of more, likewise
+RUNS: Final = 20  # of more runs, a picture shows those that were active last
+STAGES: Final = 20  # where each has its own look and label; of more, likewise
 BARS: Final = 60  # one below the other: three stages of each run
-PANELS: Final = 8  # likewise; of more stages, those that part first
+PANELS: Final = 8  # likewise; of more stages, a picture shows those that part first
 _HIGHEST: Final = 15.8  # inches, and so less than 1,600 pixels at 100 to the inch
-_POINTS: Final = 20_000  # marks in a picture
+_POINTS: Final = 20_000  # marks in a picture, at most
 _LABEL: Final = 0.17  # inches from one label to the next, at least
 _LONGEST: Final = 32  # characters of a name
 _WIDEST: Final = 20  # times the size of the font, which is about as wide as so many letters
@@ -69,14 +68,14 @@ _UNITS: Final = {  # of a span of time: in ms, and how many of it are marked on 
     "d": (_DAY_MS, (1, 2, 4, 7, 14, 30, 60, 90, 180)),
     "y": (365 * _DAY_MS, (1, 2, 3, 5, 10, 15, 20, 30, 50, 100)),
 }
-_SPANS: Final = {count * size: f"{count} {unit}" for unit, (size, counts) in _UNITS.items() for count in counts}
+_SPANS: Final = {number * size: f"{number} {unit}" for unit, (size, counts) in _UNITS.items() for number in counts}
 
 
 class Picture(Figure):
-    """A matplotlib Figure, apart from pyplot and its state, that a notebook shows as the last line of a cell."""
+    """A matplotlib Figure without pyplot and its state; a notebook shows it as the last line of a cell."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """As matplotlib's, on no background; a character that the font lacks is drawn as a box, without a warning."""
+        """Save it as matplotlib does, without a background. A character that the font lacks is drawn as a box."""
         with _any_characters():
             ours: dict[str, Any] = {"transparent": True, "bbox_inches": "tight", "dpi": 120}
             super().savefig(fname, **ours | options)
@@ -89,13 +88,13 @@ class Picture(Figure):
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A stage of a run, as it is drawn."""
+    """A stage of a run, and how to draw it."""
 
     run_stage: rows.RunStage
     outline: Outline
     colour: str
     dash: str
-    width: float  # of few stages the first ones have wider lines, so that those on top of each other all show
+    width: float  # the first of a few stages have wider lines, so that all show where they coincide
 
 
 def progress(read: Read, run_id: str | None) -> Picture:
@@ -253,10 +252,10 @@ def _lines(
     apart: Callable[[Mark, Mark], tuple[float, ...]] | None = None,
 ) -> list[_Line]:
     """
-    Stages of runs, outlined for a picture in which marks are at `place`.
+    Outline stages of runs for a picture in which each mark is at `place`.
 
-    `apart` is how far apart two marks, and all between them, can be at most along each axis; where what is drawn does not
-    fall, that is how far they are apart themselves.
+    `apart` gives the largest distance along each axis between two marks and all marks between them. Without it, this is the
+    distance of the two marks, which is right for values that do not fall.
     """
     ends = [[Mark(*end) for end in read(rows.ends_of_run_stage, run_stage)] for run_stage in run_stages]
     corners = [place(mark) for pair in ends for mark in pair]
@@ -273,7 +272,7 @@ def _lines(
         found = read(rows.between_in_run_stage, run_stage, low, high)
         return None if found is None else Mark(*found)
 
-    points = _POINTS // max(1, len(run_stages))  # 50 of each line, where there are most
+    points = _POINTS // max(1, len(run_stages))  # 50 for each line, where there are most
     numbered = sorted((run_stage.stage_number, run_stage.stage) for run_stage in run_stages)
     stages = {stage: index for index, stage in enumerate(dict.fromkeys(stage for _, stage in numbered))}
     return [
@@ -289,7 +288,7 @@ def _lines(
 
 
 def _by_stage(read: Read, run_id: str, stages: Iterable[str]) -> dict[str, _Line]:
-    """Those of these stages that a run has, outlined for a picture of offsets by sequence."""
+    """Outline those of these stages that the run has, for a picture of offsets by sequence."""
     run_stages = [run_stage for stage in stages if (run_stage := read(active.stage_of_run, run_id, stage)) is not None]
     return {line.run_stage.stage: line for line in _lines(read, run_stages, lambda mark: (mark.sequence, mark.offset))}
 
@@ -307,13 +306,13 @@ def _lag_ms(mark: Mark) -> int:
 
 
 def _lag_apart(one: Mark, two: Mark) -> tuple[float, float]:
-    """Lag rises and falls: between two marks it is at most as if the clock had gone on while event time stood, and back."""
+    """Lag rises and falls: between two marks the clock at most runs on while event time stands still, or the reverse."""
     most, least = max(1, two.at_ms - one.event_time_ms), max(1, one.at_ms - two.event_time_ms)
     return two.at_ms - one.at_ms, log10(most / least)
 
 
 def _day(ms: int) -> float:
-    """A time as matplotlib has it: days since the epoch."""
+    """A time in matplotlib's unit: days since the epoch."""
     return ms / _DAY_MS
 
 
@@ -348,7 +347,7 @@ def _style(line: _Line) -> dict[str, Any]:
 
 
 def _points(marks: Sequence[Mark], lines: Sequence[_Line]) -> dict[str, Any]:
-    """A mark for what a line alone would not show: single checkpoints; among many lines only one that has none beside it."""
+    """Markers for single checkpoints; among many lines, only for one that has no other beside it."""
     return {"marker": "o", "markersize": 3} if len(marks) < (30 if len(lines) <= RUNS else 2) else {}
 
 
@@ -361,18 +360,18 @@ def _mark_silences(axes: Axes, line: _Line, height: Callable[[Mark], float]) -> 
 
 
 def _last_lines(lines: list[_Line]) -> list[_Line]:
-    """Of each stage the line of its last run."""
+    """The line of the last run of each stage."""
     return list({line.run_stage.stage: line for line in lines}.values())
 
 
 def _label_stages(axes: Axes, lines: list[_Line], height: Callable[[Mark], float]) -> None:
     """
-    The name of each stage at the right, as high as its last line ends, or as near as there is room.
+    Put the name of each stage at the right, as high as its last line ends, or as near as there is room.
 
-    Where there are more stages than colours, with a bit of its line.
+    If there are more stages than colours, a bit of the line goes with the name.
     """
     lasts = _last_lines(lines)
-    axes.get_xlim(), axes.get_ylim()  # settles them
+    axes.get_xlim(), axes.get_ylim()  # has matplotlib settle them
     to_share = axes.transData + axes.transAxes.inverted()
     heights = [
         to_share.transform((_day(mark.at_ms), height(mark)))[1] for mark in (each.outline.marks[-1] for each in lasts)
@@ -383,7 +382,7 @@ def _label_stages(axes: Axes, lines: list[_Line], height: Callable[[Mark], float
     for i in range(1, len(tops)):
         tops[i] = min(tops[i], tops[i - 1] - room)
     floor = 0.0
-    for i in reversed(range(len(tops))):  # none below the axes, where a picture would grow by it
+    for i in reversed(range(len(tops))):  # no label goes below the axes, where the picture would grow by it
         tops[i] = floor = max(tops[i], floor)
         floor += room
     many = len(lasts) > len(COLOURS)
@@ -398,7 +397,7 @@ def _label_stages(axes: Axes, lines: list[_Line], height: Callable[[Mark], float
 
 
 def _label_runs(axes: Axes, lines: list[_Line]) -> None:
-    """The name of each run over its beginning, where there is room."""
+    """Put the name of each run over its beginning, where there is room."""
     starts: dict[str, int] = {}
     for line in lines:
         at_ms = line.outline.marks[0].at_ms
@@ -435,20 +434,20 @@ def _counted(
     read: Read, run_id: str | None, lines: list[_Line], excerpt: active.Excerpt, legend: str, drawn: str = "stage"
 ) -> str:
     entries = sum(line.run_stage.entries for line in lines)
-    found = f"{entries:,} checkpoints" + (" of the stages active last" if excerpt.rest else "")
+    found = count(entries, "checkpoint") + (" of the stages active last" if excerpt.rest else "")
     if run_id is None:
         shown_runs, all_runs = len({line.run_stage.run_number for line in lines}), read(rows.count_of_runs)
         found += " in " if excerpt.rest else " of "
         found += "" if shown_runs == all_runs else f"the last {shown_runs:,} of "
-        found += "1 run" if all_runs == 1 else f"{all_runs:,} runs"
+        found += count(all_runs, "run")
     if excerpt.rest:
-        found += f" · and {'at least ' if excerpt.or_more else ''}{counted(excerpt.rest, f'more {drawn}')}"
+        found += f" · and {'at least ' if excerpt.or_more else ''}{count(excerpt.rest, f'more {drawn}')}"
     silent = [
         two.at_ms - one.at_ms
         for line in lines
         for one, two in (line.outline.marks[index : index + 2] for index in line.outline.silences())
     ]
-    return f"{found} · {legend}, for {lasting(max(silent))} at the longest" if silent else found
+    return f"{found} · {legend}, for {duration(max(silent))} at the longest" if silent else found
 
 
 def _nothing(figure: Picture, run_id: str | None) -> Picture:
@@ -467,14 +466,14 @@ def _whose(run_id: str | None) -> str:
 @lru_cache(maxsize=1000)
 def _short(name: str) -> str:
     """
-    A name on one line, of a size that a picture has room for.
+    Shorten a name to one line that a picture has room for.
 
     It is measured, since a letter of some scripts is as wide as eight of others, and accents pile up to any height.
     """
-    text = clipped(name, _LONGEST)
+    text = shorten(name, _LONGEST)
     while not _has_room(text):
         text = f"{text.removesuffix('…')[:-1]}…"
-    return clipped(ascii(name)[1:-1], _LONGEST) if text == "…" != name else text
+    return shorten(ascii(name)[1:-1], _LONGEST) if text == "…" != name else text
 
 
 def _has_room(text: str) -> bool:
@@ -486,7 +485,7 @@ def _has_room(text: str) -> bool:
 
 @contextmanager
 def _any_characters() -> Iterator[None]:
-    """Without a warning of characters that the font lacks, or of a script whose letters matplotlib does not join."""
+    """Draw without a warning of characters that the font lacks, or of scripts whose letters matplotlib does not join."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from|.* does not support .* natively")
         yield

@@ -1,4 +1,4 @@
-"""A query of the caller's own: one statement that can only read, and its whole answer as a frame."""
+"""Your own query: one statement that can only read, and its whole answer as a frame."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import apsw
 from milepost.errors import InvalidArgumentError, shown
 from milepost.forensics.extra import extra
 from milepost.forensics.frames import Frame
+from milepost.readable import shorten_middle
 from milepost.schema import use_own_view
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ Answer = tuple[list[tuple[str, str | None]], list[tuple[Any, ...]]]
 
 _READS: Final = {apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_RECURSIVE}
 _READING_PRAGMAS: Final = {"table_info", "table_xinfo", "table_list", "index_list", "index_xinfo", "data_version"}
-_STEPS: Final = 1_000_000  # of SQLite's machine, some ms, between two looks for Ctrl-C
-_ROWS: Final = 10_000  # a batch
-_EXACT: Final = 2**53  # up to here a float has every integer
+_STEPS: Final = 1_000_000  # steps of SQLite's virtual machine, a few ms, between two checks for Ctrl-C
+_ROWS: Final = 10_000  # rows of a batch
+_EXACT: Final = 2**53  # a float is exact for every integer up to here
 
 _TYPES: Final = {
     frozenset({int}): arrow.DataType.int64(),
@@ -40,10 +41,10 @@ _DECLARED: Final[dict[str | None, type]] = {"INTEGER": int, "INT": int, "REAL": 
 
 def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] | Mapping[str, Any]) -> Answer:
     """
-    Run one statement that only reads, on a connection that nothing else uses, and read its answer to the end.
+    Run one statement that only reads, on a connection that nothing else uses, and read its whole answer.
 
     Raises:
-        InvalidArgumentError: It is not that, or SQLite cannot run it with these parameters.
+        InvalidArgumentError: It is several statements or writes, or SQLite cannot run it with these parameters.
     """
     use_own_view(connection)
     connection.authorizer = _authorize  # https://sqlite.org/c3ref/set_authorizer.html
@@ -53,7 +54,7 @@ def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] |
     def trace(cursor: apsw.Cursor, _text: str, _bindings: object) -> bool:
         described = [(column[0], column[1]) for column in cursor.get_description()]
         if described and columns:
-            raise InvalidArgumentError("statement", statement, "must be one statement: ask for each on its own")
+            raise InvalidArgumentError("statement", statement, "must be one statement: run each on its own")
         columns.extend(described)
         return True
 
@@ -62,19 +63,19 @@ def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] |
     try:
         found = cursor.execute(statement, parameters).fetchall()
     except apsw.AuthError as error:
-        rule = f"must only read ({_line(error)}): write through the verbs of the store, or in transaction()"
+        rule = f"must only read ({_line(error)}): write with the methods of the store, or in transaction()"
         raise InvalidArgumentError("statement", statement, rule) from error
     except apsw.BindingsError as error:
         raise InvalidArgumentError("parameters", parameters, _line(error)) from error
     except (apsw.SQLError, apsw.MismatchError, apsw.TooBigError, apsw.RangeError) as error:
         raise InvalidArgumentError("statement", statement, _line(error)) from error
     except KeyError as error:
-        raise InvalidArgumentError("parameters", parameters, f"has no value for {shown(error.args[0])}") from error
+        raise InvalidArgumentError("parameters", parameters, f"has no value for {shown(error.args[0])}: add one") from error
     except (TypeError, OverflowError, UnicodeEncodeError) as error:
         rule = f"must be int of 64 bits, float, str, bytes or None ({_line(error)})"
         raise InvalidArgumentError("parameters", parameters, rule) from error
     except UnicodeDecodeError as error:
-        rule = "a text of its answer is not UTF-8: CAST(… AS BLOB) shows it, and verify() finds what is wrong in the store"
+        rule = "its answer has text that is not UTF-8: use CAST(… AS BLOB) to see it, and verify() to check the store"
         raise InvalidArgumentError("statement", statement, rule) from error
     if not columns:
         raise InvalidArgumentError("statement", statement, "must be a SELECT")
@@ -82,10 +83,8 @@ def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] |
 
 
 def _line(error: Exception) -> str:
-    """An error's message on one line of bounded length; it may quote the statement."""
-    text = str(error)
-    text = text if len(text) <= 160 else f"{text[:100]}…{text[-60:]}"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    """The message of an error on one line of limited length, since it may quote the statement."""
+    return shorten_middle(str(error), 160)
 
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None) -> int:
@@ -100,7 +99,7 @@ def _authorize(action: int, first: str | None, second: str | None, _database: st
 
 def frame(statement: str, columns: list[tuple[str, str | None]], found: list[tuple[Any, ...]]) -> Frame:
     """
-    The answer to a statement as a frame.
+    Make a frame of the answer to a statement.
 
     Raises:
         InvalidArgumentError: A column has values of several types.
@@ -114,8 +113,8 @@ def frame(statement: str, columns: list[tuple[str, str | None]], found: list[tup
             kinds = frozenset({_DECLARED.get(declared, str)})
         kind = _TYPES.get(kinds)
         if kind is None or (len(kinds) == 2 and any(type(value) is int and abs(value) > _EXACT for value in column)):
-            told = " and ".join(sorted(type_.__name__ for type_ in kinds))
-            raise InvalidArgumentError("statement", statement, f"column {shown(name)} has {told}: CAST it to one type")
+            types = " and ".join(sorted(each.__name__ for each in kinds))
+            raise InvalidArgumentError("statement", statement, f"column {shown(name)} has {types}: CAST it to one type")
         fields.append(arrow.Field(name, kind))
     schema = arrow.Schema(fields)
     batches = [_batch(found[first : first + _ROWS], schema) for first in range(0, len(found), _ROWS)]
@@ -129,7 +128,7 @@ def _batch(found: list[tuple[Any, ...]], schema: arrow.Schema) -> arrow.RecordBa
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names of which no two are the same, also where case does not count: the second `stage` becomes `stage_2`."""
+    """Make names differ, also if case does not count: the second `stage` becomes `stage_2`."""
     taken: set[str] = set()
     distinct = []
     for name in names:

@@ -1,0 +1,112 @@
+"""
+The pieces of the pages that a notebook shows: plain HTML with a style sheet, without scripts and without addresses.
+
+Each value puts its own page together from these, beside its `__str__`. Text is escaped as it enters an element, so that
+nothing from data becomes markup. A page shows what a reader can take in, and counts the rest.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from milepost.readable import count, shorten, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+NAME_LENGTH: Final = 80
+"""How many characters of a name a page shows."""
+
+
+class Html(str):
+    """Text that is HTML already; any other text is escaped where it enters an element."""
+
+    __slots__ = ()
+
+
+class Column(NamedTuple):
+    """
+    A column of a table.
+
+    Attributes:
+        title: Its heading.
+        style: A class of style.css for its cells, or nothing.
+    """
+
+    title: str
+    style: str = ""
+
+
+def page(parts: Iterable[Html]) -> str:
+    """A whole page, with its style sheet."""
+    return f'<div class="milepost"><style>{_style()}</style>{"".join(parts)}</div>'
+
+
+@cache
+def _style() -> str:
+    return (files("milepost") / "style.css").read_text(encoding="utf-8")
+
+
+def error_page(title: str, error: Exception) -> str:
+    """A page in place of one that cannot be made, and why."""
+    return page([paragraph(title, "mp-title"), paragraph(verdict(False, str(error)))])
+
+
+def element(tag: str, content: str, attributes: str = "") -> Html:
+    """An element; its content is escaped unless it is `Html`."""
+    return Html(f"<{tag}{attributes}>{content if type(content) is Html else text(content)}</{tag}>")
+
+
+def paragraph(content: str, style: str = "") -> Html:
+    """A paragraph, in a class of style.css."""
+    return element("p", content, _class(style))
+
+
+def labelled(label: str, code: str) -> Html:
+    """A paragraph with a label and, in a font for code, a value."""
+    return paragraph(Html(f"{element('span', f'{label} ', _class('mp-muted'))}{element('code', code)}"))
+
+
+def rest(number: int, noun: str) -> Html:
+    """A paragraph about what is left out; nothing where nothing is."""
+    return paragraph(f"and {count(number, noun)}", "mp-muted") if number > 0 else Html()
+
+
+def verdict(good: bool, sentence: str) -> Html:
+    """A verdict as a sign, words and a colour."""
+    return element("span", f"{'✓' if good else '✗'} {sentence}", _class("mp-good" if good else "mp-bad"))
+
+
+def table(caption: str, columns: Sequence[Column], lines: Iterable[Sequence[str]]) -> Html:
+    """A table; each line has a cell for each column."""
+    head = "".join(element("th", column.title, f' scope="col"{_class(column.style)}') for column in columns)
+    body = "".join(
+        element(
+            "tr",
+            Html("".join(element("td", cell, _class(column.style)) for column, cell in zip(columns, line, strict=True))),
+        )
+        for line in lines
+    )
+    return Html(f"<table>{element('caption', caption)}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def text(content: str) -> str:
+    """
+    Text without markup, and without characters that hide themselves or turn the writing direction.
+
+    `<bdi>` keeps a name that is written from right to left from reordering its neighbours.
+    """
+    shown = escape(visible(content))
+    return shown if shown.isascii() else f"<bdi>{shown}</bdi>"
+
+
+def name(content: str) -> str:
+    """A name from data, shortened to what a page has room for; it is not escaped yet."""
+    return shorten(content, NAME_LENGTH)
+
+
+def _class(style: str) -> str:
+    return f' class="{style}"' if style else ""

@@ -1,0 +1,119 @@
+"""How people read times, counts, sizes, durations and names: one function for each, for every place that shows one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Unicode calls these printable, and shows nothing for them: fillers, joiners, blanks and variation selectors.
+_UNSEEN: Final = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+)
+
+
+# Times
+
+
+def iso(ms: int) -> str:
+    """A time as ISO 8601 in UTC, in a sentence: `2013-03-01T03:12:00Z`. After the year 9999 it is `253402300800000 ms`."""
+    return _iso(ms, "milliseconds" if ms % 1000 else "seconds") or f"{ms} ms"
+
+
+def iso_with_ms(ms: int) -> str | None:
+    """A time as ISO 8601 in UTC, always 24 characters: `2013-03-01T03:12:00.000Z`. After the year 9999 it is None."""
+    return _iso(ms, "milliseconds")
+
+
+def _iso(ms: int, precision: str) -> str | None:
+    try:
+        moment = _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:  # ISO 8601 has four digits for a year, and so has Python
+        return None
+    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def duration(ms: int) -> str:
+    """A length of time in its two largest units, as in `2 d 3 h`."""
+    if ms < 0:
+        return f"-{duration(-ms)}"
+    parts = []
+    for unit, unit_ms in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)):
+        number, ms = divmod(ms, unit_ms)
+        if number:
+            parts.append(f"{number:,} {unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2]) or "0 s"
+
+
+def age(ms: int) -> str:
+    """How long ago something was, as in `2 d 3 h ago`; a negative age is in the future."""
+    return f"{duration(ms)} ago" if ms >= 0 else f"{duration(-ms)} in the future"
+
+
+# Counts and sizes
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things, in singular or plural, as in `1 entry` or `2,000 entries`."""
+    if number != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun}"
+
+
+def size(number: int) -> str:
+    """A number of bytes in three digits, as in `28.7 kB`; a kB has 1,000 bytes."""
+    if number < 1000:
+        return count(number, "byte")
+    amount = float(number)
+    for unit in ("kB", "MB", "GB"):
+        amount /= 1000
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+    return f"{amount / 1000:,.3g} TB"
+
+
+# Names and other texts from outside
+
+
+def visible(text: str) -> str:
+    r"""
+    A text from outside on one line, so that no terminal obeys it and no reader overlooks a part of it.
+
+    Python's escapes, like `\x1b` or `\u202e`, replace controls (C0, C1), line ends, marks that turn the writing direction
+    and characters of no width. Everything else stays as it is.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(each if each.isprintable() and each not in _UNSEEN else _escape(each) for each in text)
+
+
+def shorten(text: str, length: int) -> str:
+    """
+    A text from outside as `visible` shows it, cut to at most `length` characters and an ellipsis.
+
+    The limit counts what is shown, since one hidden character may take ten to show. No escape is cut in two.
+    """
+    pieces: list[str] = []
+    left = length
+    for each in map(visible, text[: length + 1]):
+        left -= len(each)
+        if left < 0:
+            return f"{''.join(pieces)}…"
+        pieces.append(each)
+    return "".join(pieces)
+
+
+def shorten_middle(text: str, length: int) -> str:
+    """A text from outside as `visible` shows it; of a longer one than `length`, the begin and the end."""
+    if len(text) > length:
+        end = length * 3 // 8
+        text = f"{text[: length - end]}…{text[-end:]}"
+    return visible(text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
