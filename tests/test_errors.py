@@ -170,24 +170,24 @@ MOVED: dict[str, tuple[tuple[Watermark | None, Watermark | None, Receipt | None]
     "ahead": (
         (Watermark(400, 7), Watermark(500, 8), None),
         (
-            "stands at offset 500, event time 8 ms, not at offset 400, event time 7 ms: another process advanced it, or a "
-            "call whose outcome was lost; read resume_point_for_stage() and go on from there"
+            "is at offset 500, event time 8 ms, but was expected at offset 400, event time 7 ms (another process advanced "
+            "it, or an earlier call whose answer was lost): continue from resume_point_for_stage()"
         ),
     ),
     "a retry": (
         (None, Watermark(500, 8), Receipt(12, "ab" * 32)),
         (
-            "stands at offset 500, event time 8 ms, not before its first checkpoint: this step is recorded, at position 12; "
-            "read resume_point_for_stage() and go on from there"
+            "is at offset 500, event time 8 ms, but was expected to have no checkpoint (this step is already recorded, at "
+            "position 12): continue from resume_point_for_stage()"
         ),
     ),
     "nowhere": (
         (Watermark(400, 7), None, None),
-        "stands before its first checkpoint, not at offset 400, event time 7 ms: check the path, the run_id and the stage",
+        "has no checkpoint, but was expected at offset 400, event time 7 ms: check the path, the run_id and the stage",
     ),
     "no step": (
         (Watermark(500, 8), Watermark(500, 8), None),
-        "stands at offset 500, event time 8 ms already: give the watermark that the step leads to",
+        "is at offset 500, event time 8 ms already: give the watermark that the step leads to",
     ),
 }
 
