@@ -63,7 +63,7 @@ def test_a_file_system_without_hard_links_is_enough(path: Path, monkeypatch: pyt
     for name in ("copy", "imported", path.name):
         with CheckpointStore(path.with_name(name)) as store:
             assert list(store.history()) == chain(3)
-            with pytest.raises(StoreError, match="there is a file already"):
+            with pytest.raises(StoreError, match="the file exists already"):
                 store.backup(path.with_name("copy"))
     assert run("export", path, "--output", path.with_name("copy")).exit_code == 3
 
@@ -81,7 +81,7 @@ def test_a_file_that_comes_into_being_meanwhile_is_not_replaced_by_a_rename(
     with CheckpointStore(path) as store:
         assert list(store.history()) == [entry(1)]
     path.unlink()
-    with CheckpointStore(path.with_name("other")) as store, pytest.raises(StoreError, match="there is a file already"):
+    with CheckpointStore(path.with_name("other")) as store, pytest.raises(StoreError, match="the file exists already"):
         store.backup(path)
     assert path.read_bytes() == there
     assert names(path.parent) == [path.name, "other"]
@@ -89,7 +89,7 @@ def test_a_file_that_comes_into_being_meanwhile_is_not_replaced_by_a_rename(
 
 @pytest.mark.parametrize(
     ("rename", "why"),
-    [(None, "which the C library does not have"), (errno.EINVAL, "Invalid argument")],
+    [(None, "missing from the C library"), (errno.EINVAL, "Invalid argument")],
     ids=["no", "refused"],
 )
 def test_a_file_system_with_neither_links_nor_such_a_rename_is_told(
@@ -106,7 +106,7 @@ def test_a_file_system_with_neither_links_nor_such_a_rename_is_told(
 
     monkeypatch.setattr(creation, "_renameat2", rename and refused)
     said = (
-        "neither hard links (Operation not permitted) nor a rename that replaces nothing "
+        "neither hard links (Operation not permitted) nor a rename that never overwrites "
         f"(renameat2 with RENAME_NOREPLACE: {why})"
     )
     with CheckpointStore.open_readonly(path.with_name("other")) as store:

@@ -1,4 +1,4 @@
-"""What kind of file system a path is on: where another machine shares it, SQLite's locks cannot be relied upon."""
+"""Recognize file systems that another machine may share: SQLite cannot rely on their locks."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ SHARED: Final = {
     # Over a network.
     "afs", "auristorfs", "beegfs", "ceph", "cifs", "coda", "davfs", "fhgfs", "glusterfs", "ibrix", "lustre", "ncp", "ncpfs",
     "nfs", "nfs4", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs",
-    # On a disk that several machines have mounted: locks may reach them, the shared memory of the WAL does not.
+    # On a disk that several machines mount: locks may reach them, but the shared memory of the WAL does not.
     "acfs", "cvfs", "gfs", "gfs2", "gpfs", "ocfs2", "snfs", "vxfs",
-    # From the host, into a virtual machine or a container: programs of the host have other locks, and other pages.
+    # From the host, into a virtual machine or a container: the host's programs have other locks and other pages.
     "9p", "drvfs", "fakeowner", "hostfs", "osxfs", "prl_fs", "vboxsf", "virtiofs", "vmhgfs",
-    # Served by a program, which may get it from anywhere. Not `fuseblk`: that is a disk of this machine's own.
+    # Served by a program, from anywhere. `fuseblk` is missing here because it is a disk of this machine.
     "fuse",
 }  # fmt: skip
 """
-Names of file systems, as Linux gives them, whose files another machine may change; `fuse.…` may be anything.
+File systems, by Linux's names, whose files another machine may change. Any `fuse.…` counts as one too.
 
 Source:
-    GNU `df --local` (gnulib, lib/mountlist.c, ME_REMOTE); systemd (src/basic/mountpoint-util.c, fstype_is_network);
-    the kernel's list of what needs a disk of its own (`nodev` in /proc/filesystems, filesystems/fuse/fuse.rst for
-    `fuseblk`); `fakeowner` is what Docker Desktop shows for the host's folders
-    (https://github.com/docker/desktop-feedback/issues/626).
+    GNU `df --local` (gnulib, lib/mountlist.c, ME_REMOTE).
+    systemd (src/basic/mountpoint-util.c, fstype_is_network).
+    The kernel (`nodev` in /proc/filesystems; filesystems/fuse/fuse.rst for `fuseblk`).
+    Docker Desktop for `fakeowner` (https://github.com/docker/desktop-feedback/issues/626).
 """
 
 
 def remote_kind(path: str, mounts: str = _MOUNTS) -> str | None:
     """
-    The kind of shared or user-space file system that a path is on, or None for a local one, or where nobody knows.
+    Return the kind of the shared or user-space file system that holds a path. None means local, or unknown.
 
-    All in bytes: a mount point may have any character in its name, as may a path, whatever the locale.
+    It compares bytes, because a path or a mount point may have names that the locale cannot spell.
 
     Raises:
-        OSError: The list of mounts is there and cannot be read, as when too many files are open.
+        OSError: There is a list of mounts, but it cannot be read, as when too many files are open.
 
     Source:
         https://sqlite.org/wal.html (WAL does not work over a network file system); proc(5).
     """
     try:
-        lines = Path(mounts).read_bytes().split(b"\n")  # each of which ends with this and with nothing else
-    except (FileNotFoundError, NotADirectoryError, PermissionError):  # not Linux, or no /proc here
+        lines = Path(mounts).read_bytes().split(b"\n")  # no other character ends a line
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # not Linux, or no /proc
         return None
     wanted, found, longest = os.fsencode(path), b"", -1
     for line in lines:
