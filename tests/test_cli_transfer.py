@@ -341,4 +341,4 @@ def test_parquet_is_not_for_a_terminal(file: Path) -> None:
     """It would be obeyed."""
     exit_code, screen = on_terminal("export", file, "--format", "parquet")
     assert exit_code == 2
-    assert screen.endswith("parquet is nothing to read on a terminal: give --output FILE\n")
+    assert screen.endswith("parquet is binary, and standard output is a terminal: give --output FILE\n")

@@ -182,7 +182,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 MADE = [("backup", "store", "new"), ("export", "store", "--output", "new")]
-ENDS = {signal.SIGTERM: (143, b"Error: terminated\n"), signal.SIGHUP: (129, b"Error: the terminal went away\n")}
+ENDS = {signal.SIGTERM: (143, b"Error: terminated\n"), signal.SIGHUP: (129, b"Error: the terminal was closed\n")}
 
 
 @pytest.mark.parametrize("number", ENDS)

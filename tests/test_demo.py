@@ -330,12 +330,12 @@ def refused(folder: Path, text: str | bytes | None, *arguments: str) -> Result:
 @pytest.mark.parametrize(
     ("text", "columns", "sentence"),
     [
-        (None, [], "cannot be read: No such file or directory"),
-        ("", [], "--event-time is 'when': no column of .*orders.csv', which has no header line"),
-        ("when,who\n", [], "has no records"),
-        ("time,who\n1,a\n", [], "--event-time is 'when': no column of .*orders.csv', which has 'time', 'who'"),
-        ("when,who\n1,a\n", ["--by", "whom"], "--by is 'whom': no column of"),
-        ("when,who\n1,a\n", ["--sum", "many"], "--sum is 'many': no column of"),
+        (None, [], r"it cannot be read \(No such file or directory\): check the path"),
+        ("", [], "--event-time is 'when': .*orders.csv' has no header line: add one"),
+        ("when,who\n", [], "it has a header but no records"),
+        ("time,who\n1,a\n", [], "--event-time is 'when': it is no column of .*orders.csv': choose one of 'time', 'who'"),
+        ("when,who\n1,a\n", ["--by", "whom"], "--by is 'whom': it is no column of"),
+        ("when,who\n1,a\n", ["--sum", "many"], "--sum is 'many': it is no column of"),
         ("when,when\n1,2\n", [], "--event-time is 'when': .*orders.csv' has 2 columns of this name"),
         ("when,who\n1,a\n\nyesterday,b\n", [], "orders.csv' line 4, column 'when' is 'yesterday': must be ISO 8601"),
         ("when,who\n1,a\n,b\n", [], "line 3, column 'when' is '': must be ISO 8601"),
@@ -343,10 +343,10 @@ def refused(folder: Path, text: str | bytes | None, *arguments: str) -> Result:
         ("when,who\n99999999999999999999,a\n", [], "line 2, column 'when' is '99999999999999999999'"),
         ("when,who\n1,7\n2,many\n", ["--sum", "who"], "line 3, column 'who' is 'many': must be a number"),
         ("when,who\n1,nan\n", ["--sum", "who"], "line 2, column 'who' is 'nan': must be a number"),
-        ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field\(s\), and the header 2"),
-        ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 field\(s\), and the header 2"),
-        (b"when,who\n1,\xff\n", [], "text that is not UTF-8"),
-        ("when,who\n1," + "a" * 200_000 + "\n", [], "line 2 is no CSV: field larger than field limit"),
+        ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field\(s\), but the header has 2"),
+        ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 field\(s\), but the header has 2"),
+        (b"when,who\n1,\xff\n", [], r"text after line \d is not UTF-8"),
+        ("when,who\n1," + "a" * 200_000 + "\n", [], r"line 2 is not CSV \(field larger than field limit"),
     ],
 )  # fmt: skip
 def test_a_csv_that_is_wrong_is_one_sentence_and_exit_code_2(
@@ -363,7 +363,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "orders.csv").symlink_to(os.devnull)
     result = refused(tmp_path, None, "--event-time", "when")
     assert result.exit_code == 2
-    assert "not a regular file" in result.stderr
+    assert "it is not a regular file" in result.stderr
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
@@ -373,7 +373,7 @@ def test_what_is_there_already_is_never_overwritten_silently(suffix: str, tmp_pa
     there.write_text("mine")
     result = refused(tmp_path, "when\n1\n", "--event-time", "when")
     assert result.exit_code == 2
-    assert "is there" in result.stderr
+    assert "exist" in result.stderr
     assert "--overwrite" in result.stderr
     assert there.read_text() == "mine"
 
@@ -505,7 +505,7 @@ def test_a_lost_total_fails(pair: Pair) -> None:
     change(pair.resumed, "DELETE FROM totals WHERE category = 'AA'")
     failures = pair.failures()
     assert len(failures) == 2
-    assert all("nothing, where" in failure for failure in failures)
+    assert all("found nothing, expected" in failure for failure in failures)
 
 
 def test_totals_that_are_wrong_in_both_files_fail(pair: Pair) -> None:
@@ -595,7 +595,7 @@ def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path, monkeypatch
     output = str(tmp_path / "out.milepost")
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
     assert result.exit_code == 2
-    assert "30 records of it were processed already, but it has 0: pass the same source" in result.stderr
+    assert "it has 0 record(s), but 30 were already processed: pass the same source" in result.stderr
 
 
 # The pipeline, as a model

@@ -1,4 +1,4 @@
-"""A new file from what `export` wrote."""
+"""The command `import`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST_LINE: Final = 65_536  # bytes; three names of 1,024 bytes and a detail 
 
 
 class WrongLine(click.ClickException):
-    """A line of an import that is no checkpoint, or not one that may stand there."""
+    """A line of the input is no checkpoint, or does not fit the lines before it."""
 
     exit_code = ExitCode.WRONG_INPUT
 
@@ -44,11 +44,12 @@ class WrongLine(click.ClickException):
 @argument.as_json
 def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
     """
-    Make a new file from what `milepost export` wrote.
+    Make a new file from an export in JSON Lines.
 
-    It prints the head of the new file, whose chain is the same, to its signature (of a keyed chain, with its key).
-    FILE.jsonl may be - for standard input.
-    The new file appears when all of it is there; a line that is wrong is named by its number, and then nothing appears.
+    The new file has the same chain and signature; for a keyed chain, give its key. The command prints the head of the new
+    file. FILE.jsonl may be - for standard input.
+
+    The new file appears as a whole. If a line is wrong, the command names its number, and no file appears.
     """
     target = not_there_yet(absolute(new))
     with click.open_file(source, "rb") as lines:
