@@ -46,7 +46,7 @@ def without_safeguards() -> Iterator[None]:
         yield
 
 
-def opened_without(path: Path, durability: Any) -> CheckpointStore:
+def open_without(path: Path, durability: Any) -> CheckpointStore:
     """Return a store that acknowledges as soon as SQLite does."""
     with without_safeguards():
         store = CheckpointStore(path, durability=durability)
@@ -58,7 +58,7 @@ def opened_without(path: Path, durability: Any) -> CheckpointStore:
 def test_append(race: Race, place: Place, dose: Dose, durability: Any, averaged: Any) -> None:
     """Measure an append, in µs."""
     operations = dose.of(200, 50)
-    with opened_without(place(), durability) as bare, CheckpointStore(place(), durability=durability) as store:
+    with open_without(place(), durability) as bare, CheckpointStore(place(), durability=durability) as store:
         race(
             f"append, {durability}; without safeguards",
             appending(bare.append, checkpoint, operations),
@@ -74,7 +74,7 @@ def test_lookup(race: Race, filled: Callable[[int], Filled], dose: Dose) -> None
     """Measure latest_for_stage, in µs."""
     size = 1_000
     row, lookup = many_runs(size), LOOKUPS["latest_for_stage(stage, run)"]
-    with opened_without(filled(size).path, "full") as bare, CheckpointStore(filled(size).path) as store:
+    with open_without(filled(size).path, "full") as bare, CheckpointStore(filled(size).path) as store:
         race(
             "latest_for_stage; without safeguards",
             lambda: lambda: repeated(partial(lookup.ask, bare, row), 500),
@@ -113,7 +113,7 @@ def test_open_after_a_kill(race: Race, place: Place, dose: Dose) -> None:
 
     race(
         "open after a kill; without safeguards",
-        opening(lambda path: opened_without(path, "full")),
+        opening(lambda path: open_without(path, "full")),
         opening(CheckpointStore),
         rounds=dose.of(41, 11),
     )

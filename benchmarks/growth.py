@@ -84,7 +84,7 @@ TITLES: Final = {
 }
 
 
-def measured(directory: Path, sizes: Sequence[int], key: Callable[[int], str]) -> list[Size]:
+def measure(directory: Path, sizes: Sequence[int], key: Callable[[int], str]) -> list[Size]:
     """Grow one store to each size, and measure it there."""
     paths = {size: directory / f"{size}.milepost" for size in sizes}
     costs: dict[int, dict[str, float]] = {}
@@ -258,7 +258,7 @@ def main() -> None:
         parser.error(f"--largest: at least {SMALLEST:,}")
     chosen.results.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="milepost-growth-", dir=chosen.directory) as name:
-        sizes = measured(Path(name), steps, KEYS[chosen.keys])
+        sizes = measure(Path(name), steps, KEYS[chosen.keys])
     for line in table(
         ["", *(f"{size.entries:,}" for size in sizes)],
         [[title, *(number(getattr(size, name)) for size in sizes)] for name, title in TITLES.items()],

@@ -163,7 +163,7 @@ class Race:
             rounds_of_ours.append(run())
 
         pedantic: Any = self._benchmark.pedantic
-        with _settled_heap():
+        with _frozen_heap():
             pedantic(go_second, setup=go_first, rounds=rounds, iterations=1)
         theirs = [_in_unit(averaged(timings), rate) for timings in rounds_of_floor]
         ours = [_in_unit(averaged(timings), rate) for timings in rounds_of_ours]
@@ -197,7 +197,7 @@ class Race:
 
 
 @contextmanager
-def _settled_heap() -> Iterator[None]:
+def _frozen_heap() -> Iterator[None]:
     """Keep the garbage collector on, but let it ignore objects made before the race."""
     gc.collect()
     gc.freeze()

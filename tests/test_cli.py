@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import milepost
 from milepost import InvalidArgumentError, MilepostError, StoreBusyError, StoreError
 from milepost.cli import commands
-from milepost.cli.exit_code import ExitCode, explained
+from milepost.cli.exit_code import ExitCode, explain_errors
 from milepost.cli.plot import plot
 
 if TYPE_CHECKING:
@@ -148,5 +148,5 @@ def test_an_error_is_one_sentence_and_an_exit_code(
 
 def test_an_error_that_nobody_foresaw_is_not_hidden() -> None:
     """A bug keeps its traceback."""
-    with pytest.raises(ZeroDivisionError), explained():
+    with pytest.raises(ZeroDivisionError), explain_errors():
         raise ZeroDivisionError

@@ -639,7 +639,7 @@ def test_a_job_that_is_done_does_nothing(store: CheckpointStore, tmp_path: Path)
 def test_the_direct_totals_are_those_of_an_independent_computation(tmp_path: Path) -> None:
     """The yardstick of the proof is right by itself."""
     orders = sample(tmp_path / "orders.csv", 500)
-    assert proof.straight(source_of(orders)) == orders.totals
+    assert proof.plain_totals(source_of(orders)) == orders.totals
 
 
 # Cells

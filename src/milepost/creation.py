@@ -62,7 +62,7 @@ _WRITE_ERRORS: Final = {
 }
 
 
-def create(path: str, vfs: str | None, keyed: Hash | None) -> None:
+def create(path: str, vfs: str | None, hmac: Hash | None) -> None:
     """
     Make a new store, or accept the one that another process has just put there.
 
@@ -79,7 +79,7 @@ def create(path: str, vfs: str | None, keyed: Hash | None) -> None:
                 connection.pragma("journal_mode", "wal")
                 connection.pragma("synchronous", "full")
                 connection.execute("BEGIN IMMEDIATE")
-                schema.create(connection, keyed)
+                schema.create(connection, hmac)
                 connection.execute("COMMIT")
         finally:
             connection.close()  # writes the WAL back into the file, syncs the file and removes the WAL

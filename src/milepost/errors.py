@@ -82,7 +82,7 @@ class _Description:
         return hash(self.text)
 
 
-def _portable(value: object) -> object:
+def _picklable(value: object) -> object:
     """Return the value if it can be pickled, or else its description."""
     try:
         dumps(value)
@@ -96,8 +96,8 @@ class MilepostError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the facts and the notes, so that another process can receive the error."""
-        state = {name: _portable(value) for name, value in vars(self).items()}
-        return type(self), tuple(map(_portable, self.args)), state
+        state = {name: _picklable(value) for name, value in vars(self).items()}
+        return type(self), tuple(map(_picklable, self.args)), state
 
 
 class MilepostWarning(UserWarning):

@@ -183,7 +183,7 @@ def vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | 
     Raises:
         StoreError: There is a file, but it cannot be opened.
     """
-    file = _opened(path, vfs, flags)
+    file = _open(path, vfs, flags)
     try:
         yield file
     finally:
@@ -191,7 +191,7 @@ def vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | 
             file.xClose()
 
 
-def _opened(path: str, vfs: str | None, flags: int) -> apsw.VFSFile | None:
+def _open(path: str, vfs: str | None, flags: int) -> apsw.VFSFile | None:
     for attempt in (1, 2):  # the second, if the obstacle has gone meanwhile
         try:
             return apsw.VFSFile(vfs or "", for_sqlite(path), [flags, 0])
@@ -303,7 +303,7 @@ def sync_directory(path: str) -> None:
         os.close(opened)
 
 
-def copied(path: str, vfs: str | None) -> tuple[tempfile.TemporaryDirectory[str], str]:
+def copy_to_temporary(path: str, vfs: str | None) -> tuple[tempfile.TemporaryDirectory[str], str]:
     """
     Copy a file and its WAL into a new temporary directory. The caller cleans the directory up.
 

@@ -42,7 +42,7 @@ def check(database: Database) -> Integrity:
     without a bound. Virtual tables run foreign code, so their check is bounded.
     """
     try:
-        problems, unchecked, virtual = _unbounded(database, rows.integrity)
+        problems, unchecked, virtual = _run_unbounded(database, rows.integrity)
     except DamagedStoreError as error:
         return Integrity([error.problem], [])
     if problems:
@@ -58,7 +58,7 @@ def check(database: Database) -> Integrity:
     return Integrity(problems, unchecked)
 
 
-def _unbounded(database: Database, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+def _run_unbounded(database: Database, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
     """Run a query on a connection of its own, without a bound on its steps."""
 
     def unbounded(connection: apsw.Connection) -> T:

@@ -92,7 +92,7 @@ def refuse_inherited(path: str) -> None:
     """
     _notice_a_fork_without_hooks()
     if _kept and _identity(path) in _kept:
-        raise _inherited(path)
+        raise _inherited_error(path)
 
 
 def refuse_without_locks(path: str, shm: str) -> None:
@@ -112,7 +112,7 @@ def refuse_without_locks(path: str, shm: str) -> None:
             return
         if _WRITE_LOCK not in held or _OPEN_LOCK in held:
             return
-    raise _inherited(path)
+    raise _inherited_error(path)
 
 
 def _locked_bytes(process: int, inode: int) -> set[int]:
@@ -135,7 +135,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _inherited(path: str) -> ForkedStoreError:
+def _inherited_error(path: str) -> ForkedStoreError:
     return ForkedStoreError(
         path,
         "the parent process had the file open at the fork (in a transaction block, in a long call, or by a connection that "

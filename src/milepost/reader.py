@@ -214,8 +214,8 @@ class SnapshotReader(Reader):
         return tuple(found)
 
     def _connect_to_copy(self) -> None:
-        """Read a copy, which may be written to: recovered from its WAL, and upgraded."""
-        self._copy, copy = files.copied(self._path, self._vfs)
+        """Read a copy that may be changed: recovered from its WAL, and upgraded."""
+        self._copy, copy = files.copy_to_temporary(self._path, self._vfs)
         self._connect(copy, "mode=rw", upgrade=True)
 
 

@@ -72,4 +72,4 @@ def _append(writer: Writer, batch: list[Entry]) -> None:
     if receipt.duplicates:
         kept = writer.read(rows.checkpoints, writer.read(rows.numbered_rows, rows.Filter(after=before)))
         index = next(i for i, (entry, found) in enumerate(zip(checkpoints, [*kept, None], strict=False)) if entry != found)
-        raise RefusedEntryError(before + index, "this checkpoint is in the file already, further up")
+        raise RefusedEntryError(before + index, "an earlier line has this checkpoint already: remove one of them")

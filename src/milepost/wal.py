@@ -58,7 +58,7 @@ class _SystemFile(io.FileIO):
 
 
 @contextlib.contextmanager
-def _opened(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
+def _open(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
     """Open the WAL, and give None for no file. It goes through the VFS that the caller named, if any, which sees all I/O."""
     if vfs is not None or os.name == "nt":
         with files.vfs_file(wal, vfs, flags) as file:
@@ -85,7 +85,7 @@ def make_durable(wal: str, vfs: str | None) -> None:
     A killed process may have left bytes in the page cache only. Everybody sees them, but a power loss removes them. A sync
     alone is not enough: after a failed sync the kernel marks the lost pages as clean, and writes nothing.
     """
-    with _opened(wal, vfs, _FLAGS) as file:
+    with _open(wal, vfs, _FLAGS) as file:
         size = file.xFileSize() if file else 0
         if file and size:
             for offset in range(0, size, files.PIECE_BYTES):
@@ -95,14 +95,14 @@ def make_durable(wal: str, vfs: str | None) -> None:
 
 def sync(wal: str, vfs: str | None) -> None:
     """Sync the WAL. It takes 20 µs if there is nothing to write."""
-    with _opened(wal, vfs, _FLAGS) as file:
+    with _open(wal, vfs, _FLAGS) as file:
         if file:
             file.xSync(apsw.SQLITE_SYNC_FULL)
 
 
 def lengthen(wal: str, vfs: str | None, length: int) -> None:
     """Grow the WAL to at least this many bytes, with zeros. Call it with the write lock held."""
-    with _opened(wal, vfs, _FLAGS) as file:
+    with _open(wal, vfs, _FLAGS) as file:
         if file:
             for offset in range(file.xFileSize(), length, files.PIECE_BYTES):
                 file.xWrite(bytes(min(files.PIECE_BYTES, length - offset)), offset)
@@ -120,7 +120,7 @@ def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
     commits = 0
-    with _opened(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+    with _open(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         header = files.read(file, HEADER_BYTES, 0)
         frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
         if file is None or not _whole(header):  # written first in each round, so a kill may leave it incomplete
@@ -153,7 +153,7 @@ def first_page(wal: str, vfs: str | None) -> bytes | None:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
     found = None
-    with _opened(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+    with _open(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         if file is None:
             return None
         size = file.xFileSize()

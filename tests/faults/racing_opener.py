@@ -10,7 +10,7 @@ from chains import entry
 from milepost import CheckpointStore, MilepostError, creation, schema
 
 
-def in_place(path: str, vfs: str | None, keyed: object) -> None:
+def in_place(path: str, vfs: str | None, hmac: object) -> None:
     """Make a store where others may see it half made: what milepost must not do."""
     connection = apsw.Connection(path, vfs=vfs)
     try:

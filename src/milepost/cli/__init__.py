@@ -15,7 +15,7 @@ import click
 from milepost.cli.backup import backup
 from milepost.cli.compare import compare
 from milepost.cli.demo import demo
-from milepost.cli.exit_code import EXIT_CODES, explained
+from milepost.cli.exit_code import EXIT_CODES, explain_errors
 from milepost.cli.export import export
 from milepost.cli.head import head
 from milepost.cli.history import history
@@ -39,7 +39,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run one command."""
-        with explained():
+        with explain_errors():
             return super().invoke(ctx)
 
 

@@ -57,7 +57,7 @@ _ENDS: Final = {
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explain_errors() -> Iterator[None]:
     """
     Turn an error that the user can act on, or a terminating signal, into one sentence and an exit code.
 

@@ -37,4 +37,4 @@ def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
     for run in store.runs():
         if run.run_id == run_id:
             return Head(run.entries, run.signature)
-    raise click.ClickException("no checkpoint is recorded there")
+    raise click.ClickException("no checkpoint is recorded there: look for the run in `milepost runs`")

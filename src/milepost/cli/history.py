@@ -70,7 +70,7 @@ def history(
                 run_id, stage, since=since, until=until, after=after, limit=limit, newest_first=newest_first
             )
 
-        pages = _followed(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
+        pages = _follow(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
         try:
             _show_history(pages, run_id, stage, as_json=as_json)
         except KeyboardInterrupt:
@@ -127,7 +127,7 @@ def _pages(recorded: Iterator[_Recorded]) -> Iterator[list[_Recorded]]:
             return
 
 
-def _followed(
+def _follow(
     store: CheckpointStore, recorded: Callable[[int, int | None], Iterator[_Recorded]], after: int, limit: int | None
 ) -> Iterator[list[_Recorded]]:
     """Return pages for ever, or until `limit` entries. A page is empty if nothing is new."""

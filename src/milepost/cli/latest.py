@@ -25,7 +25,11 @@ def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
     with CheckpointStore.open_readonly(file) as store:
         found = next(store.receipts(run_id, stage, until=as_of, newest_first=True, limit=1), None)
     if found is None:
-        raise NoCheckpointError(run_id, stage) if stage else click.ClickException("no checkpoint is recorded there")
+        raise (
+            NoCheckpointError(run_id, stage)
+            if stage
+            else click.ClickException("no checkpoint is recorded there: look for the run in `milepost runs`")
+        )
     if as_json:
         output.document(record.recorded(*found))
         return

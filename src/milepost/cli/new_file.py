@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @contextmanager
 def new_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file to write. It appears, durably, when all of it is written."""
-    target = not_there_yet(real(path))
+    target = check_new_path(real(path))
     try:
-        with put_in_place(target) as aside, Path(aside).open("wb") as stream:
+        with put_in_place(target) as temporary, Path(temporary).open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -29,7 +29,7 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
         _refuse(target)
 
 
-def not_there_yet(target: str) -> str:
+def check_new_path(target: str) -> str:
     """Return the given absolute name, and refuse it if the file exists or its directory does not."""
     if status(target) is not None:
         _refuse(target)

@@ -34,7 +34,7 @@ class Check:
     fault: str | None
 
 
-def straight(source: Source) -> Totals:
+def plain_totals(source: Source) -> Totals:
     """
     Compute the totals straight from the CSV in plain Python, without a store.
 

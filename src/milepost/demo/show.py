@@ -102,13 +102,13 @@ def show(source: Source, output: str | None, *, overwrite: bool) -> bool:
     """
     began = time.monotonic()
     path = output if output is not None else Path(source.member or source.path).stem + ".milepost"
-    in_the_way = _in_the_way(path, overwrite=overwrite)
+    existing = _existing_files(path, overwrite=overwrite)
     to = screen.console()
     with to.status("Reading the CSV"):
-        expected = proof.straight(source)
+        expected = proof.plain_totals(source)
     if not expected:
         raise InvalidArgumentError("--input", source.path, "it has a header but no records: give a CSV with records")
-    for file in in_the_way:
+    for file in existing:
         file.unlink()
     CheckpointStore(path).close()  # so that an unusable path fails before the demo begins
     return _acts(to, source, path, expected, began)
@@ -124,7 +124,7 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
 
     screen.heading(to, "2. The job, with a process that kills itself in the middle")
     killed = _process(to, job, path, job.kill_at)
-    screen.say(to, _obituary(job, killed), style="yellow")
+    screen.say(to, _describe_kill(job, killed), style="yellow")
     screen.heading(to, "3. What is on disk now, as CheckpointStore.open_readonly() sees it")
     with CheckpointStore.open_readonly(path) as store:
         at_kill, points = store.head(), store.resume_points(RUN_ID)
@@ -139,9 +139,9 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
         unkilled = _process(to, job, second, None)
         with CheckpointStore(path) as store, CheckpointStore(second) as other:
             checks = [
-                _ended("the process was really killed", killed, _KILLED),
-                _ended("the resumed process ran to the end", resumed, 0),
-                _ended("the process that was never killed ran to the end", unkilled, 0),
+                _exit_check("the process was really killed", killed, _KILLED),
+                _exit_check("the resumed process ran to the end", resumed, 0),
+                _exit_check("the process that was never killed ran to the end", unkilled, 0),
                 *proof.checks(store, other, expected, at_kill),
             ]
             head = store.head()
@@ -184,7 +184,7 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
     return not failed
 
 
-def _in_the_way(path: str, *, overwrite: bool) -> list[Path]:
+def _existing_files(path: str, *, overwrite: bool) -> list[Path]:
     """Return the files to remove first: with `overwrite`, an old file of milepost. Without it, refuse any."""
     real = os.path.realpath(path)
     # The WAL comes first. If it were left beside a new file of that name, SQLite would read it as the new file's.
@@ -203,7 +203,7 @@ def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=work, args=(job, path, kill_at, sender))
     began = time.monotonic()
-    with _python_alone():
+    with _safe_import_path():
         process.start()
     try:
         wait([process.sentinel, receiver])
@@ -221,7 +221,7 @@ def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
 
 
 @contextlib.contextmanager
-def _python_alone() -> Iterator[None]:
+def _safe_import_path() -> Iterator[None]:
     """Keep a new process from importing Python's own modules from the working directory."""
     kept = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -261,12 +261,12 @@ def work(job: Job, path: str, kill_at: int | None, errors: Connection) -> None:
         raise SystemExit(_INTERRUPTED) from None
 
 
-def _ended(claim: str, outcome: Outcome, exit_code: int) -> proof.Check:
+def _exit_check(claim: str, outcome: Outcome, exit_code: int) -> proof.Check:
     fault = None if outcome.exit_code == exit_code else f"exit code {outcome.exit_code}, not {exit_code}"
     return proof.Check(f"{claim} (exit code {outcome.exit_code})", fault)
 
 
-def _obituary(job: Job, killed: Outcome) -> str:
+def _describe_kill(job: Job, killed: Outcome) -> str:
     if killed.exit_code != _KILLED:
         return f"Process {killed.pid} was to be killed, but ended with exit code {killed.exit_code}."
     undone = (job.kill_at - 1) % job.every + 1
