@@ -26,7 +26,7 @@ ORDER = [
     "comparison",
     "owner",
     "turn",
-    "filesystem",
+    "remote",
     "files",
     "schema",
     "sqlite_errors",
@@ -70,7 +70,7 @@ ORDER = [
     "forensics.outline",
     "forensics.plots",
 ]
-PURE = [module for module in ORDER[: ORDER.index("turn")] if module != "filesystem"]
+PURE = [module for module in ORDER[: ORDER.index("turn")] if module != "remote"]
 FORENSICS = [module for module in ORDER if module.startswith("forensics.")]
 EXTRAS = {"arro3", "matplotlib", "pandas", "polars", "pyarrow", "duckdb", "numpy"}
 MODULES = {

@@ -25,7 +25,7 @@ import apsw
 from milepost import files, schema
 from milepost.connection import connect
 from milepost.errors import InvalidArgumentError, MilepostError, StoreError, StoreFullError
-from milepost.filesystem import remote_kind
+from milepost.remote import remote_kind
 
 if sys.platform != "win32":
     import fcntl

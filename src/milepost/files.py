@@ -29,7 +29,7 @@ from milepost.errors import (
     StoreError,
     StoreFullError,
 )
-from milepost.filesystem import remote_kind
+from milepost.remote import remote_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
