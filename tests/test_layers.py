@@ -32,7 +32,7 @@ ORDER = [
     "sqlite_errors",
     "wal",
     "connection",
-    "creation",
+    "create",
     "bound",
     "open_files",
     "reader",
@@ -186,9 +186,9 @@ def test_a_statement_made_from_data_is_caught(made: str) -> None:
 
 
 def test_only_one_module_begins_and_commits() -> None:
-    """BEGIN stands in writer.py; in creation.py, for a file that nobody has yet; in rows/columns.py, for a snapshot."""
+    """BEGIN stands in writer.py; in create.py, for a file that nobody has yet; in rows/columns.py, for a snapshot."""
     for module, tree in MODULES.items():
-        if module not in {"writer", "creation", "rows.columns"}:
+        if module not in {"writer", "create", "rows.columns"}:
             texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
             assert [text for text in texts if text.startswith(("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT"))] == []
 

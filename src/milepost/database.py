@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, TypeVarTuple
 
 import apsw
 
-from milepost import creation, files, open_files
+from milepost import create, files, open_files
 from milepost.errors import (
     ClosedStoreError,
     ForkedStoreError,
@@ -168,7 +168,7 @@ class Database:
 
     def copy_to(self, path: str) -> None:
         """Make an exact copy of what is committed, on a connection of its own, so that other threads continue."""
-        creation.backup(self.read_on_own_connection, path)
+        create.backup(self.read_on_own_connection, path)
 
     @property
     def closed(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from milepost import rows
 from milepost.arguments import hash_for_key
-from milepost.creation import directory_beside, refuse_long_directory
+from milepost.create import directory_beside, refuse_long_directory
 from milepost.errors import InvalidCheckpointError, MilepostError, RejectedCheckpointError
 from milepost.writer import Writer
 

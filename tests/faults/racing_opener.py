@@ -7,7 +7,7 @@ import sys
 import apsw
 
 from chains import entry
-from milepost import CheckpointStore, MilepostError, creation, schema
+from milepost import CheckpointStore, MilepostError, create, schema
 
 
 def in_place(path: str, vfs: str | None, hmac: object) -> None:
@@ -23,7 +23,7 @@ def in_place(path: str, vfs: str | None, hmac: object) -> None:
 
 
 if "in place" in sys.argv:
-    creation.create = in_place
+    create.create = in_place
 for line in sys.stdin:
     try:
         with CheckpointStore(line.strip(), busy_timeout_ms=60_000) as store:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from milepost.creation import put_in_place
+from milepost.create import put_in_place
 from milepost.errors import StoreError
 from milepost.files import directory, real, status
 

@@ -18,7 +18,7 @@ import pytest
 
 from chains import chain, entry
 from command import COMMAND, ENVIRONMENT, run
-from milepost import CheckpointStore, StoreError, creation, schema
+from milepost import CheckpointStore, StoreError, create, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,10 +74,10 @@ def test_a_file_that_comes_into_being_meanwhile_is_not_replaced_by_a_rename(
     """Another process's store is as good as the one that was made; a backup says that there is a file."""
     with CheckpointStore(path.with_name("other")) as store:
         store.append(entry(1))
-    there, create, copy = path.with_name("other").read_bytes(), schema.create, creation._copy
+    there, tables, copy = path.with_name("other").read_bytes(), schema.create, create._copy
     monkeypatch.setattr(os, "link", fail(errno.EPERM))
-    monkeypatch.setattr(schema, "create", lambda *given: (create(*given), path.write_bytes(there)))
-    monkeypatch.setattr(creation, "_copy", lambda *given: (copy(*given), path.write_bytes(there)))
+    monkeypatch.setattr(schema, "create", lambda *given: (tables(*given), path.write_bytes(there)))
+    monkeypatch.setattr(create, "_copy", lambda *given: (copy(*given), path.write_bytes(there)))
     with CheckpointStore(path) as store:
         assert list(store.history()) == [entry(1)]
     path.unlink()
@@ -104,7 +104,7 @@ def test_a_file_system_with_neither_links_nor_such_a_rename_is_told(
         ctypes.set_errno(rename)
         return -1
 
-    monkeypatch.setattr(creation, "_renameat2", rename and refused)
+    monkeypatch.setattr(create, "_renameat2", rename and refused)
     said = (
         "neither hard links (Operation not permitted) nor a rename that never overwrites "
         f"(renameat2 with RENAME_NOREPLACE: {why})"
@@ -326,7 +326,7 @@ def test_nothing_is_removed_where_another_machine_may_be_making_it(folder: Path,
     """Its lock is not seen here."""
     (folder / ".milepost_0123abcd").mkdir()
     with monkeypatch.context() as patched:
-        patched.setattr(creation, "remote_kind", lambda path: "nfs4")
+        patched.setattr(create, "remote_kind", lambda path: "nfs4")
         CheckpointStore(folder / "store").close()
         assert ".milepost_0123abcd" in names(folder)
     CheckpointStore(folder / "store").close()
