@@ -112,7 +112,7 @@ def test_help_imports_neither_tables_nor_bars() -> None:
     """What is heavy comes with the command that needs it."""
     program = (
         "import sys\nfrom milepost.cli import commands\n"
-        "heavy = {'rich.console', 'rich.progress', 'matplotlib', 'pandas', 'arro3', 'milepost.demo.show'}\n"
+        "heavy = {'rich.console', 'rich.progress', 'matplotlib', 'pandas', 'arro3', 'milepost.demo.run'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -138,7 +138,7 @@ def test_an_error_is_one_sentence_and_an_exit_code(
     def fail(*arguments: object, **options: object) -> bool:
         raise error
 
-    monkeypatch.setattr("milepost.demo.show.show", fail)
+    monkeypatch.setattr("milepost.demo.run.run_demo", fail)
     result = CliRunner().invoke(commands, ["demo", "--input", "x.csv", "--event-time", "time"])
     assert result.exit_code == exit_code
     assert result.stderr.startswith(sentence)

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from milepost import CheckpointStore, Head, InvalidArgumentError, Watermark
 from milepost.cli import commands
-from milepost.demo import pipeline, proof, screen, show
+from milepost.demo import pipeline, proof, run, screen
 from milepost.demo.flights import flights
 from milepost.demo.source import Row, Source, amount, event_time
 
@@ -262,7 +262,7 @@ def test_a_long_path_breaks_no_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("records", [1, 2, 3, 19, 21])
 def test_the_kill_is_within_a_batch_however_short_the_source(records: int) -> None:
     """There is a record to be killed at, and a batch around it, in a source of any length."""
-    job = show.Job.over(Source("x.csv", "when"), records)
+    job = run.Job.over(Source("x.csv", "when"), records)
     assert 1 <= job.kill_at <= records
     assert job.every >= 1
 
@@ -546,16 +546,16 @@ def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path, monkey
     """A hand reaches into the file as soon as the job in it has come to its end, and the show does not end well."""
     orders = sample(tmp_path / "orders.csv", 30)
     output = str(tmp_path / "out.milepost")
-    honest = show._process
+    honest = run._process
 
-    def process(to: Any, job: show.Job, at: str, kill_at: int | None) -> show.Outcome:
+    def process(to: Any, job: run.Job, at: str, kill_at: int | None) -> run.Outcome:
         outcome = honest(to, job, at, kill_at)
         if at == output and kill_at is None:
             with CheckpointStore(at) as store:
                 change(store, "UPDATE totals SET category = category || char(27) || '[31m' WHERE category = 'AA'")
         return outcome
 
-    monkeypatch.setattr(show, "_process", process)
+    monkeypatch.setattr(run, "_process", process)
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
     assert failures(result) == ["its totals", "its totals"]
     assert "\x1b" not in result.output
@@ -572,8 +572,8 @@ def failures(result: Result) -> list[str]:
 
 def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the kill does not happen, the show does not claim that it did."""
-    honest = show._process
-    monkeypatch.setattr(show, "_process", lambda to, job, at, kill_at: honest(to, job, at, None))
+    honest = run._process
+    monkeypatch.setattr(run, "_process", lambda to, job, at, kill_at: honest(to, job, at, None))
     orders = sample(tmp_path / "orders.csv", 30)
     output = str(tmp_path / "out.milepost")
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
@@ -584,14 +584,14 @@ def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatc
 def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong in the process that does the job is one sentence, as if it had gone wrong in the parent."""
     orders = sample(tmp_path / "orders.csv", 30)
-    honest = show._process
+    honest = run._process
 
-    def process(to: Any, job: show.Job, at: str, kill_at: int | None) -> show.Outcome:
+    def process(to: Any, job: run.Job, at: str, kill_at: int | None) -> run.Outcome:
         if kill_at is None:
             orders.csv.write_text("who,how much,when\n", encoding="utf-8")
         return honest(to, job, at, kill_at)
 
-    monkeypatch.setattr(show, "_process", process)
+    monkeypatch.setattr(run, "_process", process)
     output = str(tmp_path / "out.milepost")
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
     assert result.exit_code == 2

@@ -27,7 +27,7 @@ def demo(
     Times in a CSV of your own are ISO 8601 (UTC without a zone), or whole seconds or milliseconds since 1970.
     """
     from milepost.demo.flights import flights  # noqa: PLC0415
-    from milepost.demo.show import show  # noqa: PLC0415
+    from milepost.demo.run import run_demo  # noqa: PLC0415
     from milepost.demo.source import Source  # noqa: PLC0415
 
     if csv is None and (event_time, by, summed) != (None, None, None):
@@ -35,5 +35,5 @@ def demo(
     if csv is not None and event_time is None:
         raise click.UsageError("--input needs the column with the time of each record: give --event-time COLUMN")
     source = flights() if csv is None or event_time is None else Source(csv, event_time, by, summed)
-    if not show(source, output, overwrite=overwrite):
+    if not run_demo(source, output, overwrite=overwrite):
         raise click.exceptions.Exit(ExitCode.CHECK_FAILED)

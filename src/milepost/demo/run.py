@@ -84,7 +84,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def show(source: Source, output: str | None, *, overwrite: bool) -> bool:
+def run_demo(source: Source, output: str | None, *, overwrite: bool) -> bool:
     """
     Run the demo and print it.
 
