@@ -23,7 +23,7 @@ CUT_SHORT: Final = (
 )
 
 
-_FEW: Final = 100  # cursors
+_FEW_CURSORS: Final = 100
 
 
 class BlockTurn(Turn):
@@ -59,7 +59,7 @@ class BlockTurn(Turn):
         self.connection: apsw.Connection | None = None
         # Closed at the end. No WeakSet: Python ignores an interrupt in its callback.
         self._cursors: list[weakref.ref[apsw.Cursor]] = []
-        self._many = _FEW  # how many to collect before dead ones are removed
+        self._many = _FEW_CURSORS  # how many to collect before dead ones are removed
         self.depth = 0  # how many blocks are open inside the outermost one
         self.appended = 0  # entries
         self.busy = True  # a call of milepost's is in progress in it, at first the one that begins it
@@ -101,7 +101,7 @@ class BlockTurn(Turn):
         self._cursors.append(weakref.ref(cursor))
         if len(self._cursors) > self._many:
             self._cursors = [each for each in self._cursors if each() is not None]
-            self._many = 2 * len(self._cursors) + _FEW
+            self._many = 2 * len(self._cursors) + _FEW_CURSORS
 
     def _refuse_outside(self) -> None:
         if self.over:

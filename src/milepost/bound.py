@@ -37,9 +37,9 @@ class Bound:
 
     def install(self, connection: apsw.Connection) -> None:
         """Install it on its connection, also after somebody has replaced it there."""
-        connection.set_progress_handler(self._endless, _STEPS)
+        connection.set_progress_handler(self._is_endless, _STEPS)
 
-    def _endless(self) -> bool:
+    def _is_endless(self) -> bool:
         connection = self._connection()
         if self.steps is None or connection is None:
             return False

@@ -52,9 +52,9 @@ class Checkpointed(Generic[Record]):
         self._store, self._records = store, records
         self.run_id, self.stage, self.every = run_id, stage, every
         self._event_time, self._seek, self._transaction = event_time, seek, transaction
-        self._taken: Iterator[Record] | None = None  # the first iterator of the records
-        # The iterator whose block may be open. Weak, because its end must end the block.
-        self._open: Callable[[], _InTransactions[Record] | None] = _nothing
+        self._last_iterator: Iterator[Record] | None = None  # to notice a source that cannot begin again
+        # The iterator whose block may be open. Weak, so that dropping the iterator ends the block.
+        self._open: Callable[[], _InTransactions[Record] | None] = _no_iterator
 
     @property
     def connection(self) -> apsw.Connection:
@@ -114,7 +114,7 @@ class Checkpointed(Generic[Record]):
     def __iter__(self) -> Iterator[Record]:
         """Iterate over the records after the last checkpoint."""
         last = self._store.latest_for_stage(self.stage, run_id=self.run_id)
-        records = self._from(last.watermark.offset if last else 0)
+        records = self._records_after(last.watermark.offset if last else 0)
         return _InTransactions(self, records, last) if self._transaction else self._in_batches(records, last)
 
     def _in_batches(self, records: Iterator[Record], last: Checkpoint | None) -> Iterator[Record]:
@@ -122,7 +122,7 @@ class Checkpointed(Generic[Record]):
         done, seen_ms = recorded or (0, 0)
         first = done
         for record in records:
-            later_ms = self.later(seen_ms, record)
+            later_ms = self.latest_event_time(seen_ms, record)
             yield record
             # The caller asks for the next record, so it has finished this one.
             done, seen_ms = done + 1, later_ms
@@ -132,30 +132,30 @@ class Checkpointed(Generic[Record]):
         if done > first:
             self.record(Watermark(done, seen_ms), recorded, None)
 
-    def _from(self, done: int) -> Iterator[Record]:
+    def _records_after(self, done: int) -> Iterator[Record]:
         if done > 0 and self._seek is not None:
-            return self._sought(done)
+            return self._records_by_seek(done)
         records = iter(self._records)
-        if self._taken is not None and records is self._taken:
+        if self._last_iterator is not None and records is self._last_iterator:
             raise InvalidArgumentError(
                 "records",
                 self._records,
                 "it is an iterator that a loop has already read from: give a list, a fresh iterator, or a function of the "
                 "offset as seek",
             )
-        self._taken = records
+        self._last_iterator = records
         skipped = sum(1 for _ in islice(records, done))
         if skipped < done:
-            raise self._shorter("records", self._records, done, f"it has {skipped:,} record(s)")
+            raise self._shorter_error("records", self._records, done, f"it has {skipped:,} record(s)")
         return records
 
-    def _sought(self, done: int) -> Iterator[Record]:
+    def _records_by_seek(self, done: int) -> Iterator[Record]:
         """Return the records from `done` on. If there are none, check that the source still has the last one done."""
         records = self._seek_to(done)
         first = list(islice(records, 1))
         if not first and not list(islice(self._seek_to(done - 1), 1)):
-            raise self._shorter("seek", self._seek, done, f"it returns no record from offset {done - 1:,} on")
-        return _behind(first, records)
+            raise self._shorter_error("seek", self._seek, done, f"it returns no record from offset {done - 1:,} on")
+        return _prepend(first, records)
 
     def _seek_to(self, offset: int) -> Iterator[Record]:
         sought = self._seek(offset) if self._seek is not None else None
@@ -164,14 +164,14 @@ class Checkpointed(Generic[Record]):
         except TypeError:
             raise InvalidArgumentError("seek", sought, "must return an iterable of the records from the offset on") from None
 
-    def _shorter(self, argument: str, value: object, done: int, found: str) -> InvalidArgumentError:
+    def _shorter_error(self, argument: str, value: object, done: int, found: str) -> InvalidArgumentError:
         return InvalidArgumentError(
             argument,
             value,
             f"{found}, but {done:,} were already processed: pass the same source, or use a new run_id",
         )
 
-    def later(self, seen_ms: int, record: Record) -> int:
+    def latest_event_time(self, seen_ms: int, record: Record) -> int:
         """Return the latest event time so far. Records may come out of order, but a watermark never goes back."""
         if self._event_time is None:
             return seen_ms
@@ -182,9 +182,7 @@ class Checkpointed(Generic[Record]):
         first = after.offset if after else 0
         key = f"{self.stage}:{first}-{mark.offset - 1}"
         if len(key.encode()) > MAX_NAME_BYTES:
-            key = (
-                f"{first}-{mark.offset - 1}"  # the stage in the key is only for people, as a key is unique within its stage
-            )
+            key = f"{first}-{mark.offset - 1}"  # a key is unique within its stage, whose name is in it for people only
         self._store._advance(self.run_id, self.stage, mark, key, after, block)  # noqa: SLF001 - the store's own loop
         return mark
 
@@ -227,7 +225,7 @@ class _InTransactions(Generic[Record]):
             except StopIteration:
                 self._finish()
                 record = self._begin()
-            self._seen_ms = self._loop.later(self._seen_ms, record)
+            self._seen_ms = self._loop.latest_event_time(self._seen_ms, record)
             handed_out = True
             return record
         finally:
@@ -260,10 +258,10 @@ class _InTransactions(Generic[Record]):
         return next(self._batch)
 
 
-def _nothing() -> None:
+def _no_iterator() -> None:
     """Stand for the reference to an iterator before there is one."""
 
 
-def _behind(first: list[Record], records: Iterator[Record]) -> Iterator[Record]:
+def _prepend(first: list[Record], records: Iterator[Record]) -> Iterator[Record]:
     yield from first
     yield from records

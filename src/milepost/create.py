@@ -215,7 +215,7 @@ def directory_beside(path: str) -> Iterator[str]:
 
 def sweep(path: str) -> None:
     """
-    Remove the temporary directories beside a file that killed processes have left.
+    Remove temporary directories that killed processes left beside a file.
 
     It does nothing on a shared file system, where the lock of another machine is invisible, and nothing on Windows, which
     has no such lock. It ignores every error, because nothing depends on it.

@@ -41,7 +41,7 @@ _SHADOWS: Final = {  # SQLite finds a name in the temporary schema before milepo
     apsw.SQLITE_CREATE_VIEW,
     apsw.SQLITE_CREATE_VTABLE,
 }
-_HANGS_ON: Final = {  # index or trigger, with its table as the second argument
+_ON_A_TABLE: Final = {  # index or trigger, with its table as the second argument
     apsw.SQLITE_CREATE_INDEX,
     apsw.SQLITE_CREATE_TRIGGER,
     apsw.SQLITE_CREATE_TEMP_INDEX,
@@ -64,8 +64,8 @@ _PRAGMAS: Final = {  # a block may use these, because they concern its own state
     "table_list",
     "table_xinfo",
 }
-_PRAGMAS_AT_FIRST: Final = {"cache_size", "foreign_keys", "recursive_triggers", "reverse_unordered_selects", "temp_store"}
-_CALLS: Final = (  # methods that affect milepost's own statements, under both of their names in APSW
+_PRAGMAS_ON_CONNECT: Final = {"cache_size", "foreign_keys", "recursive_triggers", "reverse_unordered_selects", "temp_store"}
+_REFUSED_METHODS: Final = (  # methods that affect milepost's own statements, under both of their names in APSW
     "autovacuum_pages",
     "deserialize",
     "preupdate_hook",
@@ -125,7 +125,7 @@ class Rules:
         if action == apsw.SQLITE_SAVEPOINT and (two or "").lower().startswith(SAVEPOINT):
             self._refuse(f"savepoint {shown(two)} has a name of milepost's own: choose another name")
         if action == apsw.SQLITE_PRAGMA and (two is not None or one in {"wal_checkpoint", "incremental_vacuum", "optimize"}):
-            allowed = _PRAGMAS | _PRAGMAS_AT_FIRST if self.opening else _PRAGMAS
+            allowed = _PRAGMAS | _PRAGMAS_ON_CONNECT if self.opening else _PRAGMAS
             if (one or "").lower() not in allowed:
                 self._refuse(f"PRAGMA {one} would change how the store itself reads and writes: leave it as it is")
         elif action in _TABLE_CHANGES and self._is_ours(one):
@@ -136,7 +136,7 @@ class Rules:
             self._refuse(
                 f"{shown(two)} is temporary, and an ALTER could give it a name of milepost's: create it in its final form"
             )
-        elif (action in _HANGS_ON and self._is_ours(two)) or (action == apsw.SQLITE_ALTER_TABLE and self._is_ours(two)):
+        elif (action in _ON_A_TABLE and self._is_ours(two)) or (action == apsw.SQLITE_ALTER_TABLE and self._is_ours(two)):
             self._refuse(f"{shown(two)} is a table of milepost's: leave it, its indexes and its triggers as they are")
         elif action in {apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH} and not self.opening:
             self._refuse("a block cannot attach or detach a file: do it in on_connect, when the store is opened")
@@ -199,7 +199,7 @@ def _refused_in_a_block(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in _CALLS:
+for _name in _REFUSED_METHODS:
     setattr(LentConnection, _name, _refused_in_a_block(_name))
 
 

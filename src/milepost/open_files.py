@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from milepost.errors import ForkedStoreError
 
-_PATIENCE_S: Final = 1.0
+_FORK_TIMEOUT_S: Final = 1.0
 """How long a fork waits for running calls. A longer call keeps its file open, and the child may not use the file."""
 
 _LOCKS: Final = "/proc/locks"
@@ -52,8 +52,8 @@ class OpenFile(Protocol):
 
 _lock = threading.Lock()
 _open: dict[int, OpenFile] = {}  # by id()
-_kept: set[tuple[int, int]] = set()  # device and inode of files that stayed open at the fork that made this process
-_keeping: dict[int, set[tuple[int, int]]] = {}  # the same for forks in progress, by the thread that forks
+_still_open: set[tuple[int, int]] = set()  # device and inode of files that stayed open at the fork that made this process
+_still_open_by_thread: dict[int, set[tuple[int, int]]] = {}  # the same for forks in progress, by the thread that forks
 _process = os.getpid()
 
 opening_to_write: dict[int, str] = {}
@@ -91,7 +91,7 @@ def refuse_inherited(path: str) -> None:
         ForkedStoreError: It is such a file.
     """
     _notice_a_fork_without_hooks()
-    if _kept and _identity(path) in _kept:
+    if _still_open and _identity(path) in _still_open:
         raise _inherited_error(path)
 
 
@@ -145,19 +145,19 @@ def _inherited_error(path: str) -> ForkedStoreError:
 
 
 def _before_fork() -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    kept = _keeping[threading.get_ident()] = set()
+    deadline = time.monotonic() + _FORK_TIMEOUT_S
+    still_open = _still_open_by_thread[threading.get_ident()] = set()
     for file in opened():
         let_go = False
         with contextlib.suppress(Exception):  # an error of one never keeps the others open
             let_go = file.let_go(deadline)
         identity = None if let_go else _identity(file.path)
         if identity is not None:
-            kept.add(identity)
+            still_open.add(identity)
 
 
 def _after_fork_in_parent() -> None:
-    _keeping.pop(threading.get_ident(), None)
+    _still_open_by_thread.pop(threading.get_ident(), None)
     for file in opened():
         with contextlib.suppress(Exception):
             file.take_back()
@@ -166,8 +166,8 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _lock, _process  # noqa: PLW0603 - another thread may have held the lock at the fork
     _lock = threading.Lock()
-    _kept.update(_keeping.pop(threading.get_ident(), ()))
-    _keeping.clear()
+    _still_open.update(_still_open_by_thread.pop(threading.get_ident(), ()))
+    _still_open_by_thread.clear()
     _process = os.getpid()
     opening_to_write.clear()
     for file in opened():
@@ -179,7 +179,7 @@ def _after_fork_in_child() -> None:
 def _notice_a_fork_without_hooks() -> None:
     """Detect a fork by C code, which runs no hooks of Python's, so that every file stayed open."""
     if os.getpid() != _process:
-        _kept.update(filter(None, [_identity(file.path) for file in list(_open.values())]))
+        _still_open.update(filter(None, [_identity(file.path) for file in list(_open.values())]))
         _after_fork_in_child()
 
 

@@ -150,7 +150,7 @@ class SnapshotReader(Reader):
                 self._open_as_found(waited=waits == _WAITS)
             except (apsw.Error, UnicodeDecodeError, MilepostError, OSError) as error:
                 self.close()
-                if _unrecovered(error) and waits < _WAITS:
+                if _needs_recovery(error) and waits < _WAITS:
                     waits += 1
                     time.sleep(_WAIT_S)
                 elif self._look() == self._surroundings:
@@ -170,7 +170,7 @@ class SnapshotReader(Reader):
 
     def outdated_by(self, error: Exception) -> bool:
         """Return whether the WAL's index needs a writer to rebuild it, or the files have changed."""
-        return _unrecovered(error) or self.stale()
+        return _needs_recovery(error) or self.stale()
 
     def close(self) -> None:
         """Close the connection, and remove the copy if there is one."""
@@ -219,6 +219,6 @@ class SnapshotReader(Reader):
         self._connect(copy, "mode=rw", upgrade=True)
 
 
-def _unrecovered(error: Exception) -> bool:
+def _needs_recovery(error: Exception) -> bool:
     """Return whether a reader found a WAL whose index only a writer can rebuild."""
     return getattr(error, "extendedresult", 0) in {apsw.SQLITE_READONLY_RECOVERY, apsw.SQLITE_READONLY_CANTINIT}

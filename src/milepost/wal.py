@@ -123,7 +123,7 @@ def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
     with _open(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         header = files.read(file, HEADER_BYTES, 0)
         frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
-        if file is None or not _whole(header):  # written first in each round, so a kill may leave it incomplete
+        if file is None or not _is_valid_header(header):  # written first in each round, so a kill may leave it incomplete
             return 0
         for offset in range(HEADER_BYTES + frames * frame_bytes, file.xFileSize() - frame_bytes + 1, frame_bytes):
             frame = file.xRead(FRAME_HEADER_BYTES, offset)
@@ -132,7 +132,7 @@ def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
     return commits
 
 
-def _whole(header: bytes) -> bool:
+def _is_valid_header(header: bytes) -> bool:
     """Return whether the header of a WAL has the right checksum."""
     if len(header) < HEADER_BYTES:
         return False
@@ -186,8 +186,8 @@ class Wal:
         self._identity_at_first = self._identity()
         self._frames = 0  # after this connection's last commit
         self._room = 1  # how many frames fit without growth; 1 leaves out the very first commit
-        self._tried = 0  # how many frames it had at the last attempt to write it back
-        self._long_told = False
+        self._frames_at_last_try = 0  # how many frames it had at the last attempt to write it back
+        self._warned_of_length = False
         # How long the WAL may get: 8 MB, or some 1,600 appends. SQLite's default of 1,000 pages suits statements that change
         # one page of 4 KB, but an append changes two or three of 2 KB. Up to 4,062 pages, a reader searches one table of the
         # WAL's index.
@@ -247,18 +247,18 @@ class Wal:
             return
         frames, written_back = found
         if frames < self._frames:  # it has restarted, so all of it was written back
-            self._tried = 0
+            self._frames_at_last_try = 0
         self._frames = frames
-        if frames - max(self._tried, written_back) < self.write_back_pages:
+        if frames - max(self._frames_at_last_try, written_back) < self.write_back_pages:
             return
-        self._tried = frames
+        self._frames_at_last_try = frames
         try:
             frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
             if sync_failed(error):
                 raise
-        if frames - written_back >= self.long_pages and not self._long_told:
-            self._long_told = True
+        if frames - written_back >= self.long_pages and not self._warned_of_length:
+            self._warned_of_length = True
             # The commit stands, even if the caller turns warnings into errors.
             with contextlib.suppress(MilepostWarning):
                 warnings.warn(

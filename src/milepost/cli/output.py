@@ -22,7 +22,7 @@ T = TypeVar("T")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GAP: Final = "  "
 _PADDED: Final = 48  # cells, so that one long name in a pipe does not push all else to the right
-_LEAST: Final = 8  # cells of a column, however narrow the terminal is
+_MIN_WIDTH: Final = 8  # cells of a column, however narrow the terminal is
 
 
 class Column(NamedTuple):
@@ -59,11 +59,11 @@ class Table:
         shown = [[visible(cell) for cell in row] for row in rows]
         if not self._widths:
             names = [column.title for column in self._columns]
-            self._lay_out([names, *shown])
+            self._set_widths([names, *shown])
             click.echo(click.style(self._line(names), bold=True) if styled() else self._line(names))
         write("".join(f"{self._line(row)}\n" for row in shown))
 
-    def _lay_out(self, rows: Sequence[Sequence[str]]) -> None:
+    def _set_widths(self, rows: Sequence[Sequence[str]]) -> None:
         widths = [max(map(_cells, cells)) for cells in zip(*rows, strict=True)]
         kept = list(range(len(self._columns)))
         if self._room is None:
@@ -86,7 +86,7 @@ class Table:
         names = [index for index in kept if self._columns[index].holds == "name"]
         while _total(widths, kept) > (self._room or 0):
             widest = max(names, key=widths.__getitem__)
-            if widths[widest] <= _LEAST:
+            if widths[widest] <= _MIN_WIDTH:
                 return
             widths[widest] -= 1
 
