@@ -67,7 +67,7 @@ def check_callable(argument: str, value: object, takes: str) -> None:
 
 
 def hash_for_key(key: object) -> Hash | None:
-    """The hash that a caller's key gives; an error that does not show what may be a secret."""
+    """Return the hash function with a key, or None without one. An error never shows the key."""
     if key is None:
         return None
     if type(key) is not bytes or not key:

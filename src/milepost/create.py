@@ -75,7 +75,9 @@ def create(path: str, vfs: str | None, hmac: Hash | None) -> None:
         try:
             with _opening(temporary, path):
                 connection.pragma("page_size", _PAGE_BYTES)
-                connection.pragma("auto_vacuum", "incremental")  # what an archive frees can be given back, step by step
+                connection.pragma(
+                    "auto_vacuum", "incremental"
+                )  # so that space freed by an archive can be given back in steps
                 connection.pragma("journal_mode", "wal")
                 connection.pragma("synchronous", "full")
                 connection.execute("BEGIN IMMEDIATE")

@@ -11,7 +11,7 @@ One read-only connection, which gives consistent answers whatever lies beside th
 - A writer was killed while it changed the `-shm`. SQLite would have to rebuild it, and the next writer does so when it
   opens the file. The reader waits for that; if no writer comes, it reads a copy.
 
-A file of an older version is read from a copy too, which is upgraded.
+For a file of an older version, the reader upgrades a copy, and reads that.
 
 `SharedReader` belongs to a store that also writes. Such a store keeps `-wal` and `-shm` in order.
 """
@@ -81,7 +81,7 @@ class Reader(ABC):
 
     def refuse_another_version(self, error: Exception) -> None:
         """
-        A newer version may have other tables: where a statement fails, that is what to say.
+        Refuse the file if a statement failed because another process has upgraded it. Its tables may differ then.
 
         Raises:
             SchemaVersionError: Another process has upgraded the file.
