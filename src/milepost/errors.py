@@ -175,7 +175,7 @@ class SequenceError(RejectedCheckpointError):
 
 class StageMovedError(RejectedCheckpointError):
     """
-    The stage is not where `after` says it is, so somebody else advanced it. Nothing was written.
+    The stage is not where `after` says it is, mostly because somebody else advanced it. Nothing was written.
 
     Attributes:
         expected: The watermark that the stage's last checkpoint should have, or None for no checkpoint.
@@ -201,20 +201,20 @@ class StageMovedError(RejectedCheckpointError):
         self.run_id, self.stage, self.index = run_id, stage, index
 
     def __str__(self) -> str:
-        stage = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)}"
-        stage += " has no checkpoint" if self.found is None else f" is at {_watermark(self.found)}"
+        moved = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)}"
+        moved += " has no checkpoint" if self.found is None else f" is at {_watermark(self.found)}"
         if self.found != self.expected:
             expected = "to have no checkpoint" if self.expected is None else f"at {_watermark(self.expected)}"
-            stage += f", but was expected {expected}"
+            moved += f", but was expected {expected}"
         if self.receipt is not None:
             why = f"this step is already recorded, at position {self.receipt.position}"
         elif self.found == self.expected:
-            return f"{stage} already: give the watermark that the step leads to"
+            return f"{moved} already: give the watermark that the step leads to"
         elif self.found is None:
-            return f"{stage}: check the path, the run_id and the stage"
+            return f"{moved}: check the path, the run_id and the stage"
         else:
             why = "another process advanced it, or an earlier call whose answer was lost"
-        return f"{stage} ({why}): continue from resume_point_for_stage()"
+        return f"{moved} ({why}): continue from resume_point_for_stage()"
 
 
 class WatermarkRegressionError(RejectedCheckpointError):
@@ -267,12 +267,12 @@ class SchemaVersionError(StoreError):
 
     def __init__(self, path: str, found: int, supported: int) -> None:
         if found > supported:
-            remedy = "install a newer milepost"
+            advice = "install a newer milepost"
         elif found > 0:
-            remedy = "open it with CheckpointStore(), which upgrades it"
+            advice = "open it with CheckpointStore(), which upgrades it"
         else:
-            remedy = "no milepost ever wrote it: do not trust this file"
-        super().__init__(path, f"file format version {found}, this milepost writes version {supported}: {remedy}")
+            advice = "no milepost ever wrote it: do not trust this file"
+        super().__init__(path, f"file format version {found}, this milepost writes version {supported}: {advice}")
         self.args = (path, found, supported)
         self.found, self.supported = found, supported
 
