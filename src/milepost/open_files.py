@@ -138,9 +138,8 @@ def _identity(path: str) -> tuple[int, int] | None:
 def _inherited_error(path: str) -> ForkedStoreError:
     return ForkedStoreError(
         path,
-        "the parent process had the file open at the fork (in a transaction block, in a long call, or by a connection that "
-        "is not milepost's), so SQLite would take no locks on it here: fork while nothing uses the file, or start this "
-        "process by spawn, forkserver or exec",
+        "the parent process had the file open at the fork, in a block, a long call or a foreign connection, so SQLite takes "
+        "no locks on it here: fork while nothing uses the file, or start this process by spawn, forkserver or exec",
     )
 
 
