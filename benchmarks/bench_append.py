@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WARM: Final = 1_100
-"""Appends after which a WAL that grows by a page with each, up to its 1,000 pages, is being overwritten."""
+"""The number of appends after which a WAL of 1,000 pages is overwritten, if it grows by a page with each."""
 
 
 def as_it_is(row: Row) -> Row:
-    """A row as the floor takes it."""
+    """Return a row for the floor."""
     return row
 
 
 def appending(append: Callable[[T], object], form: Callable[[Row], T], operations: int) -> Contestant:
-    """Append so many rows one by one in each round, going on where the last round ended."""
+    """Append this many rows one by one in each round, and continue where the last round ended."""
     numbers = count(1)
 
     def prepare() -> Callable[[], Timings]:
@@ -51,13 +51,13 @@ def appending(append: Callable[[T], object], form: Callable[[Row], T], operation
 
 
 def entries(connection: apsw.Connection) -> int:
-    """How many rows the floor has."""
+    """Return the number of rows of the floor."""
     number: int = connection.execute("SELECT count(*) FROM checkpoint").get
     return number
 
 
 def test_durable(race: Race, place: Place, dose: Dose) -> None:
-    """µs of one append that survives power loss, once both WALs are being overwritten."""
+    """Measure an append that survives power loss, in µs, once both WALs are overwritten."""
     operations, rounds = 50, dose.of(60, 12)
     connection = floor.create(place(), "full")
     with CheckpointStore(place()) as store:
@@ -74,7 +74,7 @@ def test_durable(race: Race, place: Place, dose: Dose) -> None:
 
 
 def test_durable_in_a_new_file(race: Race, place: Place, dose: Dose) -> None:
-    """µs of one append that survives power loss, the first 200 of a new file: a naive loop's WAL is growing."""
+    """Measure the first 200 durable appends of a new file, in µs each. The WAL of a naive loop grows there."""
     operations = 200
 
     def theirs() -> Callable[[], Timings]:
@@ -105,7 +105,7 @@ def test_durable_in_a_new_file(race: Race, place: Place, dose: Dose) -> None:
 
 
 def test_normal(race: Race, place: Place, dose: Dose) -> None:
-    """µs of one append that survives a crash of the process, mean; in each round both write their WAL back."""
+    """Measure the mean append that survives a crash of the process, in µs. Each round writes both WALs back."""
     operations = 2_000
     connection = floor.create(place(), "normal")
     with CheckpointStore(place(), durability="normal") as store:
@@ -125,7 +125,7 @@ def test_normal(race: Race, place: Place, dose: Dose) -> None:
 
 @pytest.mark.parametrize(("threads", "faster"), [(8, 2.5), (32, 4.0)])
 def test_threads(race: Race, place: Place, dose: Dose, threads: int, faster: float) -> None:
-    """Durable appends a second by many threads; the floor's take a lock around one connection, a commit each."""
+    """Measure durable appends a second by many threads. The floor's threads share a connection and a lock."""
     each_thread = dose.of(2000, 800) // threads
     connection = floor.create(place(), "full")
     lock = threading.Lock()
@@ -154,14 +154,14 @@ def test_threads(race: Race, place: Place, dose: Dose, threads: int, faster: flo
 
 
 def stage(thread: int) -> str:
-    """The stage of each thread: 9 characters."""
+    """Return the stages of the threads, 9 characters each."""
     return f"stage-{thread:03}"
 
 
 def appending_in_threads(
     append: Callable[[T], object], form: Callable[[Row], T], threads: int, operations: int
 ) -> Contestant:
-    """Append so many rows in each of so many threads, each of which has a stage of its own."""
+    """Append this many rows in each of this many threads, each with a stage of its own."""
     numbers = count(1)
 
     def prepare() -> Callable[[], Timings]:

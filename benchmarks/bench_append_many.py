@@ -37,7 +37,7 @@ def test_append_many(
     key: Callable[[int], str],
     limit: float,
 ) -> None:
-    """µs an entry of a batch of 100,000 in one durable transaction, into a new file."""
+    """Measure a batch of 100,000 in one durable transaction, into a new file, in µs an entry."""
     rows = [row(number, key) for number in range(1, BATCH + 1)]
     entries = [checkpoint(row) for row in rows]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.workload import Row
 
 REPLAY: Final = f"{RUN_ID}-replay"
-JOIN: Final = (  # the least that tells whether they are the same: the entries that both have, less those that differ
+JOIN: Final = (  # the least work that tells: entries of both runs, less those that differ
     "SELECT count(*) FROM checkpoint AS one JOIN checkpoint AS other ON other.run = ? AND other.stage = one.stage "
     "AND other.sequence = one.sequence WHERE one.run = ? AND one.stage = ? AND one.offset = other.offset "
     "AND one.event_time_ms = other.event_time_ms AND one.key = other.key"
@@ -27,14 +27,14 @@ JOIN: Final = (  # the least that tells whether they are the same: the entries t
 
 
 def rows_of_both(size: int) -> Iterator[list[Row]]:
-    """A run of one stage and its replay, in batches."""
+    """Append a run of one stage and its replay, in batches."""
     for run_id in (RUN_ID, REPLAY):
         for first in range(1, size + 1, CHUNK):
             yield [(run_id, *one_run(number)[1:]) for number in range(first, min(first + CHUNK, size + 1))]
 
 
 def test_compare(race: Race, place: Callable[[], Path], dose: Dose) -> None:
-    """µs an entry of each run, all of them the same; the floor counts them in a join."""
+    """Compare two equal runs, in µs an entry of each. The floor counts equal entries in a join."""
     size = dose.of(1_000_000, 100_000)
     with CheckpointStore(place(), durability="normal") as store, closing(floor.create(place(), "normal")) as connection:
         for batch in rows_of_both(size):

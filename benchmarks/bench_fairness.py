@@ -1,4 +1,4 @@
-"""How much of its fair share does the process get that gets least, where several write to one file?"""
+"""If several processes write to one file, how much of its fair share does the slowest get?"""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 PATIENCE_MS: Final = 60_000
 BLOCK_S: Final = 0.1
-START_S: Final = 2.0  # until all processes are there
+START_S: Final = 2.0  # until all processes run
 
 
 def floor_writer(path: Path, name: str, begin: float, seconds: float, blocks: bool) -> int:
-    """Write by raw APSW, as people do: BEGIN IMMEDIATE with SQLite's busy timeout. Returns the number of rows."""
+    """Write with plain APSW, by BEGIN IMMEDIATE and SQLite's busy timeout. Return the number of rows."""
     connection = floor.connect(path, "normal")
     connection.set_busy_timeout(PATIENCE_MS)
     written = 0
@@ -50,7 +50,7 @@ def floor_writer(path: Path, name: str, begin: float, seconds: float, blocks: bo
 
 
 def milepost_writer(path: Path, name: str, begin: float, seconds: float, blocks: bool) -> int:
-    """Append, or append in a block that takes its time. Returns the number of entries."""
+    """Append, alone or in a slow block. Return the number of entries."""
     written = 0
     with CheckpointStore(path, durability="normal", busy_timeout_ms=PATIENCE_MS) as store:
         time.sleep(max(0.0, begin - time.time()))
@@ -67,7 +67,7 @@ def milepost_writer(path: Path, name: str, begin: float, seconds: float, blocks:
 
 
 def written_by(writer: Writer, path: Path, seconds: float, blocks: list[bool]) -> list[int]:
-    """What each of so many processes has written, all at once and for so long."""
+    """Let this many processes write at once, for this long. Return what each wrote."""
     with ProcessPoolExecutor(len(blocks), multiprocessing.get_context("spawn")) as pool:
         begin = time.time() + START_S
         futures = [
@@ -77,13 +77,13 @@ def written_by(writer: Writer, path: Path, seconds: float, blocks: list[bool]) -
 
 
 def least_share(written: list[int]) -> float:
-    """The least of them, in % of the mean."""
+    """Return the least of them, in % of the mean."""
     return 100 * min(written) / mean(written)
 
 
 @pytest.mark.parametrize("writers", [2, 8])
 def test_equal_writers(race: Race, place: Place, dose: Dose, writers: int) -> None:
-    """% of its fair share that the process gets which gets least, all appending as fast as they can."""
+    """Measure the share of the slowest process, in % of its fair share. All append as fast as they can."""
     seconds = dose.of(10, 1)
 
     def share(writer: Writer, path: Path) -> float:
@@ -98,7 +98,7 @@ def test_equal_writers(race: Race, place: Place, dose: Dose, writers: int) -> No
 
 
 def test_beside_blocks(race: Race, place: Place, dose: Dose) -> None:
-    """Appends a second of a process beside another one whose blocks of 100 ms follow each other at once."""
+    """Measure appends a second, beside a process whose blocks of 100 ms follow each other without a pause."""
     seconds = dose.of(10, 2)
 
     def appends(writer: Writer, path: Path) -> float:

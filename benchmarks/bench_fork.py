@@ -29,18 +29,18 @@ WARM: Final = 100
 
 
 def nothing() -> None:
-    """What is done where nothing is to be done."""
+    """Do nothing."""
 
 
 def forking(
     before: Callable[[], object] = nothing, after: Callable[[], object] = nothing, end: Callable[[], object] = nothing
 ) -> Callable[[], Timings]:
     """
-    Fork so many times; the parent's part of it is timed.
+    Fork this many times, and time the parent's part.
 
     Args:
-        before: What the parent has done since the fork before; not timed.
-        after: What it does next; timed.
+        before: The parent's work before each fork; not timed.
+        after: Its work after each fork; timed.
         end: Called at the end of the round.
     """
 
@@ -68,7 +68,7 @@ def appending(store: CheckpointStore) -> Callable[[], object]:
 
 
 def filled(path: Path, durability: Any = "normal") -> CheckpointStore:
-    """A store that has been used."""
+    """Return a store that has been used."""
     store = CheckpointStore(path, durability=durability)
     append = appending(store)
     for _ in range(WARM):
@@ -78,7 +78,7 @@ def filled(path: Path, durability: Any = "normal") -> CheckpointStore:
 
 
 def test_fork(race: Race, place: Place, dose: Dose) -> None:
-    """µs of a fork beside a store that was used since the last one; the floor has none open."""
+    """Measure a fork beside a store used since the last fork, in µs. The floor has no store open."""
 
     def ours() -> Callable[[], Timings]:
         store = filled(place())
@@ -95,7 +95,7 @@ def forking_alone() -> Callable[[], Timings]:
 
 
 def test_fork_beside_an_idle_store(race: Race, place: Place, dose: Dose) -> None:
-    """µs of a fork beside a store that was not used since the last one, as of a server that replaces its workers."""
+    """Measure a fork beside an unused store, in µs, as in a server that replaces its workers."""
 
     def ours() -> Callable[[], Timings]:
         store = filled(place())
@@ -106,7 +106,7 @@ def test_fork_beside_an_idle_store(race: Race, place: Place, dose: Dose) -> None
 
 
 def test_fork_and_append(race: Race, place: Place, dose: Dose) -> None:
-    """µs of a fork and the durable append after it; the floor's connection stays open, which is not safe."""
+    """Measure a fork and the durable append after it, in µs. The floor keeps its connection open, which is unsafe."""
 
     def theirs() -> Callable[[], Timings]:
         connection, numbers = floor.create(place(), "full"), count(1)
@@ -122,7 +122,7 @@ def test_fork_and_append(race: Race, place: Place, dose: Dose) -> None:
 
 
 def test_subprocess(race: Race, place: Place, dose: Dose) -> None:
-    """µs of `subprocess.run` beside a store, and the append after it; no hook of a fork runs, so it costs nothing more."""
+    """Measure `subprocess.run` and the append after it, in µs. No fork hook runs, so a store should add nothing."""
     program = shutil.which("true")
     assert program is not None
 

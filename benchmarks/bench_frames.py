@@ -33,7 +33,7 @@ TAKERS: dict[str, Callable[[Frame], int]] = {
 
 @pytest.mark.parametrize("taker", TAKERS)
 def test_frames(race: Race, filled: Callable[[int], Filled], dose: Dose, large: int, taker: str) -> None:
-    """µs an entry of the largest store; the floor fetches tuples, without position and signature."""
+    """Measure a frame of the largest store, in µs an entry. The floor fetches tuples, without position and signature."""
     files, take = filled(large), TAKERS[taker]
     with CheckpointStore(files.path) as store, closing(floor.connect(files.floor_path, "full")) as connection:
 

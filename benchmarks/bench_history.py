@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_history(race: Race, filled: Callable[[int], Filled], dose: Dose) -> None:
-    """µs an entry of 100,000, as Checkpoints; the floor fetches tuples."""
+    """Measure a walk over 100,000 Checkpoints, in µs an entry. The floor fetches tuples."""
     files, last = filled(BATCH), many_runs(BATCH)
     with CheckpointStore(files.path) as store, closing(floor.connect(files.floor_path, "full")) as connection:
 

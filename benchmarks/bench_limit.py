@@ -1,8 +1,8 @@
 """
-What does the file format itself cost? Rows made beforehand go into milepost's tables by raw APSW, beside the floor.
+What does the file format itself cost? Prepared rows go into milepost's tables by plain APSW, beside the floor.
 
-Nothing is checked, hashed or looked up on the way: milepost cannot be faster than this without giving up an index that a
-lookup needs, or the unique ones that let nothing be recorded twice.
+This checks, hashes and looks up nothing, so it is the limit for milepost. To be faster, milepost would have to give up an
+index that a lookup needs, or a unique index that prevents duplicates.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SIGNATURE: Final = bytes(range(32))
 
 
 def opened(path: Path, synchronous: str) -> apsw.Connection:
-    """A file of milepost's with a run and a stage in it, and a connection as the floor has it."""
+    """Make a file of milepost's with a run and a stage. Return a connection to it like the floor's."""
     CheckpointStore(path).close()
     connection = floor.connect(path, synchronous)
     connection.execute("INSERT INTO run VALUES (1, ?)", (RUN_ID,))
@@ -49,7 +49,7 @@ def opened(path: Path, synchronous: str) -> apsw.Connection:
 
 
 def as_stored(row: Row) -> tuple[object, ...]:
-    """A row as milepost stores it."""
+    """Return a row as milepost stores it."""
     _, _, sequence, offset, event_time_ms, key, at_ms = row
     milepost = sequence if (sequence - 1) % INTERVAL == 0 else None
     return (sequence, sequence, offset, event_time_ms, key, at_ms, SIGNATURE, None, milepost)
@@ -57,7 +57,7 @@ def as_stored(row: Row) -> tuple[object, ...]:
 
 @pytest.mark.parametrize(("durability", "averaged"), [("full", None), ("normal", mean)])
 def test_append(race: Race, place: Place, dose: Dose, durability: str, averaged: Any) -> None:
-    """µs of one row in a transaction of its own: an entry in two B-trees, and one of 40 in five."""
+    """Measure a row in a transaction of its own, in µs. It goes into two B-trees, and one in 40 into five."""
     operations = dose.of(200, 50)
     connection = floor.create(place(), durability)
     bare = opened(place(), durability)
@@ -90,7 +90,7 @@ def test_append(race: Race, place: Place, dose: Dose, durability: str, averaged:
 
 @pytest.mark.parametrize("name", ["keys from offsets", "random keys"])
 def test_append_many(race: Race, place: Place, dose: Dose, name: str) -> None:
-    """µs a row of 100,000 in one transaction."""
+    """Measure 100,000 rows in one transaction, in µs a row."""
     rows = [one_run(number, random_key) if name == "random keys" else one_run(number) for number in range(1, BATCH + 1)]
     stored = [as_stored(row) for row in rows]
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     Fill = Callable[[int], Filled]
 
 CALLS: Final = 500  # in each round
-RECENT: Final = 100  # get and find look for these last entries, one after the other
+RECENT: Final = 100  # get and find look up these last entries in turn
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """One question, as the floor and as milepost answer it: with the row that it is about."""
+    """One question about a row, with the floor's way and milepost's way to answer it."""
 
     statement: str
     bindings: Callable[[Row], tuple[object, ...]]
@@ -68,7 +68,7 @@ LOOKUPS: Final = {
 
 @pytest.mark.parametrize("name", LOOKUPS)
 def test_lookup(race: Race, filled: Fill, dose: Dose, name: str, size: int) -> None:
-    """µs of one lookup about the end of the chain, where a pipeline looks."""
+    """Measure a lookup at the end of the chain, where a pipeline looks, in µs."""
     lookup, files = LOOKUPS[name], filled(size)
     last = _last(size)
     with CheckpointStore(files.path) as store, closing(floor.connect(files.floor_path, "full")) as connection:
@@ -86,7 +86,7 @@ def test_lookup(race: Race, filled: Fill, dose: Dose, name: str, size: int) -> N
 
 @pytest.mark.parametrize("name", ["get", "find"])
 def test_lookup_anywhere(race: Race, filled: Fill, dose: Dose, name: str, large: int) -> None:
-    """µs of one lookup of an entry anywhere in the chain, whose pages are seldom in SQLite's cache."""
+    """Measure a lookup anywhere in the chain, in µs. SQLite's cache seldom has the pages."""
     lookup, files = LOOKUPS[name], filled(large)
     places = random.Random(SEED)
     with CheckpointStore(files.path) as store, closing(floor.connect(files.floor_path, "full")) as connection:
@@ -106,7 +106,7 @@ def test_lookup_anywhere(race: Race, filled: Fill, dose: Dose, name: str, large:
 
 @pytest.mark.parametrize("name", LOOKUPS)
 def test_lookup_growth(race: Race, filled: Fill, dose: Dose, name: str, large: int) -> None:
-    """µs of one lookup in the largest store, with the same lookup in a store of 1,000 in place of the floor."""
+    """Measure a lookup in the largest store, in µs. The same lookup in a store of 1,000 replaces the floor."""
     lookup = LOOKUPS[name]
     with CheckpointStore(filled(SMALL).path) as small, CheckpointStore(filled(large).path) as store:
         race(
@@ -148,11 +148,11 @@ def _per_call(run: Callable[[], None], calls: int) -> Timings:
 
 
 def _check(lookup: Lookup, name: str, store: CheckpointStore, connection: apsw.Connection, row: Row, size: int) -> None:
-    """Both answer with what was recorded."""
+    """Check that both give the recorded answer."""
     answer, raw = lookup.ask(store, row), connection.execute(lookup.statement, lookup.bindings(row)).get
     if name.startswith("chain_signature"):
         first = 1 if name == "chain_signature()" else (size - 1) // RUN_ENTRIES * RUN_ENTRIES + 1
-        if size - first < 200_000:  # to recompute more would take longer than the benchmark
+        if size - first < 200_000:  # more would take longer than the benchmark
             assert answer == chain_signature(checkpoint(many_runs(number)) for number in range(first, size + 1))
         else:
             assert answer == store.head().signature

@@ -1,4 +1,4 @@
-"""How soon after opening a store can a pipeline go on?"""
+"""How soon after it opens a store can a pipeline continue?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Closable(Protocol):
 
 
 def opening(open_and_ask: Callable[[], _Closable], times: int) -> Callable[[], Callable[[], Timings]]:
-    """Open so many times; closing, which comes in between, is not timed."""
+    """Open this many times. The time to close is left out."""
 
     def run() -> Timings:
         timings = []
@@ -39,7 +39,7 @@ def opening(open_and_ask: Callable[[], _Closable], times: int) -> Callable[[], C
 
 
 def test_open(race: Race, filled: Callable[[int], Filled], dose: Dose, size: int) -> None:
-    """µs from the path of a file that was closed to the first resume point."""
+    """Measure the time from the path of a closed file to the first resume point, in µs."""
     files, row = filled(size), many_runs(size)
 
     def theirs() -> apsw.Connection:

@@ -1,4 +1,4 @@
-"""How does milepost compare with what people use today? Each one, like milepost, in turns with the floor."""
+"""How does milepost compare with other stores? Each of them, like milepost, takes turns with the floor."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ pytestmark = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 
 
 class Cells:
-    """The peers' table: runs one race, and notes its ratio, or why there is none."""
+    """A column of the peers' table. It runs a race, and notes its ratio or why there is none."""
 
     def __init__(self, peer: type[Peer], benchmark: BenchmarkFixture, cells: dict[str, dict[str, str]]) -> None:
         self._peer, self._benchmark, self._cells = peer, benchmark, cells
 
     def begin(self, work: str) -> None:
-        """Skip a peer that is not installed, and say so in the table."""
+        """Skip a peer that is not installed, and note that in the table."""
         self._work = work
         self._note("not installed")
         if not self._peer.installed():
@@ -52,7 +52,7 @@ class Cells:
         self._note("")
 
     def make(self, path: Path, durability: str) -> Peer:
-        """The peer, or a skip where it has no such durability."""
+        """Return the peer, or skip it if it has no such durability."""
         try:
             return self._peer(path, durability)
         except NotImplementedError:
@@ -80,15 +80,15 @@ class Cells:
 
 @pytest.fixture
 def cells(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, peer: type[Peer]) -> Cells:
-    """This peer's column."""
+    """Return the column of this peer."""
     return Cells(peer, benchmark, request.config.stash[peer_results])
 
 
 @pytest.mark.parametrize(("durability", "averaged"), [("full", None), ("normal", mean)])
 def test_append(cells: Cells, place: Place, dose: Dose, durability: str, averaged: Any) -> None:
-    """One append: p50 of durable ones, mean of those that survive a crash of the process only."""
+    """Measure an append: the median of durable ones, and the mean of those that survive only a crash of the process."""
     cells.begin(f"append, {durability}, {'mean' if averaged else 'p50'}")
-    # The mean is of rounds in which each of them writes its WAL back.
+    # A mean, over rounds in which each of them writes its WAL back.
     operations, rounds = (dose.of(200, 50), dose.of(21, 7)) if averaged is None else (dose.of(2_000, 100), dose.of(9, 3))
     with closing(floor.create(place(), durability)) as connection, closing(cells.make(place(), durability)) as peer:
         cells.race(
@@ -103,7 +103,7 @@ def test_append(cells: Cells, place: Place, dose: Dose, durability: str, average
 
 
 def test_threads(cells: Cells, place: Place, dose: Dose) -> None:
-    """Durable appends by 8 threads: times as many a second as the floor, which takes a lock around one connection."""
+    """Measure durable appends by 8 threads, as a multiple of the floor's, which share a connection and a lock."""
     cells.begin(f"append, full, {THREADS} threads (times as fast)")
     operations = dose.of(200, 50)
     lock = threading.Lock()
@@ -124,7 +124,7 @@ def test_threads(cells: Cells, place: Place, dose: Dose) -> None:
 
 @pytest.mark.parametrize("keys", KEYS)
 def test_append_many(cells: Cells, peer: type[Peer], place: Place, dose: Dose, keys: str) -> None:
-    """One entry of a durable batch into a new file: 100,000 entries, 5,000 in the quick dose."""
+    """Measure an entry of a durable batch into a new file: 100,000 entries, or 5,000 in the quick dose."""
     batch = dose.of(BATCH, QUICK_BATCH)
     cells.begin(f"append_many of {batch:,}, {keys}")
     if peer.append_many is Peer.append_many:
@@ -160,7 +160,7 @@ def test_append_many(cells: Cells, peer: type[Peer], place: Place, dose: Dose, k
 def filled_peer(
     cells: Cells, peer: type[Peer], place: Place, dose: Dose, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Any, Peer, int]]:
-    """A floor with its index and a peer, of 100,000 rows of many runs, 5,000 in the quick dose."""
+    """Fill a floor with its index, and a peer, with 100,000 rows of many runs, or 5,000 in the quick dose."""
     size = dose.of(BATCH, QUICK_BATCH)
     cells.begin(f"{request.node.originalname.removeprefix('test_')} of {size:,}")
     rows = [many_runs(number) for number in range(1, size + 1)]
@@ -180,7 +180,7 @@ def _least(peer: type[Peer]) -> str:
 
 
 def test_latest_for_stage(cells: Cells, filled_peer: tuple[Any, Peer, int], dose: Dose) -> None:
-    """One lookup of the last checkpoint of a stage of a run."""
+    """Measure a lookup of the last checkpoint of a stage of a run."""
     connection, peer, size = filled_peer
     row = many_runs(size)
     assert peer.latest_for_stage(row[1], row[0]) == checkpoint(row)
@@ -203,7 +203,7 @@ def test_latest_for_stage(cells: Cells, filled_peer: tuple[Any, Peer, int], dose
 
 
 def test_history(cells: Cells, filled_peer: tuple[Any, Peer, int], dose: Dose) -> None:
-    """One entry of all of them, as Checkpoints; the floor fetches tuples."""
+    """Measure a walk over all Checkpoints, for each entry. The floor fetches tuples."""
     connection, peer, size = filled_peer
     assert sum(1 for _ in peer.history()) == size
     cells.race(
@@ -215,7 +215,7 @@ def test_history(cells: Cells, filled_peer: tuple[Any, Peer, int], dose: Dose) -
 
 @pytest.mark.parametrize("keys", KEYS)
 def test_size(cells: Cells, peer: type[Peer], place: Place, dose: Dose, benchmark: BenchmarkFixture, keys: str) -> None:
-    """Bytes an entry of what is closed, 100,000 entries, 5,000 in the quick dose."""
+    """Measure the closed file in bytes an entry, with 100,000 entries, or 5,000 in the quick dose."""
     batch = dose.of(BATCH, QUICK_BATCH)
     cells.begin(f"bytes an entry, {keys}")
     rows = [one_run(number, KEYS[keys]) for number in range(1, batch + 1)]

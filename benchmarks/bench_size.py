@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     ("name", "key", "limit"), [("keys from offsets", offset_key, 150), ("random keys", random_key, 200)]
 )
 def test_size(race: Race, place: Callable[[], Path], name: str, key: Callable[[int], str], limit: float) -> None:
-    """Bytes an entry of a closed file of 100,000; names of 14 and 9 characters, keys of 15 or 32."""
+    """Measure a closed file of 100,000, in bytes an entry. Names have 14 and 9 characters, keys 15 or 32."""
     rows = [one_run(number, key) for number in range(1, BATCH + 1)]
 
     def theirs() -> float:

@@ -1,4 +1,4 @@
-"""How fast is a chain verified?"""
+"""How fast does milepost verify a chain?"""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 MESSAGE: Final = bytes(range(125))
 HASHES: Final = 20_000
-MULTIPLE: Final = 350_000 * 0.4e-6  # 350,000 entries/s where one SHA-256 of 125 bytes takes 0.4 µs
+MULTIPLE: Final = 350_000 * 0.4e-6  # 350,000 entries/s if one SHA-256 of 125 bytes takes 0.4 µs
 
 
 @pytest.fixture(scope="module", params=[one_run, many_runs], ids=["one run", "10 runs, 3 stages"])
 def store(request: pytest.FixtureRequest, directory: Path) -> Iterator[CheckpointStore]:
-    """100,000 entries: of one run, whose chain is the file's, or of many, which have chains of their own."""
+    """Fill a store with 100,000 entries of one run, whose chain is the file's, or of many, with their own chains."""
     row: Callable[[int], Row] = request.param
     path = directory / f"verify-{row.__name__}.milepost"
     entries = [checkpoint(row(number)) for number in range(1, BATCH + 1)]
@@ -39,7 +39,7 @@ def store(request: pytest.FixtureRequest, directory: Path) -> Iterator[Checkpoin
 
 
 def verifying(store: CheckpointStore, workers: int) -> Callable[[], Callable[[], Timings]]:
-    """Verify everything, and see that it is well."""
+    """Verify everything, and check that no fault is found."""
     head = store.head()
 
     def run() -> Timings:
@@ -52,7 +52,7 @@ def verifying(store: CheckpointStore, workers: int) -> Callable[[], Callable[[],
 
 
 def test_verify(race: Race, store: CheckpointStore, dose: Dose, request: pytest.FixtureRequest) -> None:
-    """Entries verified a second, beside SHA-256 of 125 bytes a second through hashlib."""
+    """Measure verified entries a second, beside SHA-256 hashes of 125 bytes a second with hashlib."""
     race(
         f"verify, {request.node.callspec.id} (a second; SHA-256)",
         lambda: lambda: repeated(lambda: sha256(MESSAGE).digest(), HASHES),
@@ -64,7 +64,7 @@ def test_verify(race: Race, store: CheckpointStore, dose: Dose, request: pytest.
 
 
 def test_verify_with_two_workers(race: Race, filled: Callable[[int], Filled], dose: Dose, large: int) -> None:
-    """Entries of a long file verified a second by two workers, with one worker in place of the floor."""
+    """Measure entries a second that two workers verify in a long file. One worker replaces the floor."""
     with CheckpointStore(filled(large).path) as store:
         race(
             f"verify {large:,} (a second; 1 → 2 workers)",

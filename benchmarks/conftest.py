@@ -1,4 +1,4 @@
-"""The dose, the disk, the filled stores, the race, and the table at the end."""
+"""Fixtures for the dose, the disk, the filled stores and the race, and the table at the end."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ peer_results = pytest.StashKey[dict[str, dict[str, str]]]()
 
 @dataclass(frozen=True, slots=True)
 class Dose:
-    """How much is measured."""
+    """The amount of work to measure."""
 
     quick: bool
 
     def of(self, full: int, quick: int) -> int:
-        """One number for the full dose, another for the quick one."""
+        """Choose a number by the dose."""
         return quick if self.quick else full
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The same `size` rows, of many runs, in a closed store and in a closed file of the floor with its indexes."""
+    """A closed store and a closed file of the floor with its indexes, with the same `size` rows of many runs."""
 
     size: int
     path: Path
@@ -57,21 +57,23 @@ class Filled:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Our two options."""
+    """Add the options `--quick` and `--benchmark-directory`."""
     group = parser.getgroup("milepost's benchmarks")
-    group.addoption("--quick", action="store_true", help="a small dose: fewer rounds, stores of up to 100,000 entries")
-    group.addoption("--benchmark-directory", type=Path, help="where to put the measured files: a directory on a real disk")
+    group.addoption(
+        "--quick", action="store_true", help="measure a small dose: fewer rounds, stores of up to 100,000 entries"
+    )
+    group.addoption("--benchmark-directory", type=Path, help="put the measured files into this directory, on a real disk")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Our table takes the place of pytest-benchmark's, which `--benchmark-verbose` still shows."""
+    """Replace pytest-benchmark's table by this one. `--benchmark-verbose` still shows the other."""
     config.stash[_results] = {}
     config.stash[peer_results] = {}
     config.option.benchmark_quiet = not config.getoption("benchmark_verbose")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`size`: every size of the dose; `large`: the largest."""
+    """Parametrize `size` with every size of the dose, and `large` with the largest."""
     sizes = QUICK_SIZES if metafunc.config.getoption("quick") else FULL_SIZES
     for name, chosen in (("size", sizes), ("large", sizes[-1:])):
         if name in metafunc.fixturenames:
@@ -80,13 +82,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def dose(request: pytest.FixtureRequest) -> Dose:
-    """The dose that was asked for."""
+    """Return the chosen dose."""
     return Dose(quick=request.config.getoption("quick"))
 
 
 @pytest.fixture(scope="session")
 def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A directory on a real disk, removed at the end."""
+    """Make a directory on a real disk, and remove it at the end."""
     given: Path | None = request.config.getoption("benchmark_directory")
     places = [Path(tempfile.gettempdir()), Path(__file__).parent / "results"]
     parent = given or next((place for place in places if _filesystem(place) not in {"tmpfs", "ramfs"}), places[-1])
@@ -97,7 +99,7 @@ def directory(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture
 def place(directory: Path) -> Iterator[Callable[[], Path]]:
-    """Gives the path of a file that does not exist yet; all of them are removed after the benchmark."""
+    """Give paths of new files, and remove the files after the benchmark."""
     numbers = count(1)
     with tempfile.TemporaryDirectory(dir=directory) as name:
         yield lambda: Path(name, f"{next(numbers)}.milepost")
@@ -105,7 +107,7 @@ def place(directory: Path) -> Iterator[Callable[[], Path]]:
 
 @pytest.fixture(scope="session")
 def filled(directory: Path) -> Callable[[int], Filled]:
-    """Gives a store and a floor of a size; each is filled once."""
+    """Give a store and a floor of a size, each filled once."""
     made: dict[int, Filled] = {}
 
     def fill(size: int) -> Filled:
@@ -132,12 +134,12 @@ def _fill(empty: Filled) -> None:
 
 @pytest.fixture
 def race(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Race:
-    """Measures milepost and the floor in turns."""
+    """Return the race between milepost and the floor."""
     return Race(benchmark, request.config.stash[_results].setdefault(request.module.__name__, []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """One table of ratios; a second one where peers were measured."""
+    """Print the table of ratios, and a second one if peers were measured."""
     lines: list[tuple[str, ...]] = []
     for results in config.stash[_results].values():
         lines += [(), *(result.cells() for result in results)]
@@ -175,7 +177,7 @@ def _machine(directory: Path | None) -> str:
 
 
 def _filesystem(path: os.PathLike[str]) -> str:
-    """The kind of file system that a path is on, as Linux names it; elsewhere `a disk`."""
+    """Return the kind of a path's file system as Linux names it, or `a disk` elsewhere."""
     mounts = Path("/proc/mounts")
     if not mounts.exists():
         return "a disk"

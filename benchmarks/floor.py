@@ -1,8 +1,9 @@
 """
-The floor: the least that a checkpoint in SQLite can cost from Python, through APSW.
+The floor: the least that a checkpoint in SQLite can cost from Python, with APSW.
 
-One STRICT rowid table, prepared statements (APSW's statement cache), WAL; no hash, no rule, and no index but the one
-that a lookup needs. QPSG is on as in milepost, since without it SQLite would plan each lookup anew and the floor be slow.
+It has one STRICT rowid table, prepared statements (APSW's statement cache) and a WAL. It has no hash, no rule, and only the
+index that a lookup needs. QPSG is on as in milepost. Without it SQLite would plan each lookup again, and the floor would be
+slow.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CREATE: Final = (
     "CREATE TABLE checkpoint (run TEXT, stage TEXT, sequence INTEGER, offset INTEGER, event_time_ms INTEGER, key TEXT, "
     "at_ms INTEGER) STRICT"
 )
-INDEXES: Final = (  # each lookup goes through one of them
+INDEXES: Final = (  # each lookup uses one of them
     "CREATE INDEX by_sequence ON checkpoint (run, stage, sequence)",
     "CREATE INDEX by_run ON checkpoint (run)",
     "CREATE INDEX by_stage ON checkpoint (stage)",
@@ -39,7 +40,7 @@ FIND: Final = f"{SCAN} WHERE key = ? ORDER BY rowid DESC LIMIT 1"
 
 
 def connect(path: Path, synchronous: str) -> apsw.Connection:
-    """Open a file as the floor does; `synchronous` is "full" or "normal"."""
+    """Open a file like the floor. `synchronous` is "full" or "normal"."""
     connection = apsw.Connection(str(path))
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     connection.pragma("journal_mode", "wal")

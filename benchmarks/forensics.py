@@ -1,10 +1,10 @@
 """
-What does it cost to look into a large file? Each question in a process of its own, so that its memory can be told.
+What do questions about a large file cost? Each runs in a process of its own, so that its memory can be measured.
 
     python -m benchmarks.forensics                       1,000,000 checkpoints: half a minute
     python -m benchmarks.forensics --entries 10000000    about 4 minutes, 2 GB of disk
 
-Prints a Markdown table. The checkpoints are those of ten runs of three stages, one after the other, alike but for the clock.
+Prints a Markdown table. The file has ten runs of three stages, one after the other. Only their clocks differ.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ QUESTIONS: Final[dict[str, Callable[[CheckpointStore], object]]] = {
 
 
 def checkpoints(run: int, entries: int) -> Iterator[Checkpoint]:
-    """One run of three stages, in turns."""
+    """Make the checkpoints of one run, of three stages in turns."""
     for number in range(1, entries + 1):
         sequence, stage = (number - 1) // len(STAGES) + 1, STAGES[number % len(STAGES)]
         mark = Watermark(number * RECORDS, FIRST_MS + number * EVENT_STEP_MS)
@@ -60,7 +60,7 @@ def checkpoints(run: int, entries: int) -> Iterator[Checkpoint]:
 
 
 def fill(path: Path, entries: int) -> None:
-    """Ten runs, in batches, so that memory stays constant."""
+    """Append ten runs in batches, so that memory stays constant."""
     with CheckpointStore(path, durability="normal") as store:
         for run in range(RUNS):
             every = checkpoints(run, entries // RUNS)
@@ -69,7 +69,7 @@ def fill(path: Path, entries: int) -> None:
 
 
 def ask(path: Path, question: str) -> tuple[float, float]:
-    """Seconds from opening the file to the answer, and the peak memory of the process in MB."""
+    """Return the seconds from opening the file to the answer, and the peak memory of the process in MB."""
     begin = perf_counter()
     with CheckpointStore.open_readonly(path) as store:
         QUESTIONS[question](store)
@@ -78,10 +78,10 @@ def ask(path: Path, question: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Fill, ask, print."""
+    """Fill the file, ask the questions and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=1_000_000, help="how many checkpoints (default 1,000,000)")
-    parser.add_argument("--directory", type=Path, help="where the file goes: a directory on a real disk")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="record this many checkpoints (default 1,000,000)")
+    parser.add_argument("--directory", type=Path, help="put the file into this directory, on a real disk")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="milepost-forensics-", dir=chosen.directory) as name:
         path = Path(name, "large.milepost")

@@ -1,12 +1,12 @@
 """
-How milepost's costs grow with the store: 1,000, 10,000 … entries, as a table and a picture.
+Measure how milepost's costs grow with the store, from 1,000 entries on, as a table and a picture.
 
     python -m benchmarks.growth                          up to 1,000,000: about a minute
     python -m benchmarks.growth --largest 10000000       about 3 minutes, 2 GB of disk
 
-One store grows from size to size, in batches of 10,000, so that memory stays constant; a copy is kept at each size, and
-the lookups and openings of all sizes then take turns, so that a noisy minute touches all of them. The checkpoints are those
-of runs of 10,000 entries in three stages. Writes growth.csv, growth.md and, with matplotlib, growth.png.
+One store grows from size to size in batches of 10,000, so that memory stays constant. A copy is kept at each size. The
+lookups and openings of all sizes then take turns, so that a noisy minute affects all of them. Each run has 10,000 entries in
+three stages. The program writes growth.csv, growth.md and, with matplotlib, growth.png.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
 
 SMALLEST: Final = 1_000
 LARGEST: Final = 1_000_000
-SINGLE: Final = 5_000  # single appends at each size, the last ones before it: with three write-backs of the WAL
-CALLS: Final = 200  # of each lookup in one round
+SINGLE: Final = 5_000  # single appends just before each size, with three write-backs of the WAL
+CALLS: Final = 200  # of each lookup in a round
 ROUNDS: Final = 25
-VERIFIED: Final = 300_000  # entries that are verified at each size, at least, in one verification or several
+VERIFIED: Final = 300_000  # at least this many entries are verified at each size, in one or several runs
 KEYS: Final = {"offsets": offset_key, "random": random_key}
-KIBIBYTES_OR_BYTES: Final = 1 << 20 if sys.platform == "darwin" else 1 << 10  # what ru_maxrss counts, in a MB
+KIBIBYTES_OR_BYTES: Final = 1 << 20 if sys.platform == "darwin" else 1 << 10  # units of ru_maxrss in a MB
 RESULTS: Final = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What was measured at one size; the unit ends each name, and `us` are microseconds."""
+    """The measurements at one size. Each name ends in its unit, and `us` stands for microseconds."""
 
     entries: int
     append_many_us: float
@@ -84,8 +84,8 @@ TITLES: Final = {
 }
 
 
-def measured(directory: Path, sizes: Sequence[int], key: Callable[[int], str]) -> list[Size]:
-    """Let one store grow to each size, and measure it there."""
+def measure(directory: Path, sizes: Sequence[int], key: Callable[[int], str]) -> list[Size]:
+    """Grow one store to each size, and measure it there."""
     paths = {size: directory / f"{size}.milepost" for size in sizes}
     costs: dict[int, dict[str, float]] = {}
     for size, path in paths.items():
@@ -119,7 +119,7 @@ def _copy_of_smaller(paths: dict[int, Path], size: int) -> None:
 
 
 def _append_in_batches(store: CheckpointStore, entries: Iterator[Checkpoint], until: int) -> float:
-    """µs an entry; the entries themselves are made outside the clock."""
+    """Measure an append of a batch, in µs an entry. The time to make the entries is left out."""
     spent, first = 0.0, len(store)
     while (missing := until - len(store)) > 0:
         batch = [next(entries) for _ in range(min(missing, CHUNK))]
@@ -128,7 +128,7 @@ def _append_in_batches(store: CheckpointStore, entries: Iterator[Checkpoint], un
 
 
 def _lookups(paths: dict[int, Path], last: dict[int, Checkpoint]) -> dict[int, dict[str, float]]:
-    """µs of each lookup at each size, every one about the last entry, in turns."""
+    """Measure each lookup of the last entry at each size, in µs. The sizes take turns."""
     with ExitStack() as stack:
         stores = {size: stack.enter_context(CheckpointStore(path)) for size, path in paths.items()}
         asked = {size: _questions(store, last[size]) for size, store in stores.items()}
@@ -156,7 +156,7 @@ def _questions(store: CheckpointStore, last: Checkpoint) -> dict[str, tuple[Call
 
 
 def _verify(path: Path, entries: int) -> float:
-    """Entries a second."""
+    """Measure verified entries a second."""
     with CheckpointStore(path) as store:
         expected = (True, entries, store.chain_signature())
         timings: list[float] = []
@@ -168,7 +168,7 @@ def _verify(path: Path, entries: int) -> float:
 
 
 def _open(path: Path, last: Checkpoint) -> float:
-    """µs from the path of a closed file to the first resume point."""
+    """Measure the time from the path of a closed file to the first resume point, in µs."""
     begin = perf_counter_ns()
     with CheckpointStore(path) as store:
         point = store.resume_point_for_stage(last.stage, run_id=last.run_id)
@@ -178,7 +178,7 @@ def _open(path: Path, last: Checkpoint) -> float:
 
 
 def write_csv(sizes: Sequence[Size], path: Path) -> None:
-    """Every number as measured."""
+    """Write every measured number as CSV."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Size)])
@@ -186,7 +186,7 @@ def write_csv(sizes: Sequence[Size], path: Path) -> None:
 
 
 def write_markdown(sizes: Sequence[Size], path: Path, keys: str) -> None:
-    """The table as docs/speed.md shows it, a row for each kind of work, with the machine and the command."""
+    """Format the table of docs/speed.md, a row for each kind of work, with the machine and the command."""
     lines = ["| | " + " | ".join(f"{size.entries:,}" for size in sizes) + " |", "|---|" + "---:|" * len(sizes)]
     for name, title in TITLES.items():
         lines.append(f"| {title} | " + " | ".join(number(getattr(size, name)) for size in sizes) + " |")
@@ -199,7 +199,7 @@ def write_markdown(sizes: Sequence[Size], path: Path, keys: str) -> None:
 
 
 def draw(sizes: Sequence[Size], path: Path) -> None:
-    """Four small pictures over the number of entries, in one."""
+    """Draw four curves over the number of entries into one picture."""
     matplotlib: Any = importlib.import_module("matplotlib")
     matplotlib.use("agg")
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
@@ -246,19 +246,19 @@ def _short(entries: int) -> str:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print the table and write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--largest", type=int, default=LARGEST, help=f"the largest size (default {LARGEST:,})")
-    parser.add_argument("--keys", choices=KEYS, default="offsets", help="what idempotency keys are made of")
-    parser.add_argument("--directory", type=Path, help="where the measured file goes: a directory on a real disk")
-    parser.add_argument("--results", type=Path, default=RESULTS, help=f"where the results go (default {RESULTS})")
+    parser.add_argument("--largest", type=int, default=LARGEST, help=f"grow up to this size (default {LARGEST:,})")
+    parser.add_argument("--keys", choices=KEYS, default="offsets", help="make idempotency keys from this")
+    parser.add_argument("--directory", type=Path, help="put the measured file into this directory, on a real disk")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"write the results here (default {RESULTS})")
     chosen = parser.parse_args()
     steps = [10**power for power in range(3, 12) if 10**power <= chosen.largest]
     if not steps:
         parser.error(f"--largest: at least {SMALLEST:,}")
     chosen.results.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="milepost-growth-", dir=chosen.directory) as name:
-        sizes = measured(Path(name), steps, KEYS[chosen.keys])
+        sizes = measure(Path(name), steps, KEYS[chosen.keys])
     for line in table(
         ["", *(f"{size.entries:,}" for size in sizes)],
         [[title, *(number(getattr(size, name)) for size in sizes)] for name, title in TITLES.items()],

@@ -1,8 +1,8 @@
 """
-What people use today for the same job, behind one interface; the dependencies of each are imported here and nowhere else.
+Other stores for the same job, behind one interface. Only this module imports their dependencies.
 
-By hand, on the standard library, keeps milepost's promises. The others keep fewer: no chain, no rule of order, and a
-repeated key is overwritten or refused, not recognised. Each is used in the way of its own documentation that is fastest.
+`ByHand`, on the standard library, keeps milepost's promises. The others keep fewer: they have no chain and no rule of order,
+and they overwrite or refuse a repeated key. Each is used in the fastest way that its documentation shows.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class Peer(ABC):
-    """A place for checkpoints; what it cannot do raises NotImplementedError."""
+    """A store of checkpoints. A method that it does not support raises NotImplementedError."""
 
     name: ClassVar[str]
     needs: ClassVar[str | None] = None
-    """The module that must be importable."""
+    """The module that it needs."""
 
     @classmethod
     def installed(cls) -> bool:
-        """Whether it can be measured here."""
+        """Return whether it is installed."""
         try:
             importlib.import_module(cls.needs or "milepost")
         except ImportError:
@@ -40,7 +40,7 @@ class Peer(ABC):
 
     @abstractmethod
     def __init__(self, path: Path, durability: str) -> None:
-        """Make it in a file, or a directory, that does not exist; `durability` is "full" or "normal"."""
+        """Make it in a new file or directory. `durability` is "full" or "normal"."""
 
     @abstractmethod
     def append(self, entry: Checkpoint) -> None:
@@ -52,11 +52,11 @@ class Peer(ABC):
 
     @abstractmethod
     def latest_for_stage(self, stage: str, run_id: str) -> Checkpoint:
-        """The last checkpoint of a stage of a run."""
+        """Return the last checkpoint of a stage of a run."""
 
     @abstractmethod
     def history(self) -> Iterator[Checkpoint]:
-        """All checkpoints, in whichever order it gives them soonest."""
+        """Iterate over all checkpoints, in its fastest order."""
 
     @abstractmethod
     def close(self) -> None:
@@ -72,30 +72,30 @@ class Milepost(Peer):
         self._store = CheckpointStore(path, durability=durability)
 
     def append(self, entry: Checkpoint) -> None:
-        """As `Peer.append`."""
+        """See `Peer.append`."""
         self._store.append(entry)
 
     def append_many(self, entries: Iterable[Checkpoint]) -> None:
-        """As `Peer.append_many`."""
+        """See `Peer.append_many`."""
         self._store.append_many(entries)
 
     def latest_for_stage(self, stage: str, run_id: str) -> Checkpoint:
-        """As `Peer.latest_for_stage`."""
+        """See `Peer.latest_for_stage`."""
         entry = self._store.latest_for_stage(stage, run_id=run_id)
         assert entry is not None
         return entry
 
     def history(self) -> Iterator[Checkpoint]:
-        """As `Peer.history`."""
+        """See `Peer.history`."""
         return self._store.history()
 
     def close(self) -> None:
-        """As `Peer.close`."""
+        """See `Peer.close`."""
         self._store.close()
 
 
 class ByHand(Peer):
-    """One table, a SHA-256 chain, a unique index for duplicates, the rules of an append: an afternoon's work."""
+    """An afternoon's work: one table, a SHA-256 chain, a unique index for duplicates, and the rules of an append."""
 
     name = "by hand"
 
@@ -119,11 +119,11 @@ class ByHand(Peer):
         self._lock = threading.Lock()
 
     def append(self, entry: Checkpoint) -> None:
-        """As `Peer.append`."""
+        """See `Peer.append`."""
         self.append_many((entry,))
 
     def append_many(self, entries: Iterable[Checkpoint]) -> None:
-        """As `Peer.append_many`."""
+        """See `Peer.append_many`."""
         connection = self._connection
         with self._lock:
             connection.execute("BEGIN IMMEDIATE")
@@ -165,7 +165,7 @@ class ByHand(Peer):
         return position + 1, signature
 
     def latest_for_stage(self, stage: str, run_id: str) -> Checkpoint:
-        """As `Peer.latest_for_stage`."""
+        """See `Peer.latest_for_stage`."""
         row = self._connection.execute(
             f"SELECT {self.FIELDS} FROM checkpoint WHERE run = ? AND stage = ? ORDER BY sequence DESC LIMIT 1",
             (run_id, stage),
@@ -173,16 +173,16 @@ class ByHand(Peer):
         return _checkpoint(row)
 
     def history(self) -> Iterator[Checkpoint]:
-        """As `Peer.history`."""
+        """See `Peer.history`."""
         return map(_checkpoint, self._connection.execute(f"SELECT {self.FIELDS} FROM checkpoint ORDER BY position"))
 
     def close(self) -> None:
-        """As `Peer.close`."""
+        """See `Peer.close`."""
         self._connection.close()
 
 
 class LangGraph(Peer):
-    """LangGraph's SqliteSaver: a run is a thread, a stage a checkpoint_ns, the rest the values of its channels."""
+    """LangGraph's SqliteSaver. A run is a thread, a stage a checkpoint_ns, and its channels have the other values."""
 
     name = "langgraph"
     needs = "langgraph.checkpoint.sqlite"
@@ -195,7 +195,7 @@ class LangGraph(Peer):
         self._connection.execute(f"PRAGMA synchronous = {durability}")
 
     def append(self, entry: Checkpoint) -> None:
-        """As `Peer.append`; there is no batch."""
+        """See `Peer.append`. There is no batch."""
         run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
         config = {"configurable": {"thread_id": run_id, "checkpoint_ns": stage}}
         values = {"sequence": sequence, "offset": offset, "event_time_ms": event_time_ms, "key": key, "at_ms": at_ms}
@@ -203,11 +203,11 @@ class LangGraph(Peer):
         self._saver.put(config, {**checkpoint, "versions_seen": {}}, {}, {})
 
     def latest_for_stage(self, stage: str, run_id: str) -> Checkpoint:
-        """As `Peer.latest_for_stage`."""
+        """See `Peer.latest_for_stage`."""
         return self._checkpoint(self._saver.get_tuple({"configurable": {"thread_id": run_id, "checkpoint_ns": stage}}))
 
     def history(self) -> Iterator[Checkpoint]:
-        """As `Peer.history`, newest first."""
+        """See `Peer.history`. It gives the newest first."""
         return map(self._checkpoint, self._saver.list(None))
 
     @staticmethod
@@ -219,12 +219,12 @@ class LangGraph(Peer):
         )
 
     def close(self) -> None:
-        """As `Peer.close`."""
+        """See `Peer.close`."""
         self._connection.close()
 
 
 class EventSourcing(Peer):
-    """The SQLite recorder of eventsourcing: a stage of a run is an originator, the rest a JSON array."""
+    """The SQLite recorder of eventsourcing. A stage of a run is an originator, with the other values as a JSON array."""
 
     name = "eventsourcing"
     needs = "eventsourcing.sqlite"
@@ -241,11 +241,11 @@ class EventSourcing(Peer):
         self._recorder.create_table()
 
     def append(self, entry: Checkpoint) -> None:
-        """As `Peer.append`."""
+        """See `Peer.append`."""
         self._recorder.insert_events([self._stored(entry)])
 
     def append_many(self, entries: Iterable[Checkpoint]) -> None:
-        """As `Peer.append_many`."""
+        """See `Peer.append_many`."""
         self._recorder.insert_events([self._stored(entry) for entry in entries])
 
     def _stored(self, entry: Checkpoint) -> Any:
@@ -253,11 +253,11 @@ class EventSourcing(Peer):
         return self._event(f"{run_id}/{stage}", sequence, "Checkpoint", json.dumps([*mark, key, at_ms]).encode())
 
     def latest_for_stage(self, stage: str, run_id: str) -> Checkpoint:
-        """As `Peer.latest_for_stage`."""
+        """See `Peer.latest_for_stage`."""
         return self._checkpoint(self._recorder.select_events(f"{run_id}/{stage}", desc=True, limit=1)[0])
 
     def history(self) -> Iterator[Checkpoint]:
-        """As `Peer.history`, by its notification log."""
+        """See `Peer.history`. It reads the notification log."""
         start = 1
         while page := self._recorder.select_notifications(start, self.PAGE):
             yield from map(self._checkpoint, page)
@@ -270,12 +270,12 @@ class EventSourcing(Peer):
         return Checkpoint(run_id, stage, event.originator_version, Watermark(offset, event_time_ms), key, at_ms)
 
     def close(self) -> None:
-        """As `Peer.close`."""
+        """See `Peer.close`."""
         self._datastore.close()
 
 
 class DiskCache(Peer):
-    """diskcache's Cache: a stage of a run is a queue, whose values are tuples."""
+    """diskcache's Cache. A stage of a run is a queue of tuples."""
 
     name = "diskcache"
     needs = "diskcache"
@@ -289,22 +289,22 @@ class DiskCache(Peer):
         )
 
     def append(self, entry: Checkpoint) -> None:
-        """As `Peer.append`."""
+        """See `Peer.append`."""
         run_id, stage, sequence, mark, key, at_ms = entry
         self._cache.push((sequence, *mark, key, at_ms), prefix=f"{run_id}/{stage}")
 
     def append_many(self, entries: Iterable[Checkpoint]) -> None:
-        """As `Peer.append_many`."""
+        """See `Peer.append_many`."""
         with self._cache.transact():
             for entry in entries:
                 self.append(entry)
 
     def latest_for_stage(self, stage: str, run_id: str) -> Checkpoint:
-        """As `Peer.latest_for_stage`."""
+        """See `Peer.latest_for_stage`."""
         return self._checkpoint(*self._cache.peek(prefix=f"{run_id}/{stage}", side="back"))
 
     def history(self) -> Iterator[Checkpoint]:
-        """As `Peer.history`."""
+        """See `Peer.history`."""
         cache = self._cache
         return (self._checkpoint(key, cache[key]) for key in cache)
 
@@ -315,7 +315,7 @@ class DiskCache(Peer):
         return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
 
     def close(self) -> None:
-        """As `Peer.close`."""
+        """See `Peer.close`."""
         self._cache.close()
 
 

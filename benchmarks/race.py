@@ -1,4 +1,4 @@
-"""Measure two contestants in turns, and say what the median of the ratios is."""
+"""Measure two contestants in turns, and report the median of their ratios."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Timings = list[float]
-"""What one round took, in µs per operation: one value for each operation, or one for all of them together."""
+"""The timings of one round in µs per operation: one for each operation, or one for all together."""
 
 WIDTH: Final = 99
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure to reach: of the ratio to the floor, or of milepost's own value where `own`."""
+    """A figure to reach, for the ratio to the floor, or with `own` for milepost's own value."""
 
     limit: float
     least: bool = False
@@ -35,14 +35,14 @@ class Figure:
         return f"{'≥' if self.least else '≤'} {self.limit:{',.0f' if self.own else '.2f'}}"
 
     def reached(self, ratio: float, value: float) -> bool:
-        """Whether a result is as good as the figure."""
+        """Return whether a result reaches the figure."""
         result = value if self.own else ratio
         return result >= self.limit if self.least else result <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table; the values are in the unit that `work` names."""
+    """One line of the table, with values in the unit that `work` names."""
 
     work: str
     floor: float
@@ -52,7 +52,7 @@ class Result:
     tail: tuple[float, float, float] | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """The texts of the line: work, floor, milepost, ratio, P90, P99, max, figure, reached."""
+        """Return the cells of the line: work, floor, milepost, ratio, P90, P99, max, figure, reached."""
         tail = ("", "", "") if self.tail is None else tuple(map(number, self.tail))
         figure, reached = "", ""
         if self.figure is not None:
@@ -62,12 +62,12 @@ class Result:
 
 
 def number(value: float) -> str:
-    """Three significant digits of a small number, all of the whole part of a large one."""
+    """Format a small number with three significant digits, and a large one as a whole number."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def each(call: Callable[[T], object], arguments: Iterable[T]) -> Timings:
-    """Call with each argument; µs of each call."""
+    """Call with each argument. Return the µs of each call."""
     times = []
     now = perf_counter_ns
     for argument in arguments:
@@ -78,14 +78,14 @@ def each(call: Callable[[T], object], arguments: Iterable[T]) -> Timings:
 
 
 def together(call: Callable[[], object], operations: int) -> Timings:
-    """Call once, which does so many operations; µs of one operation."""
+    """Call once, for this many operations. Return the µs of one operation."""
     begin = perf_counter_ns()
     call()
     return [(perf_counter_ns() - begin) / 1000 / operations]
 
 
 def repeated(call: Callable[[], object], times: int) -> Timings:
-    """Call so many times in a row; µs of one call."""
+    """Call this many times in a row. Return the µs of one call."""
     begin = perf_counter_ns()
     for _ in range(times):
         call()
@@ -93,7 +93,7 @@ def repeated(call: Callable[[], object], times: int) -> Timings:
 
 
 def in_threads(calls: Sequence[Callable[[], object]], operations: int) -> Timings:
-    """Run each call in a thread of its own, all at once; they do so many operations in all; µs of one operation."""
+    """Run all calls at once, each in a thread, for this many operations in all. Return the µs of one operation."""
     start = threading.Barrier(len(calls) + 1)
 
     def run(call: Callable[[], object]) -> None:
@@ -112,10 +112,10 @@ def in_threads(calls: Sequence[Callable[[], object]], operations: int) -> Timing
 
 class Race:
     """
-    Let the floor and milepost take turns, round by round, and keep the line that comes out of it.
+    Lets the floor and milepost take turns, round by round, and keeps the resulting line of the table.
 
-    A contestant is a function that prepares one round, which is not timed, and returns the function that does it and
-    returns its timings. pytest-benchmark times milepost's rounds as a whole; the numbers of the table are our own.
+    A contestant is a function that prepares one round, which is not timed. It returns a second function, which runs the
+    round and returns its timings. pytest-benchmark times milepost's rounds as a whole, but the table has these timings.
     """
 
     def __init__(self, benchmark: BenchmarkFixture, results: list[Result]) -> None:
@@ -139,15 +139,15 @@ class Race:
         Measure, and keep the result.
 
         Args:
-            work: What is done, with the unit, in at most 43 characters.
-            floor: Goes first in each round.
-            milepost: Goes second.
-            rounds: How many rounds; the result has the medians over them, that of the ratio over the ratios of the rounds.
+            work: The work and the unit, in at most 43 characters.
+            floor: The first contestant of each round.
+            milepost: The second contestant.
+            rounds: How many rounds. The result has the medians of their timings, and the median of their ratios.
             figure: The figure to reach.
             rate: Report operations per second instead of µs per operation.
-            averaged: Makes one number of a round's timings.
-            warm_up: Let both do one round that does not count.
-            tail: Gives milepost's P90, P99 and maximum, where the rounds time many operations together.
+            averaged: Turns a round's timings into one number.
+            warm_up: Run one round of both first that does not count.
+            tail: Returns timings for milepost's P90, P99 and maximum, if the rounds time operations together.
         """
         rounds_of_floor: list[Timings] = []
         rounds_of_ours: list[Timings] = []
@@ -163,7 +163,7 @@ class Race:
             rounds_of_ours.append(run())
 
         pedantic: Any = self._benchmark.pedantic
-        with _settled_heap():
+        with _frozen_heap():
             pedantic(go_second, setup=go_first, rounds=rounds, iterations=1)
         theirs = [_in_unit(averaged(timings), rate) for timings in rounds_of_floor]
         ours = [_in_unit(averaged(timings), rate) for timings in rounds_of_ours]
@@ -181,14 +181,14 @@ class Race:
         )
 
     def once(self, work: str, floor: Callable[[], float], milepost: Callable[[], float], figure: Figure | None) -> Result:
-        """Compare two values that no noise touches, such as sizes; keep the result."""
+        """Compare two values without noise, such as sizes, and keep the result."""
         theirs = floor()
         pedantic: Any = self._benchmark.pedantic
         ours: float = pedantic(milepost, rounds=1, iterations=1)
         return self.keep(Result(work, theirs, ours, ours / theirs, figure))
 
     def keep(self, result: Result, **more: object) -> Result:
-        """Put a line into the table, and into what `--benchmark-json` writes."""
+        """Add a line to the table, and to the output of `--benchmark-json`."""
         self._results.append(result)
         self._benchmark.extra_info.update(asdict(result), **more)
         if result.figure is not None:
@@ -197,8 +197,8 @@ class Race:
 
 
 @contextmanager
-def _settled_heap() -> Iterator[None]:
-    """The garbage collector stays on, as for everybody, but does not walk what was made ready before."""
+def _frozen_heap() -> Iterator[None]:
+    """Keep the garbage collector on, but let it ignore objects made before the race."""
     gc.collect()
     gc.freeze()
     try:
@@ -217,7 +217,7 @@ def _tail(timings: Timings) -> tuple[float, float, float]:
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    """Columns side by side, the first one flush left, the others flush right; an empty line stays one."""
+    """Format columns, the first flush left and the others flush right. An empty line stays empty."""
     lines = [head, *lines]
     widths = [max(len(line[column]) for line in lines if line) for column in range(len(head))]
     return [

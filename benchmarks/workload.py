@@ -1,4 +1,4 @@
-"""What is recorded in a benchmark: the same rows in every run, each made from its number alone."""
+"""Make the rows of the benchmarks. A row depends on its number only, so every run has the same."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ EVENT_STEP_MS: Final = 1000
 CLOCK_STEP_MS: Final = 1003
 
 BATCH: Final = 100_000  # entries of the append_many, history, verify and size benchmarks
-CHUNK: Final = 10_000  # entries of one append_many where a large store is filled in constant memory
+CHUNK: Final = 10_000  # entries of one append_many, to fill a large store in constant memory
 
 Row = tuple[str, str, int, int, int, str, int]
-"""run, stage, sequence, offset, event_time_ms, key, at_ms: a checkpoint as the floor stores it."""
+"""A checkpoint as the floor stores it: run, stage, sequence, offset, event_time_ms, key, at_ms."""
 
 
 def offset_key(number: int) -> str:
-    """The idempotency key of a step, from the offsets it covers, as `checkpointed` derives it: 15 characters."""
+    """Make a key of 15 characters from the offsets that a step covers, similar to the keys of `checkpointed`."""
     first = FIRST_OFFSET + number * RECORDS
     return f"{first}-{first + RECORDS - 1}"
 
 
 def random_key(number: int) -> str:
-    """A key of 32 hex digits in no order, like that of a UUID."""
+    """Make a key of 32 hex digits without an order, like a UUID."""
     return blake2b(number.to_bytes(8), digest_size=16, key=SEED).hexdigest()
 
 
 def one_run(number: int, key: Callable[[int], str] = offset_key) -> Row:
-    """Row `number` (1, 2, 3 …) of a pipeline of one stage that has run once."""
+    """Make row `number` (1, 2, 3 …) of a pipeline with one stage and one run."""
     return _row(RUN_ID, STAGE, number, number, key)
 
 
 def many_runs(number: int, key: Callable[[int], str] = offset_key) -> Row:
-    """Row `number` (1, 2, 3 …) of a pipeline of three stages, in turns, whose runs have 10,000 entries each."""
+    """Make row `number` (1, 2, 3 …) of a pipeline with three stages in turns, and 10,000 entries in each run."""
     run, within = divmod(number - 1, RUN_ENTRIES)
     return _row(f"run-{run:010}", STAGES[within % len(STAGES)], within // len(STAGES) + 1, number, key)
 
@@ -65,6 +65,6 @@ def _row(run_id: str, stage: str, sequence: int, number: int, key: Callable[[int
 
 
 def checkpoint(row: Row) -> Checkpoint:
-    """The same row as milepost takes it."""
+    """Return a row as a Checkpoint."""
     run_id, stage, sequence, offset, event_time_ms, key, at_ms = row
     return Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)

@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from chains import chain, entry
-from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, creation
+from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, create
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_a_backup_is_a_store_with_the_same_chain(store: CheckpointStore, path: P
 @pytest.mark.parametrize("pages", [1, 7, 10**6])
 def test_a_backup_under_load_holds_a_prefix_of_the_original(path: Path, pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its head is in the chain of the original, whatever is appended meanwhile, also between two steps of the copy."""
-    monkeypatch.setattr(creation, "_COPIED_PAGES", pages)
+    monkeypatch.setattr(create, "_COPIED_PAGES", pages)
     writing = threading.Event()
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(chain(2000))
@@ -202,7 +202,7 @@ def test_a_backup_onto_a_file_is_refused_before_anything_is_copied(
     store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not when gigabytes have been read."""
-    monkeypatch.setattr(creation, "put_in_place", None)
+    monkeypatch.setattr(create, "put_in_place", None)
     path.with_name("there").touch()
     with pytest.raises(StoreError, match="a backup never overwrites"):
         store.backup(path.with_name("there"))
@@ -232,7 +232,7 @@ def test_a_backup_of_a_store_that_never_rests_comes_to_its_end(
         store.append(entry(2000 + step))
 
     steps = _Steps(commit)
-    monkeypatch.setattr(creation, "_COPIED_PAGES", steps)
+    monkeypatch.setattr(create, "_COPIED_PAGES", steps)
     assert store.backup(path.with_name("copy")) == head
     assert steps.taken > 100
     assert len(store) == 2000 + steps.taken
@@ -244,7 +244,7 @@ def test_a_signal_ends_a_backup_between_two_of_its_steps(
     """A long copy does not keep Ctrl-C waiting for its end."""
     store.append_many(chain(2000))
     steps = _Steps(lambda step: signal.raise_signal(signal.SIGINT) if step == 5 else None)
-    monkeypatch.setattr(creation, "_COPIED_PAGES", steps)
+    monkeypatch.setattr(create, "_COPIED_PAGES", steps)
     with pytest.raises(KeyboardInterrupt):
         store.backup(path.with_name("copy"))
     assert steps.taken == 5
@@ -255,7 +255,7 @@ def test_a_signal_ends_a_backup_between_two_of_its_steps(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes out of backup(), and the store can be used on."""
-    monkeypatch.setattr(creation, "_COPIED_PAGES", 1)
+    monkeypatch.setattr(create, "_COPIED_PAGES", 1)
     ended = 0
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(chain(5000))

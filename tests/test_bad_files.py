@@ -188,11 +188,11 @@ def _deep(tmp_path: Path, length: int, name: str = "s") -> Path:
 
 LONG = {"a path of 504 bytes": (504, "n" * 60), "a name of 251 bytes": (400, "n" * 251), "of both": (504, "ü" * 125 + "n")}
 TOO_LONG = {
-    "a path of 505 bytes": (505, "n" * 60, "SQLite takes 504 bytes, directory and all, and this has 505"),
-    "a name of 252 bytes": (400, "n" * 252, "its name may have 251 bytes, since its -wal has 4 more, and has 252"),
-    "252 bytes in 126 characters": (400, "ü" * 126, "its name may have 251 bytes, since its -wal has 4 more, and has 252"),
-    "a name of 255 bytes": (400, "n" * 255, "its name may have 251 bytes, since its -wal has 4 more, and has 255"),
-    "a name of 300 bytes": (400, "n" * 300, "its name may have 251 bytes, since its -wal has 4 more, and has 300"),
+    "a path of 505 bytes": (505, "n" * 60, "it has 505 bytes, directory included, but SQLite allows 504"),
+    "a name of 252 bytes": (400, "n" * 252, "its name has 252 bytes, but 251 are allowed"),
+    "252 bytes in 126 characters": (400, "ü" * 126, "its name has 252 bytes, but 251 are allowed"),
+    "a name of 255 bytes": (400, "n" * 255, "its name has 255 bytes, but 251 are allowed"),
+    "a name of 300 bytes": (400, "n" * 300, "its name has 300 bytes, but 251 are allowed"),
 }
 
 
@@ -239,11 +239,16 @@ def test_a_directory_without_room_for_the_name_of_a_new_file_is_told(tmp_path: P
     with CheckpointStore(tmp_path / "store") as store:
         head = store.append(entry(1))
         for act in (CheckpointStore, store.backup):
-            with pytest.raises(InvalidArgumentError, match="whose path has at most 481 bytes, and this has 482"):
+            with pytest.raises(
+                InvalidArgumentError, match="its directory has 482 bytes, but a store can be made in one of at most 481"
+            ):
                 act(path)
     assert list(path.parent.iterdir()) == []
     imported = process("import", os.devnull, _deep(tmp_path / "other", 461))
-    assert (imported.returncode, b"at most 458 bytes, and this has 459" in imported.stderr) == (2, True)
+    assert (imported.returncode, b"has 459 bytes, but a store can be made in one of at most 458" in imported.stderr) == (
+        2,
+        True,
+    )
     (tmp_path / "store").rename(path)
     with CheckpointStore(path) as store:
         assert store.append(entry(1)).position == head.position
@@ -360,7 +365,9 @@ def test_no_directory_for_temporary_files_is_told(path: Path, monkeypatch: pytes
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
-    with pytest.raises(StoreError, match=r"only be read through a copy, .*: No usable temporary directory .*: set TMPDIR"):
+    with pytest.raises(
+        StoreError, match=r"only be read through a copy, .* \(No usable temporary directory .*\): set TMPDIR"
+    ):
         CheckpointStore.open_readonly(f"{path}-alone")
 
 

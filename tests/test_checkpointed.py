@@ -134,7 +134,7 @@ def test_event_time_is_the_latest_seen_so_that_it_never_falls(store: CheckpointS
 def test_a_source_that_has_become_shorter_is_told(store: CheckpointStore) -> None:
     """Silence would look like a finished stage."""
     _loop(store, range(30), every=10)
-    with pytest.raises(InvalidArgumentError, match="30 records of it were processed already, but it has 7"):
+    with pytest.raises(InvalidArgumentError, match=r"it has 7 record\(s\), but 30 were already processed"):
         _loop(store, range(7))
 
 
@@ -154,14 +154,14 @@ def test_a_stage_with_a_name_of_full_length_still_gets_keys(store: CheckpointSto
 def test_the_connection_is_given_only_inside_a_loop_with_transactions(store: CheckpointStore) -> None:
     """Anywhere else it would be autocommit."""
     loop = store.checkpointed(range(3), run_id="run-7", stage="load", transaction=True)
-    with pytest.raises(StoreError, match="only there"):
+    with pytest.raises(StoreError, match="exists only inside the loop"):
         _ = loop.connection
     list(loop)
-    with pytest.raises(StoreError, match="only there"):
+    with pytest.raises(StoreError, match="exists only inside the loop"):
         _ = loop.connection
     plain = store.checkpointed(range(3), run_id="run-8", stage="load")
     for _ in plain:
-        with pytest.raises(StoreError, match="only there"):
+        with pytest.raises(StoreError, match="needs transaction=True"):
             _ = plain.connection
 
 
@@ -184,8 +184,8 @@ def test_a_source_that_is_shorter_by_one_record_is_told(store: CheckpointStore, 
 
     _loop(store, range(30), **options(30))
     assert _loop(store, range(30), **options(30)) == []
-    found = "it gives nothing from offset 29 on" if seek else "it has 29"
-    with pytest.raises(InvalidArgumentError, match=f"30 records of it were processed already, but {found}"):
+    found = "it returns no record from offset 29 on" if seek else "it has 29 record"
+    with pytest.raises(InvalidArgumentError, match=f"{found}.*, but 30 were already processed"):
         _loop(store, range(29), **options(29))
     assert _loop(store, range(31), **options(31)) == [30]
     assert _offsets(store)[-1] == (31, "load:30-30")
@@ -215,7 +215,7 @@ def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> Non
     with pytest.raises(ValueError, match="invalid literal"):
         next(failed)
     assert list(failed) == []
-    with pytest.raises(StoreError, match="only there"):
+    with pytest.raises(StoreError, match="exists only inside the loop"):
         _ = loop.connection
     store.append(entry(1, run_id="run-9"))  # its block is not open any more
     assert store.latest_for_stage("load", run_id="run-8") is None
@@ -237,7 +237,7 @@ def test_an_iterator_that_a_loop_has_begun_to_read_is_not_begun_again(store: Che
     for record in loop:
         if record == 15:
             break
-    with pytest.raises(InvalidArgumentError, match="cannot begin again"):
+    with pytest.raises(InvalidArgumentError, match="an iterator that a loop has already read from"):
         list(loop)
     listed = store.checkpointed(list(range(30)), run_id="run-7", stage="load", every=10)
     assert next(iter(listed)) == 10
@@ -267,5 +267,5 @@ def test_what_a_loop_records_of_other_stages_commits_with_its_own_batch(store: C
             with pytest.raises(StoreError, match="use the loop's own"):
                 store.append(entry(9, stage="other"))
     assert [item.stage for item in store.history()] == ["other", "third", "other", "third", "load"] * 2
-    with pytest.raises(StoreError, match="only there"):
+    with pytest.raises(StoreError, match="work only inside it"):
         loop.append(entry(9, stage="other"))

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import milepost
 from milepost import InvalidArgumentError, MilepostError, StoreBusyError, StoreError
 from milepost.cli import commands
-from milepost.cli.exit_code import ExitCode, explained
+from milepost.cli.exit_code import ExitCode, explain_errors
 from milepost.cli.plot import plot
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def test_help_imports_neither_tables_nor_bars() -> None:
     """What is heavy comes with the command that needs it."""
     program = (
         "import sys\nfrom milepost.cli import commands\n"
-        "heavy = {'rich.console', 'rich.progress', 'matplotlib', 'pandas', 'arro3', 'milepost.demo.show'}\n"
+        "heavy = {'rich.console', 'rich.progress', 'matplotlib', 'pandas', 'arro3', 'milepost.demo.run'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -138,7 +138,7 @@ def test_an_error_is_one_sentence_and_an_exit_code(
     def fail(*arguments: object, **options: object) -> bool:
         raise error
 
-    monkeypatch.setattr("milepost.demo.show.show", fail)
+    monkeypatch.setattr("milepost.demo.run.run_demo", fail)
     result = CliRunner().invoke(commands, ["demo", "--input", "x.csv", "--event-time", "time"])
     assert result.exit_code == exit_code
     assert result.stderr.startswith(sentence)
@@ -148,5 +148,5 @@ def test_an_error_is_one_sentence_and_an_exit_code(
 
 def test_an_error_that_nobody_foresaw_is_not_hidden() -> None:
     """A bug keeps its traceback."""
-    with pytest.raises(ZeroDivisionError), explained():
+    with pytest.raises(ZeroDivisionError), explain_errors():
         raise ZeroDivisionError

@@ -209,9 +209,9 @@ def _without(name: str) -> str:
         ("[1]", "must be a JSON object, not [1]"),
         ("null", "must be a JSON object, not None"),
         (_without("at_ms"), "at_ms is missing: a line has run_id, stage,"),
-        (_with(watermark=1), "'watermark' is no value of a checkpoint"),
-        (_with(**{"\x1b[2J": 1}), "'\\x1b[2J' is no value of a checkpoint"),
-        (_with()[:-1] + ', "at_ms": 1}', "no JSON object in UTF-8 (a name stands twice"),
+        (_with(watermark=1), "'watermark' is not a value of a checkpoint"),
+        (_with(**{"\x1b[2J": 1}), "'\\x1b[2J' is not a value of a checkpoint"),
+        (_with()[:-1] + ', "at_ms": 1}', "no JSON object in UTF-8 (a name occurs twice"),
         (_with(offset=1.0), "offset is 1.0: must be an int"),
         (_with(sequence=True), "sequence is True: must be an int"),
         (_with(at_ms="5"), "at_ms is '5': must be an int"),
@@ -224,12 +224,12 @@ def _without(name: str) -> str:
         (_with(stage="a\0"), "stage is 'a\\x00': must not have a NUL"),
         (_with(idempotency_key="\ud800"), "idempotency_key is '\\ud800': must not have a lone surrogate"),
         (_with(run_id="x" * 1025), "run_id is 'xxx"),
-        (_with(run_id="x" * 70_000), "longer than the 65,536 bytes"),
+        (_with(run_id="x" * 70_000), "it has more than 65,536 bytes, the limit for a checkpoint"),
         (_with(sequence=1, idempotency_key="new"), "sequence 1 of run"),
         (_with(offset=0, sequence=40, idempotency_key="new"), "the watermark of run"),
         (_with(idempotency_key="step-8", sequence=40), "idempotency_key 'step-8' is already recorded"),
-        (GOOD[3], "this checkpoint is in the file already, further up"),
-        (GOOD[16], "this checkpoint is in the file already, further up"),
+        (GOOD[3], "an earlier line has this checkpoint already: remove one of them"),
+        (GOOD[16], "an earlier line has this checkpoint already: remove one of them"),
         ("\ufeff" + GOOD[17], "no JSON"),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_wrong_line_of_a_later_batch_has_its_number(tmp_path: Path, at: int) -
     """Rejected, invalid or recorded before."""
     lines = [json.dumps(values(each)) for each in chain(21_000)]
     for wrong, fault in (
-        (lines[4], "this checkpoint is in the file already"),
+        (lines[4], "an earlier line has this checkpoint already"),
         (lines[at].replace(f": {at + 1},", ": 2,", 1), "sequence 2 of run"),
         (lines[at].replace('"load"', "5"), "stage is 5"),
     ):
@@ -341,4 +341,4 @@ def test_parquet_is_not_for_a_terminal(file: Path) -> None:
     """It would be obeyed."""
     exit_code, screen = on_terminal("export", file, "--format", "parquet")
     assert exit_code == 2
-    assert screen.endswith("parquet is nothing to read on a terminal: give --output FILE\n")
+    assert screen.endswith("parquet is binary, and standard output is a terminal: give --output FILE\n")

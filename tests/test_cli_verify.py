@@ -88,7 +88,7 @@ def test_a_keyed_chain_is_judged_with_its_key_only(path: Path, tmp_path: Path) -
     assert answer("verify", path, "--key-file", key, "--expected", str(head)).startswith("intact  10 entries\n")
     unjudged = run("verify", path)
     assert (unjudged.exit_code, unjudged.stderr) == (4, "")
-    assert unjudged.stdout.startswith("not judged  10 entries\n  key: expected the key of the chain")
+    assert unjudged.stdout.startswith("not verified  10 entries\n  key: expected the key of the chain")
     judged = run("verify", path, "--json")
     assert judged.exit_code == 4
     assert [fault["kind"] for fault in json.loads(judged.stdout)["faults"]] == ["key"]
@@ -116,7 +116,7 @@ def test_tables_that_cannot_be_checked_are_named_and_no_fault(file: Path) -> Non
         connection.execute(f'CREATE TABLE "{name}" (x TEXT COLLATE german PRIMARY KEY)')
     connection.close()
     assert answer("verify", file).splitlines()[2:] == [
-        "not checked  2 tables of others, for want of what only their own program has",
+        "not checked  2 tables that only another program can check",
         "  sink",
         "  \\x1b[31m\\u202esink",
     ]

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from milepost import CheckpointStore, Head, InvalidArgumentError, Watermark
 from milepost.cli import commands
-from milepost.demo import pipeline, proof, screen, show
+from milepost.demo import pipeline, proof, run, screen
 from milepost.demo.flights import flights
 from milepost.demo.source import Row, Source, amount, event_time
 
@@ -262,7 +262,7 @@ def test_a_long_path_breaks_no_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("records", [1, 2, 3, 19, 21])
 def test_the_kill_is_within_a_batch_however_short_the_source(records: int) -> None:
     """There is a record to be killed at, and a batch around it, in a source of any length."""
-    job = show.Job.over(Source("x.csv", "when"), records)
+    job = run.Job.over(Source("x.csv", "when"), records)
     assert 1 <= job.kill_at <= records
     assert job.every >= 1
 
@@ -330,12 +330,12 @@ def refused(folder: Path, text: str | bytes | None, *arguments: str) -> Result:
 @pytest.mark.parametrize(
     ("text", "columns", "sentence"),
     [
-        (None, [], "cannot be read: No such file or directory"),
-        ("", [], "--event-time is 'when': no column of .*orders.csv', which has no header line"),
-        ("when,who\n", [], "has no records"),
-        ("time,who\n1,a\n", [], "--event-time is 'when': no column of .*orders.csv', which has 'time', 'who'"),
-        ("when,who\n1,a\n", ["--by", "whom"], "--by is 'whom': no column of"),
-        ("when,who\n1,a\n", ["--sum", "many"], "--sum is 'many': no column of"),
+        (None, [], r"it cannot be read \(No such file or directory\): check the path"),
+        ("", [], "--event-time is 'when': .*orders.csv' has no header line: add one"),
+        ("when,who\n", [], "it has a header but no records"),
+        ("time,who\n1,a\n", [], "--event-time is 'when': it is no column of .*orders.csv': choose one of 'time', 'who'"),
+        ("when,who\n1,a\n", ["--by", "whom"], "--by is 'whom': it is no column of"),
+        ("when,who\n1,a\n", ["--sum", "many"], "--sum is 'many': it is no column of"),
         ("when,when\n1,2\n", [], "--event-time is 'when': .*orders.csv' has 2 columns of this name"),
         ("when,who\n1,a\n\nyesterday,b\n", [], "orders.csv' line 4, column 'when' is 'yesterday': must be ISO 8601"),
         ("when,who\n1,a\n,b\n", [], "line 3, column 'when' is '': must be ISO 8601"),
@@ -343,10 +343,10 @@ def refused(folder: Path, text: str | bytes | None, *arguments: str) -> Result:
         ("when,who\n99999999999999999999,a\n", [], "line 2, column 'when' is '99999999999999999999'"),
         ("when,who\n1,7\n2,many\n", ["--sum", "who"], "line 3, column 'who' is 'many': must be a number"),
         ("when,who\n1,nan\n", ["--sum", "who"], "line 2, column 'who' is 'nan': must be a number"),
-        ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field, and the header 2"),
-        ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 fields, and the header 2"),
-        (b"when,who\n1,\xff\n", [], "text that is not UTF-8"),
-        ("when,who\n1," + "a" * 200_000 + "\n", [], "line 2 is no CSV: field larger than field limit"),
+        ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field, but the header has 2"),
+        ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 fields, but the header has 2"),
+        (b"when,who\n1,\xff\n", [], r"text after line \d is not UTF-8"),
+        ("when,who\n1," + "a" * 200_000 + "\n", [], r"line 2 is not CSV \(field larger than field limit"),
     ],
 )  # fmt: skip
 def test_a_csv_that_is_wrong_is_one_sentence_and_exit_code_2(
@@ -363,7 +363,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "orders.csv").symlink_to(os.devnull)
     result = refused(tmp_path, None, "--event-time", "when")
     assert result.exit_code == 2
-    assert "not a regular file" in result.stderr
+    assert "it is not a regular file" in result.stderr
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
@@ -373,7 +373,7 @@ def test_what_is_there_already_is_never_overwritten_silently(suffix: str, tmp_pa
     there.write_text("mine")
     result = refused(tmp_path, "when\n1\n", "--event-time", "when")
     assert result.exit_code == 2
-    assert "is there" in result.stderr
+    assert "exist" in result.stderr
     assert "--overwrite" in result.stderr
     assert there.read_text() == "mine"
 
@@ -505,7 +505,7 @@ def test_a_lost_total_fails(pair: Pair) -> None:
     change(pair.resumed, "DELETE FROM totals WHERE category = 'AA'")
     failures = pair.failures()
     assert len(failures) == 2
-    assert all("nothing, where" in failure for failure in failures)
+    assert all("found nothing, expected" in failure for failure in failures)
 
 
 def test_totals_that_are_wrong_in_both_files_fail(pair: Pair) -> None:
@@ -546,16 +546,16 @@ def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path, monkey
     """A hand reaches into the file as soon as the job in it has come to its end, and the show does not end well."""
     orders = sample(tmp_path / "orders.csv", 30)
     output = str(tmp_path / "out.milepost")
-    honest = show._process
+    honest = run._process
 
-    def process(to: Any, job: show.Job, at: str, kill_at: int | None) -> show.Outcome:
+    def process(to: Any, job: run.Job, at: str, kill_at: int | None) -> run.Outcome:
         outcome = honest(to, job, at, kill_at)
         if at == output and kill_at is None:
             with CheckpointStore(at) as store:
                 change(store, "UPDATE totals SET category = category || char(27) || '[31m' WHERE category = 'AA'")
         return outcome
 
-    monkeypatch.setattr(show, "_process", process)
+    monkeypatch.setattr(run, "_process", process)
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
     assert failures(result) == ["its totals", "its totals"]
     assert "\x1b" not in result.output
@@ -572,8 +572,8 @@ def failures(result: Result) -> list[str]:
 
 def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the kill does not happen, the show does not claim that it did."""
-    honest = show._process
-    monkeypatch.setattr(show, "_process", lambda to, job, at, kill_at: honest(to, job, at, None))
+    honest = run._process
+    monkeypatch.setattr(run, "_process", lambda to, job, at, kill_at: honest(to, job, at, None))
     orders = sample(tmp_path / "orders.csv", 30)
     output = str(tmp_path / "out.milepost")
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
@@ -584,18 +584,18 @@ def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatc
 def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong in the process that does the job is one sentence, as if it had gone wrong in the parent."""
     orders = sample(tmp_path / "orders.csv", 30)
-    honest = show._process
+    honest = run._process
 
-    def process(to: Any, job: show.Job, at: str, kill_at: int | None) -> show.Outcome:
+    def process(to: Any, job: run.Job, at: str, kill_at: int | None) -> run.Outcome:
         if kill_at is None:
             orders.csv.write_text("who,how much,when\n", encoding="utf-8")
         return honest(to, job, at, kill_at)
 
-    monkeypatch.setattr(show, "_process", process)
+    monkeypatch.setattr(run, "_process", process)
     output = str(tmp_path / "out.milepost")
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
     assert result.exit_code == 2
-    assert "30 records of it were processed already, but it has 0: pass the same source" in result.stderr
+    assert "it has 0 record(s), but 30 were already processed: pass the same source" in result.stderr
 
 
 # The pipeline, as a model
@@ -639,7 +639,7 @@ def test_a_job_that_is_done_does_nothing(store: CheckpointStore, tmp_path: Path)
 def test_the_direct_totals_are_those_of_an_independent_computation(tmp_path: Path) -> None:
     """The yardstick of the proof is right by itself."""
     orders = sample(tmp_path / "orders.csv", 500)
-    assert proof.straight(source_of(orders)) == orders.totals
+    assert proof.plain_totals(source_of(orders)) == orders.totals
 
 
 # Cells

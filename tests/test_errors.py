@@ -174,9 +174,9 @@ MOVED: dict[str, tuple[tuple[Watermark | None, Watermark | None, Receipt | None]
     "ahead": (
         (HERE, THERE, None),
         (
-            "stands at offset 500, event time 2026-01-01T00:00:08Z, not at offset 400, event time 2026-01-01T00:00:07Z: "
-            "another process advanced it, or a call whose outcome was lost; "
-            "read resume_point_for_stage() and go on from there"
+            "is at offset 500, event time 2026-01-01T00:00:08Z, but was expected at offset 400, event time "
+            "2026-01-01T00:00:07Z (another process advanced it, or an earlier call whose answer was lost): continue from "
+            "resume_point_for_stage()"
         ),
     ),
     "a retry": (

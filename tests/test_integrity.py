@@ -259,7 +259,7 @@ def test_a_virtual_table_that_leads_in_circles_ends(file: Path) -> None:
     connection.close()
     ended = process("verify", file)  # which waits for a minute
     assert ended.returncode == 1
-    assert b"a query of it does not end" in ended.stdout
+    assert b"a query on it does not end" in ended.stdout
     assert b"link" not in ended.stdout
 
 

@@ -29,13 +29,13 @@ ORDER = [
     "comparison",
     "owner",
     "turn",
-    "filesystem",
+    "remote",
     "files",
     "schema",
     "sqlite_errors",
     "wal",
     "connection",
-    "creation",
+    "create",
     "bound",
     "open_files",
     "reader",
@@ -76,7 +76,7 @@ ORDER = [
     "forensics.outline",
     "forensics.plots",
 ]
-PURE = [module for module in ORDER[: ORDER.index("turn")] if module != "filesystem"]
+PURE = [module for module in ORDER[: ORDER.index("turn")] if module != "remote"]
 FORENSICS = [module for module in ORDER if module.startswith("forensics.")]
 EXTRAS = {"arro3", "matplotlib", "pandas", "polars", "pyarrow", "duckdb", "numpy"}
 MODULES = {
@@ -195,9 +195,9 @@ def test_a_statement_made_from_data_is_caught(made: str) -> None:
 
 
 def test_only_one_module_begins_and_commits() -> None:
-    """BEGIN stands in writer.py; in creation.py, for a file that nobody has yet; in rows/columns.py, for a snapshot."""
+    """BEGIN stands in writer.py; in create.py, for a file that nobody has yet; in rows/columns.py, for a snapshot."""
     for module, tree in MODULES.items():
-        if module not in {"writer", "creation", "rows.columns"}:
+        if module not in {"writer", "create", "rows.columns"}:
             texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
             assert [text for text in texts if text.startswith(("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT"))] == []
 

@@ -104,12 +104,12 @@ def test_nothing_runs_in_a_block_that_sqlite_has_rolled_back(store: CheckpointSt
     """Each statement would be a transaction of its own, and stay."""
     with store.transaction() as connection:
         connection.execute("CREATE TABLE sink (x INTEGER PRIMARY KEY); INSERT INTO sink VALUES (1)")
-    with pytest.raises(StoreError, match="rolled back within its block"), store.transaction() as connection:
+    with pytest.raises(StoreError, match="SQLite rolled the transaction back"), store.transaction() as connection:
         with contextlib.suppress(apsw.ConstraintError):
             connection.execute("INSERT OR ROLLBACK INTO sink VALUES (1)")
-        with pytest.raises(StoreError, match="rolled back within its block"):
+        with pytest.raises(StoreError, match="SQLite rolled the transaction back"):
             connection.execute("INSERT INTO sink VALUES (2)")
-        with pytest.raises(StoreError, match="rolled back within its block"):
+        with pytest.raises(StoreError, match="SQLite rolled the transaction back"):
             connection.executemany("INSERT INTO sink VALUES (?)", [(3,)])
     with store.transaction() as connection:
         assert connection.execute("SELECT count(*) FROM sink").get == 1

@@ -92,7 +92,7 @@ def test_a_block_cannot_end_its_own_transaction(sink: CheckpointStore, statement
     with sink.transaction() as connection:
         connection.execute("INSERT INTO sink VALUES (5)")
         sink.append(entry(1))
-        with pytest.raises(StoreError, match="the block begins and ends the transaction itself"):
+        with pytest.raises(StoreError, match="which begins and ends the transaction itself"):
             connection.execute(statement)
         connection.execute("INSERT INTO sink VALUES (6)")
     assert _total(sink) == 11
@@ -109,7 +109,7 @@ def _rolled_back_by_sqlite(store: CheckpointStore, connection: apsw.Connection) 
 
 def test_a_block_that_sqlite_has_rolled_back_keeps_nothing_and_is_told(sink: CheckpointStore) -> None:
     """The store goes on afterwards."""
-    with pytest.raises(StoreError, match="rolled back within its block"), sink.transaction() as connection:
+    with pytest.raises(StoreError, match="SQLite rolled the transaction back"), sink.transaction() as connection:
         _rolled_back_by_sqlite(sink, connection)
     assert _total(sink) == 0
     sink.append(entry(1))
@@ -118,7 +118,7 @@ def test_a_block_that_sqlite_has_rolled_back_keeps_nothing_and_is_told(sink: Che
 
 def test_nothing_is_done_in_a_block_that_sqlite_has_rolled_back(sink: CheckpointStore) -> None:
     """An append, a read or a statement of the caller's would be in autocommit, so each is refused."""
-    with pytest.raises(StoreError, match="rolled back within its block"), sink.transaction() as connection:
+    with pytest.raises(StoreError, match="SQLite rolled the transaction back"), sink.transaction() as connection:
         _rolled_back_by_sqlite(sink, connection)
         for use in (
             lambda: sink.append(entry(1)),
@@ -126,7 +126,7 @@ def test_nothing_is_done_in_a_block_that_sqlite_has_rolled_back(sink: Checkpoint
             lambda: len(sink),
             lambda: sink.transaction().__enter__(),
         ):
-            with pytest.raises(StoreError, match="rolled back within its block"):
+            with pytest.raises(StoreError, match="SQLite rolled the transaction back"):
                 use()
     assert (_total(sink), len(sink)) == (0, 0)
 
@@ -135,7 +135,7 @@ def test_nothing_is_done_in_a_block_that_sqlite_has_rolled_back(sink: Checkpoint
 def test_recorded_checkpoints_cannot_be_changed_by_mistake(sink: CheckpointStore, path: Path, statement: str) -> None:
     """In a block the statement is refused; through another program, triggers stop it."""
     sink.append(entry(1))
-    with sink.transaction() as connection, pytest.raises(StoreError, match="written by milepost alone"):
+    with sink.transaction() as connection, pytest.raises(StoreError, match="only milepost writes"):
         connection.execute(statement)
     other = apsw.Connection(str(path))
     with pytest.raises(apsw.ConstraintError, match="a recorded checkpoint is never"):

@@ -12,8 +12,8 @@ import pytest
 from chains import chain, entry
 from doors import wal
 from milepost import CheckpointStore, MilepostWarning, files
-from milepost.filesystem import remote_kind
 from milepost.lent import LentConnection
+from milepost.remote import remote_kind
 
 if TYPE_CHECKING:
     from pathlib import Path

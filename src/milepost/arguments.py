@@ -1,4 +1,4 @@
-"""Refuse an argument that breaks a rule, by name, before anything is done."""
+"""Check arguments, and refuse one that breaks a rule by its name, before anything is done."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 
 def check_name(argument: str, value: object) -> None:
-    """A run_id, stage or idempotency_key that a checkpoint may have."""
-    # What nearly every name is can be told at once, and without a call, of which a lookup feels each; for any other,
-    # `name_fault` has the rules, one by one.
+    """Refuse a run_id, stage or idempotency_key that no checkpoint may have."""
+    # A short path for nearly every name: a lookup is so fast that one more call shows. `name_fault` has all the rules.
     if type(value) is str and value.isascii() and 0 < len(value) <= MAX_NAME_BYTES and "\0" not in value:
         return
     wrong = name_fault(argument, value)
@@ -25,50 +24,50 @@ def check_name(argument: str, value: object) -> None:
 
 
 def check_optional_name(argument: str, value: object) -> None:
-    """As `check_name`, or None."""
+    """Do the same as `check_name`, and also allow None."""
     if value is not None:
         check_name(argument, value)
 
 
 def check_integer(argument: str, value: object, least: int = 0, most: int = MAX_INTEGER) -> None:
-    """An int (not a bool) from `least` to `most`."""
+    """Refuse anything but an int from `least` to `most`; a bool is refused too."""
     if type(value) is int and least <= value <= most:
         return
     raise InvalidArgumentError(*(integer_fault(argument, value) or (argument, value, f"must be from {least} to {most}")))
 
 
 def check_bool(argument: str, value: object) -> None:
-    """True or False."""
+    """Refuse anything but True and False."""
     if type(value) is not bool:
         raise InvalidArgumentError(argument, value, "must be True or False")
 
 
 def plain_integer(value: object) -> object:
-    """What Python takes as an integer, such as NumPy's, as an int; a bool and everything else as it is, to be refused."""
+    """Turn another integer type, such as NumPy's, into an int. Return a bool and any other value unchanged."""
     kind = type(value)
-    if kind is int or kind is bool:  # not `in`: the class of a class may be a stranger's, and be asked for its hash
+    if kind is int or kind is bool:  # not `in`, which would call the hash of a foreign metaclass
         return value
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - whatever a stranger's __index__ raises: it is none
+    except Exception:  # noqa: BLE001 - a foreign __index__ may raise anything: then it is no integer
         return value
 
 
 def with_plain_integers(mark: Any) -> Any:
-    """A watermark with its integers as Python's; everything else as it is."""
-    if type(mark) is not Watermark or len(mark) != 2:  # one that was made past its constructor
+    """Turn the integers of a watermark into ints. Return any other value unchanged."""
+    if type(mark) is not Watermark or len(mark) != 2:  # made without its constructor
         return mark
     return Watermark(plain_integer(mark.offset), plain_integer(mark.event_time_ms))  # type: ignore[arg-type]
 
 
 def check_callable(argument: str, value: object, takes: str) -> None:
-    """Something to call; `takes` says with what, and what it returns."""
+    """Refuse anything that cannot be called. `takes` describes the parameters and the result, for the message."""
     if not callable(value):
         raise InvalidArgumentError(argument, value, f"must be callable: {takes}")
 
 
 def hash_for_key(key: object) -> Hash | None:
-    """The hash that a caller's key gives; an error that does not show what may be a secret."""
+    """Return the hash function with a key, or None without one. An error never shows the key."""
     if key is None:
         return None
     if type(key) is not bytes or not key:

@@ -1,4 +1,4 @@
-"""Transaction blocks: `with store.transaction() as connection`, and who may write into one."""
+"""Transaction blocks, `with store.transaction() as connection`, and their owners."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from milepost.owner import Owner
 
 CUT_SHORT: Final = (
-    "the transaction was rolled back within its block, by SQLite after an error; nothing of the block was kept: let the "
-    "exception end the block, and begin another"
+    "SQLite rolled the transaction back after an error, and nothing of the block was kept: let the exception end the block, "
+    "and begin another"
 )
 
 
-_FEW: Final = 100  # cursors
+_FEW_CURSORS: Final = 100
 
 
 class BlockTurn(Turn):
@@ -60,42 +60,42 @@ class BlockTurn(Turn):
         self.loop: str | None = outermost.loop
         self.owner: Owner = current_owner()
         self.connection: apsw.Connection | None = None
-        # To be closed at the end. No WeakSet: an interrupt in its callback, which is Python's, would be swallowed.
+        # Closed at the end. No WeakSet: Python ignores an interrupt in its callback.
         self._cursors: list[weakref.ref[apsw.Cursor]] = []
-        self._many = _FEW  # how many to look through for those that are gone
+        self._many = _FEW_CURSORS  # how many to collect before dead ones are removed
         self.depth: int = 0  # how many blocks are open inside the outermost one
         self.appended: int = 0  # entries
-        self.busy: bool = True  # one of milepost's own calls is under way in it, at first the one that begins it
+        self.busy: bool = True  # a call of milepost's is in progress in it, at first the one that begins it
         self.over: bool = False
 
     def belongs_to_caller(self) -> bool:
-        """Whether the caller is the thread and the task that opened it."""
+        """Return whether the calling thread and task opened it."""
         return self.loop is None and self.owner == current_owner()
 
     @property
     def is_open(self) -> bool:
-        """Whether it has begun, and its end has not: else a signal handler that reads sees what is committed."""
+        """Whether it has begun and is not ending. Otherwise a signal handler that reads sees committed data only."""
         return self.connection is not None and not self.over
 
     def refuse_if_cut_short(self) -> None:
         """
-        Nothing more may be done in it once SQLite has rolled it back.
+        Refuse any use of the block after SQLite has rolled it back.
 
         Raises:
-            StoreError: It has.
+            StoreError: SQLite has rolled it back.
         """
         if self.connection is None or not self.connection.in_transaction:
             raise StoreError(self.path, CUT_SHORT)
 
     def cursor(self, connection: apsw.Connection) -> LentCursor:
-        """What the connection makes the caller's cursors with."""
+        """Make a cursor for the caller, as the connection's cursor factory."""
         cursor = LentCursor(connection)
         cursor.may_run = self._refuse_outside
         self._remember(cursor)
         return cursor
 
     def own_cursor(self, connection: apsw.Connection) -> apsw.Cursor:
-        """What the connection makes milepost's cursors with, for reads inside the block."""
+        """Make a cursor for milepost's own reads inside the block, as the connection's cursor factory."""
         cursor = apsw.Cursor(connection)
         self._remember(cursor)
         return cursor
@@ -104,7 +104,7 @@ class BlockTurn(Turn):
         self._cursors.append(weakref.ref(cursor))
         if len(self._cursors) > self._many:
             self._cursors = [each for each in self._cursors if each() is not None]
-            self._many = 2 * len(self._cursors) + _FEW
+            self._many = 2 * len(self._cursors) + _FEW_CURSORS
 
     def _refuse_outside(self) -> None:
         if self.over:
@@ -112,7 +112,7 @@ class BlockTurn(Turn):
         self.refuse_if_cut_short()
 
     def close_cursors(self) -> None:
-        """What is left open, a kept traceback is enough, would read on in a transaction that has ended."""
+        """Close every cursor. One that a traceback keeps would read on after the transaction has ended."""
         self.over = True
         for each in self._cursors:
             cursor = each()
@@ -121,12 +121,12 @@ class BlockTurn(Turn):
 
 
 def outside(path: str) -> StoreError:
-    """What the use of a lent connection outside of its block raises."""
-    return StoreError(path, "the connection of transaction() is valid inside its block only: begin another block")
+    """Return the error for the use of a lent connection outside of its block."""
+    return StoreError(path, "the connection of transaction() is only valid inside its block: begin another block")
 
 
 class _Blocks(Protocol):
-    """What opens and ends blocks: the writer."""
+    """The writer, as an object that opens and ends blocks."""
 
     def enter(self, block: Block) -> apsw.Connection: ...
     def leave(self, block: Block, error: BaseException | None) -> None: ...
@@ -136,11 +136,11 @@ class _Blocks(Protocol):
 
 class _Exit:
     """
-    `Block.__exit__`, bound so that the end of the `with` shows even when it never begins to run.
+    `Block.__exit__`, bound so that the block notices the end of its `with` even if `__exit__` never runs.
 
-    Python runs signal handlers as a function begins, before its first line. One that raises there ends the `with`, and what
-    `__exit__` should have done is not done. But the `with` statement holds what it has got as `__exit__`, and nobody
-    else does: once that is gone, the `with` is over.
+    Python runs signal handlers as a function begins, before its first line. If a handler raises there, the `with` ends
+    without the work of `__exit__`. But only the `with` statement holds the bound `__exit__`, so the `with` is over when that
+    object is gone.
     """
 
     def __get__(self, block: Block | None, _type: type[Block]) -> Callable[..., None]:
@@ -153,22 +153,22 @@ class _Exit:
 
 class Block:
     """
-    One `with store.transaction()`, or `async with`; inside another one of the same owner it is a savepoint of that.
+    One `with store.transaction()`, or `async with`. Inside another block of the same owner it is a savepoint.
 
     Args:
-        writer: What opens and ends it.
-        loop: In words, the loop that the block belongs to; None where it belongs to the thread and the task that open it.
+        writer: The writer, which opens and ends it.
+        loop: A description of the loop that owns the block; None if the thread and task that open it own it.
     """
 
     turn: BlockTurn | None = None
     depth: int = 0
-    """How deep inside the outermost block it is."""
+    """The number of blocks around it."""
 
     def __init__(self, writer: _Blocks, loop: str | None = None) -> None:
         self._writer = writer
         self.loop: str | None = loop
         self.held: weakref.ref[object] | None = None
-        """What the `with` holds; None when it has ended in order."""
+        """A reference to the `__exit__` that the `with` holds; None after an ordinary end."""
 
     gate: asyncio.Lock | None = None
     """What the other tasks of its loop wait at, where a task has opened it."""
@@ -204,16 +204,16 @@ class Block:
         error: BaseException | None = None,
         _traceback: TracebackType | None = None,
     ) -> None:
-        """Commit, or undo where an exception has ended the `with`."""
+        """Commit, or roll back if an exception ended the `with`."""
         self._writer.leave(self, error)
 
     def watch(self, end: Any) -> None:
-        """The `with` is over when `end` is gone."""
+        """Watch `end`: the `with` is over when that object is gone."""
         self.held = weakref.ref(end, self._abandoned)
 
     @property
     def abandoned(self) -> bool:
-        """Whether its `with` is over, though it was not ended."""
+        """Whether its `with` is over, but the block has not ended."""
         return self.turn is not None and self.held is not None and self.held() is None
 
     def _abandoned(self, _: object) -> None:

@@ -1,4 +1,4 @@
-"""A bound on milepost's own queries: in a damaged or hostile file a tree of rows may lead in circles."""
+"""A bound on milepost's own queries, because a B-tree in a damaged or hostile file may lead in circles."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from milepost import files
 if TYPE_CHECKING:
     import apsw
 
-_STEPS: Final = 20_000  # of SQLite's virtual machine, between two looks at whether a query will ever end
-_STEPS_PER_BYTE: Final = 200  # of the file: more than any query of ours takes in a sound one
+_STEPS: Final = 20_000  # of SQLite's virtual machine, between two checks
+_STEPS_PER_BYTE: Final = 200  # of the file: more than any of milepost's queries needs in a sound one
 
 
 class Bound:
     """
-    Ends a query that takes more steps than any of ours does in a sound file of this size.
+    Stops a query that takes more steps than any of milepost's queries needs in a sound file of this size.
 
     Args:
-        connection: Whose queries are bounded.
+        connection: The connection whose queries to bound.
         path: The file.
 
     Source:
@@ -27,24 +27,24 @@ class Bound:
     """
 
     def __init__(self, connection: apsw.Connection, path: str) -> None:
-        # Weak, since the connection holds this: one that an interrupt has let drop is to close at once.
+        # Weak, because the connection holds this: a connection dropped by an interrupt should close at once.
         self._connection = weakref.ref(connection)
         self._path = path
         self._changes = 0
         self.steps: int | None = 0
-        """How many `_STEPS` the query under way has taken: 0 as one begins, None for statements that are not ours."""
+        """How many times `_STEPS` the query has taken: 0 at its start, None to leave other statements unbounded."""
         self.install(connection)
 
     def install(self, connection: apsw.Connection) -> None:
-        """Put it on its connection, also after somebody has put something else there."""
-        connection.set_progress_handler(self._endless, _STEPS)
+        """Install it on its connection, also after somebody has replaced it there."""
+        connection.set_progress_handler(self._is_endless, _STEPS)
 
-    def _endless(self) -> bool:
+    def _is_endless(self) -> bool:
         connection = self._connection()
         if self.steps is None or connection is None:
             return False
         changes = connection.total_changes()
-        if changes != self._changes:  # a batch that goes on writing rows comes to its end
+        if changes != self._changes:  # a batch that keeps writing rows makes progress
             self._changes, self.steps = changes, 0
         self.steps += 1
         return self.steps > 100 and self.steps * _STEPS > _STEPS_PER_BYTE * files.size_bytes(self._path)

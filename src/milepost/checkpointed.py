@@ -1,4 +1,4 @@
-"""One line that makes a loop resumable: `for record in store.checkpointed(records, run_id=…, stage=…)`."""
+"""Make a loop resumable with one line: `for record in store.checkpointed(records, run_id=…, stage=…)`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Record = TypeVar("Record")
 
 class Checkpointed(Generic[Record]):
     """
-    The records that are still to be done, with a checkpoint after every so many that are done.
+    An iterable of the records that remain, which records a checkpoint after every `every` records.
 
-    An iterable, not an iterator: a loop that is left early, by `break` or an exception, drops the iterator, and with it
-    what it holds open. Iterating again resumes again.
+    It is not an iterator. A loop that ends early, by `break` or an exception, drops its iterator. That rolls an open block
+    back, and a new loop resumes.
 
-    Made by `CheckpointStore.checkpointed`, whose docstring has the rules.
+    `CheckpointStore.checkpointed` makes it, and its docstring has the rules.
     """
 
     def __init__(
@@ -55,31 +55,34 @@ class Checkpointed(Generic[Record]):
         self.stage: str = stage
         self.every: int = every
         self._event_time, self._seek, self._transaction = event_time, seek, transaction
-        self._taken: Iterator[Record] | None = None  # what iter(records) gave at first
-        # The iterator whose block may be open; weak, for dropping it ends its block.
-        self._open: Callable[[], _InTransactions[Record] | None] = _nothing
+        self._last_iterator: Iterator[Record] | None = None  # to notice a source that cannot begin again
+        # The iterator whose block may be open. Weak, so that dropping the iterator ends the block.
+        self._open: Callable[[], _InTransactions[Record] | None] = _no_iterator
 
     @property
     def connection(self) -> apsw.Connection:
         """
-        With `transaction=True`, inside the loop: where the sink's writes go, to commit with the checkpoint.
+        The connection for the sink's writes, which commit together with the checkpoint.
 
         Raises:
-            StoreError: Outside the loop, or without `transaction=True`.
+            StoreError: You are outside the loop, or it has no `transaction=True`.
         """
         iterator = self._open()
         connection = None if iterator is None else iterator.connection
         if connection is None:
-            raise StoreError(self._store.path, "a connection is given inside a loop with transaction=True, and only there")
+            raise StoreError(
+                self._store.path,
+                "a loop's connection needs transaction=True and exists only inside the loop: use store.transaction()",
+            )
         return connection
 
     def append(self, entry: Checkpoint) -> Receipt:
         """
-        Inside a loop with `transaction=True`: append a checkpoint of another stage, to commit with the loop's own.
+        Append a checkpoint of another stage, which commits together with the loop's own.
 
         Raises:
-            StoreError: Outside the loop, or without `transaction=True`.
-            MilepostError: As `CheckpointStore.append`.
+            StoreError: You are outside the loop, or it has no `transaction=True`.
+            MilepostError: The same as `CheckpointStore.append` raises.
         """
         return self._store._writer.append(entry, self._block())  # noqa: SLF001 - the store's own loop
 
@@ -94,11 +97,11 @@ class Checkpointed(Generic[Record]):
         cursor: Any = None,
     ) -> Receipt:
         """
-        Inside a loop with `transaction=True`: advance another stage, to commit with the loop's own checkpoint.
+        Advance another stage, and commit that together with the loop's own checkpoint.
 
         Raises:
-            StoreError: Outside the loop, or without `transaction=True`.
-            MilepostError: As `CheckpointStore.advance`.
+            StoreError: You are outside the loop, or it has no `transaction=True`.
+            MilepostError: The same as `CheckpointStore.advance` raises.
         """
         step = checked_step(run_id, stage, watermark, idempotency_key, after, cursor)
         return self._advance(step, self._block())
@@ -110,13 +113,16 @@ class Checkpointed(Generic[Record]):
         iterator = self._open()
         block = None if iterator is None else iterator.block
         if block is None:
-            raise StoreError(self._store.path, "this records inside a loop with transaction=True, and only there")
+            raise StoreError(
+                self._store.path,
+                "a loop's append() and advance() need transaction=True and work only inside it: use the store's",
+            )
         return block
 
     def __iter__(self) -> Iterator[Record]:
-        """The records after the last checkpoint."""
+        """Iterate over the records after the last checkpoint."""
         last = self._store.latest_for_stage(self.stage, run_id=self.run_id)
-        records = self._from(last.watermark.offset if last else 0)
+        records = self._records_after(last.watermark.offset if last else 0)
         return _InTransactions(self, records, last) if self._transaction else self._in_batches(records, last)
 
     def _in_batches(self, records: Iterator[Record], last: Checkpoint | None) -> Iterator[Record]:
@@ -124,9 +130,9 @@ class Checkpointed(Generic[Record]):
         done, seen_ms = recorded or (0, 0)
         first = done
         for record in records:
-            later_ms = self.later(seen_ms, record)
+            later_ms = self.latest_event_time(seen_ms, record)
             yield record
-            # Here again: the caller asks for the next record, so it has finished this one.
+            # The caller asks for the next record, so it has finished this one.
             done, seen_ms = done + 1, later_ms
             if done - first == self.every:
                 recorded = self.record(Watermark(done, seen_ms), recorded, None)
@@ -134,62 +140,62 @@ class Checkpointed(Generic[Record]):
         if done > first:
             self.record(Watermark(done, seen_ms), recorded, None)
 
-    def _from(self, done: int) -> Iterator[Record]:
+    def _records_after(self, done: int) -> Iterator[Record]:
         if done > 0 and self._seek is not None:
-            return self._sought(done)
+            return self._records_by_seek(done)
         records = iter(self._records)
-        if self._taken is not None and records is self._taken:
+        if self._last_iterator is not None and records is self._last_iterator:
             raise InvalidArgumentError(
                 "records",
                 self._records,
-                "is an iterator that a loop has begun to read, and cannot begin again: give a list, a fresh iterator, or a "
-                "function of the offset as seek",
+                "it is an iterator that a loop has already read from: give a list, a fresh iterator, or a function of the "
+                "offset as seek",
             )
-        self._taken = records
+        self._last_iterator = records
         skipped = sum(1 for _ in islice(records, done))
         if skipped < done:
-            raise self._shorter("records", self._records, done, f"it has {skipped:,}")
+            raise self._shorter_error("records", self._records, done, f"it has {skipped:,} record(s)")
         return records
 
-    def _sought(self, done: int) -> Iterator[Record]:
-        """What `seek` gives behind what is done; a source that ends there must have what was done last."""
+    def _records_by_seek(self, done: int) -> Iterator[Record]:
+        """Return the records from `done` on. If there are none, check that the source still has the last one done."""
         records = self._seek_to(done)
         first = list(islice(records, 1))
         if not first and not list(islice(self._seek_to(done - 1), 1)):
-            raise self._shorter("seek", self._seek, done, f"it gives nothing from offset {done - 1:,} on")
-        return _behind(first, records)
+            raise self._shorter_error("seek", self._seek, done, f"it returns no record from offset {done - 1:,} on")
+        return _prepend(first, records)
 
     def _seek_to(self, offset: int) -> Iterator[Record]:
         sought = self._seek(offset) if self._seek is not None else None
         try:
             return iter(sought)  # type: ignore[arg-type]
         except TypeError:
-            raise InvalidArgumentError("seek", sought, "must return the records from the offset on") from None
+            raise InvalidArgumentError("seek", sought, "must return an iterable of the records from the offset on") from None
 
-    def _shorter(self, argument: str, value: object, done: int, found: str) -> InvalidArgumentError:
+    def _shorter_error(self, argument: str, value: object, done: int, found: str) -> InvalidArgumentError:
         return InvalidArgumentError(
             argument,
             value,
-            f"{done:,} records of it were processed already, but {found}: pass the same source, or use a new run_id",
+            f"{found}, but {done:,} were already processed: pass the same source, or use a new run_id",
         )
 
-    def later(self, seen_ms: int, record: Record) -> int:
-        """The latest event time with this record: records may come out of order, a watermark may not."""
+    def latest_event_time(self, seen_ms: int, record: Record) -> int:
+        """Return the latest event time so far. Records may come out of order, but a watermark never goes back."""
         if self._event_time is None:
             return seen_ms
         return max(seen_ms, to_ms("event_time", self._event_time(record)))
 
     def record(self, mark: Watermark, after: Watermark | None, block: Block | None) -> Watermark:
-        """Record that the stage has come from `after` to `mark`, unless somebody else has moved it; `mark` again."""
+        """Advance the stage from `after` to `mark`, unless somebody else moved it. Return `mark`."""
         first = after.offset if after else 0
         key = f"{self.stage}:{first}-{mark.offset - 1}"
         if len(key.encode()) > MAX_NAME_BYTES:
-            key = f"{first}-{mark.offset - 1}"  # a key is unique within its stage; the name in it is for people
+            key = f"{first}-{mark.offset - 1}"  # a key is unique within its stage, whose name is in it for people only
         self._advance(checked_step(self.run_id, self.stage, mark, key, after), block)
         return mark
 
     def begin(self, iterator: _InTransactions[Record]) -> Block:
-        """The block of the next batch."""
+        """Make the block of the next batch."""
         self._open = weakref.ref(iterator)
         loop = f"the loop over stage {shown(self.stage)} of run {shown(self.run_id)}"
         return self._store._writer.block(loop)  # noqa: SLF001
@@ -197,9 +203,9 @@ class Checkpointed(Generic[Record]):
 
 class _InTransactions(Generic[Record]):
     """
-    Hands out records, each batch of them inside a transaction block that belongs to the loop.
+    Iterates over records, with each batch inside a transaction block that the loop owns.
 
-    A class, not a generator: it may be continued in another thread, and whoever drops it, wherever that is, ends its block.
+    It is a class, not a generator, so that another thread may continue it. Its block ends when it is dropped in any thread.
     """
 
     def __init__(self, loop: Checkpointed[Record], records: Iterator[Record], last: Checkpoint | None) -> None:
@@ -209,7 +215,7 @@ class _InTransactions(Generic[Record]):
         self._batch: Iterator[Record] = iter(())
         self._length = 0  # of the batch
         self.block: Block | None = None
-        self._end: Callable[..., None] | None = None  # ends the block, also by being dropped with this iterator
+        self._end: Callable[..., None] | None = None  # ends the block, also when it is dropped with this iterator
         self._over = False
 
     def __iter__(self) -> Self:
@@ -227,7 +233,7 @@ class _InTransactions(Generic[Record]):
             except StopIteration:
                 self._finish()
                 record = self._begin()
-            self._seen_ms = self._loop.later(self._seen_ms, record)
+            self._seen_ms = self._loop.latest_event_time(self._seen_ms, record)
             handed_out = True
             return record
         finally:
@@ -236,11 +242,11 @@ class _InTransactions(Generic[Record]):
 
     @property
     def connection(self) -> apsw.Connection | None:
-        """The one that the block is lent; None outside of one."""
+        """The connection of the block; None outside of a block."""
         return None if self.block is None or self.block.turn is None else self.block.turn.connection
 
     def _finish(self) -> None:
-        """Record the batch, all of it being done, and commit."""
+        """Record the finished batch, and commit."""
         if self.block is not None and self._end is not None:
             mark = Watermark((self._recorded.offset if self._recorded else 0) + self._length, self._seen_ms)
             self._loop.record(mark, self._recorded, self.block)
@@ -248,8 +254,8 @@ class _InTransactions(Generic[Record]):
             self._recorded, self.block, self._end = mark, None, None
 
     def _begin(self) -> Record:
-        """The first record of the next batch."""
-        # Read before its transaction begins: a slow source does not keep other writers waiting.
+        """Read the next batch, begin its block, and return its first record."""
+        # Read the batch before its transaction begins, so that a slow source keeps no other writer waiting.
         batch = list(islice(self._records, self._loop.every))
         if not batch:
             raise StopIteration
@@ -260,10 +266,10 @@ class _InTransactions(Generic[Record]):
         return next(self._batch)
 
 
-def _nothing() -> None:
-    """What an open iterator is where there is none."""
+def _no_iterator() -> None:
+    """Stand for the reference to an iterator before there is one."""
 
 
-def _behind(first: list[Record], records: Iterator[Record]) -> Iterator[Record]:
+def _prepend(first: list[Record], records: Iterator[Record]) -> Iterator[Record]:
     yield from first
     yield from records

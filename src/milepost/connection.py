@@ -1,4 +1,4 @@
-"""One connection of SQLite's to an existing file, with everything off that a hostile file could use."""
+"""Open one SQLite connection to an existing file, with every feature off that a hostile file could exploit."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ def connect(
     kind: type[Connection] = apsw.Connection,  # type: ignore[assignment]
 ) -> Connection:
     """
-    Open an existing file, with everything off that a hostile file could use (https://sqlite.org/security.html).
+    Open an existing file, with every feature off that a hostile file could exploit.
 
     Raises:
-        StoreError: It is not there, or cannot be opened, for the reason that it gives.
+        StoreError: The file does not exist, or cannot be opened; the message gives the reason.
+
+    Source:
+        https://sqlite.org/security.html
     """
     uri = f"file:{quote(files.for_sqlite(path))}?{how}"
     try:
@@ -37,34 +40,40 @@ def connect(
         if why is None:
             raise
         raise files.from_os(path, why) from error
-    connection.set_busy_timeout(busy_timeout_ms)  # at once: a neighbour that closes the file locks it for an instant
-    # Before any statement: without it SQLite plans a cached statement anew whenever its parameters change, at 4 times
-    # the cost of a lookup (https://sqlite.org/c3ref/c_dbconfig_defensive.html, ENABLE_QPSG).
+    connection.set_busy_timeout(
+        busy_timeout_ms
+    )  # first of all: another process that closes the file locks it for an instant
+    # Before any statement. Without it SQLite plans a cached statement again for each change of its parameters, which makes
+    # a lookup 4 times as slow (https://sqlite.org/c3ref/c_dbconfig_defensive.html, ENABLE_QPSG).
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     connection.pragma("cell_size_check", True)
-    connection.pragma("mmap_size", 0)  # an I/O error on a mapped page is a signal that kills the process
+    connection.pragma("mmap_size", 0)  # an I/O error on a mapped page kills the process by a signal
     return connection
 
 
 def refuse_foreign_header(path: str, vfs: str | None) -> None:
     """
-    Look at the header only, through the VFS, which knows of the locks of this process (no `open()` of ours does).
+    Refuse a file with another application's header, or another format version.
 
-    No connection: that would take a lock and wake a WAL, which could be another application's; and an `immutable` one,
-    which does neither, calls a file malformed that was being written back from its WAL when the power went.
+    It reads the header through the VFS, because `open()` would cost this process its locks on the file. It opens no
+    connection: that would take a lock and recover a WAL, and both may be another application's. An `immutable` connection
+    does neither, but takes a file for malformed if the power failed while its WAL was written back.
+
+    Raises:
+        StoreError: The file is not milepost's, or no longer there.
     """
     with files.vfs_file(path, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY) as file:
         if file is None:
-            raise StoreError(path, "no such file: it was there a moment ago; check what removes it")
+            raise StoreError(path, "the file has just been removed: find out what removes it")
         header = files.read(file, schema.HEADER_BYTES, 0)
     try:
         schema.refuse_another_version(header, path)
     except NotAStoreError:
-        # Power loss may leave any page torn that was being written back; the WAL has it whole, the first page too.
+        # Power loss may tear any page that was being written back, even the first. The WAL still has it whole.
         kept = wal.first_page(f"{path}-wal", vfs)
         if kept is None:
             raise

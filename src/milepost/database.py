@@ -1,8 +1,8 @@
 """
-Read one file through APSW: connections that only read, lent to one call at a time.
+Read one file through a pool of read-only APSW connections. Each call borrows one.
 
-A read never waits for another read, for a commit or for a transaction block: it takes a connection that is idle, or opens
-one. A call that fails closes its connection, so that a cursor which a kept traceback holds open pins nothing.
+A read never waits for another read, a commit or a transaction block: it takes an idle connection, or opens one. A failed
+call closes its connection. A traceback that keeps its cursor can then hold no lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, TypeVarTuple
 
 import apsw
 
-from milepost import creation, files, open_files
+from milepost import create, files, open_files
 from milepost.errors import (
     ClosedStoreError,
     ForkedStoreError,
@@ -38,32 +38,32 @@ T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
 OLDEST_ENGINE: Final = (3, 51, 3)
-"""Older SQLites have the WAL-reset race, which loses committed rows (https://sqlite.org/wal.html#walresetbug)."""
+"""Older versions of SQLite can lose committed rows by the WAL-reset bug (https://sqlite.org/wal.html#walresetbug)."""
 
-_IDLE: Final = 4  # connections that are kept for the next read
-_ATTEMPTS: Final = 100  # at a file that somebody replaces while it is read
+_IDLE: Final = 4  # connections kept for later reads
+_ATTEMPTS: Final = 100  # to read a file that somebody keeps replacing
 _WAIT_S: Final = 0.001
 CLOSING: Final = -1  # no thread
 
 
 class Read(Protocol):
-    """Run one query of rows/: `read` or `read_committed` of a database."""
+    """Run one query of rows/. `Database.read` and `Database.read_committed` do so."""
 
     def __call__(self, query: Callable[[apsw.Connection, *Given], T], /, *given: *Given) -> T: ...  # noqa: D102 - the protocol says it
 
 
 class Database:
     """
-    A file that is read; `Writer` is one that is written to as well.
+    A file that milepost reads. `Writer` also writes to it.
 
     Args:
         path: The file's absolute name.
         vfs: The name of an SQLite VFS; None for SQLite's own.
-        hmac: The hash that the caller's key gives; None without a key.
+        hmac: The hash with the caller's key; None without a key.
     """
 
     hash: Hash
-    """What links are made with."""
+    """The hash function of the chain's links."""
 
     busy_timeout_ms = 5000
 
@@ -73,23 +73,23 @@ class Database:
         if tuple(map(int, apsw.sqlite_lib_version().split("."))) < OLDEST_ENGINE:
             raise StoreError(
                 path,
-                f"SQLite {apsw.sqlite_lib_version()} can lose committed rows: install an apsw with SQLite "
+                f"SQLite {apsw.sqlite_lib_version()} can lose committed rows: install an APSW with SQLite "
                 f"{'.'.join(map(str, OLDEST_ENGINE))} or newer",
             )
         self.path = path
         self.vfs = vfs
         self._hmac = hmac
         self._process = os.getpid()
-        # Why nothing more can be done here: closed, forked or failed.
+        # Why this file accepts no more calls: closed, forked or failed.
         self._ended: StoreError | None = None
-        # All that are open, by id(): weak, so that one which an interrupt has let drop is gone.
+        # All open readers, by id(). Weak references, so that a reader dropped by an interrupt disappears.
         self._readers: dict[int, weakref.ref[Reader]] = {}
         self._idle: deque[Reader] = deque()
-        self._paused: set[int] = set()  # threads that have had it let go of the file: meanwhile no reader is opened
+        self._paused: set[int] = set()  # threads that had the file closed for a fork; no reader opens until they are done
 
     def open(self) -> Self:
         """
-        Open the file, so that what is wrong with it is told now.
+        Open the file, so that its errors come now.
 
         Raises:
             StoreError: It cannot be opened.
@@ -115,11 +115,11 @@ class Database:
         return SnapshotReader(self.path, self.vfs, self._hmac)
 
     def read(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
-        """Run a query that only reads, and finishes reading before it returns; inside one's own block it sees the block."""
+        """Run a read-only query that reads everything before it returns. In your own block it sees the block's writes."""
         return self.read_committed(query, *given)
 
     def read_committed(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
-        """As `read`, of what is committed: it never waits for a transaction block, nor sees into it."""
+        """Run a query as `read` does, but see committed entries only. It never waits for a transaction block."""
         if self._ended is not None or os.getpid() != self._process:
             self.refuse_if_ended()
         reader = None
@@ -141,14 +141,14 @@ class Database:
                         raise
                     self._discard(reader)
                     continue
-                if reader.may_go_stale and reader.stale():  # half of it may be of one file, and half of another
+                if reader.may_go_stale and reader.stale():  # the result may mix two files
                     continue
                 if self._paused or open_files.opening_to_write or len(self._idle) >= _IDLE:
                     self._discard(reader)
                 else:
                     self._idle.append(reader)
                 return result
-            raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - and as for every other error
+            raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - the handler below closes the reader
         except BaseException as error:
             self._discard(reader)
             if isinstance(error, OSError) and not isinstance(error, MilepostError):
@@ -157,28 +157,28 @@ class Database:
                 raise translate(error, self.path, self.busy_timeout_ms) from error
             raise
 
-    def read_apart(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
-        """As `read_committed`, on a connection that nothing else uses: for what takes long, or is not our own SQL."""
+    def read_on_own_connection(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+        """Run a query as `read_committed` does, on a connection of its own. Use it for slow queries and foreign SQL."""
         self.refuse_if_ended()
-        apart = Database(self.path, self.vfs, self._hmac).open()
+        own = Database(self.path, self.vfs, self._hmac).open()
         try:
-            return apart.read_committed(query, *given)
+            return own.read_committed(query, *given)
         finally:
-            apart.close()
+            own.close()
 
     def copy_to(self, path: str) -> None:
-        """Make an exact copy of what is committed, on a connection of its own: other threads go on."""
-        creation.backup(self.read_apart, path)
+        """Make an exact copy of what is committed, on a connection of its own, so that other threads continue."""
+        create.backup(self.read_on_own_connection, path)
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is left to be closed."""
+        """Whether the file is closed, or was carried over a fork."""
         return isinstance(self._ended, ClosedStoreError | ForkedStoreError)
 
     def close(self) -> None:
-        """Close the file. A second call does nothing; reads under way in other threads end first."""
+        """Close the file, after reads in other threads have ended. A second call does nothing."""
         if not self.closed:
-            # Ended last: a close that an interrupt ends is closed by the next one.
+            # Set last: after an interrupt, the next close() finishes the work.
             self._paused.add(CLOSING)
             self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
             self._ended = ClosedStoreError(self.path, "the store is closed: open it again")
@@ -190,14 +190,14 @@ class Database:
         try:
             while True:
                 self.refuse_if_ended()
-                # It is there to be waited for before the look whether it may be: who lets go of the file, or opens it to
-                # write, says so before it looks whom to wait for.
+                # Register first, then check. A fork, or an opening to write, announces itself first, and then waits for
+                # the registered readers. Either side therefore sees the other.
                 self._readers[reader.key] = weakref.ref(reader)
                 if not self._paused and self.path not in open_files.opening_to_write.values():
                     break
                 self._discard(reader)
                 if time.monotonic() > deadline:
-                    raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - and as after every error
+                    raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - the handler below closes the reader
                 time.sleep(_WAIT_S)
             reader.open()
         except BaseException:
@@ -220,13 +220,13 @@ class Database:
             finally:
                 if reader is not None:
                     try:
-                        reader.connection.close(True)  # at once: a call of ours could be interrupted as it begins
+                        reader.connection.close(True)  # directly: an interrupt could come as a method of ours begins
                     finally:
-                        self._readers.pop(reader.key, None)  # else it is waited for while an interrupt's traceback has it
+                        self._readers.pop(reader.key, None)  # else an interrupt's traceback would keep it, and others wait
             self._discard(reader)
 
     def close_readers(self, deadline: float) -> bool:
-        """Close the idle ones, and let those in use close as they end; whether all did by the deadline (monotonic)."""
+        """Close the idle readers and wait for the others. Return whether all closed by the deadline (monotonic)."""
         while True:
             self._close_idle_readers()
             if not any(reader() is not None for reader in list(self._readers.values())):
@@ -238,33 +238,33 @@ class Database:
 
     def refuse_if_ended(self) -> None:
         """
-        Nothing more can be done once it is closed, was carried over a fork, or has failed.
+        Refuse any call after the file was closed, after a fork in the child, and after a failure.
 
         Raises:
-            StoreError: Which of these.
+            StoreError: Of the class that says which of these.
         """
         if os.getpid() != self._process and not self.closed:
             self.carried_over()
         if self._ended is not None:
-            raise type(self._ended)(*self._ended.args)  # a new one each time: threads may raise it side by side
+            raise type(self._ended)(*self._ended.args)  # a new one each time: several threads may raise it
 
-    # What a fork asks of an open file (open_files.py)
+    # The hooks that a fork calls (open_files.py)
 
     def let_go(self, deadline: float) -> bool:
-        """Close every connection; reads wait from now on."""
+        """Before a fork: close every connection. Reads wait until `take_back`."""
         self._paused.add(threading.get_ident())
         return self.close_readers(deadline)
 
     def take_back(self) -> None:
-        """Reads go on."""
+        """After a fork, in the parent: let reads continue."""
         self._paused.discard(threading.get_ident())
 
     def make_way(self, deadline: float) -> bool:
-        """Close the readers, whose shared memory is mapped read-only."""
+        """Close the readers, because they have mapped the shared memory read-only."""
         return self.close_readers(deadline)
 
     def carried_over(self) -> None:
-        """In the child: a connection that is still there is never touched again, not even to close it."""
+        """After a fork, in the child: never touch an inherited connection again, not even to close it."""
         self._ended = ForkedStoreError(
             self.path, "this store was opened before a fork: open a store of its own in the child process"
         )

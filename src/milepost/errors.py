@@ -1,43 +1,43 @@
 """
-Every exception that milepost raises, by what the caller can do next.
+Every exception that milepost raises, grouped by what you can do next.
 
-MilepostError                                  catch this to catch everything of ours
-├── InvalidArgumentError (ValueError)          an argument of a call breaks a rule: correct the call
+MilepostError                                  catch this to catch every error of milepost
+├── InvalidArgumentError (ValueError)          an argument breaks a rule: correct the call
 ├── InvalidCheckpointError (ValueError)        a checkpoint breaks a rule of `valid`: correct the checkpoint
-├── RejectedCheckpointError                    valid, but the chain cannot take it
-│   ├── IdempotencyConflictError               the key is recorded, with other content
-│   ├── SequenceError                          the sequence does not rise
-│   ├── StageMovedError                        the stage does not stand where `after` says: read where it stands
-│   └── WatermarkRegressionError               the watermark falls
-├── NoCheckpointError (LookupError)            nothing recorded there yet: start from the beginning
+├── RejectedCheckpointError                    the checkpoint is valid, but does not fit the chain
+│   ├── IdempotencyConflictError               the key is already recorded with other content
+│   ├── SequenceError                          the sequence is not above the last one
+│   ├── StageMovedError                        the stage is not where `after` says: read its resume point
+│   └── WatermarkRegressionError               the watermark would go backwards
+├── NoCheckpointError (LookupError)            nothing is recorded there yet: start from the beginning
 ├── RunFinishedError                           the run has finished: use another run_id, or again=True
 ├── RunExistsError                             a branch into a run that has the stage: branch into another one
 ├── CursorNotKeptError                         a branch from where the cursor is gone: branch from a later checkpoint
 ├── StoreError                                 the file or its use is at fault, not the entry
-│   ├── NotAStoreError                         not a file of milepost; nothing in it was touched
-│   ├── SchemaVersionError                     a file of another version of milepost
-│   ├── WrongKeyError                          the chain is keyed, and not with the key that was given, or given none
-│   ├── DamagedStoreError                      SQLite cannot make sense of the file
-│   ├── ReadOnlyStoreError                     a verb that writes, on a store that only reads
-│   ├── ClosedStoreError                       used after close()
-│   ├── ForkedStoreError                       carried over a fork: open it anew in the child
-│   ├── FailedStoreError                       durability can no longer be promised: close it and open it anew
-│   ├── StoreFullError                         no space left: free some and try again
-│   └── StoreBusyError (TimeoutError)          another writer held the lock: try again
-├── MissingPackageError (ModuleNotFoundError)  a package that milepost does without is needed here: install it
+│   ├── NotAStoreError                         the file is not milepost's; it was not changed
+│   ├── SchemaVersionError                     the file has another format version
+│   ├── WrongKeyError                          the chain needs another key, or none
+│   ├── DamagedStoreError                      SQLite cannot read the file
+│   ├── ReadOnlyStoreError                     the store is read-only, or a permission is missing
+│   ├── ClosedStoreError                       the store was used after close()
+│   ├── ForkedStoreError                       the store was used after a fork: open another in the child
+│   ├── FailedStoreError                       the store can no longer promise durability: reopen it
+│   ├── StoreFullError                         the disk is full: free some space and retry
+│   └── StoreBusyError (TimeoutError)          another writer held the lock: retry
+├── MissingPackageError (ModuleNotFoundError)  an optional package is missing: install it
 └── BrokenChainError                           `Verification.raise_if_broken()` found faults
 
-MilepostWarning (UserWarning)                  not raised but warned of: it works, and may not for long
+MilepostWarning (UserWarning)                  a warning: it works now, and may fail later
 
-The facts of an error are its attributes and, in the same order, its `args`, so that errors pickle. A value that cannot be
-pickled, like a generator that was given as an argument, arrives elsewhere as its `repr` in the message.
+An error's facts are its attributes, and its `args` in the same order, so that errors pickle. Some values cannot be pickled,
+such as a generator. Another process gets such a value as the text that stands for it in the message.
 """
 
 from __future__ import annotations
 
 import errno
 import reprlib
-from pickle import dumps  # only to see whether a value can leave the process: nothing here is ever read from a pickle
+from pickle import dumps  # only to try whether a value can be pickled: nothing here reads a pickle
 from typing import TYPE_CHECKING, Any
 
 from milepost.readable import count, iso
@@ -55,24 +55,24 @@ _SHORT.maxlong = 40
 
 
 def shown(value: object) -> str:
-    """A value as it may stand in a message: one short line that no terminal obeys, whatever the value is."""
-    if type(value) is _Shown:
+    """Describe any value in one short line, without control characters that a terminal would obey."""
+    if type(value) is _Description:
         return value.text
     try:
         text = _SHORT.repr(value)
-    except Exception:  # noqa: BLE001 - a hostile value must not hide the error that is about it
+    except Exception:  # noqa: BLE001 - a hostile value must not hide the error about it
         text = f"<{kind(value)}>"
     return text if text.isprintable() else ascii(text)
 
 
 def kind(value: object) -> str:
-    """The name of a value's type as it may stand in a message, whatever its metaclass says."""
+    """Name a value's type for a message. A metaclass cannot falsify the name."""
     name: str = type.__dict__["__name__"].__get__(type(value))
     return name if name.isprintable() and len(name) <= 80 else ascii(name)[:80]
 
 
-class _Shown:
-    """What a value looked like that could not leave its process."""
+class _Description:
+    """The description of a value that could not be pickled."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -81,36 +81,36 @@ class _Shown:
         return self.text
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is _Shown and other.text == self.text
+        return type(other) is _Description and other.text == self.text
 
     def __hash__(self) -> int:
         return hash(self.text)
 
 
-def _portable(value: object) -> object:
-    """The value itself if it can be pickled, or what it looks like."""
+def _picklable(value: object) -> object:
+    """Return the value if it can be pickled, or else its description."""
     try:
         dumps(value)
-    except Exception:  # noqa: BLE001 - whatever a value of the caller's does there, the error about it must arrive
-        return _Shown(shown(value))
+    except Exception:  # noqa: BLE001 - a value may raise anything there, and the error about it must arrive
+        return _Description(shown(value))
     return value
 
 
 class MilepostError(Exception):
-    """The root of every exception of milepost."""
+    """The base class of every exception of milepost."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For a pickle: the facts, so that the error can be handed to another process; and notes that were added."""
-        state = {name: _portable(value) for name, value in vars(self).items()}
-        return type(self), tuple(map(_portable, self.args)), state
+        """Pickle the facts and the notes, so that another process can receive the error."""
+        state = {name: _picklable(value) for name, value in vars(self).items()}
+        return type(self), tuple(map(_picklable, self.args)), state
 
 
 class MilepostWarning(UserWarning):
-    """Something works, and is likely to go wrong one day."""
+    """Something works now, but is likely to fail later."""
 
 
 class InvalidArgumentError(MilepostError, ValueError):
-    """An argument of a call breaks a rule; nothing was done."""
+    """An argument breaks a rule; nothing was done."""
 
     argument: str
     value: object
@@ -142,10 +142,10 @@ class InvalidCheckpointError(MilepostError, ValueError):
 
 class RejectedCheckpointError(MilepostError):
     """
-    Something valid that the chain cannot take.
+    The checkpoint is valid, but does not fit the chain.
 
     Attributes:
-        entry: The checkpoint; None where there is none yet, since the store was to make it.
+        entry: The checkpoint; None if the store had not made it yet.
         index: Its place in a batch (0, 1, 2 …), or None.
     """
 
@@ -154,7 +154,7 @@ class RejectedCheckpointError(MilepostError):
 
 
 class IdempotencyConflictError(RejectedCheckpointError):
-    """The stage of that run has this idempotency key already, with another sequence or watermark: `recorded`."""
+    """The stage already has this idempotency key, with another sequence or watermark: `recorded`."""
 
     entry: Checkpoint
     recorded: Checkpoint
@@ -169,7 +169,7 @@ class IdempotencyConflictError(RejectedCheckpointError):
         return (
             f"{_place(self.index)}idempotency_key {shown(entry.idempotency_key)} is already recorded for {_stage(entry)} "
             f"with sequence {recorded.sequence} and {_mark(recorded)}, not sequence {entry.sequence} and "
-            f"{_mark(entry)}: give a different step a key of its own"
+            f"{_mark(entry)}: give each step its own key"
         )
 
 
@@ -187,21 +187,22 @@ class SequenceError(RejectedCheckpointError):
     def __str__(self) -> str:
         return (
             f"{_place(self.index)}sequence {self.entry.sequence} of {_stage(self.entry)} is not above the last one, "
-            f"{self.last.sequence}: resume from resume_point_for_stage(), or let advance() stamp the sequence"
+            f"{self.last.sequence}: resume from resume_point_for_stage(), or let advance() assign the sequence"
         )
 
 
 class StageMovedError(RejectedCheckpointError):
     """
-    The stage does not stand where `after` says it must: somebody else has advanced it. Nothing was written.
+    The stage is not where `after` says it is, mostly because somebody else advanced it. Nothing was written.
 
     Attributes:
-        expected: Where it must stand: the watermark of its last checkpoint, or None for none.
-        found: Where it stands, likewise.
-        receipt: Of the stage's own entry with this idempotency key and watermark, if there is one: then this very step is
-            recorded, as after a commit whose outcome was never known.
+        expected: The watermark that the stage's last checkpoint should have, or None for no checkpoint.
+        found: The watermark that it has, or None for no checkpoint.
+        receipt: The receipt of this very step, if the stage has an entry with this key and watermark. That happens after a
+            commit whose outcome you never learned.
         run_id: The run.
         stage: Its stage.
+        index: Its place in a batch (0, 1, 2 …), or None.
     """
 
     expected: Watermark | None
@@ -225,22 +226,24 @@ class StageMovedError(RejectedCheckpointError):
         self.run_id, self.stage, self.index = run_id, stage, index
 
     def __str__(self) -> str:
-        stands = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)} stands {_standing(self.found)}"
+        moved = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)}"
+        moved += " has no checkpoint" if self.found is None else f" is at {_watermark(self.found)}"
         if self.found != self.expected:
-            stands += f", not {_standing(self.expected)}"
+            expected = "to have no checkpoint" if self.expected is None else f"at {_watermark(self.expected)}"
+            moved += f", but was expected {expected}"
         if self.receipt is not None:
-            why = f"this step is recorded, at position {self.receipt.position}"
+            why = f"this step is already recorded, at position {self.receipt.position}"
         elif self.found == self.expected:
-            return f"{stands} already: give the watermark that the step leads to"
+            return f"{moved} already: give the watermark that the step leads to"
         elif self.found is None:
-            return f"{stands}: check the path, the run_id and the stage"
+            return f"{moved}: check the path, the run_id and the stage"
         else:
-            why = "another process advanced it, or a call whose outcome was lost"
-        return f"{stands}: {why}; read resume_point_for_stage() and go on from there"
+            why = "another process advanced it, or an earlier call whose answer was lost"
+        return f"{moved} ({why}): continue from resume_point_for_stage()"
 
 
 class WatermarkRegressionError(RejectedCheckpointError):
-    """The offset or the event time is behind that of the last checkpoint of its run and stage: `last`."""
+    """The offset or the event time is below that of the last checkpoint of its run and stage: `last`."""
 
     entry: Checkpoint
     last: Checkpoint
@@ -252,13 +255,13 @@ class WatermarkRegressionError(RejectedCheckpointError):
 
     def __str__(self) -> str:
         return (
-            f"{_place(self.index)}the watermark of {_stage(self.entry)} would fall from {_mark(self.last)} to "
-            f"{_mark(self.entry)}: a stage never goes back; to read a source again, start a new run_id"
+            f"{_place(self.index)}the watermark of {_stage(self.entry)} would go back from {_mark(self.last)} to "
+            f"{_mark(self.entry)}: use a new run_id to read the source again"
         )
 
 
 class NoCheckpointError(MilepostError, LookupError):
-    """Nothing is recorded for that stage (of that run, unless `run_id` is None), or for that run (`stage` is None), yet."""
+    """Nothing is recorded yet for that stage, or for that run if `stage` is None. A `run_id` of None means any run."""
 
     run_id: str | None
     stage: str | None
@@ -338,7 +341,7 @@ class CursorNotKeptError(MilepostError):
 
 
 class StoreError(MilepostError):
-    """The file at `path`, or the way it is used, is at fault; `problem` says how, and what to do."""
+    """Something is wrong with the file at `path`, or with its use. `problem` says what, and what to do."""
 
     path: str
     problem: str
@@ -352,11 +355,11 @@ class StoreError(MilepostError):
 
 
 class NotAStoreError(StoreError):
-    """The file is not one of milepost; nothing in it was touched."""
+    """The file is not milepost's. It was not changed."""
 
 
 class SchemaVersionError(StoreError):
-    """The file has format version `found`; this milepost reads and writes `supported`. Nothing in it was touched."""
+    """The file has format version `found`, but this milepost writes `supported`. The file was not changed."""
 
     args: tuple[Any, ...]
     found: int
@@ -364,46 +367,46 @@ class SchemaVersionError(StoreError):
 
     def __init__(self, path: str, found: int, supported: int) -> None:
         if found > supported:
-            remedy = "install a newer milepost"
+            advice = "install a newer milepost"
         elif found > 0:
-            remedy = "open it with CheckpointStore(), which upgrades it"
+            advice = "open it with CheckpointStore(), which upgrades it"
         else:
-            remedy = "no milepost ever wrote it: do not trust this file"
-        super().__init__(path, f"file format version {found}, this milepost writes version {supported}: {remedy}")
+            advice = "no milepost ever wrote it: do not trust this file"
+        super().__init__(path, f"file format version {found}, this milepost writes version {supported}: {advice}")
         self.args = (path, found, supported)
         self.found, self.supported = found, supported
 
 
 class WrongKeyError(StoreError):
-    """The chain is keyed with another key than was given, or with one where none was, or not at all where one was."""
+    """You gave another key than the chain's, or no key for a keyed chain, or a key for a chain that has none."""
 
 
 class DamagedStoreError(StoreError):
-    """SQLite cannot make sense of the file: verify it, and restore it from a copy."""
+    """SQLite cannot read the file as a database: verify it, and restore it from a copy."""
 
 
 class ReadOnlyStoreError(StoreError):
-    """A verb that writes was called on a store that only reads, or the permissions of a file forbid what was asked for."""
+    """You called a method that writes on a read-only store, or the permissions of a file forbid the call."""
 
 
 class ClosedStoreError(StoreError):
-    """The store was used after `close()`."""
+    """You used the store after `close()`."""
 
 
 class ForkedStoreError(StoreError):
-    """The store was opened before a fork and used in the child: SQLite connections do not survive that."""
+    """You opened the store before a fork and used it in the child. SQLite connections do not survive a fork."""
 
 
 class FailedStoreError(StoreError):
-    """The store can no longer promise that what it writes is durable, and takes nothing more until it is reopened."""
+    """The store can no longer promise durability. It accepts nothing more until you reopen it."""
 
 
 class StoreFullError(StoreError):
-    """No space is left for the file; the chain is as it was."""
+    """The disk has no space left for the file. The chain is unchanged."""
 
 
 class StoreBusyError(StoreError, TimeoutError):
-    """Another writer held the lock for `waited_ms` milliseconds; trying again is right."""
+    """Another writer held the lock for `waited_ms` milliseconds. You can safely retry."""
 
     args: tuple[Any, ...]
     waited_ms: int
@@ -415,14 +418,14 @@ class StoreBusyError(StoreError, TimeoutError):
         super().__init__(
             path, f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
         )
-        # As the OSError that it is too, which has taken path and problem for an errno and its text.
+        # OSError takes the first two arguments for errno and strerror, so they are set again.
         self.errno, self.strerror, self.filename = errno.ETIMEDOUT, self.problem, path
         self.args = (path, waited_ms)
         self.waited_ms = waited_ms
 
 
 class MissingPackageError(MilepostError, ModuleNotFoundError):
-    """A verb needs `package`, which milepost does without elsewhere; `install` is what to give to pip."""
+    """The call needs `package`, an optional dependency. Give `install` to pip."""
 
     package: str
     install: str
@@ -438,7 +441,7 @@ class MissingPackageError(MilepostError, ModuleNotFoundError):
 
 
 class BrokenChainError(MilepostError):
-    """A verification found `faults`."""
+    """Verification found `faults`."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__(faults)
@@ -458,12 +461,8 @@ def _stage(entry: Checkpoint) -> str:
 
 
 def _mark(entry: Checkpoint) -> str:
-    return _spelled(entry.watermark)
+    return _watermark(entry.watermark)
 
 
-def _standing(mark: Watermark | None) -> str:
-    return "before its first checkpoint" if mark is None else f"at {_spelled(mark)}"
-
-
-def _spelled(mark: Watermark) -> str:
+def _watermark(mark: Watermark) -> str:
     return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}"

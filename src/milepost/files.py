@@ -1,8 +1,8 @@
 """
-Files on the disk: which there are, and what they are; the only place that reads or writes bytes of one.
+Look at files on the disk, and read and write their bytes.
 
-Nothing here opens a file of a store but SQLite's own VFS. Closing a descriptor of our own would drop all locks that this
-process has on the file (https://sqlite.org/howtocorrupt.html, section 2.2).
+Only SQLite's own VFS opens a store's file here. If milepost closed a descriptor of its own, this process would lose all its
+locks on the file (https://sqlite.org/howtocorrupt.html, section 2.2).
 """
 
 from __future__ import annotations
@@ -29,49 +29,51 @@ from milepost.errors import (
     StoreError,
     StoreFullError,
 )
-from milepost.filesystem import remote_kind
+from milepost.remote import remote_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _AT_FDCWD: Final = -100
 _STATX_INO: Final = 0x100
-# PyDLL: it is asked at each commit, and to give up the interpreter and take it again would cost more than the call.
+# PyDLL keeps the interpreter's lock. The call comes at each commit, and releasing the lock would cost more than the call.
 _statx: Final = getattr(ctypes.PyDLL(None), "statx", None) if sys.platform == "linux" else None
 
-PIECE_BYTES: Final = 1 << 16  # SQLite's own VFS takes fewer than 2^17 bytes at a time
-_LONGEST_GIVEN: Final = 4096  # longer than any file system takes; resolving one of megabytes would take minutes
-LONGEST_PATH: Final = 504  # of the 512 that SQLite's VFS for Unix has for a name, 8 are for "-journal"
+PIECE_BYTES: Final = 1 << 16  # SQLite's own VFS accepts fewer than 2^17 bytes at a time
+_LONGEST_GIVEN: Final = 4096  # longer than any file system allows; to resolve a path of megabytes would take minutes
+LONGEST_PATH: Final = 504  # SQLite's VFS for Unix allows 512 for a name, and 8 of them are for "-journal"
 _NO_SYNC: Final = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError)
-"""What says that there is no file. Anything else, such as no permission, says that nobody knows."""
+"""Errors that say that there is no file. After any other, such as a missing permission, nobody knows."""
 
 
 def absolute(path: object) -> str:
     """
-    The one absolute name of a store's file, symbolic links resolved.
+    Return the one absolute name of a store's file, with symbolic links resolved.
 
     Raises:
-        InvalidArgumentError: It is not the path of a file, or one that is too long for SQLite.
+        InvalidArgumentError: It is not the path of a file, or it is too long for SQLite.
     """
     resolved = real(path)
     length, name_bytes = len(os.fsencode(resolved)), len(os.fsencode(os.path.basename(resolved)))  # noqa: PTH119
     if os.name == "posix" and length > LONGEST_PATH:
-        rule = f"SQLite takes {LONGEST_PATH} bytes, directory and all, and this has {length}: choose a shorter path"
+        rule = f"it has {length} bytes, directory included, but SQLite allows {LONGEST_PATH}: choose a shorter path"
         raise InvalidArgumentError("path", resolved, rule)
     longest = _longest_name(directory(resolved)) - len("-wal")
     if name_bytes > longest:
-        rule = f"its name may have {longest} bytes, since its -wal has 4 more, and has {name_bytes}: choose a shorter one"
+        rule = (
+            f"its name has {name_bytes} bytes, but {longest} are allowed, because -wal is added to it: choose a shorter one"
+        )
         raise InvalidArgumentError("path", resolved, rule)
     return resolved
 
 
 def real(path: object) -> str:
     """
-    The one absolute name of any file, symbolic links resolved, as Python's own functions take it.
+    Return the one absolute name of any file, with symbolic links resolved, as Python's own functions accept it.
 
-    A path is a path: `:memory:`, `file:x?mode=ro` and `` are names to SQLite, and options to nobody. What the locale
-    cannot spell is taken as UTF-8, which is what SQLite takes.
+    A path is always a path: `:memory:` and `file:x?mode=ro` are ordinary file names here. If the locale cannot spell a
+    path, it is encoded as UTF-8, as SQLite expects.
 
     Raises:
         InvalidArgumentError: It is not the path of a file.
@@ -91,13 +93,13 @@ def real(path: object) -> str:
         resolved = os.path.realpath(os.fsdecode(encoded))
         for_sqlite(resolved)
     except UnicodeError:
-        raise InvalidArgumentError("path", path, "must be UTF-8, as SQLite's VFS takes names: rename the file") from None
+        raise InvalidArgumentError("path", path, "must be UTF-8, because SQLite requires it: rename the file") from None
     return resolved
 
 
 def for_sqlite(path: str) -> str:
     """
-    A path as SQLite takes names: its bytes read as UTF-8, whatever the locale makes of them.
+    Return a path as SQLite expects it: its bytes decoded as UTF-8, whatever the locale is.
 
     Source:
         https://sqlite.org/c3ref/open.html; https://docs.python.org/3/glossary.html#term-filesystem-encoding-and-error-handler
@@ -106,27 +108,27 @@ def for_sqlite(path: str) -> str:
 
 
 def _in_bytes(given: str) -> bytes:
-    """The bytes of a path as somebody gave it."""
+    """Return the bytes of a path as somebody gave it."""
     try:
         return os.fsencode(given)
-    except UnicodeEncodeError:  # text of a program, which the locale cannot spell
+    except UnicodeEncodeError:  # a str of the program that the locale cannot spell
         return given.encode()
 
 
 def _longest_name(folder: str) -> int:
-    """How many bytes a name may have in a directory."""
+    """Return how many bytes a file name may have in a directory."""
     try:
         return os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, ValueError, OSError):  # Windows; a directory that is not there is told of by who needs it
+    except (AttributeError, ValueError, OSError):  # Windows, or no such directory: a later step reports that
         return 255
 
 
 def status(path: str) -> os.stat_result | None:
     """
-    What a file is; None if there is none.
+    Return the status of a file, or None if there is no file.
 
     Raises:
-        StoreError: Nobody can tell, for the reason that it gives.
+        StoreError: The system cannot tell; the message gives its reason.
     """
     try:
         return os.stat(path)  # noqa: PTH116 - nothing may open the file
@@ -137,35 +139,37 @@ def status(path: str) -> os.stat_result | None:
 
 
 def is_store_file(path: str) -> bool:
-    """Whether there is a file that may be a store; False if there is nothing, an error if it is anything else."""
+    """Return whether there is a file that may be a store: False for no file, an error for anything else."""
     found = status(path)
     if found is None:
         if os.path.isdir(directory(path)):  # noqa: PTH112
             return False
         if os.path.lexists(directory(path)):
-            raise StoreError(path, "what stands where its directory should be is a file: choose another path")
+            raise StoreError(path, "its directory is a file: choose another path")
         raise StoreError(path, "its directory does not exist: make it first")
     if not stat.S_ISREG(found.st_mode):
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
         raise NotAStoreError(path, f"{kind}: name a file for the checkpoints")
     if found.st_size == 0:
-        raise NotAStoreError(path, "empty, which a store never is: restore it from a copy, or remove it to start anew")
+        raise NotAStoreError(
+            path, "the file is empty, and a store never is: restore it from a copy, or remove it to start anew"
+        )
     return True
 
 
 def size_bytes(path: str) -> int:
-    """How large a file is, together with its WAL; of what is not on the disk, 0."""
+    """Return the size of a file together with its WAL; a missing file counts as 0."""
     found = (status(path + suffix) for suffix in ("", "-wal"))
     return sum(each.st_size for each in found if each is not None)
 
 
 def warn_of_remote(path: str) -> None:
-    """Warn where another machine may have the file."""
+    """Warn if another machine may share the file."""
     kind = remote_kind(path)
     if kind is not None:
         warnings.warn(
-            f"{path}: on a file system of the kind {kind}, which another machine may share: its locks and the shared memory "
-            "of the WAL cannot be relied upon; keep the store on a local disk, and copy it with backup()",
+            f"{path}: the file system is {kind}, which another machine may share, so SQLite cannot rely on its locks or on "
+            "the WAL's shared memory: keep the store on a local disk, and copy it with backup()",
             MilepostWarning,
             stacklevel=4,
         )
@@ -174,12 +178,12 @@ def warn_of_remote(path: str) -> None:
 @contextlib.contextmanager
 def vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | None]:
     """
-    A file, opened through the VFS, so that a test that records what reaches the disk sees it too; None for no file.
+    Open a file through the VFS, and give None for no file. A test's VFS therefore sees this access too.
 
     Raises:
-        StoreError: There is one, and it cannot be opened.
+        StoreError: There is a file, but it cannot be opened.
     """
-    file = _opened(path, vfs, flags)
+    file = _open(path, vfs, flags)
     try:
         yield file
     finally:
@@ -187,12 +191,12 @@ def vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | 
             file.xClose()
 
 
-def _opened(path: str, vfs: str | None, flags: int) -> apsw.VFSFile | None:
-    for attempt in (1, 2):  # the second where what was in the way of the first is gone
+def _open(path: str, vfs: str | None, flags: int) -> apsw.VFSFile | None:
+    for attempt in (1, 2):  # the second, if the obstacle has gone meanwhile
         try:
             return apsw.VFSFile(vfs or "", for_sqlite(path), [flags, 0])
         except (apsw.CantOpenError, apsw.IOError) as error:
-            # The latter where SQLite may not look at the database beside a WAL, to give the WAL the same permissions.
+            # IOError: SQLite may not look at the database beside a WAL, whose permissions the WAL is to get.
             if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_FSTAT:
                 raise
             why = why_not_opened(path)
@@ -208,9 +212,9 @@ def _opened(path: str, vfs: str | None, flags: int) -> apsw.VFSFile | None:
 @contextlib.contextmanager
 def opening(path: str) -> Iterator[None]:
     """
-    Let SQLite open what lies beside a file (its -wal, -shm or -journal), and give its reason if it cannot.
+    Let SQLite open a file and what lies beside it (-wal, -shm), and say why if it cannot.
 
-    To be left before the connection is closed, which would free the descriptors that there were too few of.
+    Leave this block before you close the connection. Closing frees descriptors, and so hides that too many were open.
     """
     try:
         yield
@@ -224,10 +228,10 @@ def opening(path: str) -> Iterator[None]:
 
 def why_not_opened(path: str) -> OSError | None:
     """
-    Why SQLite could not open a file, which it does not tell: it has one and the same error for all reasons.
+    Find out why SQLite could not open a file, since SQLite has one error for all reasons.
 
-    Without opening it, for closing a descriptor of it would drop the locks of this process. A file that can only be read is
-    opened to read. None if nothing is in the way any more, or what was is not known.
+    This does not open the file: closing a descriptor of it would drop this process's locks. A read-only file is no reason,
+    since SQLite then opens it to read. None means that the obstacle has gone, or is unknown.
     """
     try:
         os.stat(path)  # noqa: PTH116
@@ -237,18 +241,18 @@ def why_not_opened(path: str) -> OSError | None:
         return PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:  # too many open files, of this process or of all
+    except OSError as error:  # too many open files, in this process or in all
         return OSError(error.errno, error.strerror, path)
     return None
 
 
 def read(file: Readable | None, length: int, offset: int) -> bytes:
-    """What there is to read, up to `length` bytes."""
+    """Read up to `length` bytes, or fewer at the end of the file."""
     return b"" if file is None else file.xRead(max(0, min(length, file.xFileSize() - offset)), offset)
 
 
 class Readable(Protocol):
-    """What can be read as bytes: an apsw.VFSFile, for one."""
+    """A file whose bytes can be read, such as an apsw.VFSFile."""
 
     def xFileSize(self) -> int: ...  # noqa: D102, N802 - APSW's names
     def xRead(self, amount: int, offset: int) -> bytes: ...  # noqa: D102, N802
@@ -256,12 +260,11 @@ class Readable(Protocol):
 
 def identity_of(path: str) -> Callable[[], object]:
     """
-    A function that tells, each time it is called, which file a name stands for (its inode and device), or None for no file.
+    Return a function that tells which file a name stands for now: its inode and device, or None for no file.
 
-    It asks for nothing else. Since Linux 6.13 a file whose times were asked for gets new ones with the next
-    write, which the next sync has to make durable: with `os.stat` at each commit a durable append took 270 µs, not 180.
+    The function asks for nothing else, because a query of the file's times slows the next sync down since Linux 6.13.
 
-    It raises OSError where nobody can tell, as without permission to search the directory.
+    The function raises OSError if the system cannot tell, as without permission to search the directory.
 
     Source:
         statx(2); https://docs.kernel.org/filesystems/multigrain-ts.html
@@ -272,7 +275,7 @@ def identity_of(path: str) -> Callable[[], object]:
         if _statx is not None and _statx(_AT_FDCWD, encoded, 0, _STATX_INO, found) == 0:
             return found[32:40], found[136:144]
         try:
-            status = os.stat(path)  # noqa: PTH116 - runs at each commit: 1 µs, pathlib 3 µs
+            status = os.stat(path)  # noqa: PTH116 - called at each commit: 1 µs, pathlib 3 µs
         except _ABSENT:
             return None
         return status.st_ino, status.st_dev
@@ -281,40 +284,43 @@ def identity_of(path: str) -> Callable[[], object]:
 
 
 def directory(path: str) -> str:
-    """The directory of a file."""
+    """Return the directory of a file."""
     return os.path.dirname(path)  # noqa: PTH120 - `path` is a str, whatever it contains
 
 
 def sync_directory(path: str) -> None:
-    """Make the entry of a file in its directory durable, as far as its file system can."""
-    if os.name == "nt":  # a directory cannot be opened there, and its entries are journalled
+    """Make a file's entry in its directory durable, as far as the file system can."""
+    if os.name == "nt":  # it cannot open a directory, and journals the entries
         return
     opened = os.open(directory(path), os.O_RDONLY)
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in _NO_SYNC:  # a file system without a sync of directories, which SQLite bears with too
+        if error.errno not in _NO_SYNC:  # the file system cannot sync directories; SQLite ignores that too
             raise
     finally:
         os.close(opened)
 
 
-def copied(path: str, vfs: str | None) -> tuple[tempfile.TemporaryDirectory[str], str]:
+def copy_to_temporary(path: str, vfs: str | None) -> tuple[tempfile.TemporaryDirectory[str], str]:
     """
-    A copy of a file and its WAL in the directory for temporary files, and that directory, to be cleaned up by the caller.
+    Copy a file and its WAL into a new temporary directory. The caller cleans the directory up.
+
+    Returns:
+        The directory, and the path of the copy in it.
 
     Raises:
-        StoreError: There is no place for it; `TMPDIR` names another.
+        StoreError: There is no place for the copy; `TMPDIR` can name another.
     """
     try:
         folder = tempfile.TemporaryDirectory(prefix="milepost-")
     except OSError as error:
-        problem = f"it can only be read through a copy, and there is no place for one: {error.strerror}: set TMPDIR"
+        problem = f"it can only be read through a copy, and there is no place for one ({error.strerror}): set TMPDIR"
         raise StoreError(path, problem) from error
     copy = str(Path(folder.name, "copy"))
     try:
         for suffix, kind in (("", apsw.SQLITE_OPEN_MAIN_DB), ("-wal", apsw.SQLITE_OPEN_WAL)):
-            # Through the VFS: closing a descriptor of our own would drop the locks that this process may have on it.
+            # Through the VFS: closing a descriptor of milepost's own would drop this process's locks on the file.
             with vfs_file(path + suffix, vfs, kind | apsw.SQLITE_OPEN_READONLY) as file:
                 _write(copy + suffix, file)
     except BaseException:
@@ -332,17 +338,17 @@ def _write(copy: str, file: apsw.VFSFile | None) -> None:
         raise from_os(copy, error, "set TMPDIR to another directory") from error
 
 
-def from_os(path: str, error: OSError, remedy: str | None = None) -> MilepostError:
-    """The exception of ours for one of the operating system's, about the file that it names, or else about `path`."""
-    if isinstance(error, MilepostError):  # StoreBusyError is a TimeoutError, and so an OSError
+def from_os(path: str, error: OSError, advice: str | None = None) -> MilepostError:
+    """Translate an error of the operating system. The result is about the file that it names, or else about `path`."""
+    if isinstance(error, MilepostError):  # StoreBusyError is a TimeoutError, and therefore an OSError
         return error
     named = error.filename
     path = os.fsdecode(named) if isinstance(named, str | bytes) and named else path
     what = error.strerror or str(error)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return ReadOnlyStoreError(path, f"{what}: {remedy or 'check the permissions of the file and its directory'}")
+        return ReadOnlyStoreError(path, f"{what}: {advice or 'check the permissions of the file and its directory'}")
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StoreFullError(path, f"no space left on the disk: {remedy or 'free some and try again'}")
+        return StoreFullError(path, f"no space left on the disk: {advice or 'free some space and retry'}")
     if error.errno in {errno.EMFILE, errno.ENFILE}:
-        return StoreError(path, f"{what}: close some, or raise the limit (ulimit -n)")
-    return StoreError(path, f"{what}: {remedy or 'check the path and the disk'}")
+        return StoreError(path, f"{what}: close some, or raise the limit with ulimit -n")
+    return StoreError(path, f"{what}: {advice or 'check the path and the disk'}")

@@ -1,4 +1,4 @@
-"""What SQLite itself finds in the file: the part of a verification that is not about the chain."""
+"""Run SQLite's own check of the file, the part of a verification that is not about the chain."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
-_STEPS: Final = 20_000  # of SQLite's virtual machine, between two moments at which Ctrl-C is heard
+_STEPS: Final = 20_000  # of SQLite's virtual machine, between two chances for Ctrl-C
 
 
 class Integrity(NamedTuple):
     """
-    What SQLite finds in a file.
+    The result of SQLite's check.
 
     Attributes:
-        problems: What is wrong.
-        unchecked: The names of the tables that it cannot check here.
+        problems: The problems that SQLite reports.
+        unchecked: The tables that SQLite cannot check here.
     """
 
     problems: list[str]
@@ -36,21 +36,21 @@ class Integrity(NamedTuple):
 
 def check(database: Database) -> Integrity:
     """
-    Check the file as it is committed, on connections of its own, so that appends and lookups go on.
+    Check what is committed in the file, on connections of its own, so that appends and lookups continue.
 
-    No number of steps says of a table of others that its check does not end; that its tree is one does, which is looked at
-    before it is walked along. What a module makes of its virtual tables nobody knows, and so that is bounded.
+    No bound fits the check of somebody else's table. Its B-tree is therefore checked first for circles, and then walked
+    without a bound. Virtual tables run foreign code, so their check is bounded.
     """
     try:
-        problems, unchecked, virtual = _unbounded(database, rows.integrity)
+        problems, unchecked, virtual = _run_unbounded(database, rows.integrity)
     except DamagedStoreError as error:
         return Integrity([error.problem], [])
     if problems:
-        with contextlib.suppress(MilepostError):  # the tree that is none leads in circles; or not all can be checked
-            problems = database.read_apart(rows.integrity_check) or problems
+        with contextlib.suppress(MilepostError):  # a damaged tree may lead in circles, or some table cannot be checked
+            problems = database.read_on_own_connection(rows.integrity_check) or problems
     if virtual:
         try:
-            of_virtual = database.read_apart(rows.virtual_integrity, virtual)
+            of_virtual = database.read_on_own_connection(rows.virtual_integrity, virtual)
         except DamagedStoreError as error:
             problems = [*problems, error.problem]
         else:
@@ -58,12 +58,12 @@ def check(database: Database) -> Integrity:
     return Integrity(problems, unchecked)
 
 
-def _unbounded(database: Database, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
-    """Run a query on a connection of its own, however many steps it takes."""
+def _run_unbounded(database: Database, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+    """Run a query on a connection of its own, without a bound on its steps."""
 
     def unbounded(connection: apsw.Connection) -> T:
-        # Without any handler Ctrl-C would be heard only at its end.
+        # Without a handler, Ctrl-C would take effect only at the end of the query.
         connection.set_progress_handler(lambda: False, _STEPS)
         return query(connection, *given)
 
-    return database.read_apart(unbounded)
+    return database.read_on_own_connection(unbounded)

@@ -1,12 +1,15 @@
 """
-The connection that a transaction block is lent: the caller's SQL runs on it, and cannot break the chain by mistake.
+The connection that a transaction block lends to the caller, whose SQL cannot break the chain by mistake on it.
 
-Refused at the statement, so that the block can go on: what would end the transaction, change a table of milepost's or what
-hangs on it, put something of its name before it, or change how milepost's own statements run. It keeps accidents out, not
-intent.
+It refuses four kinds of statements, and the block then continues:
 
-A statement is judged when SQLite prepares it. So the block's statements share no cache with milepost's own, which SQLite
-would run again without asking.
+- A statement that would end the transaction.
+- A change of milepost's tables, or of an index or trigger on them.
+- A new table or view with a name of milepost's, which could shadow the original.
+- A setting that would change how milepost's own statements run.
+
+This prevents accidents, not intent. SQLite asks for permission when it prepares a statement, but not when it runs a cached
+one again. The caller's statements therefore share no cache with milepost's.
 """
 
 from __future__ import annotations
@@ -31,14 +34,14 @@ _TABLE_CHANGES: Final = {
     apsw.SQLITE_DROP_TRIGGER,
     apsw.SQLITE_DROP_VTABLE,
 }
-_SHADOWS: Final = {  # a name of milepost's in the temporary schema comes before its own
+_SHADOWS: Final = {  # SQLite finds a name in the temporary schema before milepost's own
     apsw.SQLITE_CREATE_TEMP_TABLE,
     apsw.SQLITE_CREATE_TEMP_VIEW,
     apsw.SQLITE_CREATE_TABLE,
     apsw.SQLITE_CREATE_VIEW,
     apsw.SQLITE_CREATE_VTABLE,
 }
-_HANGS_ON: Final = {  # index or trigger, and then the table that it hangs on
+_ON_A_TABLE: Final = {  # index or trigger, with its table as the second argument
     apsw.SQLITE_CREATE_INDEX,
     apsw.SQLITE_CREATE_TRIGGER,
     apsw.SQLITE_CREATE_TEMP_INDEX,
@@ -46,7 +49,7 @@ _HANGS_ON: Final = {  # index or trigger, and then the table that it hangs on
     apsw.SQLITE_DROP_INDEX,
     apsw.SQLITE_DROP_TRIGGER,
 }
-_PRAGMAS: Final = {  # what may be set in a block: it concerns the block's own statements only
+_PRAGMAS: Final = {  # a block may use these, because they concern its own statements only
     "case_sensitive_like",
     "defer_foreign_keys",
     "foreign_key_check",
@@ -61,8 +64,8 @@ _PRAGMAS: Final = {  # what may be set in a block: it concerns the block's own s
     "table_list",
     "table_xinfo",
 }
-_PRAGMAS_AT_FIRST: Final = {"cache_size", "foreign_keys", "recursive_triggers", "reverse_unordered_selects", "temp_store"}
-_CALLS: Final = (  # methods of a connection that concern milepost's own statements, under both of their names in APSW
+_PRAGMAS_ON_CONNECT: Final = {"cache_size", "foreign_keys", "recursive_triggers", "reverse_unordered_selects", "temp_store"}
+_REFUSED_METHODS: Final = (  # methods that affect milepost's own statements, under both of their names in APSW
     "autovacuum_pages",
     "deserialize",
     "preupdate_hook",
@@ -93,49 +96,54 @@ _CALLS: Final = (  # methods of a connection that concern milepost's own stateme
 
 class Rules:
     """
-    Judges each statement that SQLite prepares for a writer's connection, as its authorizer.
+    The authorizer of a writer's connection, which SQLite asks about each statement that it prepares.
+
+    It stays installed and checks `ours`, because a new authorizer would make SQLite prepare every statement again.
 
     Args:
         path: The file.
 
     Source:
-        https://sqlite.org/c3ref/set_authorizer.html; setting it anew would have every statement prepared again, so it stays
-        and looks at `ours`.
+        https://sqlite.org/c3ref/set_authorizer.html
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self.ours = True
-        """Whether the statements that are prepared now are milepost's own."""
+        """Whether the statements are milepost's own just now."""
         self.opening = False
-        """Whether they are those of on_connect, which may do a little more than a block."""
+        """Whether they come from on_connect, which may do a little more than a block."""
 
     def judge(self, action: int, one: str | None, two: str | None, _database: str | None, _by: str | None) -> int:
-        """Allow, or raise a StoreError that the statement raises."""
+        """Allow a statement, or raise the StoreError that the statement then raises."""
         if self.ours:
             return apsw.SQLITE_OK
         if action == apsw.SQLITE_TRANSACTION:
-            self._refuse(f"{one} inside a transaction block: the block begins and ends the transaction itself")
+            self._refuse(
+                f"{one} inside a transaction block, which begins and ends the transaction itself: leave the statement out"
+            )
         if action == apsw.SQLITE_SAVEPOINT and (two or "").lower().startswith(SAVEPOINT):
-            self._refuse(f"savepoint {shown(two)} is milepost's own: give yours another name")
+            self._refuse(f"savepoint {shown(two)} has a name of milepost's own: choose another name")
         if action == apsw.SQLITE_PRAGMA and (two is not None or one in {"wal_checkpoint", "incremental_vacuum", "optimize"}):
-            allowed = _PRAGMAS | _PRAGMAS_AT_FIRST if self.opening else _PRAGMAS
+            allowed = _PRAGMAS | _PRAGMAS_ON_CONNECT if self.opening else _PRAGMAS
             if (one or "").lower() not in allowed:
                 self._refuse(f"PRAGMA {one} would change how the store itself reads and writes: leave it as it is")
         elif action in _TABLE_CHANGES and self._is_ours(one):
-            self._refuse(f"{shown(one)} is written by milepost alone: use append() or advance(), and tables of your own")
+            self._refuse(f"only milepost writes {shown(one)}: use append() or advance(), or a table of your own")
         elif action in _SHADOWS and self._is_ours(one):
-            self._refuse(f"{shown(one)} is a name of milepost's own: give your table another name")
+            self._refuse(f"{shown(one)} is a name of milepost's own: choose another name for your table")
         elif action == apsw.SQLITE_ALTER_TABLE and one == "temp":
-            self._refuse(f"{shown(two)} is temporary, and could get a name of milepost's: make it as it is to be")
-        elif (action in _HANGS_ON and self._is_ours(two)) or (action == apsw.SQLITE_ALTER_TABLE and self._is_ours(two)):
-            self._refuse(f"nothing may be changed of {shown(two)} or hang on it: it is a table of milepost's")
+            self._refuse(
+                f"{shown(two)} is temporary, and an ALTER could give it a name of milepost's: create it in its final form"
+            )
+        elif (action in _ON_A_TABLE and self._is_ours(two)) or (action == apsw.SQLITE_ALTER_TABLE and self._is_ours(two)):
+            self._refuse(f"{shown(two)} is a table of milepost's: leave it, its indexes and its triggers as they are")
         elif action in {apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH} and not self.opening:
-            self._refuse("files are attached when the store is opened: do it in on_connect")
+            self._refuse("a block cannot attach or detach a file: do it in on_connect, when the store is opened")
         return apsw.SQLITE_OK
 
     def refuse_call(self, method: str) -> None:
-        """Refuse a method of the connection, unless milepost calls it."""
+        """Refuse a method of the connection if the caller uses it, and not milepost."""
         if not self.ours:
             self._refuse(f"{method}() would change how the store itself reads and writes: leave it as it is")
 
@@ -147,34 +155,34 @@ class Rules:
 
 
 SAVEPOINT: Final = "milepost_"
-"""How the names of milepost's own savepoints begin."""
+"""The prefix of milepost's own savepoints."""
 
 
 class LentConnection(apsw.Connection):
-    """A writer's connection. A block is lent it, and may not close it or write past the authorizer."""
+    """A writer's connection, lent to a block. The block cannot close it, or write past the authorizer."""
 
-    rules: Rules = Rules("")  # until the writer gives it its own: nothing is refused
+    rules: Rules = Rules("")  # allows everything, until the writer sets its own
 
     def close(self, force: bool = False) -> None:
-        """Refuse, inside a block: the store closes it."""
+        """Close it for milepost. Refuse to inside a block."""
         if not self.rules.ours:
-            raise StoreError(self.filename, "refused: the connection is the store's: close the store")
+            raise StoreError(self.filename, "refused: the connection belongs to the store: close the store instead")
         super().close(force)
 
     def blob_open(self, database: str, table: str, column: str, rowid: int, writeable: bool) -> apsw.Blob:
-        """As APSW's, which SQLite asks no authorizer for."""
+        """Do the same as APSW's method, and ask the authorizer, because SQLite does not."""
         if writeable:
             self.rules.judge(apsw.SQLITE_UPDATE, table, column, database, None)
         return super().blob_open(database, table, column, rowid, writeable)
 
     def config(self, op: int, *value: int) -> int:
-        """As APSW's; inside a block it only tells."""
+        """Do the same as APSW's method. Inside a block only queries are allowed."""
         if value and value[0] != -1:
             self.rules.refuse_call("config")
         return super().config(op, *value)
 
     def limit(self, id: int, newval: int = -1) -> int:  # noqa: A002 - as APSW has it
-        """As APSW's; inside a block it only tells."""
+        """Do the same as APSW's method. Inside a block only queries are allowed."""
         if newval != -1:
             self.rules.refuse_call("limit")
         return super().limit(id, newval)
@@ -187,27 +195,27 @@ def _refused_in_a_block(name: str) -> Callable[..., Any]:
         connection.rules.refuse_call(name)
         return of_apsw(connection, *arguments, **options)
 
-    method.__name__, method.__doc__ = name, f"As APSW's `{name}`; inside a block it is refused."
+    method.__name__, method.__doc__ = name, f"Do the same as APSW's `{name}`. Refuse to inside a block."
     return method
 
 
-for _name in _CALLS:
+for _name in _REFUSED_METHODS:
     setattr(LentConnection, _name, _refused_in_a_block(_name))
 
 
 class LentCursor(apsw.Cursor):
-    """What the caller's statements run on: each is judged anew, and none outlives its block."""
+    """The caller's cursor: the authorizer checks each statement again, and none outlives its block."""
 
     may_run: Callable[[], None]
 
     def execute(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
-        """As APSW's, inside the block only."""
+        """Do the same as APSW's method, inside the block only."""
         self.may_run()
         options["can_cache"] = False
         return super().execute(statements, *arguments[:1], **options)
 
     def executemany(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
-        """As APSW's, inside the block only."""
+        """Do the same as APSW's method, inside the block only."""
         self.may_run()
         options["can_cache"] = False
         return super().executemany(statements, *arguments[:1], **options)

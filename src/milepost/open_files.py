@@ -1,16 +1,15 @@
 """
-Which files this process has open, and how they are let go of before a fork.
+Know which files this process has open, and close them before a fork.
 
-A fork copies the process, and with it SQLite's table of the locks that it believes to hold; the kernel copies no lock. A
-child that opens a file which is in that table takes no lock at all: two writers then write over each other. So before a
-fork every open database closes its connections, by which the file leaves the table, and opens them again at its next use;
-the child finds nothing inherited, and opens a store of its own. What could not be let go of, in a transaction block say,
-the child must not open: `refuse_inherited`.
+A fork copies SQLite's table of its locks, but the kernel copies no lock. If the child opens a file in that table, SQLite
+takes no lock on it, and two writers overwrite each other. Therefore every open database closes its connections before a
+fork, and the file leaves the table. The parent opens connections again at its next call, and the child opens a store of its
+own. A database in a transaction block, for example, cannot close; `refuse_inherited` refuses its file in the child.
 
 Source:
-    https://sqlite.org/howtocorrupt.html, section 2.6. os.register_at_fork runs for os.fork and multiprocessing; not for
-    `subprocess` without preexec_fn, which starts another program; and not for a fork by C code, of which the process id
-    tells.
+    https://sqlite.org/howtocorrupt.html, section 2.6.
+    os.register_at_fork covers os.fork and multiprocessing. It does not cover `subprocess` without preexec_fn, which starts
+    another program, or a fork by C code, which a changed process id reveals.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ from typing import Final, Protocol
 
 from milepost.errors import ForkedStoreError
 
-_PATIENCE_S: Final = 1.0
-"""How long a fork waits for the calls under way; longer ones keep the file, and the child is refused it."""
+_FORK_TIMEOUT_S: Final = 1.0
+"""How long a fork waits for running calls. A longer call keeps its file open, and the child may not use the file."""
 
 _WAIT_S: Final = 0.001
 _LOCKS: Final = "/proc/locks"
-_LOOKS: Final = 20  # the kernel's list is read in pieces, and changes meanwhile: one look in 100,000 misses a lock
+_LOOKS: Final = 20  # the kernel's list changes while it is read: one look in 100,000 misses a lock
 _WRITE_LOCK: Final = 120  # the byte of the -shm that a writer locks, https://sqlite.org/walformat.html#wal_locks
-_OPEN_LOCK: Final = 128  # the byte that each process with the file open locks, shared
+_OPEN_LOCK: Final = 128  # the byte that each process locks (shared) while it has the file open
 
 
 class OpenFile(Protocol):
-    """What has a file open: a database."""
+    """A database, as an object that has a file open."""
 
     path: str
 
     def let_go(self, deadline: float) -> bool:
-        """Close every connection, until `take_back`; calls under way end first, if they do by the deadline (monotonic)."""
+        """Close every connection until `take_back`, and wait for running calls until the deadline (monotonic)."""
 
     def take_back(self) -> None:
-        """The file may be opened again."""
+        """Allow the file to be opened again."""
 
     def make_way(self, deadline: float) -> bool:
-        """Close what keeps a writer of this process from opening the file; calls under way end as in `let_go`."""
+        """Close the readers that keep a writer of this process from opening the file. Wait as `let_go` does."""
 
     def carried_over(self) -> None:
         """In the child of a fork: never touch a connection again, not even to close it."""
@@ -54,64 +53,64 @@ class OpenFile(Protocol):
 
 _lock = threading.Lock()
 _open: dict[int, OpenFile] = {}  # by id()
-_kept: set[tuple[int, int]] = set()  # device and inode of what was not let go of before the fork that made this process
-_keeping: dict[int, set[tuple[int, int]]] = {}  # the same of forks under way, by the thread that forks
+_still_open: set[tuple[int, int]] = set()  # device and inode of files that stayed open at the fork that made this process
+_still_open_by_thread: dict[int, set[tuple[int, int]]] = {}  # the same for forks in progress, by the thread that forks
 _process = os.getpid()
 
 opening_to_write: dict[int, str] = {}
 """
-Paths that this process is opening to write, by the id() of who does. Until that is done, nothing else here opens them.
+Paths that this process is opening to write, by the id() of the opener. Meanwhile nothing else in this process opens them.
 
-SQLite maps the shared memory of a WAL once a process. Where a reader comes first it is mapped read-only, and a writer that
-comes then could not write.
+SQLite maps the shared memory of a WAL once in a process. If a reader comes first, the mapping is read-only, and a writer
+could not write.
 """
 
 
 def register(file: OpenFile) -> None:
-    """From now on it is asked to let go before a fork; one that is under way in another thread is waited for."""
-    deadline = time.monotonic() + 2 * _PATIENCE_S
+    """Add an open file, so that a fork closes it first. If another thread is forking, wait for the fork to end."""
+    deadline = time.monotonic() + 2 * _FORK_TIMEOUT_S
     while True:
         with _lock:
-            # What is opened once a fork has asked who is to let go would be inherited, and nobody would know.
-            if not _keeping.keys() - {threading.get_ident()} or time.monotonic() > deadline:
+            # A file opened after the fork has asked who is to let go would be inherited, and nobody would know.
+            if not _still_open_by_thread.keys() - {threading.get_ident()} or time.monotonic() > deadline:
                 _open[id(file)] = file
                 return
         time.sleep(_WAIT_S)
 
 
 def forget(file: OpenFile) -> None:
-    """It is closed."""
+    """Remove a closed file."""
     with _lock:
         _open.pop(id(file), None)
 
 
 def opened() -> list[OpenFile]:
-    """What this process has open."""
+    """Return the files that this process has open."""
     with _lock:
         return list(_open.values())
 
 
 def refuse_inherited(path: str) -> None:
     """
-    Refuse a file that the process which forked this one had open at the fork, and did not let go of.
+    Refuse a file that the parent process still had open at the fork.
 
     Raises:
-        ForkedStoreError: It is one of those.
+        ForkedStoreError: It is such a file.
     """
     _notice_a_fork_without_hooks()
-    if _kept and _identity(path) in _kept:
-        raise _inherited(path)
+    if _still_open and _identity(path) in _still_open:
+        raise _inherited_error(path)
 
 
 def refuse_without_locks(path: str, shm: str) -> None:
     """
-    Refuse to write to a file on which this process has no lock though SQLite believes so; call it in BEGIN IMMEDIATE.
+    Refuse to write to a file if SQLite believes in a lock that this process does not have. Call it in BEGIN IMMEDIATE.
 
-    It is so beside a connection to the file that somebody else, the caller say, had open at the fork. Where the kernel
-    does not list locks nothing is refused here.
+    That happens if the caller's own code had a connection to the file open at the fork. Nothing is refused if the kernel
+    does not list locks.
 
     Raises:
-        ForkedStoreError: The kernel lists the writer's lock, and not the one that each process with the file open has.
+        ForkedStoreError: The kernel lists the writer's lock, but not the lock of each process with the file open.
     """
     for _ in range(_LOOKS):
         try:
@@ -120,11 +119,11 @@ def refuse_without_locks(path: str, shm: str) -> None:
             return
         if _WRITE_LOCK not in held or _OPEN_LOCK in held:
             return
-    raise _inherited(path)
+    raise _inherited_error(path)
 
 
 def _locked_bytes(process: int, inode: int) -> set[int]:
-    """Which of the two bytes a process has locked, as the kernel lists it; proc(5)."""
+    """Return which of the two bytes a process has locked, from the kernel's list (proc(5))."""
     held = set[int]()
     for line in Path(_LOCKS).read_text(encoding="utf-8", errors="replace").splitlines():
         # 1: POSIX  ADVISORY  WRITE 4711 fe:00:12345 120 120
@@ -143,40 +142,39 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _inherited(path: str) -> ForkedStoreError:
+def _inherited_error(path: str) -> ForkedStoreError:
     return ForkedStoreError(
         path,
-        "the process that forked this one had the file open at the fork, in a transaction block, in a call that took long, "
-        "or through a connection that is not milepost's, so that SQLite takes no locks on it here: fork while nothing uses "
-        "the file, or start this process by spawn, forkserver or exec",
+        "the parent process had the file open at the fork, in a block, a long call or a foreign connection, so SQLite takes "
+        "no locks on it here: fork while nothing uses the file, or start this process by spawn, forkserver or exec",
     )
 
 
 def _before_fork() -> None:
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _FORK_TIMEOUT_S
     with _lock:
-        kept = _keeping[threading.get_ident()] = set()
+        still_open = _still_open_by_thread[threading.get_ident()] = set()
     for file in opened():
         let_go = False
-        with contextlib.suppress(Exception):  # a broken one never keeps the others from letting go
+        with contextlib.suppress(Exception):  # an error of one never keeps the others open
             let_go = file.let_go(deadline)
         identity = None if let_go else _identity(file.path)
         if identity is not None:
-            kept.add(identity)
+            still_open.add(identity)
 
 
 def _after_fork_in_parent() -> None:
-    _keeping.pop(threading.get_ident(), None)
+    _still_open_by_thread.pop(threading.get_ident(), None)
     for file in opened():
         with contextlib.suppress(Exception):
             file.take_back()
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _process  # noqa: PLW0603 - another thread may have had the lock as this process was made
+    global _lock, _process  # noqa: PLW0603 - another thread may have held the lock at the fork
     _lock = threading.Lock()
-    _kept.update(_keeping.pop(threading.get_ident(), ()))
-    _keeping.clear()
+    _still_open.update(_still_open_by_thread.pop(threading.get_ident(), ()))
+    _still_open_by_thread.clear()
     _process = os.getpid()
     opening_to_write.clear()
     for file in opened():
@@ -186,9 +184,9 @@ def _after_fork_in_child() -> None:
 
 
 def _notice_a_fork_without_hooks() -> None:
-    """C code may fork without Python's hooks: then nothing was let go of."""
+    """Detect a fork by C code, which runs no hooks of Python's, so that every file stayed open."""
     if os.getpid() != _process:
-        _kept.update(filter(None, [_identity(file.path) for file in list(_open.values())]))
+        _still_open.update(filter(None, [_identity(file.path) for file in list(_open.values())]))
         _after_fork_in_child()
 
 

@@ -1,4 +1,4 @@
-"""Who is calling: a thread, and in it the task of asyncio or trio that is running, if one is."""
+"""Identify the caller: its thread, and its asyncio or trio task if there is one."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import NamedTuple
 
 class Owner(NamedTuple):
     """
-    A thread, and the task that it is running; None outside of tasks.
+    A thread, and the task that it runs, or None outside of tasks.
 
-    Never a context variable: `asyncio.create_task` and `asyncio.to_thread` copy those, so that a child would look like its
-    parent, and write into a block that is not its own.
+    A context variable would not do: `asyncio.create_task` and `asyncio.to_thread` copy it. A child task would look like its
+    parent, and write into its parent's block.
     """
 
-    thread: threading.Thread  # not its number, which another one gets when it has ended
+    thread: threading.Thread  # not its number, which Python reuses
     task: object | None
 
 
 def current_owner() -> Owner:
-    """Who is calling."""
+    """Return the caller's thread and task."""
     return Owner(threading.current_thread(), _asyncio_task() or _trio_task())
 
 
 def _asyncio_task() -> object | None:
-    # A program that has not imported it has no tasks of it; importing it here would cost such a program 30 ms.
+    # A program that has not imported asyncio has no such task, and an import here would cost it 30 ms.
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return None
     try:
         task: object | None = asyncio.current_task()
-    except (RuntimeError, AttributeError):  # no loop runs in this thread; asyncio is still being imported
+    except (RuntimeError, AttributeError):  # no running loop in this thread, or asyncio is only half imported
         return None
     return task
 

@@ -1,20 +1,19 @@
 """
-One connection that reads, opened so that what it reads is whole, whatever lies beside the file and is done to it.
+One read-only connection, which gives consistent answers whatever lies beside the file, and while others change it.
 
-`SnapshotReader` changes no byte of the file or its directory. How a WAL database can be read without writing depends on what
-lies beside it:
+`SnapshotReader` changes no byte of the file or its directory. It reads a WAL database in one of four ways:
 
-- `-wal` and `-shm`, from a pipeline that is writing or was killed: SQLite's ordinary way, with the shared memory
-  mapped read-only (https://sqlite.org/uri.html, `mode=ro`, `readonly_shm`);
-- nothing, after a clean close, or a WAL without a frame: `immutable`. SQLite then takes no lock, so each answer counts
-  only if the file was the same before and after, and a WAL that appears makes us open it anew;
-- a `-wal` alone, as in a copy made by hand: SQLite would have to make a `-shm`, so a copy of both is read;
-- a `-wal` and a `-shm` that a writer was killed in the middle of changing: SQLite would have to make it anew. The next
-  writer does so as it opens the file, so that is waited for; if none comes, a copy is read.
+- `-wal` and `-shm` exist: a pipeline is writing, or was killed. SQLite reads as usual, with the shared memory mapped
+  read-only (https://sqlite.org/uri.html, `mode=ro`, `readonly_shm`).
+- Neither exists after a clean close, or the WAL has no frame. SQLite reads with `immutable`, and takes no lock. An answer
+  counts only if the file is the same before and after. If a WAL appears, the reader opens the file again.
+- Only `-wal` exists, as in a copy made by hand. SQLite would have to make a `-shm`, so the reader reads a copy of both.
+- A writer was killed while it changed the `-shm`. SQLite would have to rebuild it, and the next writer does so when it
+  opens the file. The reader waits for that; if no writer comes, it reads a copy.
 
-A file of an older version is read from a copy too, which is upgraded.
+For a file of an older version, the reader upgrades a copy, and reads that.
 
-`SharedReader` is that of a store which writes to the file itself, and so has `-wal` and `-shm` in order.
+`SharedReader` belongs to a store that also writes. Such a store keeps `-wal` and `-shm` in order.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from milepost.errors import MilepostError, SchemaVersionError, StoreBusyError, S
 if TYPE_CHECKING:
     from milepost.signature import Hash
 
-CACHE_KIB: Final = 16_384  # with SQLite's own 2 MiB a large batch writes each page of the key index many times
+CACHE_KIB: Final = 16_384  # with SQLite's default of 2 MiB, a large batch writes each page of the key index many times
 
 _ATTEMPTS: Final = 100
 _WAITS: Final = 10
@@ -48,41 +47,41 @@ _Found = tuple[tuple[int, ...] | None, ...]
 
 class Reader(ABC):
     """
-    A connection that reads, its bound, and the hash of the chain.
+    A read-only connection, its bound, and the hash of the chain.
 
     Args:
         path: The file's absolute name.
         vfs: The name of an SQLite VFS; None for SQLite's own.
-        hmac: The hash that the caller's key gives; None without a key.
+        hmac: The hash with the caller's key; None without a key.
     """
 
     connection: apsw.Connection
     bound: Bound
     hash: Hash
     may_go_stale: bool
-    """Whether `stale` has to be asked before and after each read."""
+    """Whether the caller has to check `stale` before and after each read."""
 
     def __init__(self, path: str, vfs: str | None, hmac: Hash | None) -> None:
-        self.key: int = id(self)  # what its database finds it by, without a call that an interrupt could follow
+        self.key: int = id(self)  # its database finds it by this, without a call that an interrupt could follow
         self._path, self._vfs, self._hmac = path, vfs, hmac
         self.closed: bool = True
 
     @abstractmethod
     def open(self) -> None:
-        """Open the file; what goes wrong leaves nothing open."""
+        """Open the file. An error leaves nothing open."""
 
     def stale(self) -> bool:
-        """Whether it has to be opened anew, because the file is another one than it was."""
+        """Return whether the file has changed, so that the reader must open it again."""
         return False
 
     def outdated_by(self, error: Exception) -> bool:
-        """Whether an error only says that it has to be opened anew."""
+        """Return whether an error only means that the reader must open the file again."""
         del error
         return False
 
     def refuse_another_version(self, error: Exception) -> None:
         """
-        A newer version may have other tables: where a statement fails, that is what to say.
+        Refuse the file if a statement failed because another process has upgraded it. Its tables may differ then.
 
         Raises:
             SchemaVersionError: Another process has upgraded the file.
@@ -91,11 +90,11 @@ class Reader(ABC):
             schema.refuse_another_version_now(self.connection, self._path)
 
     def close(self) -> None:
-        """Close the connection; a second call does nothing."""
+        """Close the connection. A second call does nothing."""
         self.closed = True
         if hasattr(self, "connection"):
             with contextlib.suppress(apsw.Error):
-                # Forced: a cursor that somebody has kept would keep the file open, and its locks with it.
+                # Forced: a cursor that somebody keeps would hold the file open, with its locks.
                 self.connection.close(True)
 
     def _connect(self, path: str, how: str, *, upgrade: bool = False) -> None:
@@ -113,15 +112,15 @@ class Reader(ABC):
 
 
 class SharedReader(Reader):
-    """A reader beside the writer of the same store, which looks whether the file is still the same."""
+    """A reader of a store that also writes. The writer checks whether the file is still the same."""
 
     may_go_stale = False
 
     def open(self) -> None:
-        """Open it as a writer would, and let it only read."""
+        """Open the file as a writer does, but allow reads only."""
         try:
             self._connect(self._path, "mode=rw")
-            # The writer writes the WAL back, which knows what a sync that fails means.
+            # Only the writer writes the WAL back, because it can handle a failed sync.
             self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         except BaseException:
             self.close()
@@ -129,7 +128,7 @@ class SharedReader(Reader):
 
 
 class SnapshotReader(Reader):
-    """A reader that changes no byte."""
+    """A reader that changes no byte of the file or its directory."""
 
     may_go_stale = True
 
@@ -138,20 +137,20 @@ class SnapshotReader(Reader):
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._live = False
         self._surroundings: _Found = ()
-        self._file: object = None  # which file the name stood for as it was opened
+        self._file: object = None  # which file had the name when it was opened
         self._identity = files.identity_of(path)
 
     def open(self) -> None:
-        """Open it, again if it changed meanwhile: what was read then may have been half old and half new."""
+        """Open the file, again if it changed meanwhile: the first look may have seen half of each version."""
         if not files.is_store_file(self._path):
-            raise StoreError(self._path, "no such file: check the path, or open it with CheckpointStore() to make it")
+            raise StoreError(self._path, "no such file: check the path, or create it with CheckpointStore()")
         waits = 0
         for _ in range(_ATTEMPTS):
             try:
                 self._open_as_found(waited=waits == _WAITS)
             except (apsw.Error, UnicodeDecodeError, MilepostError, OSError) as error:
                 self.close()
-                if _unrecovered(error) and waits < _WAITS:
+                if _needs_recovery(error) and waits < _WAITS:
                     waits += 1
                     time.sleep(_WAIT_S)
                 elif self._look() == self._surroundings:
@@ -164,17 +163,17 @@ class SnapshotReader(Reader):
         raise StoreBusyError(self._path, _BUSY_TIMEOUT_MS)
 
     def stale(self) -> bool:
-        """Whether the files are no longer what they were; of a live WAL SQLite itself sees to that, and we to its name."""
+        """Return whether the files have changed. With a live WAL, SQLite sees changes, so only the name is checked."""
         if self._live:
             return self._identity() != self._file
         return self._look() != self._surroundings
 
     def outdated_by(self, error: Exception) -> bool:
-        """Whether the WAL's index has to be made anew, which only a writer may, or the files are others by now."""
-        return _unrecovered(error) or self.stale()
+        """Return whether the WAL's index needs a writer to rebuild it, or the files have changed."""
+        return _needs_recovery(error) or self.stale()
 
     def close(self) -> None:
-        """As `Reader.close`; what it has copied is removed."""
+        """Close the connection, and remove the copy if there is one."""
         super().close()
         if self._copy is not None:
             self._copy.cleanup()
@@ -184,7 +183,7 @@ class SnapshotReader(Reader):
         self._surroundings = self._look()
         self._file = self._identity()
         _, of_wal, of_shm = self._surroundings
-        # A header without a frame says nothing, and SQLite would wait for ever for the writer that was killed after it.
+        # A header without a frame holds no data. Its writer may be dead, and SQLite would wait for it for ever.
         frames = of_wal is not None and of_wal[0] > wal.HEADER_BYTES
         self._live = of_shm is not None and frames and not waited
         refuse_foreign_header(self._path, self._vfs)
@@ -202,11 +201,11 @@ class SnapshotReader(Reader):
                 self._connect_to_copy()
 
     def _look(self) -> _Found:
-        """Size, modification time and identity of the file, its -wal and its -shm; None for one that is not there."""
+        """Return size, modification time and identity of the file, its -wal and its -shm; None for a missing one."""
         found: list[tuple[int, ...] | None] = []
         for suffix in ("", "-wal", "-shm"):
             try:
-                status = os.stat(self._path + suffix)  # noqa: PTH116 - a hot path, and no descriptor is opened
+                status = os.stat(self._path + suffix)  # noqa: PTH116 - fast, and opens no descriptor
                 found.append((status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino))
             except (FileNotFoundError, NotADirectoryError):
                 found.append(None)
@@ -215,11 +214,11 @@ class SnapshotReader(Reader):
         return tuple(found)
 
     def _connect_to_copy(self) -> None:
-        """Read a copy, which may be written to: recovered from its WAL, and upgraded."""
-        self._copy, copy = files.copied(self._path, self._vfs)
+        """Read a copy that may be changed: recovered from its WAL, and upgraded."""
+        self._copy, copy = files.copy_to_temporary(self._path, self._vfs)
         self._connect(copy, "mode=rw", upgrade=True)
 
 
-def _unrecovered(error: Exception) -> bool:
-    """Whether a reader found a WAL whose index has to be made anew, which only a writer may."""
+def _needs_recovery(error: Exception) -> bool:
+    """Return whether a reader found a WAL whose index only a writer can rebuild."""
     return getattr(error, "extendedresult", 0) in {apsw.SQLITE_READONLY_RECOVERY, apsw.SQLITE_READONLY_CANTINIT}

@@ -1,8 +1,8 @@
 """
-SQL text as SQLite's tokenizer reads it: two texts with the same tokens say the same, however they are written.
+Split SQL text into tokens as SQLite does: two texts with the same tokens mean the same.
 
-White space and comments fall away, words and names lose their case, and names their quotes. The rules are those of
-SQLite's own tokenizer, to the character: whatever this one passed over and SQLite did not could hide a CHECK.
+White space and comments are dropped, words and names lose their case, and names lose their quotes. The rules are exactly
+those of SQLite's own tokenizer. If this one skipped text that SQLite reads, that text could hide a CHECK.
 
 Source:
     https://sqlite.org/src/file/src/tokenize.c (sqlite3GetToken); https://sqlite.org/lang_comment.html
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 Token = tuple[str, str]
-"""What it is (a word, a name, a literal or an operator), and its text; a word's and a name's without quotes and case."""
+"""Its kind (a word, a name, a literal or an operator), and its text. Words and names have no quotes and no case."""
 
 _WORD, _NAME, _LITERAL, _OPERATOR, _NOTHING = "word", "name", "literal", "operator", ""
-_Found = tuple[str, int]  # what begins at a place, _NOTHING where it is to be passed over, and where it ends
+_Found = tuple[str, int]  # the kind of a token, or _NOTHING for text to skip, and where it ends
 
 _FOLD: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
 _DIGITS: Final = frozenset(digits)
 _DIGITS_APART: Final = frozenset(digits + "_")
 _HEX_DIGITS: Final = frozenset(hexdigits)
 _HEX_DIGITS_APART: Final = frozenset(hexdigits + "_")
-_SPACES: Final = frozenset(" \t\n\v\f\r")  # a vertical tab goes on with white space, and cannot begin it
+_SPACES: Final = frozenset(" \t\n\v\f\r")  # a vertical tab can continue white space, but not begin it
 _OPERATORS: Final = ("->>", "->", "||", "==", "!=", "<=", "<>", "<<", ">=", ">>", *"-+*/%=<>|&~.,;()")  # the longest first
-_WORD_CHARACTERS: Final = frozenset(ascii_letters + digits + "_$")  # and every character that is not ASCII
+_WORD_CHARACTERS: Final = frozenset(ascii_letters + digits + "_$")  # and every non-ASCII character
 
 
 def folded(name: str) -> str:
-    """A name without its case, as SQLite compares names: ASCII letters only, so that the Kelvin sign is no `k`."""
+    """Lower the case of a name as SQLite does, for ASCII letters only: the Kelvin sign is no `k`."""
     return name.lower() if name.isascii() else name.translate(_FOLD)
 
 
 def same(text: str, expected: Iterable[Token], names: frozenset[str]) -> bool:
     """
-    Whether a text has these tokens and no others; it is read as far as it agrees with them.
+    Return whether a text has exactly these tokens. It stops at the first difference.
 
     Args:
         text: Any text.
-        expected: What `tokens` gave for another one, with the same names.
-        names: As `tokens`.
+        expected: The tokens of another text, made with the same `names`.
+        names: The same as for `tokens`.
     """
     try:
         return all(found == token for found, token in zip_longest(tokens(text, names), expected))
@@ -54,7 +54,7 @@ def same(text: str, expected: Iterable[Token], names: frozenset[str]) -> bool:
 
 
 def begins(text: str, *words: str) -> bool:
-    """Whether these words, folded, are the first tokens of a text."""
+    """Return whether a text begins with these words, given folded."""
     try:
         return all(found == (_WORD, word) for found, word in zip(islice(tokens(text), len(words)), words, strict=True))
     except ValueError:
@@ -67,12 +67,12 @@ def tokens(text: str, names: frozenset[str] = frozenset()) -> Iterator[Token]:
 
     Args:
         text: Any text.
-        names: Words, folded, that are names also without quotes. `not` is none: in quotes it is no keyword any more.
+        names: Folded words that are names even without quotes. Leave out keywords such as `not`: in quotes they are names.
 
     Raises:
-        ValueError: Something in it is no token that a schema may have: a quote that is never closed, a variable, a NUL.
+        ValueError: The text has something that no schema may have: an unclosed quote, a variable, or a NUL.
     """
-    if "\0" in text:  # where a text ends for SQLite, whatever stands behind it
+    if "\0" in text:  # SQLite's text ends there, whatever follows
         raise ValueError("a NUL character")
     at = 0
     while at < len(text):
@@ -94,7 +94,7 @@ def _unquoted(value: str) -> str:
 
 
 def _past(text: str, at: int, characters: frozenset[str]) -> int:
-    """Where the run of these characters ends that begins here, if one does."""
+    """Return the end of a run of these characters that begins at `at`, or `at` itself."""
     while at < len(text) and text[at] in characters:
         at += 1
     return at
@@ -115,7 +115,7 @@ def _word(text: str, at: int) -> _Found:
 
 
 def _beyond_ascii(text: str, at: int) -> _Found:
-    """A byte order mark is white space where a token could begin; a space of Unicode is a letter like any other."""
+    """Skip a byte order mark where a token could begin. Any other Unicode character, even a space, is a letter."""
     return (_NOTHING, at + 1) if text[at] == "\ufeff" else _word(text, at)
 
 
@@ -124,21 +124,21 @@ def _word_or_blob(text: str, at: int) -> _Found:
         return _word(text, at)
     end = _past(text, at + 2, _HEX_DIGITS)
     if not text.startswith("'", end) or (end - at) % 2:
-        raise ValueError(f"a blob that is none, at {at}")
+        raise ValueError(f"a malformed blob, at {at}")
     return _LITERAL, end + 1
 
 
 def _minus_or_comment(text: str, at: int) -> _Found:
     if not text.startswith("--", at):
         return _operator(text, at)
-    end = text.find("\n", at)  # nothing else ends it, also no carriage return
+    end = text.find("\n", at)  # only a newline ends it, not a carriage return
     return _NOTHING, len(text) if end < 0 else end
 
 
 def _slash_or_comment(text: str, at: int) -> _Found:
-    if not text.startswith("/*", at) or at + 2 == len(text):  # at the very end of a text SQLite takes it for two operators
+    if not text.startswith("/*", at) or at + 2 == len(text):  # at the end of a text, SQLite reads two operators
         return _operator(text, at)
-    end = text.find("*/", at + 2)  # comments do not nest, and one that is never closed ends with the text
+    end = text.find("*/", at + 2)  # comments do not nest, and an unclosed one ends with the text
     return _NOTHING, len(text) if end < 0 else end + 2
 
 
@@ -148,13 +148,13 @@ def _quoted(text: str, at: int) -> _Found:
         if not text.startswith(mark, end + 1):
             return (_LITERAL if mark == "'" else _NAME), end + 1
         end += 2
-    raise ValueError(f"a quote that is never closed, at {at}")
+    raise ValueError(f"an unclosed quote, at {at}")
 
 
 def _bracketed(text: str, at: int) -> _Found:
     end = text.find("]", at)
     if end < 0:
-        raise ValueError(f"a bracket that is never closed, at {at}")
+        raise ValueError(f"an unclosed bracket, at {at}")
     return _NAME, end + 1
 
 
@@ -174,7 +174,7 @@ def _number(text: str, at: int) -> _Found:
             if text[exponent : exponent + 1] in _DIGITS:
                 end = _past(text, exponent, _DIGITS_APART)
     if _past_word(text, end) > end:
-        raise ValueError(f"a number that goes over into a word, at {at}")
+        raise ValueError(f"a number that runs into a word, at {at}")
     return _LITERAL, end
 
 

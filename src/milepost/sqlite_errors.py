@@ -1,4 +1,4 @@
-"""The exception of ours for one of APSW's: an error in, a MilepostError out, and nothing else happens."""
+"""Translate APSW's exceptions into milepost's, without any other effect."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 
 
 def sync_failed(error: BaseException) -> bool:
-    """Whether the disk failed to make a write durable; the kernel then takes the lost pages for clean."""
+    """Return whether the disk failed to make a write durable. The kernel then marks the lost pages as clean."""
     return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _SYNC_FAILED
 
 
 def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int) -> MilepostError:  # noqa: PLR0911 - one line a class
     """
-    The exception of ours for one of APSW's.
+    Translate an exception of APSW's.
 
     Args:
-        error: What APSW raised.
+        error: APSW's exception.
         path: The file.
-        waited_ms: How long a lock was waited for, in ms.
+        waited_ms: How long the call waited for a lock, in ms.
     """
     code = getattr(error, "extendedresult", 0)
     detail = f"{error} ({apsw.mapping_extended_result_codes.get(code, 'SQLite')})"
     match error:
         case UnicodeDecodeError():
-            return DamagedStoreError(path, "a text in it is not UTF-8: verify() it, and restore it from a copy")
+            return DamagedStoreError(path, "it contains text that is not UTF-8: verify() it, and restore it from a copy")
         case apsw.BusyError() if code == apsw.SQLITE_BUSY_SNAPSHOT:
             return StoreError(path, "a cursor of an earlier transaction block is still open: read it to its end")
         case apsw.BusyError() | apsw.ProtocolError():
             return StoreBusyError(path, waited_ms)
         case apsw.FullError():
-            return StoreFullError(path, "no space left on the disk; nothing was written: free some and try again")
+            return StoreFullError(path, "no space left on the disk, and nothing was written: free some space and retry")
         case _ if sync_failed(error):
             return FailedStoreError(
                 path,
-                f"the disk failed to make a write durable: {detail}; close the store and open it again, which "
-                "repeats the write, and look for the last checkpoint before going on",
+                f"the disk failed to make a write durable ({detail}): close the store and open it again, which repeats the "
+                "write, then read the resume point before you continue",
             )
         case apsw.InterruptError():
-            return DamagedStoreError(path, "a query of it does not end: verify() it, and restore it from a copy")
+            return DamagedStoreError(path, "a query on it does not end: verify() it, and restore it from a copy")
         case apsw.CorruptError():
             return DamagedStoreError(path, f"{detail}: verify() it, and restore it from a copy")
         case apsw.NotADBError():
@@ -60,8 +60,8 @@ def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int)
         case apsw.ReadOnlyError():
             return ReadOnlyStoreError(path, f"{detail}: check the permissions of the file and its directory")
         case apsw.NoMemError():
-            return StoreError(path, "SQLite ran out of memory; the chain is as it was: free some and try again")
+            return StoreError(path, "SQLite ran out of memory, and the chain is unchanged: free some memory and retry")
         case apsw.CantOpenError():
-            return StoreError(path, f"{detail}: check that it exists, and its permissions")
+            return StoreError(path, f"{detail}: check that the file exists, and its permissions")
         case _:
-            return StoreError(path, f"{detail}; the chain is as it was")
+            return StoreError(path, f"{detail}; the chain is unchanged")

@@ -886,7 +886,7 @@ class CheckpointStore:
             raise InvalidArgumentError("statement", statement, "must be a str")
         if not isinstance(parameters, tuple | list | dict):
             raise InvalidArgumentError("parameters", parameters, "must be a tuple or a list for ?, or a dict for :name")
-        return sql.frame(statement, *self._database.read_apart(sql.ask, statement, parameters))
+        return sql.frame(statement, *self._database.read_on_own_connection(sql.ask, statement, parameters))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The whole chain for whoever takes Arrow: `polars.DataFrame(store)`, as `frame()`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from milepost import rows
 from milepost.arguments import hash_for_key
-from milepost.creation import directory_beside, refuse_long_directory
+from milepost.create import directory_beside, refuse_long_directory
 from milepost.database import Database
 from milepost.errors import InvalidCheckpointError, RejectedCheckpointError
 from milepost.history import checked_filter, pages
@@ -107,4 +107,4 @@ def _append(writer: Writer, batch: list[Entry]) -> None:
     if receipt.duplicates:
         kept = writer.read(rows.checkpoints, writer.read(rows.numbered_rows, rows.Filter(after=before)))
         index = next(i for i, (entry, found) in enumerate(zip(checkpoints, [*kept, None], strict=False)) if entry != found)
-        raise RefusedEntryError(before + index, "this checkpoint is in the file already, further up")
+        raise RefusedEntryError(before + index, "an earlier line has this checkpoint already: remove one of them")

@@ -1,10 +1,10 @@
 """
-Whose turn it is to write: one at a time in a process, in the order in which they came.
+Give writers of one process their turns, one at a time, in the order of their calls.
 
-No lock guards anything in here. Python runs signal handlers between any two steps of the main thread: a lock could stay
-acquired for ever, because one raised before the `try` that releases it; and a handler that writes would wait for the lock of
-the very thread that it interrupted. A turn is an entry of a dict, set and deleted in one step each, and derived from nothing
-else. What a waiting thread sleeps on is a lock of its own, which the others only let go of.
+No lock guards this queue, because Python runs signal handlers between any two steps of the main thread. A handler that
+raises could leave a lock acquired for ever. A handler that writes would wait for the lock of its own thread. A turn is
+therefore an entry of a dict, set and deleted in one step each. A waiting thread sleeps on a lock of its own, which the
+others only release.
 """
 
 from __future__ import annotations
@@ -16,56 +16,56 @@ from collections import deque
 from typing import Final
 
 _LOOK_AGAIN_S: Final = 0.05
-"""How often a waiting thread looks for itself, in seconds: the word that it may go on may be lost to an interrupt."""
+"""How often a waiting thread checks for itself, in seconds: an interrupt may lose its wake-up."""
 
 NOW: Final = "now"
 """The key of `Turns.held`."""
 
 
 class Turn:
-    """Something that waits to write, and the thread that it belongs to."""
+    """One request to write, and its thread."""
 
     shared: bool = False
-    """Whether the thread that has its turn may do this one's work with its own."""
+    """Whether the thread that has the turn may do this work together with its own."""
 
     __slots__ = ("_asleep", "done", "given_up", "thread")
 
     def __init__(self) -> None:
         self.thread: int = threading.get_ident()
         self.done: bool = False
-        self.given_up: bool = False  # nobody waits for it any more
-        self._asleep: threading.Lock | None = None  # what its thread sleeps on, once it has to wait
+        self.given_up: bool = False  # its caller no longer waits
+        self._asleep: threading.Lock | None = None  # its thread sleeps on this while it waits
 
     def finish(self) -> None:
-        """The thread that had its turn has done this one's work: its own thread need not have one."""
+        """Mark the work as done by the thread that had the turn, so that its own thread needs no turn."""
         self.done = True
         self.wake()
 
     def wake(self) -> None:
-        """Let its thread look."""
+        """Wake its thread, to check again."""
         if self._asleep is not None:
-            try:  # noqa: SIM105 - a leader does this for each thread that waits: suppress() would take longer than all else
+            try:  # noqa: SIM105 - once for each waiting thread: suppress() would take longer than all else
                 self._asleep.release()
-            except RuntimeError:  # it is awake already
+            except RuntimeError:  # already awake
                 pass
 
     def prepare_to_sleep(self) -> None:
-        """From now on `wake` is heard."""
+        """Prepare for `sleep`: from now on `wake` has an effect."""
         asleep = threading.Lock()
         asleep.acquire()
         self._asleep = asleep
 
     def sleep(self, seconds: float) -> None:
-        """Until `wake`, or so long."""
+        """Sleep until `wake`, or until the time is over."""
         if self._asleep is not None:
             self._asleep.acquire(timeout=seconds)
 
 
 class Turns:
     """
-    Gives one turn at a time; the first that waits is the next to have it.
+    A queue that gives one turn at a time, to the first that waits.
 
-    A turn is given back in a `finally` whose first steps call nothing, so that no interrupt can come before them:
+    Give a turn back in a `finally` whose first steps call no function. No interrupt can come before them:
 
         try:
             turns.take(turn, timeout_s)
@@ -79,17 +79,17 @@ class Turns:
 
     def __init__(self) -> None:
         self.held: dict[str, Turn] = {}
-        """Under `NOW`, whose turn it is; empty when it is nobody's."""
+        """The turn in progress, under the key `NOW`; empty if there is none."""
         self._queue: deque[Turn] = deque()
 
     @property
     def holder(self) -> Turn | None:
-        """Whose turn it is."""
+        """The turn in progress, or None."""
         return self.held.get(NOW)
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of turns that wait."""
         return len(self._queue)
 
     def take(self, turn: Turn, timeout_s: float) -> bool:
@@ -97,18 +97,18 @@ class Turns:
         Wait for the turn.
 
         Args:
-            turn: One that was not used before.
-            timeout_s: How long to wait, in seconds. What another thread has taken over to do is waited for until it is done.
+            turn: A new one.
+            timeout_s: How long to wait, in seconds. If another thread has taken over the work, it waits until that is done.
 
         Returns:
-            True when it is had, or was done by another thread meanwhile; False when the time was up, or it was given up.
+            True if it got the turn, or another thread did its work; False if the time ran out, or the turn was given up.
         """
-        # Who comes when others wait waits behind them.
+        # A newcomer queues behind those that wait.
         if not self._queue and self.held.setdefault(NOW, turn) is turn:
             return True
         turn.prepare_to_sleep()
         self._queue.append(turn)
-        if NOW not in self.held:  # given back meanwhile, with nobody there to be woken
+        if NOW not in self.held:  # the turn was given back before this one could be woken
             self.wake_first()
         deadline = time.monotonic() + timeout_s
         while True:
@@ -120,19 +120,19 @@ class Turns:
                     self._queue.remove(turn)
                 return False
             if self.held.setdefault(NOW, turn) is turn:
-                # Who had it before may have taken this one over and done it, or given it back unfinished.
+                # The turn before may have taken this one over, and finished it or put it back.
                 with contextlib.suppress(ValueError):
                     self._queue.remove(turn)
                 return True
             if time.monotonic() >= deadline:
-                with contextlib.suppress(ValueError):  # taken over: it is being done
+                with contextlib.suppress(ValueError):  # not in the queue: another thread is doing its work
                     self._queue.remove(turn)
                     return turn.done
 
     def take_over(self) -> list[Turn]:
-        """For who has the turn: the first of those that wait, as far as they are `shared`, to be done and finished."""
+        """Remove the first waiting turns from the queue, as far as they are `shared`. The caller then does their work."""
         taken: list[Turn] = []
-        with contextlib.suppress(IndexError):  # it has left, for its time was up
+        with contextlib.suppress(IndexError):  # its time ran out, and it left the queue
             while self._queue and (self._queue[0].shared or self._queue[0].given_up):
                 turn = self._queue.popleft()
                 if not turn.given_up:
@@ -140,11 +140,11 @@ class Turns:
         return taken
 
     def put_back(self, turns: list[Turn]) -> None:
-        """Those that were taken over and not done wait again, before all others."""
+        """Put turns that were taken over but not done back at the front of the queue."""
         self._queue.extendleft(reversed(turns))
 
     def wake_first(self) -> None:
-        """Let the first that waits look, unless somebody has the turn: who gives it back wakes the first then."""
+        """Wake the first in the queue, unless a turn is in progress: its end wakes the first."""
         if NOW in self.held or not self._queue:
             return
         with contextlib.suppress(IndexError):

@@ -1,4 +1,4 @@
-"""The WAL beside a store's file, as bytes: what SQLite leaves to chance is made certain here."""
+"""Handle the bytes of the WAL: sync it, grow it, write it back, and count what SQLite would skip in it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24  # before each page
-_AHEAD_PAGES: Final = 64  # how far the WAL grows ahead of what is written to it, at least
+_AHEAD_PAGES: Final = 64  # how far, at least, the WAL grows ahead of its content
 _FLAGS: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
 
 
 class _File(files.Readable, Protocol):
-    """What is done to a WAL as bytes: some of what an apsw.VFSFile does."""
+    """The methods of apsw.VFSFile that read and write a WAL."""
 
     def xWrite(self, data: bytes, offset: int) -> None: ...  # noqa: N802 - APSW's names
     def xSync(self, flags: int) -> None: ...  # noqa: N802
@@ -33,9 +33,9 @@ class _File(files.Readable, Protocol):
 
 class _SystemFile(io.FileIO):
     """
-    A WAL opened by the system's own calls, which let other threads run meanwhile; those of apsw.VFSFile do not.
+    A WAL opened by the system's own calls. They let other threads run meanwhile; apsw.VFSFile does not.
 
-    SQLite locks the file and its -shm, never the -wal: closing a descriptor of it drops no lock.
+    Closing its descriptor drops no lock, because SQLite locks the file and its -shm, never the -wal.
     """
 
     def xFileSize(self) -> int:  # noqa: N802
@@ -59,14 +59,14 @@ class _SystemFile(io.FileIO):
 
 
 @contextlib.contextmanager
-def _opened(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
-    """The WAL, or None for no file; through the VFS where the caller has named one, which is to see all that is done."""
+def _open(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
+    """Open the WAL, and give None for no file. It goes through the VFS that the caller named, if any, which sees all I/O."""
     if vfs is not None or os.name == "nt":
         with files.vfs_file(wal, vfs, flags) as file:
             yield file
         return
     try:
-        # An object, not the number of os.open(): an interrupt that comes with it closes it.
+        # An object, not a number from os.open(): if an interrupt loses it, Python closes it.
         opened = _SystemFile(wal, "r+b" if flags & apsw.SQLITE_OPEN_READWRITE else "rb")
     except (FileNotFoundError, NotADirectoryError):
         yield None
@@ -81,12 +81,12 @@ def _opened(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
 
 def make_durable(wal: str, vfs: str | None) -> None:
     """
-    Write the WAL's bytes again where they stand, and sync them; call it with the write lock held.
+    Write the WAL's bytes again in place, and sync them. Call it with the write lock held.
 
-    What a killed process wrote and did not sync is in the page cache only: visible, and gone with the power. Syncing is
-    not enough, because after a sync that failed the kernel takes the lost pages for clean and has nothing to write.
+    A killed process may have left bytes in the page cache only. Everybody sees them, but a power loss removes them. A sync
+    alone is not enough: after a failed sync the kernel marks the lost pages as clean, and writes nothing.
     """
-    with _opened(wal, vfs, _FLAGS) as file:
+    with _open(wal, vfs, _FLAGS) as file:
         size = file.xFileSize() if file else 0
         if file and size:
             for offset in range(0, size, files.PIECE_BYTES):
@@ -95,15 +95,15 @@ def make_durable(wal: str, vfs: str | None) -> None:
 
 
 def sync(wal: str, vfs: str | None) -> None:
-    """Make durable what is written in the WAL; nothing to do takes 20 µs."""
-    with _opened(wal, vfs, _FLAGS) as file:
+    """Sync the WAL. It takes 20 µs if there is nothing to write."""
+    with _open(wal, vfs, _FLAGS) as file:
         if file:
             file.xSync(apsw.SQLITE_SYNC_FULL)
 
 
 def lengthen(wal: str, vfs: str | None, length: int) -> None:
-    """Let the WAL have so many bytes at least, zeros at its end; call it with the write lock held."""
-    with _opened(wal, vfs, _FLAGS) as file:
+    """Grow the WAL to at least this many bytes, with zeros. Call it with the write lock held."""
+    with _open(wal, vfs, _FLAGS) as file:
         if file:
             for offset in range(file.xFileSize(), length, files.PIECE_BYTES):
                 file.xWrite(bytes(min(files.PIECE_BYTES, length - offset)), offset)
@@ -111,30 +111,30 @@ def lengthen(wal: str, vfs: str | None, length: int) -> None:
 
 def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
     """
-    How many commits the WAL holds behind its first `frames`, which are all that SQLite reads.
+    Count the commits in the WAL behind its first `frames`, which are all that SQLite reads.
 
-    A frame with a wrong checksum ends what SQLite reads: it drops that commit, and every later one, without a word. One
-    commit behind may be what a loss of power has torn before it was acknowledged. With durability full two cannot: the
-    second was written when the first was durable, so the disk has lost what it had.
+    SQLite stops at a frame with a wrong checksum, and silently drops its commit and every later one. One such commit may be
+    harmless: a power loss tore it before it was acknowledged. Two are not, with durability full: the second was written
+    after the first was durable, so the disk has lost data.
 
     Source:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
     commits = 0
-    with _opened(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+    with _open(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         header = files.read(file, HEADER_BYTES, 0)
         frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
-        if file is None or not _whole(header):  # the first to be written of a round, and so what a kill may leave half done
+        if file is None or not _is_valid_header(header):  # written first in each round, so a kill may leave it incomplete
             return 0
         for offset in range(HEADER_BYTES + frames * frame_bytes, file.xFileSize() - frame_bytes + 1, frame_bytes):
             frame = file.xRead(FRAME_HEADER_BYTES, offset)
-            # Of this round of the WAL, by its salts; the last of a commit, since it tells the pages that the file then has.
+            # The salts mark frames of this round. The last frame of a commit states the file's new size in pages.
             commits += frame[8:16] == header[16:24] and frame[4:8] != bytes(4)
     return commits
 
 
-def _whole(header: bytes) -> bool:
-    """Whether the header of a WAL has the checksum that it should have."""
+def _is_valid_header(header: bytes) -> bool:
+    """Return whether the header of a WAL has the right checksum."""
     if len(header) < HEADER_BYTES:
         return False
     order: Literal["big", "little"] = "big" if header[3] & 1 else "little"
@@ -148,13 +148,13 @@ def _whole(header: bytes) -> bool:
 
 def first_page(wal: str, vfs: str | None) -> bytes | None:
     """
-    The header of the database as its WAL has it, or None.
+    Return the database header in the WAL's last copy of page 1, or None.
 
     Source:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
     found = None
-    with _opened(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
+    with _open(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         if file is None:
             return None
         size = file.xFileSize()
@@ -170,40 +170,40 @@ def first_page(wal: str, vfs: str | None) -> bytes | None:
 
 class Wal:
     """
-    The WAL of a writer's connection, between two commits: how long it is, room ahead of it, and writing it back.
+    The WAL of a writer's connection, between two commits: its length, the room ahead of it, and writing it back.
 
     Args:
-        connection: The writer's.
+        connection: The writer's connection.
         path: The file.
         vfs: The name of an SQLite VFS; None for SQLite's own.
-        grows_ahead: Whether each commit syncs it, so that it pays to let it grow ahead of what is written.
+        grows_ahead: Whether to grow the WAL ahead of its content. It pays if each commit syncs the WAL.
     """
 
     def __init__(self, connection: apsw.Connection, path: str, vfs: str | None, *, grows_ahead: bool) -> None:
         self._connection, self._path, self._vfs, self._grows_ahead = connection, path, vfs, grows_ahead
-        self.name: str = f"{path}-wal"  # not filename_wal: SQLite's names are UTF-8, and the locale's may be another
+        self.name: str = f"{path}-wal"  # not filename_wal, which is UTF-8 in any locale
         self._page_bytes = int(connection.pragma("page_size"))
         self._identity = files.identity_of(self.name)
         self._identity_at_first = self._identity()
-        self._frames = 0  # after our own last commit
-        self._room = 1  # how many frames it holds without growing; not for the very first commit
-        self._tried = 0  # how many frames it had when it was last written back, or tried to be
-        self._long_told = False
-        # How long the WAL may get: 8 MB, or some 1,600 appends. SQLite's own figure, 1,000 pages, suits statements that
-        # change one page of 4 KB; an append changes two or three of 2 KB. Up to 4,062 pages a reader searches one table of
-        # the WAL's index.
+        self._frames = 0  # after this connection's last commit
+        self._room = 1  # how many frames fit without growth; 1 leaves out the very first commit
+        self._frames_at_last_try = 0  # how many frames it had at the last attempt to write it back
+        self._warned_of_length = False
+        # How long the WAL may get: 8 MB, or some 1,600 appends. SQLite's default of 1,000 pages suits statements that change
+        # one page of 4 KB, but an append changes two or three of 2 KB. Up to 4,062 pages, a reader searches one table of the
+        # WAL's index.
         self.write_back_pages = 4000
         self.long_pages = 131_072
-        # Write the WAL back ourselves: an automatic checkpoint swallows the error of a sync that fails.
+        # SQLite's automatic checkpoint is off, because it hides the error of a failed sync.
         connection.wal_autocheckpoint(0)
-        # One very large batch makes it as long as itself; when it begins anew it gets short again.
+        # A very large batch makes the WAL as long as itself. The limit shortens it when it restarts.
         connection.pragma("journal_size_limit", 2 * self.write_back_pages * self._page_bytes)
 
     def frames(self) -> tuple[int, int] | None:
         """
-        How many frames of the WAL SQLite reads, and how many of them are written back; outside of a transaction.
+        Return how many frames of the WAL SQLite reads, and how many of them are written back.
 
-        None where another process is writing it back just now: SQLite answers so at once, and asks no busy handler.
+        Call it outside of a transaction. It returns None at once if another process is writing the WAL back.
         """
         try:
             return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
@@ -211,7 +211,7 @@ class Wal:
             return None
 
     def is_in_place(self) -> bool:
-        """Whether its name stands for the file that it stood for at first."""
+        """Return whether the WAL's name still belongs to the same file."""
         try:
             return self._identity() == self._identity_at_first
         except OSError:
@@ -219,52 +219,52 @@ class Wal:
 
     def make_room(self) -> None:
         """
-        Let the WAL grow ahead of what is written to it, to twice its length; call it with the write lock held.
+        Grow the WAL ahead of its content, to twice its length. Call it with the write lock held.
 
-        A sync costs up to twice as much while a file grows as when it is overwritten, since its new length has to be made
-        durable as well. SQLite takes the zeros at the end for nothing, as it does what is left there of an earlier round.
+        A sync of a growing file costs up to twice as much, because its new length must become durable too. SQLite ignores
+        the zeros at the end, as it ignores the rest of an earlier round.
         """
         if self._frames < self._room or not self._grows_ahead:
             return
         pages = min(2 * self._frames, self.write_back_pages) + _AHEAD_PAGES
         self._room = max(pages - _AHEAD_PAGES // 2, self._frames + _AHEAD_PAGES)
-        # A disk without space for it may have enough for the commit itself.
+        # A disk that is too full for this may still have space for the commit.
         with contextlib.suppress(apsw.Error, OSError, MilepostError):
             lengthen(self.name, self._vfs, HEADER_BYTES + pages * (FRAME_HEADER_BYTES + self._page_bytes))
 
     def sync(self) -> None:
-        """Make durable what is written in it, perhaps by another process that was killed before its sync."""
+        """Sync the WAL, also for another process that was killed before its sync."""
         sync(self.name, self._vfs)
 
     def write_back(self) -> None:
         """
-        After a commit: what SQLite's automatic checkpoint does, when it is time.
+        Write the WAL back after a commit, if it is long enough, as SQLite's automatic checkpoint would.
 
         Raises:
-            apsw.IOError: A sync failed. No other error of it matters to what was just committed.
+            apsw.IOError: A sync failed. Any other error leaves the commit intact, and is ignored.
         """
         found = self.frames()
-        if found is None:  # and so is being done
+        if found is None:  # another process is writing it back
             return
         frames, written_back = found
-        if frames < self._frames:  # it has begun anew, all of it having been written back
-            self._tried = 0
+        if frames < self._frames:  # it has restarted, so all of it was written back
+            self._frames_at_last_try = 0
         self._frames = frames
-        if frames - max(self._tried, written_back) < self.write_back_pages:
+        if frames - max(self._frames_at_last_try, written_back) < self.write_back_pages:
             return
-        self._tried = frames
+        self._frames_at_last_try = frames
         try:
             frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.Error as error:
             if sync_failed(error):
                 raise
-        if frames - written_back >= self.long_pages and not self._long_told:
-            self._long_told = True
-            # What was committed is committed, also where warnings are made errors.
+        if frames - written_back >= self.long_pages and not self._warned_of_length:
+            self._warned_of_length = True
+            # The commit stands, even if the caller turns warnings into errors.
             with contextlib.suppress(MilepostWarning):
                 warnings.warn(
-                    f"{self._path}: its -wal file has grown to {size(frames * self._page_bytes)}, since somebody "
-                    "has been reading the file in one transaction all the while: end that transaction, or close what reads",
+                    f"{self._path}: the -wal file has grown to {size(frames * self._page_bytes)}, because a reader keeps "
+                    "one transaction open: end that transaction, or close the reader",
                     MilepostWarning,
                     stacklevel=2,
                 )

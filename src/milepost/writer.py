@@ -3,7 +3,7 @@ Write to one file: the queue of those who want to, the end of the chain, and eve
 
 What an ordinary WAL database with synchronous=FULL still loses, and what is done about it here:
 
-- two processes that create the file at once, or a kill while it is made: `creation` links it into place when it is whole;
+- two processes that create the file at once, or a kill while it is made: `create` links it into place when it is whole;
 - a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
   goes: `wal.make_durable` writes the WAL's bytes again and syncs them before the first answer;
 - a file, WAL or shared memory that is unlinked under us by another program: looked at before a commit is acknowledged;
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, TypeVar
 
 import apsw
 
-from milepost import append, creation, files, open_files, schema, wal
+from milepost import append, create, files, open_files, schema, wal
 from milepost.block import CUT_SHORT, Block, BlockTurn, outside
 from milepost.bound import Bound
 from milepost.connection import connect, refuse_foreign_header
@@ -161,9 +161,9 @@ class Writer(Database):
 
     def _open_first(self) -> None:
         if not files.is_store_file(self.path):
-            creation.create(self.path, self.vfs, self._hmac)
+            create.create(self.path, self.vfs, self._hmac)
         files.warn_of_remote(self.path)
-        creation.sweep(self.path)
+        create.sweep(self.path)
         self._connect()
 
     def _connect(self) -> None:
@@ -171,7 +171,7 @@ class Writer(Database):
         open_files.refuse_inherited(self.path)
         refuse_foreign_header(self.path, self.vfs)
         if os.stat(self.path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
-            creation.refuse_second_name(self.path)
+            create.refuse_second_name(self.path)
         found = files.status(f"{self.path}-wal")
         connection: LentConnection | None = None
         try:

@@ -7,10 +7,10 @@ import sys
 import apsw
 
 from chains import entry
-from milepost import CheckpointStore, MilepostError, creation, schema
+from milepost import CheckpointStore, MilepostError, create, schema
 
 
-def in_place(path: str, vfs: str | None, keyed: object) -> None:
+def in_place(path: str, vfs: str | None, hmac: object) -> None:
     """Make a store where others may see it half made: what milepost must not do."""
     connection = apsw.Connection(path, vfs=vfs)
     try:
@@ -23,7 +23,7 @@ def in_place(path: str, vfs: str | None, keyed: object) -> None:
 
 
 if "in place" in sys.argv:
-    creation.create = in_place
+    create.create = in_place
 for line in sys.stdin:
     try:
         with CheckpointStore(line.strip(), busy_timeout_ms=60_000) as store:

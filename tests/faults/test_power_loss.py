@@ -13,7 +13,7 @@ import apsw
 import pytest
 from power_loss import Dose, Tally, failed_sync, interrupted_recovery, kill_retry_power_loss, power_loss
 
-from milepost import creation, files, schema, wal
+from milepost import create, files, schema, wal
 from milepost.lent import LentConnection
 from milepost.writer import Writer
 
@@ -174,7 +174,7 @@ def test_a_store_that_is_created_in_place_is_caught(monkeypatch: pytest.MonkeyPa
         finally:
             connection.close()
 
-    monkeypatch.setattr(creation, "create", in_place)
+    monkeypatch.setattr(create, "create", in_place)
     assert _caught(power_loss, Dose(SEED), "refused: NotAStoreError", "refused: StoreError")
 
 

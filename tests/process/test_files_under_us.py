@@ -328,7 +328,7 @@ def test_a_reader_that_does_keep_the_wal_long_is_still_named(path: Path) -> None
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM entry").get == 1
         _fill(store, 300)
-        with pytest.warns(MilepostWarning, match="reading the file in one transaction"):
+        with pytest.warns(MilepostWarning, match="a reader keeps one transaction open"):
             store.append_many(entry(sequence) for sequence in range(3, 5000))
         reader.close()
 

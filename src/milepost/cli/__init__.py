@@ -1,7 +1,7 @@
 """
 The command line: arguments in, text and an exit code out.
 
-A command imports what is heavy when it runs, so that `milepost --help` answers at once.
+A command imports heavy modules only when it runs, so that `milepost --help` answers at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import click
 from milepost.cli.backup import backup
 from milepost.cli.compare import compare
 from milepost.cli.demo import demo
-from milepost.cli.exit_code import EXIT_CODES, explained
+from milepost.cli.exit_code import EXIT_CODES, explain_errors
 from milepost.cli.export import export
 from milepost.cli.head import head
 from milepost.cli.history import history
@@ -30,16 +30,16 @@ from milepost.cli.verify import verify
 
 
 class _Commands(click.Group):
-    """In the order of a first look, not of the alphabet; every error of every command is explained."""
+    """The commands in the order of a first look. It explains every error of every command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """As they were added."""
+        """List the commands in the order in which they were added."""
         del ctx
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for."""
-        with explained():
+        """Run one command."""
+        with explain_errors():
             return super().invoke(ctx)
 
 
@@ -47,13 +47,13 @@ class _Commands(click.Group):
 @click.version_option(package_name="milepost", prog_name="milepost")
 def commands() -> None:
     """
-    The flight recorder of a single-node data pipeline, in one SQLite file.
+    Inspect, verify and copy the checkpoints that a data pipeline keeps in one SQLite file.
 
-    No command that reads changes a byte of FILE or of its directory, also while a pipeline writes. Tables are for people;
-    --json is for programs.
+    Reading commands change no byte of FILE or its directory, even while a pipeline writes. Tables are for people; use --json
+    for programs.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that knows ASCII only
 
 
 for _command in (summary, runs, stages, latest, resume, history, head, verify, compare, plot, export, import_, backup, demo):

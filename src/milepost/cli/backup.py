@@ -1,4 +1,4 @@
-"""An exact copy."""
+"""The command `backup`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from milepost.store import CheckpointStore
 @argument.as_json
 def backup(file: str, target: str, as_json: bool) -> None:
     """
-    Make an exact copy, also while a pipeline writes.
+    Make an exact copy, even while a pipeline writes.
 
-    It prints the head of the copy, which is a file like any other, and durable when this ends. Nothing is overwritten.
+    The copy is durable when the command ends, and can be used like the original. The command prints its head, and never
+    overwrites a file.
     """
     with CheckpointStore.open_readonly(file) as store:
         head = store.backup(target)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 @argument.as_json
 def compare(file: str, run_id: str, other_run_id: str, as_json: bool) -> None:
     """
-    Whether a replay repeated the original, stage by stage.
+    Compare a replay with the original, stage by stage.
 
-    Offset, event time and idempotency key are compared, sequence by sequence. The clock is not: no two runs have the same.
+    The command compares offset, event time and idempotency key, sequence by sequence. It ignores the clock, because no two
+    runs have the same. The exit code is 1 if the runs differ.
     """
     with CheckpointStore.open_readonly(file) as store:
         comparison = store.compare(run_id, other_run_id)
@@ -33,7 +34,7 @@ def compare(file: str, run_id: str, other_run_id: str, as_json: bool) -> None:
     else:
         output.text(str(comparison))
     if not comparison.identical:
-        raise click.exceptions.Exit(ExitCode.UNPROVEN)
+        raise click.exceptions.Exit(ExitCode.CHECK_FAILED)
 
 
 def _record(comparison: Comparison) -> Record:

@@ -1,4 +1,4 @@
-"""How a command ends: an exit code, and one sentence for an error that a user can do something about."""
+"""End a command with an exit code, and explain an error in one sentence if the user can act on it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the number says that a command leaves behind."""
+    """The exit codes of all commands."""
 
-    DONE = 0
-    UNPROVEN = 1
+    SUCCESS = 0
+    CHECK_FAILED = 1
     WRONG_INPUT = 2
     NO_FILE = 3
-    UNJUDGED = 4
-    HUNG_UP = 129  # 128 + SIGHUP, as a shell says it
+    WRONG_KEY = 4
+    HUNG_UP = 129  # 128 + SIGHUP, as in a shell
     INTERRUPTED = 130  # 128 + SIGINT
     NO_READER = 141  # 128 + SIGPIPE
     TERMINATED = 143  # 128 + SIGTERM
@@ -36,50 +36,50 @@ class ExitCode(IntEnum):
 
 EXIT_CODES = """\b
 Exit codes:
-    0  done; what was asked to hold holds
-    1  a fault was found, two runs differ, or nothing is recorded there
-    2  a wrong argument or input
-    3  a file that cannot be opened or written
-    4  cannot be judged: the chain is keyed, and this is not its key
-  129  the terminal went away
+    0  success
+    1  a check failed, two runs differ, or nothing is recorded there
+    2  an argument or the input is wrong
+    3  a file cannot be opened or written
+    4  the key is missing or wrong, so the chain cannot be verified
+  129  the terminal was closed
   130  interrupted
-  141  the reader of a pipe went away, as `head` does
+  141  the reader of the pipe has gone, as `head` does
   143  terminated"""
 
 _ENDS: Final = {
     getattr(signal, name): (sentence, exit_code)
     for name, sentence, exit_code in (
         ("SIGTERM", "terminated", ExitCode.TERMINATED),
-        ("SIGHUP", "the terminal went away", ExitCode.HUNG_UP),
+        ("SIGHUP", "the terminal was closed", ExitCode.HUNG_UP),
     )
     if hasattr(signal, name)
 }
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explain_errors() -> Iterator[None]:
     """
-    Turn an error that a user can do something about, and a signal that ends, into one sentence and an exit code.
+    Turn an error that the user can act on, or a terminating signal, into one sentence and an exit code.
 
-    A signal that would end the process is heard as Ctrl-C is, so that what a command was making is removed first.
+    A terminating signal is handled like Ctrl-C, so that a command removes its unfinished files first.
     """
     heard: list[int] = []
 
     def hear(number: int, _frame: FrameType | None) -> None:
-        if not heard:  # a second one does not disturb the tidying up
+        if not heard:  # a second one does not disturb the cleanup
             heard.append(number)
             raise KeyboardInterrupt
 
-    ours = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]  # else somebody has decided already
+    ours = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]  # else somebody handles it already
     if threading.current_thread() is not threading.main_thread():
         ours = []
     for number in ours:
         signal.signal(number, hear)
     try:
         yield
-        sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
+        sys.stdout.flush()  # here, where a full disk or a lost reader can still be reported
     except BaseException as error:
-        if heard:  # whatever has become of the exception on its way
+        if heard:  # whatever exception it became on its way
             _leave_stdout()
             _leave(*_ENDS[heard[0]])
         _explain(error)
@@ -90,16 +90,16 @@ def explained() -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> None:
-    """Leave, if it is an error that a user can do something about."""
+    """Print one sentence and exit, if the user can act on the error."""
     match error:
         case InvalidArgumentError():
             _leave(str(error), ExitCode.WRONG_INPUT)
         case WrongKeyError():
-            _leave(str(error), ExitCode.UNJUDGED)
+            _leave(str(error), ExitCode.WRONG_KEY)
         case StoreError():
             _leave(str(error), ExitCode.NO_FILE)
-        case MilepostError():  # an ImportError of ours names an extra that is to be installed
-            _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.UNPROVEN)
+        case MilepostError():  # an ImportError of milepost's names an extra to install
+            _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.CHECK_FAILED)
         case BrokenPipeError():
             _leave_stdout()
             raise click.exceptions.Exit(ExitCode.NO_READER) from None
@@ -111,14 +111,14 @@ def _explain(error: BaseException) -> None:
 
 
 def _leave(sentence: str, exit_code: ExitCode) -> NoReturn:
-    with suppress(OSError):  # nobody is there to read it any more
+    with suppress(OSError):  # nobody may be there to read it
         click.echo(f"Error: {visible(sentence)}", err=True)
     raise click.exceptions.Exit(exit_code) from None
 
 
 def _leave_stdout() -> None:
     """
-    Let what could not be written go nowhere: the interpreter would try again at its end, and complain.
+    Discard unwritten output, because the interpreter would try to write it again at exit, and complain.
 
     Source:
         https://docs.python.org/3/library/signal.html#note-on-sigpipe

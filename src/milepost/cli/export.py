@@ -1,4 +1,4 @@
-"""The checkpoints for other programs: JSON Lines, CSV, Parquet."""
+"""The command `export`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     _Writer = Callable[[IO[bytes], CheckpointStore, str | None, str | None], None]
 
 
-_BATCH: Final = 10_000  # entries that are written at a time
+_BATCH: Final = 10_000  # entries written at a time
 _FORMULA: Final = tuple("=+-@\t\r＝＋－＠")
 
 
@@ -34,23 +34,23 @@ _FORMULA: Final = tuple("=+-@\t\r＝＋－＠")
     "--format",
     "form",
     type=click.Choice(["jsonl", "csv", "parquet"]),
-    help="What to write.  [default: by FILE's ending, or jsonl]",
+    help="Write this format.  [default: by FILE's ending, or jsonl]",
 )
-@click.option("--output", "target", metavar="FILE", default="-", help="A new file.  [default: standard output]")
+@click.option("--output", "target", metavar="FILE", default="-", help="Write to this new file.  [default: standard output]")
 @argument.run
 @argument.stage
 def export(file: str, form: str | None, target: str, run_id: str | None, stage: str | None) -> None:
     r"""
-    Write the checkpoints down for other programs.
+    Export the checkpoints for other programs.
 
-    jsonl is exact: a line of JSON for each checkpoint, in the order of the chain, with its seven values (run_id, stage,
-    sequence, offset, event_time_ms, idempotency_key, at_ms), and its detail and cursor if it has them. `milepost import`
-    reads it back to the same signature.
+    jsonl is exact: one line of JSON for each checkpoint, in the order of the chain. A line has run_id, stage, sequence,
+    offset, event_time_ms, idempotency_key, at_ms, and the detail and the cursor if there are any. `milepost import` makes a
+    file with the same signature from it.
 
-    csv is for spreadsheets, with the columns of the view `checkpoint`, in UTF-8. It is not exact: a name that would start
-    a formula has an apostrophe before it, and characters that a screen obeys or hides are written out, like \x1b.
+    csv is for spreadsheets, in UTF-8, with the columns of the view `checkpoint`. It is not exact: names that would start a
+    formula get an apostrophe, and control or invisible characters are escaped, as in \x1b.
 
-    parquet has the same columns, exact, with times as timestamps of 64 bits in ms. It needs the extra `parquet`.
+    parquet has the same columns, exactly, with times as 64-bit timestamps in ms. It needs the extra `parquet`.
     """
     ending = Path(target).suffix.removeprefix(".")
     write = _WRITERS[form or (ending if ending in _WRITERS else "jsonl")]
@@ -71,7 +71,7 @@ def _write_jsonl(stream: IO[bytes], store: CheckpointStore, run_id: str | None, 
 def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
     entries = store.receipts(run_id, stage)
     text = io.StringIO(newline="")
-    # Every name in quotes: a program that takes another separator, as some do by their language, finds none inside.
+    # Every name is quoted. Some programs take another separator by their language, and would find it inside a name.
     table = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
     table.writerow(["position", *record.FIELDS, "event_time", "at", "signature", "detail"])
     while True:
@@ -89,15 +89,15 @@ def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, st
 
 def _write_parquet(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
     try:
-        from arro3.io import write_parquet  # noqa: PLC0415 - an extra; 9 MB to fetch, where pyarrow has 55
+        from arro3.io import write_parquet  # noqa: PLC0415 - an extra of 9 MB, where pyarrow has 55
     except ModuleNotFoundError:
         raise click.UsageError('parquet needs arro3-io: run  pip install "milepost[parquet]"') from None
     if stream is sys.stdout.buffer and output.on_terminal():
-        raise click.UsageError("parquet is nothing to read on a terminal: give --output FILE")
+        raise click.UsageError("parquet is binary, and standard output is a terminal: give --output FILE")
     unbroken = _Unbroken(stream)
     try:
         write_parquet(store.frame(run_id, stage), unbroken, compression="snappy")  # type: ignore[arg-type]
-    except Exception as error:  # what happened in ours while it read, in arro3's own words and with no class of its own
+    except Exception as error:  # arro3 wraps milepost's errors, in its own words and without a class
         if "KeyboardInterrupt" in str(error):
             raise KeyboardInterrupt from None
         raise StoreError(store.path, str(error).removeprefix("C Data interface error: External error: ")) from error
@@ -106,18 +106,18 @@ def _write_parquet(stream: IO[bytes], store: CheckpointStore, run_id: str | None
 
 
 class _Unbroken(io.RawIOBase):
-    """A stream that keeps its first error to itself: arro3 0.9 would panic, and print a trace of its own."""
+    """A stream that keeps its first error for later, because arro3 0.9 would panic and print a trace."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.error: OSError | None = None
         self._stream = stream
 
     def writable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def write(self, data: Any, /) -> int:
-        """Write it, or nothing more."""
+        """Write the data, or discard it after an error."""
         try:
             if self.error is None:
                 self._stream.write(data)
@@ -130,5 +130,5 @@ _WRITERS: Final[dict[str, _Writer]] = {"jsonl": _write_jsonl, "csv": _write_csv,
 
 
 def _cell(text: str) -> str:
-    """A text that a spreadsheet takes for a text."""
+    """Return text that a spreadsheet does not run as a formula."""
     return visible(f"'{text}" if text.startswith(_FORMULA) else text)

@@ -1,4 +1,4 @@
-"""The state of the chain in one line."""
+"""The command `head`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from milepost.store import CheckpointStore
 
 @click.command()
 @argument.file
-@click.option("--run", "run_id", metavar="RUN", help="Of the chain over this run's own entries.")
+@click.option("--run", "run_id", metavar="RUN", help="Print the head of this run's own chain.")
 @argument.as_json
 def head(file: str, run_id: str | None, as_json: bool) -> None:
     """
-    The state of the chain in one line, to keep elsewhere.
+    Print the head, the state of the chain in one line.
 
-    `milepost verify --expected` takes it: a chain that contains a head kept elsewhere was neither cut, rolled back nor
-    rewritten up to there.
+    Keep it elsewhere, and give it to `milepost verify --expected`. A chain that contains the head was neither truncated,
+    rolled back nor rewritten up to there.
     """
     with CheckpointStore.open_readonly(file) as store:
         found = store.head() if run_id is None else _head_of_run(store, run_id)
@@ -26,7 +26,7 @@ def head(file: str, run_id: str | None, as_json: bool) -> None:
 
 
 def show_head(found: Head, *, as_json: bool) -> None:
-    """The one line that is kept elsewhere, or JSON."""
+    """Print a head as its one line, or as JSON."""
     if as_json:
         output.document(record.head(found))
     else:
@@ -37,4 +37,4 @@ def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
     for run in store.runs():
         if run.run_id == run_id:
             return Head(run.entries, run.signature)
-    raise click.ClickException("no checkpoint is recorded there")
+    raise click.ClickException("no checkpoint is recorded there: look for the run in `milepost runs`")

@@ -1,4 +1,4 @@
-"""The checkpoints in the order of the chain, also as they come."""
+"""The command `history`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _POLL_MS: Final = 500
 @argument.file
 @argument.run
 @argument.stage
-@click.option("--since", type=argument.time, help="Only stated at that time or later: ISO 8601 or ms since 1970.")
-@click.option("--until", type=argument.time, help="Only stated at that time or before.")
-@click.option("--after", type=int, default=0, metavar="POSITION", help="Only above this position of the chain.")
-@click.option("--limit", type=int, metavar="N", help="Only the first N.")
-@click.option("--newest-first", is_flag=True, help="In the opposite order.")
-@click.option("--follow", is_flag=True, help="Go on with what is appended from now on, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: a line of JSON for each, in ASCII.")
+@click.option("--since", type=argument.time, help="Start at this time of the clock: ISO 8601 or ms since 1970.")
+@click.option("--until", type=argument.time, help="End at this time of the clock, included.")
+@click.option("--after", type=int, default=0, metavar="POSITION", help="Start after this position of the chain.")
+@click.option("--limit", type=int, metavar="N", help="Print at most N checkpoints.")
+@click.option("--newest-first", is_flag=True, help="Print the newest first.")
+@click.option("--follow", is_flag=True, help="Continue with new checkpoints as they arrive, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON in ASCII for each, for programs.")
 def history(
     file: str,
     run_id: str | None,
@@ -57,12 +57,12 @@ def history(
     as_json: bool,
 ) -> None:
     """
-    The checkpoints, in the order in which they were recorded.
+    List the checkpoints in the order of the chain.
 
-    What the clock said is shown as it was stated: the order of the chain is the order of commits, whatever the clock did.
+    That is the order of their commits. The times are those of the pipeline's clock, which may have jumped.
     """
     if follow and newest_first:
-        raise click.UsageError("--follow goes with the order of the chain: leave out --newest-first")
+        raise click.UsageError("--follow lists the oldest first: leave out --newest-first")
     with CheckpointStore.open_readonly(file) as store:
 
         def recorded(after: int, limit: int | None) -> Iterator[_Recorded]:
@@ -70,13 +70,13 @@ def history(
                 run_id, stage, since=since, until=until, after=after, limit=limit, newest_first=newest_first
             )
 
-        pages = _followed(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
+        pages = _follow(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
         try:
             _show_history(pages, run_id, stage, as_json=as_json)
         except KeyboardInterrupt:
             if not follow:
                 raise
-            raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None  # how it is meant to end: no error
+            raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None  # the intended end, and no error
 
 
 def _show_history(pages: Iterator[list[_Recorded]], run_id: str | None, stage: str | None, *, as_json: bool) -> None:
@@ -105,7 +105,7 @@ def _history_table(run_id: str | None, stage: str | None) -> output.Table:
 def _history_row(
     run_id: str | None, stage: str | None, receipt: Receipt, entry: Checkpoint, _detail: str | None
 ) -> list[str]:
-    """A row of the history; what is the same in all rows needs no column."""
+    """Return a row of the table, without the columns that are the same in all rows."""
     return [
         str(receipt.position),
         output.time(entry.at_ms),
@@ -119,7 +119,7 @@ def _history_row(
 
 
 def _pages(recorded: Iterator[_Recorded]) -> Iterator[list[_Recorded]]:
-    """At least one page, which may be empty."""
+    """Split entries into pages: at least one, which may be empty."""
     while True:
         page = list(islice(recorded, _PAGE))
         yield page
@@ -127,20 +127,22 @@ def _pages(recorded: Iterator[_Recorded]) -> Iterator[list[_Recorded]]:
             return
 
 
-def _followed(
+def _follow(
     store: CheckpointStore, recorded: Callable[[int, int | None], Iterator[_Recorded]], after: int, limit: int | None
 ) -> Iterator[list[_Recorded]]:
-    """Pages for ever, or until there were `limit` entries; an empty one where nothing is new."""
+    """Return pages for ever, or until `limit` entries. A page is empty if nothing is new."""
     remaining = MAX_INTEGER if limit is None else limit
     seen = 0
     while True:
         try:
             end = len(store)
             page = list(islice(recorded(after, remaining), _PAGE))
-        except StoreBusyError:  # the file changed hands too often just now: look again
+        except StoreBusyError:  # somebody keeps replacing the file: look again
             end, page = seen, []
         if end < seen:
-            raise StoreError(store.path, f"it had {seen} entries and now has {end}: another file was put in its place")
+            raise StoreError(
+                store.path, f"the file had {seen} entries and now has {end}, so somebody replaced it: start again"
+            )
         seen = end
         yield page
         remaining -= len(page)
@@ -149,12 +151,12 @@ def _followed(
         if page:
             after = page[-1][0].position
         if len(page) < _PAGE:
-            after = max(after, end)  # what does not belong to this walk is not read again
+            after = max(after, end)  # skip entries that the filter has already rejected
             _wait()
 
 
 def _wait() -> None:
-    """Until the next look; a pipe that nobody reads any more is noticed at once, not at the next entry."""
+    """Wait before the next look. Notice at once, not only at the next entry, that nobody reads the pipe."""
     if hasattr(select, "poll") and _is_pipe():
         poll = select.poll()
         poll.register(sys.stdout, 0)
@@ -167,5 +169,5 @@ def _wait() -> None:
 def _is_pipe() -> bool:
     try:
         return stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
-    except OSError:  # not a file of the system at all
+    except OSError:  # not a file of the operating system
         return False

@@ -1,4 +1,4 @@
-"""A new file from what `export` wrote."""
+"""The command `import`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milepost.checkpoint import Checkpoint, Watermark
 from milepost.cli import argument, record
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.head import show_head
-from milepost.cli.new_file import not_there_yet
+from milepost.cli.new_file import check_new_path
 from milepost.cursors import digest
 from milepost.errors import shown
 from milepost.files import absolute
@@ -32,7 +32,7 @@ _LONGEST_LINE: Final = 500_000  # bytes; three names of 1,024 bytes, a detail an
 
 
 class WrongLine(click.ClickException):
-    """A line of an import that is no checkpoint, or not one that may stand there."""
+    """A line of the input is no checkpoint, or does not fit the lines before it."""
 
     exit_code: ClassVar[int] = ExitCode.WRONG_INPUT
 
@@ -47,13 +47,14 @@ class WrongLine(click.ClickException):
 @argument.as_json
 def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:
     """
-    Make a new file from what `milepost export` wrote.
+    Make a new file from an export in JSON Lines.
 
-    It prints the head of the new file, whose chain is the same, to its signature (of a keyed chain, with its key).
-    FILE.jsonl may be - for standard input.
-    The new file appears when all of it is there; a line that is wrong is named by its number, and then nothing appears.
+    The new file has the same chain and signature; for a keyed chain, give its key. The command prints the head of the new
+    file. FILE.jsonl may be - for standard input.
+
+    The new file appears as a whole. If a line is wrong, the command names its number, and no file appears.
     """
-    target = not_there_yet(absolute(new))
+    target = check_new_path(absolute(new))
     with click.open_file(source, "rb") as lines:
         try:
             restore(target, _entries(lines), argument.key(key_file))
@@ -68,7 +69,10 @@ def _entries(lines: IO[bytes]) -> Iterator[Entry]:
     while line := lines.readline(_LONGEST_LINE + 1):
         number += 1
         if len(line) > _LONGEST_LINE:
-            raise WrongLine(number, f"longer than the {_LONGEST_LINE:,} bytes that a checkpoint may take")
+            raise WrongLine(
+                number,
+                f"it has more than {_LONGEST_LINE:,} bytes, the limit for a checkpoint: check that FILE.jsonl is an export",
+            )
         try:
             values = json.loads(line.decode(), object_pairs_hook=_unambiguous)
         except (ValueError, RecursionError) as error:
@@ -80,17 +84,17 @@ def _entries(lines: IO[bytes]) -> Iterator[Entry]:
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a name stands twice in an object")
+        raise ValueError("a name occurs twice in an object")
     return values
 
 
 def _entry(number: int, values: object) -> Entry:
-    """The entry of `record.exported`; whether its checkpoint is a valid one is for the store to say."""
+    """Turn a line's values into an entry. The store then checks whether its checkpoint is valid."""
     if not isinstance(values, dict):
         raise WrongLine(number, f"must be a JSON object, not {shown(values)}")
     if values.keys() - {"detail", "cursor"} != set(record.FIELDS):
         wrong = [f"{name} is missing" for name in record.FIELDS if name not in values]
-        wrong += [f"{shown(name)} is no value of a checkpoint" for name in values if name not in record.FIELDS]
+        wrong += [f"{shown(name)} is not a value of a checkpoint" for name in values if name not in record.FIELDS]
         raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}, and maybe detail and cursor")
     run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in record.FIELDS)
     checkpoint = Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)

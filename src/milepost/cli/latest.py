@@ -1,4 +1,4 @@
-"""The last checkpoint."""
+"""The command `latest`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 @argument.as_of
 @argument.as_json
 def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
-    """The last checkpoint, of the file, a run or a stage."""
+    """Show the last checkpoint of the file, a run or a stage."""
     with CheckpointStore.open_readonly(file) as store:
         found = next(store.receipts(run_id, stage, until=as_of, newest_first=True, limit=1), None)
     if found is None:
-        raise NoCheckpointError(run_id, stage) if stage else click.ClickException("no checkpoint is recorded there")
+        raise (
+            NoCheckpointError(run_id, stage)
+            if stage
+            else click.ClickException("no checkpoint is recorded there: look for the run in `milepost runs`")
+        )
     if as_json:
         output.document(record.recorded(*found))
         return

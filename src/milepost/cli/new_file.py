@@ -1,4 +1,4 @@
-"""A file that a command makes: all of it or nothing, and never in the place of another."""
+"""Make a command's output file as a whole or not at all, and never overwrite another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from milepost.creation import put_in_place
+from milepost.create import put_in_place
 from milepost.errors import StoreError
 from milepost.files import directory, real, status
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def new_file(path: str) -> Iterator[IO[bytes]]:
-    """A file to write that appears when all of it is written, and is durable then."""
-    target = not_there_yet(real(path))
+    """Open a file to write. It appears, durably, when all of it is written."""
+    target = check_new_path(real(path))
     try:
-        with put_in_place(target) as aside, Path(aside).open("wb") as stream:
+        with put_in_place(target) as temporary, Path(temporary).open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -29,8 +29,8 @@ def new_file(path: str) -> Iterator[IO[bytes]]:
         _refuse(target)
 
 
-def not_there_yet(target: str) -> str:
-    """The absolute name of a file as it was given, which does not exist, in a directory that does."""
+def check_new_path(target: str) -> str:
+    """Return the given absolute name, and refuse it if the file exists or its directory does not."""
     if status(target) is not None:
         _refuse(target)
     folder = status(directory(target))
@@ -40,4 +40,4 @@ def not_there_yet(target: str) -> str:
 
 
 def _refuse(path: str) -> NoReturn:
-    raise StoreError(path, "there is a file already, and nothing is ever overwritten: choose another path")
+    raise StoreError(path, "the file exists already, and milepost never overwrites one: choose another path")

@@ -1,4 +1,4 @@
-"""How it looks: tables and facts for people, JSON for programs, and nothing on a terminal that a name has put there."""
+"""Print tables and facts for people, and JSON for programs. No name in them can control a terminal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GAP: Final = "  "
-_PADDED: Final = 48  # cells; one long name in a pipe does not push everything else to the right
-_LEAST: Final = 8  # cells that a column keeps, however narrow the terminal is
+_PADDED: Final = 48  # cells, so that one long name in a pipe does not push all else to the right
+_MIN_WIDTH: Final = 8  # cells of a column, however narrow the terminal is
 
 
 class Column(NamedTuple):
@@ -29,8 +29,8 @@ class Column(NamedTuple):
 
     Attributes:
         title: Its heading.
-        holds: Names, which may go on in the next line, or numbers or times, which are never broken.
-        spare: Which column goes first where a terminal is too narrow for all: the one with the highest; never one with 0.
+        holds: Names, which may wrap, or numbers or times, which never do.
+        spare: On a narrow terminal, the columns with the highest numbers are left out first, and those with 0 never.
     """
 
     title: str
@@ -40,10 +40,10 @@ class Column(NamedTuple):
 
 class Table:
     """
-    Rows under a heading, printed as they come, so that a table may be of any length.
+    Rows under a heading, printed as they come, so that a table may have any length.
 
-    The first rows decide how wide the columns are. On a terminal that is too narrow for them, columns that can be spared
-    are left out and long cells go on in the next line; in a pipe nothing is left out or broken.
+    The first rows decide the width of the columns. A narrow terminal leaves out columns with a `spare` number, and wraps
+    long cells. A pipe gets everything, unwrapped.
     """
 
     def __init__(self, *columns: Column) -> None:
@@ -53,15 +53,15 @@ class Table:
         self._room = shutil.get_terminal_size().columns if on_terminal() else None
 
     def print(self, rows: Sequence[Sequence[str]]) -> None:
-        """Print more rows: as many texts in each as there are columns, whatever is in them."""
+        """Print more rows, each with a text for every column. The texts may hold anything."""
         shown = [[visible(cell) for cell in row] for row in rows]
         if not self._widths:
             names = [column.title for column in self._columns]
-            self._lay_out([names, *shown])
+            self._set_widths([names, *shown])
             click.echo(click.style(self._line(names), bold=True) if styled() else self._line(names))
         write("".join(f"{self._line(row)}\n" for row in shown))
 
-    def _lay_out(self, rows: Sequence[Sequence[str]]) -> None:
+    def _set_widths(self, rows: Sequence[Sequence[str]]) -> None:
         widths = [max(map(_cells, cells)) for cells in zip(*rows, strict=True)]
         kept = list(range(len(self._columns)))
         if self._room is None:
@@ -73,23 +73,23 @@ class Table:
             self._narrow(widths, kept)
             left_out = [self._columns[index].title for index in range(len(widths)) if index not in kept]
             if left_out:
-                note(f"left out here: {', '.join(left_out)} (a wider terminal or --json has them)")
+                note(f"no room for {', '.join(left_out)}: use a wider terminal or --json")
         self._kept, self._widths = kept, widths
 
     def _spare(self, index: int) -> int:
         return -self._columns[index].spare
 
     def _narrow(self, widths: list[int], kept: Sequence[int]) -> None:
-        """Take from the widest names until everything fits."""
+        """Narrow the widest names until everything fits."""
         names = [index for index in kept if self._columns[index].holds == "name"]
         while _total(widths, kept) > (self._room or 0):
             widest = max(names, key=widths.__getitem__)
-            if widths[widest] <= _LEAST:
+            if widths[widest] <= _MIN_WIDTH:
                 return
             widths[widest] -= 1
 
     def _line(self, row: Sequence[str]) -> str:
-        """A row as one line or, on a terminal, as many as its longest cell needs."""
+        """Format a row as one line or, on a terminal, as many lines as its longest cell needs."""
         parts = {index: self._parts(row[index], self._widths[index]) for index in self._kept}
         lines = []
         for number in range(max(map(len, parts.values()))):
@@ -107,59 +107,59 @@ class Table:
 
 
 def facts(named: Mapping[str, str]) -> None:
-    """Values with their names before them."""
+    """Print values with their names before them."""
     width = max(map(len, named))
     for name, value in named.items():
         click.echo(f"{click.style(name, bold=True) if styled() else name}{' ' * (width - len(name))}  {visible(value)}")
 
 
 def item(text: str) -> None:
-    """One of several, under what they are."""
+    """Print one item of a list, indented."""
     click.echo(f"  {visible(text)}")
 
 
 def document(value: object) -> None:
-    """One JSON document."""
+    """Print one JSON document."""
     write(f"{_json(value, indent=2)}\n")
 
 
 def text(lines: str) -> None:
-    """What the library says for people, line by line."""
+    """Print text of the library for people, line by line."""
     for each in lines.split("\n"):
         click.echo(visible(each))
 
 
 def line(value: object) -> str:
-    """A value as one line of JSON Lines, its end included."""
+    """Format a value as one line of JSON Lines, with its line end."""
     return f"{_json(value)}\n"
 
 
 def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent)  # ASCII, and every control escaped
+    return json.dumps(value, indent=indent)  # ASCII, with every control character escaped
 
 
 def write(text: str) -> None:
-    """Data to standard output, as it is."""
+    """Write data to standard output, unchanged."""
     sys.stdout.write(text)
 
 
 def note(sentence: str) -> None:
-    """A remark to standard error: standard output has nothing but data."""
+    """Print a remark to standard error, because standard output is for data only."""
     click.echo(f"milepost: {visible(sentence)}", err=True)
 
 
 def on_terminal() -> bool:
-    """Whether standard output is a terminal."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def styled() -> bool:
-    """Whether escape codes may be written to standard output."""
+    """Return whether standard output may have escape codes."""
     return on_terminal() and colored()
 
 
 def colored() -> bool:
-    """Whether a terminal takes escape codes, and its user wants them (https://no-color.org)."""
+    """Return whether the terminal supports escape codes, and its user wants them (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -190,14 +190,14 @@ def listing(
     as_json: bool,
 ) -> None:
     """
-    What was found, a row each, or JSON.
+    Print values as a table, a row each, or as JSON.
 
     Args:
-        found: It.
-        form: Makes of each what JSON has of it.
+        found: The values.
+        form: Turns a value into its JSON form.
         columns: The columns of the table.
-        row: Makes of each its cells.
-        as_json: Whether for programs.
+        row: Turns a value into its cells.
+        as_json: Whether to print JSON.
     """
     if as_json:
         document([form(each) for each in found])

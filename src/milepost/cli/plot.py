@@ -1,4 +1,4 @@
-"""The commands under `plot`: a picture into a new file."""
+"""The command `plot`, with a command for each picture."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _target = click.argument("picture", metavar="PICTURE", type=_picture)
 @click.group(short_help="Draw progress, runs, lag or a comparison, as PNG or SVG.")
 def plot() -> None:
     """
-    Draw what happened into a new file, PICTURE, as PNG or SVG by its ending.
+    Draw a picture into a new file, PICTURE, as PNG or SVG by its ending.
 
-    This needs the extra `notebook`. A picture has room for some 20 runs and stages: of more it shows those that were active
-    last, or that part first, and counts the others.
+    This needs the extra `notebook`. A picture has room for some 20 runs and stages. It shows those that were active last, or
+    those that differ first, and counts the others.
     """
-    # Its warnings are of its own cache and the fonts of this machine, and a picture is drawn all the same.
+    # matplotlib warns of its cache and of this machine's fonts, but draws the picture anyway.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
@@ -42,7 +42,7 @@ def plot() -> None:
 @_target
 @argument.run
 def progress(file: str, picture: str, run_id: str | None) -> None:
-    """How far each stage had come at what time."""
+    """Plot how far each stage had come at each time."""
     with CheckpointStore.open_readonly(file) as store:
         _save(store.plot.progress(run_id), picture)
 
@@ -51,7 +51,7 @@ def progress(file: str, picture: str, run_id: str | None) -> None:
 @argument.file
 @_target
 def runs(file: str, picture: str) -> None:
-    """When which stage of which run was at work."""
+    """Plot when each stage of each run was active."""
     with CheckpointStore.open_readonly(file) as store:
         _save(store.plot.runs(), picture)
 
@@ -61,7 +61,7 @@ def runs(file: str, picture: str) -> None:
 @_target
 @argument.run
 def lag(file: str, picture: str, run_id: str | None) -> None:
-    """How far event time was behind the clock."""
+    """Plot how far event time was behind the clock."""
     with CheckpointStore.open_readonly(file) as store:
         _save(store.plot.lag(run_id), picture)
 
@@ -72,7 +72,7 @@ def lag(file: str, picture: str, run_id: str | None) -> None:
 @click.argument("other_run_id", metavar="OTHER")
 @_target
 def compare(file: str, run_id: str, other_run_id: str, picture: str) -> None:
-    """Two runs over each other, and where they part."""
+    """Plot two runs over each other, and where they diverge."""
     with CheckpointStore.open_readonly(file) as store:
         _save(store.plot.compare(run_id, other_run_id), picture)
 

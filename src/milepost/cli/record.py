@@ -1,4 +1,4 @@
-"""What a program gets of what the store answers: plain values by name, times in ms and in words."""
+"""Turn the store's answers into plain values by name for programs, with times in ms and in ISO 8601."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 FIELDS: Final = ("run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms")
-"""The seven values of a checkpoint, flat."""
+"""The seven values of a checkpoint, in one flat record."""
 
 
 def checkpoint(entry: Checkpoint) -> Record:
-    """The values of a checkpoint."""
+    """Return the values of a checkpoint."""
     run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
     return dict(zip(FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
 
 
 def exported(entry: Entry) -> Record:
     """
-    An entry as it is exported: exact, nothing twice, and no detail or cursor where there is none.
+    Return an entry for export: exact, with no value twice, and no detail or cursor if there is none.
 
-    A cursor is its JSON as a text, or its bytes in base64: the detail says which.
+    A cursor is its JSON as text, or its bytes in base64. The detail says which.
     """
     more = {"detail": entry.detail, "cursor": entry.cursor}
     if isinstance(entry.cursor, bytes):
@@ -38,7 +38,7 @@ def exported(entry: Entry) -> Record:
 
 
 def recorded(receipt: Receipt, entry: Checkpoint, detail: str | None) -> Record:
-    """A checkpoint with its place in the chain: the columns of the view `checkpoint` in the file."""
+    """Return a checkpoint with its place in the chain, as the columns of the view `checkpoint`."""
     return {
         "position": receipt.position,
         "run_id": entry.run_id,
@@ -54,7 +54,7 @@ def recorded(receipt: Receipt, entry: Checkpoint, detail: str | None) -> Record:
 
 
 def resume_point(point: ResumePoint) -> Record:
-    """Where a stage starts again."""
+    """Return a resume point."""
     return {
         "run_id": point.run_id,
         "stage": point.stage,
@@ -65,7 +65,7 @@ def resume_point(point: ResumePoint) -> Record:
 
 
 def run(found: RunSummary) -> Record:
-    """A run."""
+    """Return a run."""
     return {
         "run_id": found.run_id,
         "entries": found.entries,
@@ -77,7 +77,7 @@ def run(found: RunSummary) -> Record:
 
 
 def stage(found: StageSummary) -> Record:
-    """A stage, over all runs."""
+    """Return a stage, over all runs."""
     return {
         "stage": found.stage,
         "entries": found.entries,
@@ -88,10 +88,10 @@ def stage(found: StageSummary) -> Record:
 
 
 def head(found: Head) -> Record:
-    """A head."""
+    """Return a head."""
     return {"entries": found.entries, "signature": found.signature}
 
 
 def time(name: str, at_ms: int | None) -> Record:
-    """A time, or None for none: `name` in words, `name_ms` in ms since the epoch."""
+    """Return a time, or None, twice: as `name_ms` in ms since the epoch, and as `name` in ISO 8601."""
     return {f"{name}_ms": at_ms, name: None if at_ms is None else iso_with_ms(at_ms)}

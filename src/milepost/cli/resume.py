@@ -1,4 +1,4 @@
-"""Where every stage starts again."""
+"""The command `resume`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @argument.as_of
 @argument.as_json
 def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
-    """Where every stage starts again, or one."""
+    """Show where each stage resumes."""
     with CheckpointStore.open_readonly(file) as store:
         if stage is None:
             points = list(store.resume_points(run_id, as_of=as_of).values())

@@ -1,4 +1,4 @@
-"""Every run."""
+"""The command `runs`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGNATURE: Final = 12  # hex digits of a signature in a table
 @argument.file
 @argument.as_json
 def runs(file: str, as_json: bool) -> None:
-    """Every run: how much it recorded, and when."""
+    """List the runs, with their entries, stages and times."""
     with CheckpointStore.open_readonly(file) as store:
         found = store.runs()
     output.listing(

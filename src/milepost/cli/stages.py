@@ -1,4 +1,4 @@
-"""Every stage."""
+"""The command `stages`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milepost.store import CheckpointStore
 @argument.file
 @argument.as_json
 def stages(file: str, as_json: bool) -> None:
-    """Every stage, over all runs."""
+    """List the stages, each over all runs."""
     with CheckpointStore.open_readonly(file) as store:
         found = store.stages()
     output.listing(

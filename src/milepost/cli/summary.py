@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @argument.file
 @argument.as_json
 def summary(file: str, as_json: bool) -> None:
-    """The file on one page: stages, last runs, silences."""
+    """Show the file on one page: stages, last runs, silences."""
     with CheckpointStore.open_readonly(file) as store:
         found = store.summary()
     if as_json:

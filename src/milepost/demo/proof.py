@@ -1,4 +1,4 @@
-"""What the show claims, each claim held against what is in the files and in the CSV."""
+"""Check each claim of the demo against the files and the CSV."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Check:
     One claim.
 
     Attributes:
-        claim: What should hold.
-        fault: Why it does not; None where it holds.
+        claim: The claim in words.
+        fault: Why it is false; None if it is true.
     """
 
     claim: str
     fault: str | None
 
 
-def straight(source: Source) -> Totals:
+def plain_totals(source: Source) -> Totals:
     """
-    The totals in plain Python, straight from the CSV, without a store.
+    Compute the totals straight from the CSV in plain Python, without a store.
 
-    Amounts are floats, whose sum depends on the order: here as in the job it is the order of the CSV, so both come to
-    the same bits.
+    A sum of floats depends on the order. Both this function and the job add in the order of the CSV, so their sums are equal
+    to the bit.
     """
     counts: dict[tuple[str, str], int] = defaultdict(int)
     sums: dict[tuple[str, str], float] = defaultdict(float)
@@ -53,19 +53,19 @@ def straight(source: Source) -> Totals:
 
 def checks(resumed: CheckpointStore, unkilled: CheckpointStore, expected: Totals, at_kill: Head) -> Iterator[Check]:
     """
-    Compare the file of the run that was killed and resumed with all else there is.
+    Compare the run that was killed and resumed with the other run and the CSV.
 
     Args:
-        resumed: That file.
+        resumed: The file of the run that was killed and resumed.
         unkilled: The file of the run that was never killed.
         expected: The totals straight from the CSV.
-        at_kill: The head of the chain as it was found after the kill.
+        at_kill: The head of the chain after the kill.
     """
     found = totals(resumed)
     yield Check("its totals are those of the run that was never killed", _difference(found, totals(unkilled)))
     yield Check("its totals are those straight from the CSV", _difference(found, expected))
     yield Check(
-        f"both runs recorded the same {len(unkilled):,} checkpoints, but for the clock", _divergence(resumed, unkilled)
+        f"both runs recorded the same {len(unkilled):,} checkpoints, except for the clock", _divergence(resumed, unkilled)
     )
     verification = resumed.verify(expected=at_kill)
     yield Check(
@@ -86,11 +86,11 @@ def _difference(found: Totals, expected: Totals) -> str | None:
     category, day = different[0]
     return (
         f"{len(different):,} differ, the first {shown(category)} on {day}: "
-        f"{_told(found.get(different[0]))}, where {_told(expected.get(different[0]))} should be"
+        f"found {_total(found.get(different[0]))}, expected {_total(expected.get(different[0]))}"
     )
 
 
-def _told(total: tuple[int, float] | None) -> str:
+def _total(total: tuple[int, float] | None) -> str:
     return "nothing" if total is None else f"{total[0]:,} records with a sum of {total[1]!r}"
 
 

@@ -1,4 +1,4 @@
-"""How the show looks: bars and colours on a terminal, plain lines of at most 80 columns in a log."""
+"""Print the demo, with bars and colours on a terminal, or as plain lines of at most 80 columns in a log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STEPS: Final = 200  # how often a bar moves
 
 
 def console() -> Console:
-    """Where the show is written: standard output, which may be a terminal, a log, or something that knows ASCII only."""
+    """Return standard output as a console. It may be a terminal, a log, or a device that knows ASCII only."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     made = Console(highlight=False, markup=False, emoji=False)
@@ -41,25 +41,25 @@ def console() -> Console:
 
 
 def title(to: Console, text: str) -> None:
-    """What all of it is."""
+    """Print the title."""
     to.print(Text(text, style="bold", overflow="fold"))
 
 
 def heading(to: Console, text: str) -> None:
-    """What comes next, with a blank line before it."""
+    """Print a heading, with a blank line before it."""
     to.print()
     title(to, text)
 
 
 def say(to: Console, text: str, style: str = "") -> None:
-    """A line under its heading; where it is too long it goes on in the next."""
+    """Print a line under its heading, and wrap it if it is too long."""
     for line in Text(text, style=style, overflow="fold").wrap(to, to.width - len(_INDENT)):
         line.rstrip()
         to.print(Text(_INDENT) + line)
 
 
 def table(to: Console, columns: Sequence[tuple[str, bool]], rows: Sequence[tuple[str, ...]]) -> None:
-    """Rows under `columns`, each with whether it is one of numbers."""
+    """Print rows under `columns`. A column is its name, and whether it holds numbers."""
     made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name, numeric in columns:
         made.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
@@ -69,7 +69,7 @@ def table(to: Console, columns: Sequence[tuple[str, bool]], rows: Sequence[tuple
 
 
 def facts(to: Console, named: Mapping[str, str]) -> None:
-    """Values with their names before them."""
+    """Print values with their names before them."""
     made = Table.grid(padding=(0, 2))
     made.add_column()
     made.add_column(overflow="fold")
@@ -79,7 +79,7 @@ def facts(to: Console, named: Mapping[str, str]) -> None:
 
 
 def code(to: Console, text: str) -> None:
-    """What is to be copied: on a terminal no line is folded by us, however long, so that it is copied in one piece."""
+    """Print code to copy. A terminal gets each line in one piece, however long."""
     for line in indent(text, 2 * _INDENT).splitlines():
         for part in [line] if to.is_terminal else chop_cells(line, to.width) or [""]:
             to.print(Text(part), soft_wrap=True)
@@ -90,13 +90,13 @@ def _indented(to: Console, what: RenderableType) -> None:
 
 
 class Progress(Protocol):
-    """Shows how far each stage has come; called with a stage and the number of a record, for every record."""
+    """Shows how far each stage has come. Call it with the stage and the number of every finished record."""
 
     def __call__(self, stage: str, number: int) -> None:
-        """Record `number` of the stage is done."""
+        """Note that record `number` of the stage is done."""
 
     def now(self, stage: str, number: int) -> None:
-        """Show at once how far the stage has come."""
+        """Show the progress of the stage at once."""
 
     def __enter__(self) -> Self: ...
 
@@ -107,18 +107,18 @@ class Progress(Protocol):
 
 def progress(to: Console, records: int, done: Mapping[str, int]) -> Progress:
     """
-    Bars on a terminal, else lines.
+    Show progress as bars on a terminal, or else as lines.
 
     Args:
-        to: Where to.
-        records: How many records each stage has.
-        done: How many are done already, by stage.
+        to: The console.
+        records: The number of records of each stage.
+        done: The number of finished records, by stage.
     """
     return Bars(to, records, done) if to.is_terminal and not to.is_dumb_terminal else Lines(to, records, done)
 
 
 class Bars:
-    """A bar for each stage."""
+    """Progress as a bar for each stage."""
 
     def __init__(self, to: Console, records: int, done: Mapping[str, int]) -> None:
         self._step = max(1, records // _STEPS)
@@ -133,12 +133,12 @@ class Bars:
         self._tasks = {stage: self._bars.add_task(stage, total=records, completed=done.get(stage, 0)) for stage in STAGES}
 
     def __call__(self, stage: str, number: int) -> None:
-        """As `Progress`."""
+        """Do the same as `Progress`."""
         if number % self._step == 0 or number == self._records:
             self._bars.update(self._tasks[stage], completed=number)
 
     def now(self, stage: str, number: int) -> None:
-        """As `Progress`."""
+        """Do the same as `Progress`."""
         self._bars.update(self._tasks[stage], completed=number, refresh=True)
 
     def __enter__(self) -> Self:
@@ -152,7 +152,7 @@ class Bars:
 
 
 class Lines:
-    """A line at each quarter of each stage."""
+    """Progress as a line at each quarter of each stage."""
 
     def __init__(self, to: Console, records: int, done: Mapping[str, int]) -> None:
         self._to, self._records, self._done = to, records, done
@@ -161,12 +161,12 @@ class Lines:
         self._began = time.monotonic()
 
     def __call__(self, stage: str, number: int) -> None:
-        """As `Progress`."""
+        """Do the same as `Progress`."""
         if number >= self._next[stage]:
             self.now(stage, number)
 
     def now(self, stage: str, number: int) -> None:
-        """As `Progress`."""
+        """Do the same as `Progress`."""
         self._next[stage] = self._quarter_after(number)
         if self._shown != (stage, number):
             self._shown = stage, number

@@ -1,4 +1,4 @@
-"""A CSV and the columns that the job takes of it: read row by row, refused with file, line and value where it is wrong."""
+"""Read the columns of a CSV that the job needs. An error names the file, the line and the value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_IN_MS: Final = 10**11
-"""Whole numbers from here on are milliseconds (1973), below it seconds (until the year 5138)."""
+"""Whole numbers from here on are milliseconds (1973), and smaller ones are seconds (until the year 5138)."""
 
 _COLUMNS_SHOWN: Final = 12
 
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """When something happened: in ms since the epoch, and on which day (YYYY-MM-DD, UTC)."""
+    """A point in time, in ms since the epoch, and its day (YYYY-MM-DD, UTC)."""
 
     ms: int
     day: str
@@ -46,15 +46,15 @@ class Moment(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Source:
     """
-    Where the records come from.
+    A CSV, and the columns that the job takes from it.
 
     Attributes:
-        path: The CSV, or a zip with it.
+        path: The CSV, or a zip that contains it.
         event_time: The column with the time of a record.
-        by: The column to total by; without one everything is one category, "".
-        summed: The column to add up; without one every amount is 0.
+        by: The column to total by; without one, all records have the category "".
+        summed: The column to add up; without one, every amount is 0.
         member: The name of the CSV within a zip.
-        title: What the records are, in a few words.
+        title: A short description of the records.
     """
 
     path: str
@@ -66,19 +66,21 @@ class Source:
 
     def __iter__(self) -> Iterator[Row]:
         """
-        Every record, in the order of the file and from its beginning each time; blank lines are none.
+        Iterate over every record from the beginning, in the order of the file. Blank lines are skipped.
 
         Raises:
-            InvalidArgumentError: The file, its columns or one of its lines is not as it must be.
+            InvalidArgumentError: The file, its columns or one of its lines is wrong.
         """
         with self._text() as text:
             reader = csv.reader(text)
             try:
                 yield from self._rows(reader)
             except csv.Error as error:
-                raise InvalidArgumentError("--input", self.path, f"line {reader.line_num} is no CSV: {error}") from error
+                raise InvalidArgumentError(
+                    "--input", self.path, f"line {reader.line_num} is not CSV ({error}): correct it"
+                ) from error
             except UnicodeDecodeError as error:
-                problem = f"after line {reader.line_num} there is text that is not UTF-8: convert the file first"
+                problem = f"text after line {reader.line_num} is not UTF-8: convert the file first"
                 raise InvalidArgumentError("--input", self.path, problem) from error
 
     def _rows(self, lines: Reader) -> Iterator[Row]:
@@ -91,7 +93,7 @@ class Source:
             if not line:
                 continue
             if len(line) != len(header):
-                problem = f"it has {count(len(line), 'field')}, and the header {len(header)}"
+                problem = f"it has {count(len(line), 'field')}, but the header has {len(header)}"
                 raise InvalidArgumentError(self._where(lines), ",".join(line), problem)
             number += 1
             row = Row(
@@ -120,7 +122,13 @@ class Source:
         if found > 1:
             raise InvalidArgumentError(option, column, f"{shown(self.path)} has {found} columns of this name: rename one")
         names = ", ".join(map(shown, header[:_COLUMNS_SHOWN])) + (" …" if len(header) > _COLUMNS_SHOWN else "")
-        raise InvalidArgumentError(option, column, f"no column of {shown(self.path)}, which has {names or 'no header line'}")
+        raise InvalidArgumentError(
+            option,
+            column,
+            f"it is no column of {shown(self.path)}: choose one of {names}"
+            if names
+            else f"{shown(self.path)} has no header line: add one",
+        )
 
     def _where(self, lines: Reader, column: str | None = None) -> str:
         place = f"{shown(self.path)} line {lines.line_num}"
@@ -130,8 +138,8 @@ class Source:
     def _text(self) -> Iterator[io.TextIOBase]:
         path = Path(self.path)
         if path.exists() and not path.is_file():
-            # A pipe could be read once only, and the job reads its source on every start.
-            raise InvalidArgumentError("--input", self.path, "not a regular file: save it as one first")
+            # A pipe can be read only once, but the job reads its source on every start.
+            raise InvalidArgumentError("--input", self.path, "it is not a regular file: save it as one first")
         try:
             if self.member is None:
                 with path.open(encoding="utf-8-sig", newline="") as text:
@@ -140,20 +148,22 @@ class Source:
                 with zipfile.ZipFile(path) as archive, archive.open(self.member) as data:
                     yield io.TextIOWrapper(data, "utf-8-sig", newline="")
         except OSError as error:
-            raise InvalidArgumentError("--input", self.path, f"cannot be read: {error.strerror}") from error
+            raise InvalidArgumentError(
+                "--input", self.path, f"it cannot be read ({error.strerror}): check the path and its permissions"
+            ) from error
 
 
-@lru_cache(maxsize=4096)  # records that are near in time often share it: a flight's time is its hour
+@lru_cache(maxsize=4096)  # neighbouring records often share a time: a flight's time is its hour
 def event_time(text: str) -> Moment:
     """
-    The time that a cell tells: ISO 8601, UTC where it has no zone, or whole seconds or milliseconds since 1970.
+    Parse a time: ISO 8601 (UTC without a zone), or whole seconds or milliseconds since 1970.
 
     Raises:
-        ValueError: It is none of these, or before 1970, where a watermark cannot be.
+        ValueError: It is none of these, or before 1970, which no watermark allows.
         OverflowError: It is after the year 9999.
     """
     text = text.strip()
-    if text.isascii() and text.isdigit() and len(text) != 8:  # eight digits are a date, YYYYMMDD
+    if text.isascii() and text.isdigit() and len(text) != 8:  # eight digits are a date (YYYYMMDD)
         since = timedelta(milliseconds=int(text) * (1 if int(text) >= _FIRST_IN_MS else 1000))
     else:
         moment = datetime.fromisoformat(text)
@@ -166,7 +176,7 @@ def event_time(text: str) -> Moment:
 
 def amount(text: str) -> float:
     """
-    The number in a cell; an empty one adds nothing.
+    Parse the number in a cell. An empty cell is 0.
 
     Raises:
         ValueError: It is not a finite number.

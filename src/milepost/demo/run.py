@@ -1,8 +1,8 @@
 """
-The show: the job killed half way and resumed, the job never killed, the proof, the report.
+Run the demo: the job killed and resumed, the job never killed, the proof, and the report.
 
-Each run of the job is a process of its own. The one that is to be killed sends itself SIGKILL in the middle of a batch:
-no handler, no `finally`, nothing flushed. (Windows has no SIGKILL; there, SIGTERM ends a process in the same way.)
+Each run of the job is a process of its own. The first one sends itself SIGKILL in the middle of a batch, so no handler and
+no `finally` runs, and nothing is flushed. Windows has no SIGKILL, but SIGTERM ends a process there in the same way.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)
 _KILLED: Final = int(KILL) if os.name == "nt" else -int(KILL)
 _INTERRUPTED: Final = 130
-_BATCHES: Final = 10  # at least so many in a stage, however short the CSV is
+_BATCHES: Final = 10  # at least this many in a stage, unless the CSV is too short
 _SHOWN: Final = 5  # categories in the report
 _NEXT: Final = """\
 from milepost import CheckpointStore
@@ -54,13 +54,13 @@ milepost demo --input FILE.csv --event-time COLUMN --by COLUMN"""
 @dataclass(frozen=True, slots=True)
 class Job:
     """
-    What every process of the show works on.
+    The job that every process of the demo runs.
 
     Attributes:
         source: The CSV.
-        records: How many records it has.
-        every: How many of them make a batch.
-        kill_at: The record of `transform` during which a process that is to be killed kills itself.
+        records: The number of its records.
+        every: The number of records in a batch.
+        kill_at: The record of `transform` at which the first process kills itself.
     """
 
     source: Source
@@ -70,46 +70,46 @@ class Job:
 
     @classmethod
     def over(cls, source: Source, records: int) -> Job:
-        """The job over a source, with its middle: half way through the second of three stages, within a batch."""
+        """Make the job for a source. Its kill comes half way through the second of three stages, within a batch."""
         every = max(1, min(1000, records // _BATCHES))
         return cls(source, records, every, records // 2 // every * every + every // 2 + 1)
 
 
 class Outcome(NamedTuple):
-    """How a process ended: its number, its exit code (a signal's is negative) and its time from start to end."""
+    """How a process ended: its id, its exit code (negative for a signal) and its duration."""
 
     pid: int
     exit_code: int
     seconds: float
 
 
-def show(source: Source, output: str | None, *, overwrite: bool) -> bool:
+def run_demo(source: Source, output: str | None, *, overwrite: bool) -> bool:
     """
-    Put on the show.
+    Run the demo and print it.
 
     Args:
         source: The CSV.
         output: The file to make; by default it has the CSV's name, in the current directory.
-        overwrite: Replace it if it is there.
+        overwrite: Whether to replace an existing file.
 
     Returns:
-        Whether everything is proven.
+        Whether every check succeeded.
 
     Raises:
-        InvalidArgumentError: The CSV cannot be read, or the file to make is there already.
-        StoreError: The file cannot be made or written.
+        InvalidArgumentError: The CSV cannot be read, or the output file exists already.
+        StoreError: The output file cannot be made or written.
     """
     began = time.monotonic()
     path = output if output is not None else Path(source.member or source.path).stem + ".milepost"
-    in_the_way = _in_the_way(path, overwrite=overwrite)
+    existing = _existing_files(path, overwrite=overwrite)
     to = screen.console()
     with to.status("Reading the CSV"):
-        expected = proof.straight(source)
+        expected = proof.plain_totals(source)
     if not expected:
-        raise InvalidArgumentError("--input", source.path, "has no records, only a header: there is nothing to do")
-    for file in in_the_way:
+        raise InvalidArgumentError("--input", source.path, "it has a header but no records: give a CSV with records")
+    for file in existing:
         file.unlink()
-    CheckpointStore(path).close()  # a file that cannot be made is told of before the show begins
+    CheckpointStore(path).close()  # so that an unusable path fails before the demo begins
     return _acts(to, source, path, expected, began)
 
 
@@ -123,7 +123,7 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
 
     screen.heading(to, "2. The job, with a process that kills itself in the middle")
     killed = _process(to, job, path, job.kill_at)
-    screen.say(to, _obituary(job, killed), style="yellow")
+    screen.say(to, _describe_kill(job, killed), style="yellow")
     screen.heading(to, "3. What is on disk now, as CheckpointStore.open_readonly() sees it")
     with CheckpointStore.open_readonly(path) as store:
         at_kill, points = store.head(), store.resume_points(RUN_ID)
@@ -138,9 +138,9 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
         unkilled = _process(to, job, second, None)
         with CheckpointStore(path) as store, CheckpointStore(second) as other:
             checks = [
-                _ended("the process was really killed", killed, _KILLED),
-                _ended("the one that resumed ran to the end", resumed, 0),
-                _ended("the one that was never killed ran to the end", unkilled, 0),
+                _exit_check("the process was really killed", killed, _KILLED),
+                _exit_check("the resumed process ran to the end", resumed, 0),
+                _exit_check("the process that was never killed ran to the end", unkilled, 0),
                 *proof.checks(store, other, expected, at_kill),
             ]
             head = store.head()
@@ -183,36 +183,36 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
     return not failed
 
 
-def _in_the_way(path: str, *, overwrite: bool) -> list[Path]:
-    """What has to be removed before the file can be made: with `overwrite`, an old file of milepost; else nothing may be."""
+def _existing_files(path: str, *, overwrite: bool) -> list[Path]:
+    """Return the files to remove first: with `overwrite`, an old file of milepost. Without it, refuse any."""
     real = os.path.realpath(path)
-    # The WAL comes first: left alone beside a new file of that name, it would be taken for the new one's.
+    # The WAL comes first. If it were left beside a new file of that name, SQLite would read it as the new file's.
     there = [Path(real + suffix) for suffix in ("-wal", "-shm", "") if os.path.lexists(real + suffix)]
     if there and not overwrite:
-        what = "it is there already" if os.path.lexists(real) else f"{there[0].name} of an earlier file is there"
-        raise InvalidArgumentError("--output", path, f"{what}: name another file, or replace it with --overwrite")
+        what = "the file exists already" if os.path.lexists(real) else f"{there[0].name} of an earlier file exists"
+        raise InvalidArgumentError("--output", path, f"{what}: choose another file, or replace it with --overwrite")
     if os.path.lexists(real):
-        CheckpointStore.open_readonly(real).close()  # refuses what is not ours to remove
+        CheckpointStore.open_readonly(real).close()  # refuses a file that is not milepost's
     return there
 
 
 def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
-    """Run the job in a process of its own, until it ends or is killed."""
+    """Run the job in a process of its own until it ends or is killed."""
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=work, args=(job, path, kill_at, sender))
     began = time.monotonic()
-    with _python_alone():
+    with _safe_import_path():
         process.start()
     try:
         wait([process.sentinel, receiver])
         error = receiver.recv() if receiver.poll() else None
         process.join()
     finally:
-        process.kill()  # only where we were interrupted: it has ended otherwise, and its file can take it
+        process.kill()  # matters after an interrupt only, and a kill does the file no harm
         process.join()
         if process.exitcode != 0 and to.is_terminal:
-            to.print()  # it has left its last line unfinished, and the cursor hidden
+            to.print()  # the process left its last line unfinished and the cursor hidden
             to.show_cursor()
     if error is not None:
         raise error
@@ -220,8 +220,8 @@ def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
 
 
 @contextlib.contextmanager
-def _python_alone() -> Iterator[None]:
-    """For a process that is about to start: it shall not look for Python's own modules in the working directory first."""
+def _safe_import_path() -> Iterator[None]:
+    """Keep a new process from importing Python's own modules from the working directory."""
     kept = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -234,13 +234,13 @@ def _python_alone() -> Iterator[None]:
 
 def work(job: Job, path: str, kill_at: int | None, errors: Connection) -> None:
     """
-    What a process of the show does.
+    Run the job, as the main function of a process.
 
     Args:
-        job: What to work on.
+        job: The job.
         path: The file.
-        kill_at: The record of `transform` during which it kills itself; None for a process that runs to the end.
-        errors: Where an error of ours goes, for the parent to tell.
+        kill_at: The record of `transform` at which the process kills itself; None to run to the end.
+        errors: Takes an error of milepost's, for the parent to raise.
     """
     try:
         with CheckpointStore(path) as store:
@@ -260,12 +260,12 @@ def work(job: Job, path: str, kill_at: int | None, errors: Connection) -> None:
         raise SystemExit(_INTERRUPTED) from None
 
 
-def _ended(claim: str, outcome: Outcome, exit_code: int) -> proof.Check:
+def _exit_check(claim: str, outcome: Outcome, exit_code: int) -> proof.Check:
     fault = None if outcome.exit_code == exit_code else f"exit code {outcome.exit_code}, not {exit_code}"
     return proof.Check(f"{claim} (exit code {outcome.exit_code})", fault)
 
 
-def _obituary(job: Job, killed: Outcome) -> str:
+def _describe_kill(job: Job, killed: Outcome) -> str:
     if killed.exit_code != _KILLED:
         return f"Process {killed.pid} was to be killed, but ended with exit code {killed.exit_code}."
     undone = (job.kill_at - 1) % job.every + 1
@@ -276,7 +276,7 @@ def _obituary(job: Job, killed: Outcome) -> str:
 
 
 def _table_of_runs(to: Console, runs: list[tuple[str, Outcome, int, int]]) -> None:
-    """What each process has put on disk, and how fast."""
+    """Print what each process wrote to disk, and how fast."""
     columns = [("process", False), *((name, True) for name in ("seconds", "checkpoints", "records", "records/s"))]
     rows = [
         (name, f"{outcome.seconds:.1f}", f"{checkpoints:,}", f"{records:,}", f"{records / outcome.seconds:,.0f}")
@@ -286,7 +286,7 @@ def _table_of_runs(to: Console, runs: list[tuple[str, Outcome, int, int]]) -> No
 
 
 def _table_of_totals(to: Console, source: Source, totals: Totals) -> None:
-    """What came of it: the categories with the most records."""
+    """Print the totals of the categories with the most records."""
     counts: Counter[str] = Counter()
     days: Counter[str] = Counter()
     sums: dict[str, float] = defaultdict(float)

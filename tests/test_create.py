@@ -18,7 +18,7 @@ import pytest
 
 from chains import chain, entry
 from command import COMMAND, ENVIRONMENT, run
-from milepost import CheckpointStore, StoreError, creation, schema
+from milepost import CheckpointStore, StoreError, create, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ def test_a_file_system_without_hard_links_is_enough(path: Path, monkeypatch: pyt
     for name in ("copy", "imported", path.name):
         with CheckpointStore(path.with_name(name)) as store:
             assert list(store.history()) == chain(3)
-            with pytest.raises(StoreError, match="there is a file already"):
+            with pytest.raises(StoreError, match="the file exists already"):
                 store.backup(path.with_name("copy"))
     assert run("export", path, "--output", path.with_name("copy")).exit_code == 3
 
@@ -74,14 +74,14 @@ def test_a_file_that_comes_into_being_meanwhile_is_not_replaced_by_a_rename(
     """Another process's store is as good as the one that was made; a backup says that there is a file."""
     with CheckpointStore(path.with_name("other")) as store:
         store.append(entry(1))
-    there, create, copy = path.with_name("other").read_bytes(), schema.create, creation._copy
+    there, tables, copy = path.with_name("other").read_bytes(), schema.create, create._copy
     monkeypatch.setattr(os, "link", fail(errno.EPERM))
-    monkeypatch.setattr(schema, "create", lambda *given: (create(*given), path.write_bytes(there)))
-    monkeypatch.setattr(creation, "_copy", lambda *given: (copy(*given), path.write_bytes(there)))
+    monkeypatch.setattr(schema, "create", lambda *given: (tables(*given), path.write_bytes(there)))
+    monkeypatch.setattr(create, "_copy", lambda *given: (copy(*given), path.write_bytes(there)))
     with CheckpointStore(path) as store:
         assert list(store.history()) == [entry(1)]
     path.unlink()
-    with CheckpointStore(path.with_name("other")) as store, pytest.raises(StoreError, match="there is a file already"):
+    with CheckpointStore(path.with_name("other")) as store, pytest.raises(StoreError, match="the file exists already"):
         store.backup(path)
     assert path.read_bytes() == there
     assert names(path.parent) == [path.name, "other"]
@@ -89,7 +89,7 @@ def test_a_file_that_comes_into_being_meanwhile_is_not_replaced_by_a_rename(
 
 @pytest.mark.parametrize(
     ("rename", "why"),
-    [(None, "which the C library does not have"), (errno.EINVAL, "Invalid argument")],
+    [(None, "missing from the C library"), (errno.EINVAL, "Invalid argument")],
     ids=["no", "refused"],
 )
 def test_a_file_system_with_neither_links_nor_such_a_rename_is_told(
@@ -104,9 +104,9 @@ def test_a_file_system_with_neither_links_nor_such_a_rename_is_told(
         ctypes.set_errno(rename)
         return -1
 
-    monkeypatch.setattr(creation, "_renameat2", rename and refused)
+    monkeypatch.setattr(create, "_renameat2", rename and refused)
     said = (
-        "neither hard links (Operation not permitted) nor a rename that replaces nothing "
+        "neither hard links (Operation not permitted) nor a rename that never overwrites "
         f"(renameat2 with RENAME_NOREPLACE: {why})"
     )
     with CheckpointStore.open_readonly(path.with_name("other")) as store:
@@ -182,7 +182,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 MADE = [("backup", "store", "new"), ("export", "store", "--output", "new")]
-ENDS = {signal.SIGTERM: (143, b"Error: terminated\n"), signal.SIGHUP: (129, b"Error: the terminal went away\n")}
+ENDS = {signal.SIGTERM: (143, b"Error: terminated\n"), signal.SIGHUP: (129, b"Error: the terminal was closed\n")}
 
 
 @pytest.mark.parametrize("number", ENDS)
@@ -326,7 +326,7 @@ def test_nothing_is_removed_where_another_machine_may_be_making_it(folder: Path,
     """Its lock is not seen here."""
     (folder / ".milepost_0123abcd").mkdir()
     with monkeypatch.context() as patched:
-        patched.setattr(creation, "remote_kind", lambda path: "nfs4")
+        patched.setattr(create, "remote_kind", lambda path: "nfs4")
         CheckpointStore(folder / "store").close()
         assert ".milepost_0123abcd" in names(folder)
     CheckpointStore(folder / "store").close()

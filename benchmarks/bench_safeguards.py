@@ -1,4 +1,4 @@
-"""What do the remedies cost against what a plain WAL database still loses? Milepost without them takes the floor's place."""
+"""What do the safeguards cost that protect what a plain WAL database can lose? Milepost without them replaces the floor."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
     Place = Callable[[], Path]
 
-REMEDIES: Final = {
-    "make_durable": wal,  # of a killed process: written again and synced before the first answer
+SAFEGUARDS: Final = {
+    "make_durable": wal,  # writes and syncs a killed process's WAL again before the first answer
     "sync_directory": files,
-    "_refuse_another_file": writer.Writer,  # looked at before each acknowledgement
-    "install": bound.Bound,  # a query that does not end
+    "_refuse_another_file": writer.Writer,  # checks before each acknowledgement that the file was not replaced
+    "install": bound.Bound,  # stops a query that does not end
     "refuse_foreign_header": reader,
 }
 
 
 @contextmanager
-def without_remedies() -> Iterator[None]:
-    """What is opened in here goes without them."""
+def without_safeguards() -> Iterator[None]:
+    """Open stores without the safeguards in this block."""
     with ExitStack() as patches:
-        for name, owner in REMEDIES.items():
+        for name, owner in SAFEGUARDS.items():
             patches.enter_context(patch.object(owner, name, lambda *args, **kwargs: None))
         yield
 
 
-def opened_without(path: Path, durability: Any) -> CheckpointStore:
-    """A store that never acknowledges later than SQLite does."""
-    with without_remedies():
+def open_without(path: Path, durability: Any) -> CheckpointStore:
+    """Return a store that acknowledges as soon as SQLite does."""
+    with without_safeguards():
         store = CheckpointStore(path, durability=durability)
     setattr(store._database, "_refuse_another_file", lambda: None)  # noqa: B010, SLF001 - a store as no user can have it
     return store
@@ -56,11 +56,11 @@ def opened_without(path: Path, durability: Any) -> CheckpointStore:
 
 @pytest.mark.parametrize(("durability", "averaged"), [("full", None), ("normal", mean)])
 def test_append(race: Race, place: Place, dose: Dose, durability: Any, averaged: Any) -> None:
-    """µs of one append."""
+    """Measure an append, in µs."""
     operations = dose.of(200, 50)
-    with opened_without(place(), durability) as bare, CheckpointStore(place(), durability=durability) as store:
+    with open_without(place(), durability) as bare, CheckpointStore(place(), durability=durability) as store:
         race(
-            f"append, {durability}; without remedies",
+            f"append, {durability}; without safeguards",
             appending(bare.append, checkpoint, operations),
             appending(store.append, checkpoint, operations),
             rounds=dose.of(41, 11),
@@ -71,12 +71,12 @@ def test_append(race: Race, place: Place, dose: Dose, durability: Any, averaged:
 
 
 def test_lookup(race: Race, filled: Callable[[int], Filled], dose: Dose) -> None:
-    """µs of one latest_for_stage."""
+    """Measure latest_for_stage, in µs."""
     size = 1_000
     row, lookup = many_runs(size), LOOKUPS["latest_for_stage(stage, run)"]
-    with opened_without(filled(size).path, "full") as bare, CheckpointStore(filled(size).path) as store:
+    with open_without(filled(size).path, "full") as bare, CheckpointStore(filled(size).path) as store:
         race(
-            "latest_for_stage; without remedies",
+            "latest_for_stage; without safeguards",
             lambda: lambda: repeated(partial(lookup.ask, bare, row), 500),
             lambda: lambda: repeated(partial(lookup.ask, store, row), 500),
             rounds=dose.of(41, 11),
@@ -85,13 +85,13 @@ def test_lookup(race: Race, filled: Callable[[int], Filled], dose: Dose) -> None
 
 
 def test_open_after_a_kill(race: Race, place: Place, dose: Dose) -> None:
-    """µs to open a file that a killed process left, with 200 appends in its WAL, as far as the first resume point."""
+    """Measure the time to the first resume point of a killed process's file, with 200 appends in its WAL, in µs."""
     killed = place()
     with CheckpointStore(killed) as store:
         for number in range(1, 201):
             store.append(checkpoint(one_run(number)))
         left = place()
-        for suffix in ("", "-wal"):  # a copy of a live file: what a kill at this moment leaves
+        for suffix in ("", "-wal"):  # copies a live file, as a kill at this moment would leave it
             shutil.copyfile(f"{killed}{suffix}", f"{left}{suffix}")
     copies = count()
 
@@ -112,8 +112,8 @@ def test_open_after_a_kill(race: Race, place: Place, dose: Dose) -> None:
         return prepare
 
     race(
-        "open after a kill; without remedies",
-        opening(lambda path: opened_without(path, "full")),
+        "open after a kill; without safeguards",
+        opening(lambda path: open_without(path, "full")),
         opening(CheckpointStore),
         rounds=dose.of(41, 11),
     )
