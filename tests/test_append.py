@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from chains import MAX, chain, entry
 from milepost import (
     BatchReceipt,
     Checkpoint,
@@ -25,6 +24,7 @@ from milepost import (
 )
 from milepost.checkpoint import chain_signature
 from milepost.mileposts import INTERVAL
+from support.chains import MAX, chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

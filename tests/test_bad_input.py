@@ -17,8 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chains import MAX, entry
-from doors import wal
 from milepost import (
     BatchReceipt,
     Checkpoint,
@@ -34,6 +32,8 @@ from milepost import (
 )
 from milepost import checkpoint as contract
 from milepost.plot import Plot
+from support.chains import MAX, entry
+from support.doors import wal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

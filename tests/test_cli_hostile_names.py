@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import entry
-from command import READING, answer, on_terminal, process, reading
 from milepost import CheckpointStore
+from support.chains import entry
+from support.command import READING, answer, on_terminal, process, reading
 
 if TYPE_CHECKING:
     from pathlib import Path

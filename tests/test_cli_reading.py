@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chains import MAX, chain, entry, mixed
-from command import COMMAND, ENVIRONMENT, answer, on_terminal, process, run
 from milepost import CheckpointStore, Head, Watermark
+from support.chains import MAX, chain, entry, mixed
+from support.command import COMMAND, ENVIRONMENT, answer, on_terminal, process, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -318,7 +318,7 @@ def test_follow_goes_on_through_restarts_and_kills_of_the_writer(path: Path) -> 
             store.append(entry(sequence))
         assert follower.next() == f"load:{sequence}"
     program = (
-        "import os, sys\nfrom chains import entry\nfrom milepost import CheckpointStore\n"
+        "import os, sys\nfrom support.chains import entry\nfrom milepost import CheckpointStore\n"
         "CheckpointStore(sys.argv[1]).append(entry(int(sys.argv[2])))\nos.kill(os.getpid(), 9)"
     )
     for sequence in (4, 5):

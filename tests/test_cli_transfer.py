@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chains import MAX, chain, checkpoints, entry, mixed
-from command import COMMAND, answer, on_terminal, process, run
 from milepost import Checkpoint, CheckpointStore, Head, RejectedCheckpointError
+from support.chains import MAX, chain, checkpoints, entry, mixed
+from support.command import COMMAND, answer, on_terminal, process, run
 
 FIELDS = ["run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms"]
 

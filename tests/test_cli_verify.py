@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import chain, entry, mixed
-from command import answer, on_terminal, process, run
 from milepost import CheckpointStore, Head
+from support.chains import chain, entry, mixed
+from support.command import answer, on_terminal, process, run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import chain, entry
-from command import answer, run
 from milepost import Checkpoint, CheckpointStore, DamagedStoreError, Head, rows
 from milepost.cli.exit_code import ExitCode
 from milepost.signature import EMPTY, canonical_bytes, hmac_sha256, link, prefix
+from support.chains import chain, entry
+from support.command import answer, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

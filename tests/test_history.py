@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import chain, entry, mixed
-from doors import connections, steps
 from milepost import Checkpoint, CheckpointStore, ClosedStoreError, Receipt, rows
 from milepost.checkpoint import chain_signature, latest, latest_for_stage, resume_point_for_stage
+from support.chains import chain, entry, mixed
+from support.doors import connections, steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 import pytest
 
-from chains import chain, entry
-from command import process
 from milepost import CheckpointStore, StoreError, Verification, rows, workers
 from milepost.checkpoint import chain_signature
+from support.chains import chain, entry
+from support.command import process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chains import chain, entry
 from milepost import (
     Checkpoint,
     CheckpointStore,
@@ -25,6 +24,7 @@ from milepost import (
     WrongKeyError,
 )
 from milepost.checkpoint import chain_signature, signed
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

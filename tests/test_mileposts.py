@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import milepost.checkpoint as contract
-from chains import entry
 from milepost import Checkpoint, CheckpointStore, Head, RunSummary, StageSummary, Verification, rows, workers
 from milepost.checkpoint import chain_signature
 from milepost.signature import START, ChainBase
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 import milepost.checkpoint as contract
-from chains import entry
 from conftest import Clock
 from milepost import (
     BatchReceipt,
@@ -28,6 +27,7 @@ from milepost import (
     Watermark,
     WatermarkRegressionError,
 )
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import doors
-from chains import chain, entry, mixed
 from milepost import CheckpointStore, Watermark, rows
+from support import doors
+from support.chains import chain, entry, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import entry
 from milepost import CheckpointStore, InvalidArgumentError, NoCheckpointError, ms
 from milepost.times import iso, lasting, to_ms
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import chain, entry
 from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, Watermark, bound
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from pathlib import Path

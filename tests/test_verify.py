@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from chains import chain, entry, mixed
 from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
 from milepost.checkpoint import chain_signature
 from milepost.signature import canonical_bytes, link, prefix
+from support.chains import chain, entry, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

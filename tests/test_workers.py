@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from chains import chain, mixed
-from doors import walked
 from milepost import Checkpoint, CheckpointStore, Head, workers
 from milepost.checkpoint import chain_signature
+from support.chains import chain, mixed
+from support.doors import walked
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import apsw
 import pytest
 
-from chains import chain, entry
-from doors import connections, traced, unlocked, wal, writer
 from milepost import (
     CheckpointStore,
     DamagedStoreError,
@@ -30,6 +28,8 @@ from milepost import (
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
 from milepost.turn import Turn
+from support.chains import chain, entry
+from support.doors import connections, traced, unlocked, wal, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from fault_workload import NAME, fast_directory, lay
-from tampering import ENTRIES, NEXT, PAGE_BYTES, Dose, Tally, answers, closed_store, cut, examine, mutate, with_head
 
-from chains import entry
-from doors import wal
 from milepost import CheckpointStore, DamagedStoreError, Head, MilepostError, NotAStoreError, Watermark, rows, schema
 from milepost.checkpoint import chain_signature
+from support.chains import entry
+from support.doors import wal
+from support.fault_workload import NAME, fast_directory, lay
+from support.programs import PROGRAMS, environment
+from support.tampering import ENTRIES, NEXT, PAGE_BYTES, Dose, Tally, answers, closed_store, cut, examine, mutate, with_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -370,12 +371,12 @@ def test_atheris_finds_no_file_that_raises_anything_raw(tmp_path: Path) -> None:
     with fast_directory() as directory:
         (corpus / "store").write_bytes(closed_store(directory)[NAME])
     run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("fuzz_file.py"), corpus, "-max_total_time=120", f"-seed={SEED}",
+        [sys.executable, PROGRAMS / "fuzz_file.py", corpus, "-max_total_time=120", f"-seed={SEED}",
          "-max_len=20000", f"-artifact_prefix={tmp_path}/"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
     )  # fmt: skip
     print(*run.stderr.splitlines()[-3:], sep="\n")
     assert run.returncode == 0, run.stderr[-3000:]

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 import pytest
-from fault_workload import NAME, WAL, fast_directory, lay
-from tampering import (
+
+from milepost import CheckpointStore, Head, Verification
+from milepost.checkpoint import chain_signature
+from support.fault_workload import NAME, WAL, fast_directory, lay
+from support.tampering import (
     ENTRIES,
     IN_WAL,
     Dose,
@@ -27,9 +30,6 @@ from tampering import (
     store_with_wal,
     with_head,
 )
-
-from milepost import CheckpointStore, Head, Verification
-from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from patience import begin, in_time, result
-from slow_disk import disk
 
-from chains import entry
-from doors import writer
 from milepost import CheckpointStore, MilepostError, Receipt, StoreError, Watermark
+from support.chains import entry
+from support.doors import writer
+from support.patience import begin, in_time, result
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

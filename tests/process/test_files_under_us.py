@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from other_process import other_process
-from patience import begin, in_time, result, until
-from slow_disk import disk
 
-from chains import chain, entry
 from milepost import CheckpointStore, FailedStoreError, MilepostError, MilepostWarning, StoreError, Watermark
+from support.chains import chain, entry
+from support.other_process import other_process
+from support.patience import begin, in_time, result, until
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,10 +8,10 @@ import gc
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from patience import begin, in_time, result
 
-from chains import entry
 from milepost import Checkpointed, CheckpointStore, StageMovedError, StoreError, Watermark
+from support.chains import entry
+from support.patience import begin, in_time, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

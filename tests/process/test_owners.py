@@ -9,10 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from other_process import OtherProcess
-from patience import all_at_once
 
-from chains import entry
 from milepost import (
     CheckpointStore,
     IdempotencyConflictError,
@@ -23,6 +20,9 @@ from milepost import (
     Watermark,
     WatermarkRegressionError,
 )
+from support.chains import entry
+from support.other_process import OtherProcess
+from support.patience import all_at_once
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import trio
-from patience import in_time
 
-from chains import entry
 from milepost import CheckpointStore, MilepostError, Receipt, StoreBusyError, StoreError, Watermark
+from support.chains import entry
+from support.patience import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator

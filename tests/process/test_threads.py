@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from other_process import other_process
-from patience import Pulse, all_at_once, begin, in_time, result, until
-from slow_disk import disk
 
-from chains import chain, entry
 from milepost import CheckpointStore, MilepostError, Receipt, StoreBusyError, StoreError, Watermark
 from milepost.checkpoint import chain_signature
+from support.chains import chain, entry
+from support.other_process import other_process
+from support.patience import Pulse, all_at_once, begin, in_time, result, until
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

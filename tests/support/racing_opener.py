@@ -6,8 +6,8 @@ import sys
 
 import apsw
 
-from chains import entry
 from milepost import CheckpointStore, MilepostError, creation, schema
+from support.chains import entry
 
 
 def in_place(path: str, vfs: str | None, keyed: object) -> None:

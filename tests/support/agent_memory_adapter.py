@@ -1,7 +1,7 @@
 """
 milepost as a target of `agent-memory-integrity` (agmi), an outside suite that edits a store behind its back.
 
-    agmi-check --adapter agent_memory_adapter:MilepostAdapter
+    agmi-check --adapter support.agent_memory_adapter:MilepostAdapter
 
 What agmi calls a context is a run here; a record's slot is its position, run, stage, sequence and key, its content is the
 watermark with the signatures, and its metadata is the wall clock. Reading is the recipe of docs/recipes.md: open
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 from agmi.adapters.base import MemoryAdapter, Record
 
-from chains import entry
 from milepost import CheckpointStore, Head, MilepostError, StoreError, rows
 from milepost.checkpoint import signed
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,6 @@ The store has the smallest pages that SQLite knows, so that every bit of it can 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import subprocess
 import sys
@@ -16,10 +15,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
-from fault_workload import NAME, WAL, Files, fast_directory, lay
 
-from chains import mixed
 from milepost import Checkpoint, CheckpointStore, Head, MilepostError, schema
+from support.chains import mixed
+from support.fault_workload import NAME, WAL, Files, fast_directory, lay
+from support.programs import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,7 +34,7 @@ PAGE_BYTES: Final = 512
 
 WRITER: Final = """
 import os, sys
-from tampering import ENTRIES, IN_WAL
+from support.tampering import ENTRIES, IN_WAL
 from milepost import CheckpointStore
 store = CheckpointStore(sys.argv[1], durability="normal")
 for entry in ENTRIES[-IN_WAL:]:
@@ -88,7 +88,7 @@ def store_with_wal(directory: Path) -> Files:
     lay(directory, {})
     make_small(directory / NAME, ENTRIES[:-IN_WAL])
     run = [sys.executable, "-c", WRITER, str(directory / NAME)]
-    subprocess.run(run, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    subprocess.run(run, check=True, env=environment())
     (directory / f"{NAME}-shm").unlink()  # built anew from the WAL, as after a crash of the machine
     return _taken(directory)
 
