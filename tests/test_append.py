@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from milepost import (
@@ -14,21 +12,13 @@ from milepost import (
     Checkpoint,
     CheckpointStore,
     IdempotencyConflictError,
-    InvalidCheckpointError,
     SequenceError,
-    StageMovedError,
-    Watermark,
     WatermarkRegressionError,
-    append,
-    rows,
 )
-from milepost.checkpoint import chain_signature
-from milepost.mileposts import INTERVAL
-from support.chains import MAX, chain, entry
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    pass
 
 
 def test_a_key_with_the_same_sequence_and_watermark_is_a_duplicate(store: CheckpointStore) -> None:
@@ -79,185 +69,3 @@ def test_an_offset_or_an_event_time_that_falls_is_refused(store: CheckpointStore
     with pytest.raises(WatermarkRegressionError):
         store.append(entry(2, offset=offset, event_time_ms=event_time_ms))
     store.append(entry(2, offset=100, event_time_ms=100))
-
-
-@pytest.mark.parametrize("wrong", [0, 1, 100, 249, 250, 251, 499, 500, 600])
-def test_an_error_in_a_long_batch_tells_the_index_of_its_entry(store: CheckpointStore, wrong: int) -> None:
-    """A key is recorded already, though the sequence rises: the row is refused when many are written at once."""
-    store.append(entry(1, key="taken"))
-    batch = chain(701)[1:]
-    batch[wrong] = batch[wrong]._replace(idempotency_key="taken")
-    with pytest.raises(IdempotencyConflictError) as caught:
-        store.append_many(batch)
-    assert (caught.value.entry, caught.value.recorded, caught.value.index) == (batch[wrong], entry(1, key="taken"), wrong)
-    assert store.append(entry(2)).position == 2
-
-
-@pytest.mark.parametrize("then", [entry(4)._replace(sequence=True), entry(1), entry(2, key="late")])
-def test_of_two_errors_in_a_batch_the_first_is_told(store: CheckpointStore, then: Checkpoint) -> None:
-    """Also where it is seen only when the rows are written."""
-    store.append(entry(1))
-    with pytest.raises(IdempotencyConflictError) as caught:
-        store.append_many([entry(2), entry(3, key="load:1"), then])
-    assert caught.value.index == 1
-
-
-@pytest.mark.parametrize("run_stages", [1, 2, 3, 1000])
-def test_a_batch_over_more_stages_than_are_kept_in_memory_is_one_chain(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, run_stages: int
-) -> None:
-    """What waits is written before a stage is forgotten; duplicates and rules are those of all that went before."""
-    monkeypatch.setattr(append, "_RUN_STAGES", run_stages)
-    batch = [
-        entry(number, run_id=f"run-{number % 2}", stage=f"stage-{number % 7}", key=f"step-{number}")
-        for number in [*range(1, 60), 30, *range(60, 90), 31]
-    ]
-    expected = [*batch[:59], *batch[60:-1]]
-    assert store.append_many(batch) == BatchReceipt(89, 2, 89, chain_signature(expected))
-    assert list(store.history()) == expected
-    with pytest.raises(SequenceError):
-        store.append_many([*(entry(90 + n, stage=f"other-{n}") for n in range(5)), batch[0]._replace(idempotency_key="x")])
-    assert len(store) == 89
-
-
-def test_no_more_stages_are_kept_in_memory_than_allowed(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many a long batch has: nor their runs."""
-    monkeypatch.setattr(append, "_RUN_STAGES", 3)
-    most = [0, 0]
-    checked_stage = append.Appender._checked_stage
-
-    def counted(self: append.Appender, item: Checkpoint, index: int | None) -> object:
-        stage = checked_stage(self, item, index)
-        most[:] = max(most[0], len(self._stages)), max(most[1], len(self._runs))
-        return stage
-
-    monkeypatch.setattr(append.Appender, "_checked_stage", counted)
-    store.append_many([entry(1, run_id=f"run-{number}") for number in range(20)])
-    assert most == [3, 3]
-
-
-# Advance, with `after`
-
-
-def _advance(store: CheckpointStore, mark: int, key: str, **after: Watermark | None) -> object:
-    return store.advance("run-7", "load", Watermark(mark, 0), idempotency_key=key, **after)
-
-
-def test_a_stage_that_does_not_stand_where_it_must_is_not_advanced(store: CheckpointStore) -> None:
-    """Neither one that has not begun, nor one that has."""
-    with pytest.raises(StageMovedError):
-        _advance(store, 5, "a", after=Watermark(1, 0))
-    _advance(store, 5, "a", after=None)
-    with pytest.raises(StageMovedError):
-        _advance(store, 6, "b", after=None)
-    with pytest.raises(StageMovedError):
-        _advance(store, 6, "b", after=Watermark(4, 0))
-    with pytest.raises(StageMovedError):
-        _advance(store, 6, "b", after=Watermark(5, 1))
-    _advance(store, 6, "b", after=Watermark(5, 0))
-    assert [item.watermark.offset for item in store.history()] == [5, 6]
-
-
-def test_where_a_stage_must_stand_is_looked_at_before_the_key(store: CheckpointStore) -> None:
-    """Of two owners that do the same step one is told, and that the step is recorded."""
-    receipt = store.advance("run-7", "load", Watermark(5, 0), idempotency_key="a", after=None)
-    with pytest.raises(StageMovedError) as caught:
-        _advance(store, 5, "a", after=None)
-    assert (caught.value.receipt, caught.value.found) == (replace(receipt, duplicate=True), Watermark(5, 0))
-    with pytest.raises(StageMovedError) as caught:  # the key of another step
-        _advance(store, 6, "a", after=None)
-    assert caught.value.receipt is None
-    with pytest.raises(StageMovedError) as caught:
-        _advance(store, 6, "b", after=None)
-    assert caught.value.receipt is None
-
-
-def test_a_stage_moves_from_where_it_must_stand(store: CheckpointStore) -> None:
-    """Else two owners that say the same would both be told that it is theirs."""
-    _advance(store, 5, "a")
-    with pytest.raises(StageMovedError):
-        _advance(store, 5, "b", after=Watermark(5, 0))
-    with pytest.raises(StageMovedError):
-        _advance(store, 5, "a", after=Watermark(5, 0))
-    assert len(store) == 1
-
-
-def test_a_key_that_is_recorded_with_this_watermark_is_a_duplicate_however_far_the_stage_is(store: CheckpointStore) -> None:
-    """With another one it is a conflict; and both where no sequence is left."""
-    first = store.advance("run-7", "load", Watermark(5, 0), idempotency_key="a")
-    assert _advance(store, 5, "a") == replace(first, duplicate=True)
-    _advance(store, 7, "b")
-    assert _advance(store, 5, "a") == replace(first, duplicate=True)
-    for mark in (6, 8):
-        with pytest.raises(IdempotencyConflictError):
-            _advance(store, mark, "a")
-    with pytest.raises(WatermarkRegressionError):
-        _advance(store, 6, "c")
-    assert store.append(entry(3)).position == 3  # what was refused is not kept in memory either
-    store.append(entry(MAX, offset=MAX, event_time_ms=MAX))
-    assert _advance(store, 5, "a") == replace(first, duplicate=True)
-    with pytest.raises(InvalidCheckpointError):
-        store.advance("run-7", "load", Watermark(MAX, MAX), idempotency_key="d")
-    assert len(store) == 4
-
-
-@pytest.mark.parametrize("spoil", [lambda s: _advance(s, 5, "a"), lambda s: _advance(s, 6, "a")])
-@pytest.mark.parametrize("inside", [False, True])
-def test_what_an_advance_has_not_written_does_not_count(
-    store: CheckpointStore, spoil: Callable[[CheckpointStore], object], inside: bool
-) -> None:
-    """The next append stands on the last row that is there, also within one block."""
-    _advance(store, 5, "a")
-    _advance(store, 5, "b")
-
-    def both() -> None:
-        with contextlib.suppress(IdempotencyConflictError):
-            spoil(store)
-        assert _advance(store, 7, "c").position == 3  # type: ignore[attr-defined]
-
-    if inside:
-        with store.transaction():
-            both()
-    else:
-        both()
-    assert [item.sequence for item in store.history()] == [1, 2, 3]
-
-
-def test_a_long_batch_is_written_a_few_rows_at_a_time(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that live for long are gone through by Python's garbage collector, again and again."""
-    written: list[int] = []
-    add_entries = rows.add_entries
-
-    def noted(connection: rows.Statements, numbered: Sequence[tuple[object, ...]]) -> None:
-        written.append(len(numbered))
-        add_entries(connection, numbered)
-
-    monkeypatch.setattr(rows, "add_entries", noted)
-    store.append_many(chain(1000))
-    assert written == [250] * 4
-
-
-@pytest.mark.parametrize("before", [1, INTERVAL - 1, INTERVAL, INTERVAL + 3])
-def test_a_milepost_within_a_batch_counts_the_rows_that_are_not_written_yet(
-    store: CheckpointStore, path: Path, before: int
-) -> None:
-    """On top of what the stage had when the store was opened."""
-    length = before + 3 * INTERVAL + 2
-    with CheckpointStore(path, durability="normal") as other:
-        other.append_many(chain(before))
-    store.append(entry(1, run_id="run-8"))
-    store.append_many(chain(length)[before:])
-    assert store.verify().ok
-    assert len(store) == length + 1
-
-
-def test_advance_takes_what_python_takes_as_an_integer(store: CheckpointStore) -> None:
-    """As a data frame gives it; what is stored and compared is an int."""
-    first = Watermark(np.int64(500), np.uint32(7))  # type: ignore[arg-type]
-    store.advance("run-7", "load", first, idempotency_key="a")
-    store.advance("run-7", "load", Watermark(900, 7), idempotency_key="b", after=first)
-    assert next(store.history()).watermark == Watermark(500, 7)
-    assert [type(value) for entry in store.history() for value in entry.watermark] == [int] * 4
-    for wrong in (True, np.float64(1), "1"):
-        with pytest.raises(InvalidCheckpointError, match="offset"):
-            store.advance("run-7", "load", Watermark(wrong, 8), idempotency_key="c")  # type: ignore[arg-type]

@@ -624,14 +624,6 @@ def test_the_largest_good_arguments_are_taken(store: CheckpointStore, call: Call
     call(store)
 
 
-def test_a_sequence_cannot_be_stamped_above_the_largest(store: CheckpointStore) -> None:
-    """After sequence 2^63-1 a stage can go on only in a new run, and advance says which field is at fault."""
-    store.append(entry(1)._replace(sequence=MAX))
-    with pytest.raises(InvalidCheckpointError, match="sequence is 9223372036854775808"):
-        store.advance("run-7", "load", Watermark(MAX, MAX), idempotency_key="one too many")
-    assert len(store) == 1
-
-
 _CLOCK_SCRIPT = """
 import sys
 from milepost import Checkpoint, CheckpointStore, MilepostError, Watermark
