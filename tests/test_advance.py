@@ -40,6 +40,31 @@ def _advance_to(store: CheckpointStore, mark: int, key: str, **after: Watermark 
     return store.advance("run-7", "load", Watermark(mark, 0), idempotency_key=key, **after)
 
 
+def test_advance_stamps_the_next_sequence_and_the_time_of_the_clock(store: CheckpointStore) -> None:
+    """The first sequence of a stage in a run is 1; the clock of these tests goes on by a second at each look."""
+    for stage in ("load", "load", "extract"):
+        store.advance("run-7", stage, FIRST, idempotency_key=f"step {len(store)}")
+    assert [(e.stage, e.sequence, e.idempotency_key) for e in store.history()] == [
+        ("load", 1, "step 0"),
+        ("load", 2, "step 1"),
+        ("extract", 1, "step 2"),
+    ]
+    assert [e.at_ms for e in store.history()] == [1767225601000, 1767225602000, 1767225603000]
+
+
+def test_advance_is_answered_as_an_append_is(store: CheckpointStore) -> None:
+    """With the position and the signature there."""
+    assert _advance(store, FIRST, "one") == Receipt(1, store.chain_signature(), duplicate=False)
+    assert _advance(store, SECOND, "two") == Receipt(2, store.chain_signature(), duplicate=False)
+
+
+def test_advance_counts_on_from_what_was_appended(store: CheckpointStore) -> None:
+    """Whatever gaps the sequences have."""
+    store.append(entry(41, offset=0, event_time_ms=0))
+    _advance(store, FIRST, "one")
+    assert [e.sequence for e in store.history()] == [41, 42]
+
+
 def test_advance_in_a_block_counts_on_from_what_the_block_has_appended(store: CheckpointStore) -> None:
     """The stamped sequence sees the block's own entries."""
     with store.transaction():

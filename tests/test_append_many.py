@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from milepost import BatchReceipt, Checkpoint, CheckpointStore, IdempotencyConflictError, SequenceError, append, rows
+from milepost import (
+    BatchReceipt,
+    Checkpoint,
+    CheckpointStore,
+    IdempotencyConflictError,
+    InvalidCheckpointError,
+    SequenceError,
+    WatermarkRegressionError,
+    append,
+    rows,
+)
 from milepost.checkpoint import chain_signature
 from milepost.mileposts import INTERVAL
 from support.chains import chain, entry
@@ -14,6 +24,61 @@ from support.chains import chain, entry
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+
+def test_a_batch_is_answered_with_what_is_new_what_is_not_and_where_the_chain_ends(store: CheckpointStore) -> None:
+    """Duplicates of what the chain has, and of what the batch itself has."""
+    for each in chain(2):
+        store.append(each)
+    assert store.append_many([entry(2), entry(3), entry(1)]) == BatchReceipt(1, 2, 3, store.chain_signature())
+    assert store.append_many([entry(4), entry(4)]) == BatchReceipt(1, 1, 4, store.chain_signature())
+    assert list(store.history()) == chain(4)
+
+
+def test_a_batch_of_nothing_is_taken(store: CheckpointStore) -> None:
+    """The receipt says where the chain stands."""
+    store.append(entry(1))
+    assert store.append_many([]) == BatchReceipt(0, 0, 1, store.chain_signature())
+
+
+@pytest.mark.parametrize(
+    ("refused", "error"),
+    [
+        (entry(3, at_ms=-1), InvalidCheckpointError),
+        (entry(3, key="load:1"), IdempotencyConflictError),
+        (entry(3, key="load:2"), IdempotencyConflictError),
+        (entry(2, key="late"), SequenceError),
+        (entry(3, offset=0), WatermarkRegressionError),
+    ],
+)
+def test_of_a_batch_with_one_wrong_entry_nothing_is_recorded(
+    store: CheckpointStore, refused: Checkpoint, error: Any
+) -> None:
+    """Every rule counts what the batch has before it; the error has the index of the entry."""
+    store.append(entry(1))
+    with pytest.raises(error) as caught:
+        store.append_many([entry(2), refused, entry(4)])
+    assert caught.value.index == 1
+    assert list(store.history()) == [entry(1)]
+    assert store.append_many([entry(2), entry(3)]).position == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        entry(1, offset=501),
+        entry(1, event_time_ms=0),
+        entry(9, key="load:1", offset=500),
+        entry(9, key="load:1"),
+    ],
+)
+def test_a_conflict_in_a_batch_tells_both_and_the_index(store: CheckpointStore, other: Checkpoint) -> None:
+    """Whether the sequence rises or not."""
+    store.append(entry(1))
+    with pytest.raises(IdempotencyConflictError) as caught:
+        store.append_many([entry(2), other])
+    assert (caught.value.entry, caught.value.recorded, caught.value.index) == (other, entry(1), 1)
+    assert list(store.history()) == [entry(1)]
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 100, 249, 250, 251, 499, 500, 600])
@@ -35,6 +100,9 @@ def test_of_two_errors_in_a_batch_the_first_is_told(store: CheckpointStore, then
     with pytest.raises(IdempotencyConflictError) as caught:
         store.append_many([entry(2), entry(3, key="load:1"), then])
     assert caught.value.index == 1
+
+
+# How much of it is in memory at once
 
 
 @pytest.mark.parametrize("run_stages", [1, 2, 3, 1000])
