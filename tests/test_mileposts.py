@@ -18,6 +18,7 @@ from milepost import Checkpoint, CheckpointStore, Head, RunSummary, StageSummary
 from milepost.checkpoint import chain_signature
 from milepost.signature import START, ChainBase
 from support.chains import entry
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -251,19 +252,14 @@ def tampered(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(workers, "LEAST", 10)
     numbers, opened = count(), []
 
-    def tamper(statement: str, *bindings: Any) -> CheckpointStore:
+    def opened_after(statement: str, *bindings: Any) -> CheckpointStore:
         path = tmp_path / str(next(numbers))
         path.write_bytes(content)
-        connection = apsw.Connection(str(path))
-        connection.pragma("synchronous", "off")
-        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-        connection.execute(statement, bindings)
-        assert connection.changes() > 0
-        connection.close()
+        assert all(tamper(path, (statement, bindings)))
         opened.append(CheckpointStore.open_readonly(path))
         return opened[-1]
 
-    yield tamper
+    yield opened_after
     for store in opened:
         store.close()
 

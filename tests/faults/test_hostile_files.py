@@ -22,7 +22,20 @@ from support.chains import entry
 from support.doors import wal
 from support.fault_workload import NAME, fast_directory, lay
 from support.programs import PROGRAMS, environment
-from support.tampering import ENTRIES, NEXT, PAGE_BYTES, Dose, Tally, answers, closed_store, cut, examine, mutate, with_head
+from support.tampering import (
+    ENTRIES,
+    NEXT,
+    PAGE_BYTES,
+    Dose,
+    Tally,
+    answers,
+    closed_store,
+    cut,
+    examine,
+    mutate,
+    tamper,
+    with_head,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,13 +45,6 @@ OPENERS: Final[tuple[Any, ...]] = (CheckpointStore.open_readonly, CheckpointStor
 HEAD: Final = Head(len(ENTRIES), chain_signature(ENTRIES))
 
 ENDLESS: Final = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
-LOOSE: Final = """
-    PRAGMA writable_schema = ON;
-    UPDATE sqlite_schema SET sql = replace(replace(replace(sql, 'STRICT, ', ''), 'STRICT', ''), 'NOT NULL', '')
-    WHERE type = 'table';
-    PRAGMA writable_schema = RESET;
-"""
-"""Makes the tables take anything, until the text of the schema is put back."""
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +58,7 @@ def _laid(template: tuple[Path, bytes], *statements: str | tuple[str, tuple[Any,
     """The store after somebody has run these statements on it."""
     directory, content = template
     lay(directory, {NAME: content})
-    path = str(directory / NAME)
-    connection = apsw.Connection(path)
-    try:
-        schema = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
-        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-        if loose:
-            connection.execute(LOOSE)
-        for statement in statements:
-            connection.execute(*((statement,) if isinstance(statement, str) else statement))
-        if loose:
-            connection.pragma("writable_schema", True)
-            connection.executemany("UPDATE sqlite_schema SET sql = ?2 WHERE name = ?1", schema)
-    finally:
-        connection.close()
+    tamper(directory / NAME, *statements, loose=loose, triggers=False)
     return directory / NAME
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import apsw
 import pytest
 
 from milepost import CheckpointStore, Head, Verification
@@ -28,6 +27,7 @@ from support.tampering import (
     flip,
     make_small,
     store_with_wal,
+    tamper,
     with_head,
 )
 
@@ -197,15 +197,8 @@ def store_file() -> Iterator[tuple[Path, bytes]]:
 def _edited(store_file: tuple[Path, bytes], position: int, *statements: str) -> Path:
     directory, content = store_file
     lay(directory, {NAME: content})
-    connection = apsw.Connection(str(directory / NAME))
-    try:
-        connection.pragma("synchronous", "off")
-        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-        for statement in statements:
-            connection.execute(statement.format(position=position, to=position + 1))
-            assert connection.changes() > 0
-    finally:
-        connection.close()
+    edits = [statement.format(position=position, to=position + 1) for statement in statements]
+    assert all(tamper(directory / NAME, *edits))
     return directory / NAME
 
 

@@ -22,6 +22,7 @@ from agmi.adapters.base import MemoryAdapter, Record
 from milepost import CheckpointStore, Head, MilepostError, StoreError, rows
 from milepost.checkpoint import signed
 from support.chains import entry
+from support.tampering import NO_TRIGGERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,9 +114,7 @@ class MilepostAdapter(MemoryAdapter):
     def _sql(self, statement: str, *bindings: Any) -> list[tuple[Any, ...]]:
         connection = apsw.Connection(str(self.path))
         try:
-            connection.execute(
-                "DROP TRIGGER IF EXISTS entry_is_never_updated; DROP TRIGGER IF EXISTS entry_is_never_deleted"
-            )
+            connection.execute(NO_TRIGGERS)
             return connection.execute(statement, bindings).fetchall()
         finally:
             connection.close()

@@ -43,6 +43,64 @@ os._exit(0)  # as a kill would, without writing the WAL back
 """
 
 
+NO_TRIGGERS: Final = "DROP TRIGGER IF EXISTS entry_is_never_updated; DROP TRIGGER IF EXISTS entry_is_never_deleted"
+LOOSE: Final = """
+    PRAGMA writable_schema = ON;
+    UPDATE sqlite_schema SET sql = replace(replace(replace(sql, 'STRICT, ', ''), 'STRICT', ''), 'NOT NULL', '')
+    WHERE type = 'table';
+    PRAGMA writable_schema = RESET;
+"""
+
+
+def tamper(
+    path: Path | str, *statements: str | tuple[str, Sequence[Any]], loose: bool = False, triggers: bool = True
+) -> list[int]:
+    """
+    Run statements on a file behind the store's back, as somebody would who knows its tables.
+
+    Args:
+        path: The file.
+        statements: SQL, each alone or with its bindings.
+        loose: Whether the tables take values of any kind meanwhile.
+        triggers: Whether the triggers that are in the way stand there again at the end, and nothing is seen of it.
+
+    Returns:
+        How many rows each statement has changed.
+    """
+    connection = apsw.Connection(str(path))
+    try:
+        connection.pragma("synchronous", "off")
+        schema = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
+        ours = connection.execute("SELECT sql FROM sqlite_schema WHERE name LIKE 'entry_is_never_%'").fetchall()
+        connection.execute(NO_TRIGGERS)
+        if loose:
+            connection.execute(LOOSE)
+        changed = []
+        for statement in statements:
+            before = connection.total_changes()
+            connection.execute(*((statement,) if isinstance(statement, str) else statement))
+            changed.append(connection.total_changes() - before)
+        for (trigger,) in ours if triggers else ():
+            connection.execute(str(trigger))
+        if loose:
+            connection.pragma("writable_schema", True)
+            connection.executemany("UPDATE sqlite_schema SET sql = ?2 WHERE name = ?1", schema)
+        return changed
+    finally:
+        connection.close()
+
+
+def empty_index(path: Path | str, index: str, condition: str) -> None:
+    """Take entries out of an index: those that do not meet this condition beside its own."""
+    text = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    sql: Any = text.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (index,)).get
+    text.close()
+    change = "UPDATE sqlite_schema SET sql = ? WHERE name = ?"
+    narrower = f"{sql} AND {condition}" if " WHERE " in sql else f"{sql} WHERE {condition}"
+    tamper(path, "PRAGMA writable_schema = ON", (change, (narrower, index)))
+    tamper(path, f"REINDEX {index}", "PRAGMA writable_schema = ON", (change, (sql, index)))
+
+
 def everything(store: CheckpointStore, head: Head) -> Iterable[Fault]:
     """What a verification finds that knows no head."""
     del head
