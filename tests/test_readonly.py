@@ -15,9 +15,10 @@ import apsw
 import arro3.core as arrow
 import pytest
 
-from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, Watermark
+from milepost import CheckpointStore, ReadOnlyStoreError, StoreError
 from support.chains import chain, entry
 from support.doors import connections
+from support.methods import WRITING
 from support.programs import PROGRAMS, environment
 
 if TYPE_CHECKING:
@@ -239,17 +240,9 @@ def test_every_verb_that_writes_is_refused(path: Path) -> None:
     """With the way out."""
     _after_close(path)
     with CheckpointStore.open_readonly(path) as store:
-        verbs: list[Callable[[], object]] = [
-            lambda: store.append(entry(51)),
-            lambda: store.append_many([entry(51)]),
-            lambda: store.advance("run-7", "load", Watermark(10**6, 2**50), idempotency_key="next"),
-            lambda: store.transaction().__enter__(),
-            lambda: list(store.checkpointed(range(10**6), run_id="run-8", stage="load")),
-            lambda: list(store.checkpointed(range(10), run_id="run-8", stage="load", transaction=True)),
-        ]
-        for verb in verbs:
+        for write in WRITING.values():
             with pytest.raises(ReadOnlyStoreError, match=r"open it with CheckpointStore\(\) to write"):
-                verb()
+                write(store)
         assert len(store) == 50
 
 
