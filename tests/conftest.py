@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from milepost import CheckpointStore
+from support.used_store import used_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,13 @@ def store(path: Path) -> Iterator[CheckpointStore]:
     with CheckpointStore(path, durability="normal", clock=Clock()) as store:
         yield store
         store.verify().raise_if_broken()
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointStore]:
+    """A store that the tests of a module share, each leaving one more good entry in it."""
+    with used_store(tmp_path_factory.mktemp("used") / "orders.milepost") as store:
+        yield store
 
 
 class Clock:
