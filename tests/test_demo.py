@@ -24,6 +24,7 @@ from milepost.cli import commands
 from milepost.demo import pipeline, proof, screen, show
 from milepost.demo.flights import flights
 from milepost.demo.source import Row, Source, amount, event_time
+from support.demo_report import RESUMED, Claim, Kill, Progress, Report
 from support.tampering import tamper
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ class Shown(NamedTuple):
     orders: Sample
 
     @property
-    def output(self) -> str:
+    def report(self) -> Report:
         """What it wrote."""
-        return self.ended.stdout
+        return Report(self.ended.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +159,9 @@ def test_the_demo_proves_everything(shown: Shown) -> None:
     """It ends well, with every claim held and not a word on standard error."""
     assert shown.ended.stderr == ""
     assert shown.ended.returncode == 0
-    assert len(re.findall("^  ok    ", shown.output, re.MULTILINE)) == 8
-    assert "FAIL" not in shown.output
-    assert shown.output.endswith("Proven: killed, resumed, and every record counted once.\n")
+    assert [claim.holds for claim in shown.report.claims] == [True] * 8
+    assert "FAIL" not in shown.report.page
+    assert shown.report.verdict == "Proven: killed, resumed, and every record counted once."
 
 
 def test_the_totals_are_those_of_an_independent_computation(shown: Shown) -> None:
@@ -170,22 +171,17 @@ def test_the_totals_are_those_of_an_independent_computation(shown: Shown) -> Non
 
 def test_the_process_is_really_killed_in_the_middle_of_a_batch(shown: Shown) -> None:
     """The parent saw SIGKILL, and nothing of the batch that was open is on disk."""
-    assert f"is dead: SIGKILL at record {KILLED_AT:,} of transform" in shown.output
-    assert "was really killed (exit code -9)" in shown.output
-    on_disk = shown.output.split("3. What is on disk")[1].split("4. Started again")[0]
-    assert [line.split()[:3] for line in on_disk.splitlines()[3:6]] == [
-        ["extract", "10", "3,000"],
-        ["transform", "5", "1,500"],
-        ["load", "0", "0"],
-    ]
+    assert shown.report.kill == Kill("SIGKILL", KILLED_AT, "transform", KILLED_AT - 5 * EVERY, EVERY)
+    assert shown.report.claims[0] == Claim(True, "the process was really killed (exit code -9)")
+    assert shown.report.on_disk == {"extract": (10, 3000), "transform": (5, 1500), "load": (0, 0)}
 
 
 def test_it_resumes_where_the_checkpoint_is(shown: Shown) -> None:
     """The second process begins with what the first one had committed, and does no stage again."""
-    resumed = shown.output.split("4. Started again")[1].split("5. The same job")[0].splitlines()[1:]
-    assert resumed[0].split() == ["extract", "100", "%", "3,000", "of", "3,000", "done", "before"]
-    assert resumed[1].split() == ["transform", "50", "%", "1,500", "of", "3,000", "done", "before"]
-    assert [line.split()[0] for line in resumed[2:] if line] == ["transform"] * 2 + ["load"] * 4
+    extract, transform, *rest = shown.report.progress(RESUMED)
+    assert extract == Progress("extract", 100, 3000, 3000, "done before")
+    assert transform == Progress("transform", 50, 1500, 3000, "done before")
+    assert [step.stage for step in rest] == ["transform"] * 2 + ["load"] * 4
 
 
 def test_the_file_that_stays_verifies_and_has_the_signature_that_was_shown(shown: Shown) -> None:
@@ -193,8 +189,8 @@ def test_the_file_that_stays_verifies_and_has_the_signature_that_was_shown(shown
     with CheckpointStore.open_readonly(shown.file) as store:
         verification = store.verify()
         assert verification.ok
-        assert f"signature    {verification.signature}" in shown.output
-        assert f"checkpoints  {len(store)}, with batches of {EVERY}" in shown.output
+        assert shown.report.facts["signature"] == verification.signature
+        assert shown.report.facts["checkpoints"] == f"{len(store)}, with batches of {EVERY}"
         marks = {stage: point.watermark for stage, point in store.resume_points("demo").items()}
     assert marks == dict.fromkeys(pipeline.STAGES, Watermark(RECORDS, shown.orders.latest_ms))
 
@@ -206,19 +202,15 @@ def test_nothing_else_is_left_behind(shown: Shown) -> None:
 
 def test_output_into_a_pipe_is_plain_and_fits_80_columns(shown: Shown) -> None:
     """No escape codes, even from names in the data, and no line over 80 columns, even where COLUMNS says 200."""
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown.output)
-    assert max(map(len, shown.output.splitlines())) <= 80
-    assert r"  \x1b[31mred  " in shown.output
-    assert "  [bold]no markup[/bold]  " in shown.output
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown.report.page)
+    assert shown.report.longest_line <= 80
+    assert {r"\x1b[31mred", "[bold]no markup[/bold]"} <= {row[0] for row in shown.report.totals}
 
 
 def test_the_lines_to_try_next_run(shown: Shown) -> None:
     """The Python that the report gives runs as it stands."""
-    lines = shown.output.split("What to try next\n")[1].split("\n\n")[0]
-    code = "\n".join(line.removeprefix("    ") for line in lines.splitlines())
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=shown.file.parent, capture_output=True, text=True, check=False
-    )
+    arguments = [sys.executable, "-W", "error", "-c", shown.report.python_to_try]
+    ended = subprocess.run(arguments, cwd=shown.file.parent, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.endswith("True\n")
 
@@ -226,7 +218,7 @@ def test_the_lines_to_try_next_run(shown: Shown) -> None:
 @pytest.mark.parametrize("command", ["summary", "verify"])
 def test_the_commands_to_try_next_run(shown: Shown, command: str) -> None:
     """As a shell takes them."""
-    line = next(line for line in shown.output.splitlines() if line.startswith(f"    milepost {command} "))
+    line = next(line for line in shown.report.commands_to_try if line.startswith(f"milepost {command} "))
     arguments = [sys.executable, "-W", "error", "-m", *shlex.split(line)]
     ended = subprocess.run(arguments, cwd=shown.file.parent, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -255,8 +247,7 @@ def test_a_long_path_breaks_no_line(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     ended = demo(tmp_path, "--input", str(orders.csv), *COLUMNS, "--output", str(folder / "o.milepost"))
     assert ended.returncode == 0
-    cells = [sum(2 if ord(character) > 0x2FFF else 1 for character in line) for line in ended.stdout.splitlines()]
-    assert max(cells) <= 80
+    assert Report(ended.stdout).longest_line <= 80
     assert str(folder / "o.milepost") in re.sub(r"\s", "", ended.stdout)
 
 
@@ -274,9 +265,7 @@ def test_one_record_and_odd_columns_are_enough(tmp_path: Path) -> None:
     ended = demo(tmp_path, "--input", "orders.csv", "--event-time", "when", "--by", "records", "--sum", "days")
     assert ended.returncode == 0, ended.stdout
     assert totals_in(tmp_path / "orders.milepost") == {("mine", "2024-02-27"): (1, 3.5)}
-    header, _, row = ended.stdout.split("\n\n")[-5].splitlines()
-    assert header.split() == ["records", "days", "records", "sum", "of", "days"]
-    assert row.split() == ["mine", "1", "1", "3.5"]
+    assert Report(ended.stdout).totals == [("records", "days", "records", "sum of days"), ("mine", "1", "1", "3.5")]
 
 
 # On a terminal
@@ -555,17 +544,18 @@ def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path, monkey
 
     monkeypatch.setattr(show, "_process", process)
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
-    assert failures(result) == ["its totals", "its totals"]
+    assert not_proven(result).failed == ["its totals", "its totals"]
     assert "\x1b" not in result.output
 
 
-def failures(result: Result) -> list[str]:
-    """The claims that failed on the screen, by their first words."""
+def not_proven(result: Result) -> Report:
+    """What a demo shows whose proof has failed."""
+    report = Report(result.output)
     assert result.exit_code == 1
-    assert "Proven" not in result.output
-    assert result.output.endswith("NOT PROVEN: see FAIL above.\n")
-    assert max(map(len, result.output.splitlines())) <= 80
-    return re.findall(r"^  FAIL  (\w+ \w+)", result.output, re.MULTILINE)
+    assert "Proven" not in report.page
+    assert report.verdict == "NOT PROVEN: see FAIL above."
+    assert report.longest_line <= 80
+    return report
 
 
 def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,8 +565,9 @@ def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatc
     orders = sample(tmp_path / "orders.csv", 30)
     output = str(tmp_path / "out.milepost")
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
-    assert failures(result) == ["the process"]
-    assert "exit code 0, not -9" in result.output
+    (failed,) = [claim for claim in not_proven(result).claims if not claim.holds]
+    assert failed.text.startswith("the process was really killed")
+    assert "exit code 0, not -9" in failed.text
 
 
 def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -721,10 +712,11 @@ def test_the_flights_of_2013_are_killed_resumed_and_proven_within_a_minute(tmp_p
     ended = demo(tmp_path)
     seconds = time.monotonic() - began
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.startswith("milepost demo: the flights that left New York in 2013\n")
-    assert "336,776 records, 5,442 totals" in ended.stdout
-    assert "\x1b" not in ended.stdout
-    assert max(map(len, ended.stdout.splitlines())) <= 80
+    report = Report(ended.stdout)
+    assert report.title == "milepost demo: the flights that left New York in 2013"
+    assert "336,776 records, 5,442 totals" in report.section(1)
+    assert "\x1b" not in report.page
+    assert report.longest_line <= 80
     assert names(tmp_path) == ["flights.milepost"]
     found = totals_in(tmp_path / "flights.milepost")
     assert found == _flights_by_hand()
