@@ -11,82 +11,29 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import apsw
 import pytest
 from click.testing import CliRunner
 
-from milepost import CheckpointStore, Head, InvalidArgumentError, Watermark
+from milepost import CheckpointStore, Watermark
 from milepost.cli import commands
-from milepost.demo import pipeline, proof, screen, show
+from milepost.demo import pipeline, screen, show
 from milepost.demo.flights import flights
-from milepost.demo.source import Row, Source, amount, event_time
+from milepost.demo.source import Row, Source
 from support.demo_report import RESUMED, Claim, Kill, Progress, Report
+from support.sample_csv import COLUMNS, RECORDS, Sample, Totals, sample
 from support.tampering import tamper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from click.testing import Result
 
-RECORDS = 3000
 EVERY = 300  # a tenth of them
 KILLED_AT = 1651  # the middle of the sixth of ten batches
-COLUMNS = ["--event-time", "when", "--by", "who", "--sum", "how much"]
-CATEGORIES = [
-    "AA",
-    "\x1b[31mred",
-    "[bold]no markup[/bold]",
-    'the "best"',
-    "Ünïted, Ltd.",
-    "two\nlines",
-    "",
-    "'; DROP TABLE totals",
-]
-
-Totals = dict[tuple[str, str], tuple[int, float]]
-
-
-class Sample(NamedTuple):
-    """A CSV, what its totals must be, and the latest event time in it."""
-
-    csv: Path
-    totals: Totals
-    latest_ms: int
-
-
-def sample(path: Path, records: int = RECORDS) -> Sample:
-    """Write a CSV with every form of time and awkward names, and add it up without milepost."""
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    sums: dict[tuple[str, str], float] = defaultdict(float)
-    latest = datetime(1970, 1, 1, tzinfo=UTC)
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["when", "how much", "who", "id"])
-        for number in range(records):
-            moment = datetime(2024, 2, 27, 12, tzinfo=UTC) + timedelta(minutes=number * 7919 % 10_000)
-            if number % 6 == 5:
-                moment = moment.replace(hour=0, minute=0)
-            seconds = int(moment.timestamp())
-            latest = max(latest, moment)
-            text = [
-                moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                moment.strftime("%Y-%m-%d %H:%M"),
-                (moment + timedelta(hours=9)).strftime("%Y-%m-%dT%H:%M:%S.000+09:00"),
-                str(seconds),
-                f" {seconds}000 ",
-                moment.strftime("%Y%m%d"),
-            ][number % 6]
-            who = CATEGORIES[number % len(CATEGORIES)]
-            value = ["", "7", "0.1", "-2.5", "1e3"][number % 5]
-            writer.writerow([text, value, who, number])
-            key = who, moment.strftime("%Y-%m-%d")
-            counts[key] += 1
-            sums[key] += float(value or "0")
-    return Sample(path, {key: (counts[key], sums[key]) for key in counts}, int(latest.timestamp()) * 1000)
 
 
 def totals_in(path: Path) -> Totals:
@@ -113,21 +60,6 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "milepost", "demo", *arguments],
         cwd=folder, env={**environment(), "COLUMNS": "200"}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-
-
-def stop_at(stage: str, number: int) -> Callable[[str, int], None]:
-    """A watch that ends the job at one record."""
-
-    def watch(at_stage: str, at_number: int) -> None:
-        if (at_stage, at_number) == (stage, number):
-            raise KeyboardInterrupt
-
-    return watch
-
-
-def source_of(orders: Sample) -> Source:
-    """The CSV with its columns."""
-    return Source(str(orders.csv), "when", "who", "how much")
 
 
 class Shown(NamedTuple):
@@ -427,108 +359,6 @@ def test_a_missing_package_of_the_flights_is_told_with_the_pip_command(monkeypat
 # A proof that can fail
 
 
-class Pair(NamedTuple):
-    """The job done twice, the first time stopped and resumed; what its totals must be; the head at the stop."""
-
-    resumed: CheckpointStore
-    unkilled: CheckpointStore
-    expected: Totals
-    at_stop: Head
-
-    def failures(self) -> list[str]:
-        """The claims that do not hold, each with its reason."""
-        checks = list(proof.checks(*self))
-        assert len(checks) == 5
-        return [f"{check.claim}: {check.fault}" for check in checks if check.fault is not None]
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    """Two files that prove everything, until a test reaches into the first."""
-    orders = sample(tmp_path / "orders.csv", 100)
-    with (
-        CheckpointStore(tmp_path / "one", durability="normal") as resumed,
-        CheckpointStore(tmp_path / "other", durability="normal") as unkilled,
-    ):
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(resumed, source_of(orders), 10, stop_at("transform", 56))
-        at_stop = resumed.head()
-        for store in (resumed, unkilled):
-            pipeline.run(store, source_of(orders), 10, lambda stage, number: None)
-        yield Pair(resumed, unkilled, orders.totals, at_stop)
-
-
-def change(store: CheckpointStore, statement: str) -> None:
-    """Do to a file what no verb of milepost does."""
-    other = apsw.Connection(store.path)
-    other.execute(statement)
-    other.close()
-
-
-def test_an_honest_file_passes(pair: Pair) -> None:
-    """Without tampering every claim holds, so that a failure below is due to the tampering."""
-    assert pair.failures() == []
-
-
-def test_a_tampered_total_fails(pair: Pair) -> None:
-    """One record more in one total, and both comparisons say where and how."""
-    change(
-        pair.resumed,
-        "UPDATE totals SET records = records + 1 WHERE category = 'AA' AND day = (SELECT min(day) FROM totals)",
-    )
-    failures = pair.failures()
-    assert [failure.split(":")[0] for failure in failures] == [
-        "its totals are those of the run that was never killed",
-        "its totals are those straight from the CSV",
-    ]
-    assert all("1 differ, the first 'AA' on 2024-02-27: " in failure for failure in failures)
-
-
-def test_a_total_that_is_off_by_the_least_fails(pair: Pair) -> None:
-    """Sums are compared to the last bit."""
-    change(pair.resumed, "UPDATE totals SET amount = amount + 1e-9 WHERE category = 'AA'")
-    assert len(pair.failures()) == 2
-
-
-def test_a_lost_total_fails(pair: Pair) -> None:
-    """A total that is missing is a difference too."""
-    change(pair.resumed, "DELETE FROM totals WHERE category = 'AA'")
-    failures = pair.failures()
-    assert len(failures) == 2
-    assert all("nothing, where" in failure for failure in failures)
-
-
-def test_totals_that_are_wrong_in_both_files_fail(pair: Pair) -> None:
-    """Two runs that agree with each other still have to agree with the CSV."""
-    for store in (pair.resumed, pair.unkilled):
-        change(store, "UPDATE totals SET records = 2 * records")
-    assert [failure.split(":")[0] for failure in pair.failures()] == ["its totals are those straight from the CSV"]
-
-
-def test_a_tampered_checkpoint_fails(pair: Pair) -> None:
-    """A changed row is seen by the comparison of the runs and by the chain."""
-    tamper(pair.resumed.path, "UPDATE entry SET event_time_ms = event_time_ms + 1 WHERE position = 12")
-    first, second, third = pair.failures()
-    assert "position 12 has Checkpoint(run_id='demo', stage='transform', sequence=2," in first
-    assert second.startswith("its chain verifies, and contains what was on disk after the kill: ")
-    assert third.startswith("its signature is the one recomputed from the rows: recorded ")
-
-
-def test_a_chain_without_what_was_recorded_before_the_kill_fails(pair: Pair) -> None:
-    """The same job run anew in place of the resumed one has a chain that holds, but not the head of the kill."""
-    forged = pair._replace(resumed=pair.unkilled)
-    (failure,) = forged.failures()
-    assert failure.startswith("its chain verifies, and contains what was on disk after the kill: 1 fault(s)")
-
-
-def test_a_checkpoint_too_many_fails(pair: Pair) -> None:
-    """A chain that is longer than that of the run that was never killed is not the same."""
-    pair.resumed.advance("demo", "load", Watermark(101, 2**50), idempotency_key="more")
-    (failure,) = pair.failures()
-    assert "position 31 has Checkpoint(" in failure
-    assert failure.endswith(" and None")
-
-
 def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hand reaches into the file as soon as the job in it has come to its end, and the show does not end well."""
     orders = sample(tmp_path / "orders.csv", 30)
@@ -539,7 +369,7 @@ def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path, monkey
         outcome = honest(to, job, at, kill_at)
         if at == output and kill_at is None:
             with CheckpointStore(at) as store:
-                change(store, "UPDATE totals SET category = category || char(27) || '[31m' WHERE category = 'AA'")
+                tamper(store.path, "UPDATE totals SET category = category || char(27) || '[31m' WHERE category = 'AA'")
         return outcome
 
     monkeypatch.setattr(show, "_process", process)
@@ -585,96 +415,6 @@ def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path, monkeypatch
     result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
     assert result.exit_code == 2
     assert "30 records of it were processed already, but it has 0: pass the same source" in result.stderr
-
-
-# The pipeline, as a model
-
-
-@pytest.mark.parametrize("stage", pipeline.STAGES)
-@pytest.mark.parametrize("number", [1, 10, 11, 25, 95])
-def test_a_job_that_is_stopped_anywhere_goes_on_exactly_there(
-    stage: str, number: int, store: CheckpointStore, tmp_path: Path
-) -> None:
-    """At the first record, at the last of a batch, at the last of all: what comes out is the same."""
-    orders = sample(tmp_path / "orders.csv", 95)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.run(store, source_of(orders), 10, stop_at(stage, number))
-    told: list[tuple[str, int]] = []
-    pipeline.run(store, source_of(orders), 10, lambda at_stage, at_number: told.append((at_stage, at_number)))
-    assert pipeline.totals(store) == orders.totals
-    assert told[0] == (stage, (number - 1) // 10 * 10 + 1)
-
-
-def test_what_is_done_is_not_read_again(store: CheckpointStore, tmp_path: Path) -> None:
-    """Started again, transform and load ask for what comes after their checkpoint; of the rest, at most for the last."""
-    orders = sample(tmp_path / "orders.csv", 95)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.run(store, source_of(orders), 10, stop_at("load", 35))
-    with store.transaction() as connection:
-        connection.execute("DELETE FROM staged WHERE number < 95; DELETE FROM cleaned WHERE number <= 30")
-    pipeline.run(store, source_of(orders), 10, lambda stage, number: None)
-    assert pipeline.totals(store) == orders.totals
-
-
-def test_a_job_that_is_done_does_nothing(store: CheckpointStore, tmp_path: Path) -> None:
-    """Run again after its end, it records nothing and changes nothing."""
-    orders = sample(tmp_path / "orders.csv", 50)
-    for _ in range(2):
-        pipeline.run(store, source_of(orders), 10, lambda stage, number: None)
-    assert len(store) == 15
-    assert pipeline.totals(store) == orders.totals
-
-
-def test_the_direct_totals_are_those_of_an_independent_computation(tmp_path: Path) -> None:
-    """The yardstick of the proof is right by itself."""
-    orders = sample(tmp_path / "orders.csv", 500)
-    assert proof.straight(source_of(orders)) == orders.totals
-
-
-# Cells
-
-
-@pytest.mark.parametrize(
-    ("text", "ms", "day"),
-    [
-        ("1970-01-01T00:00:00Z", 0, "1970-01-01"),
-        ("2013-01-01T10:00:00Z", 1357034400000, "2013-01-01"),
-        ("2013-01-01 10:00", 1357034400000, "2013-01-01"),
-        ("2013-01-01T23:30:00-05:00", 1357101000000, "2013-01-02"),
-        ("2013-01-01T10:00:00.0019", 1357034400001, "2013-01-01"),
-        ("2013-01-01", 1356998400000, "2013-01-01"),
-        ("20130101", 1356998400000, "2013-01-01"),
-        ("0", 0, "1970-01-01"),
-        ("1357034400", 1357034400000, "2013-01-01"),
-        ("99999999999", 99999999999000, "5138-11-16"),
-        ("100000000000", 100000000000, "1973-03-03"),
-        (" 1357034400000 ", 1357034400000, "2013-01-01"),
-    ],
-)  # fmt: skip
-def test_a_time_is_read_in_every_form(text: str, ms: int, day: str) -> None:
-    """ISO 8601 with and without a zone, dates, and whole seconds or milliseconds since 1970."""
-    assert event_time(text) == (ms, day)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "x", "-1", "1.5", "1969-12-31T23:59:59.999Z", "2013-13-01", "١٢٣", "9" * 30, "9" * 5000]
-)
-def test_a_cell_that_tells_no_time_is_refused(text: str) -> None:
-    """What is no time, or none that a watermark can hold, raises one of the two errors that the source explains."""
-    with pytest.raises((ValueError, OverflowError)):
-        event_time(text)
-
-
-@pytest.mark.parametrize(("text", "number"), [("", 0.0), (" ", 0.0), ("7", 7.0), (" -2.5 ", -2.5), ("1e3", 1000.0)])
-def test_an_amount_is_a_number_or_nothing(text: str, number: float) -> None:
-    """An empty cell adds nothing."""
-    assert amount(text) == number
-
-
-def test_columns_that_are_not_asked_for_are_not_looked_at(tmp_path: Path) -> None:
-    """Without --by and --sum all is one category without an amount."""
-    (tmp_path / "x.csv").write_text("when,who\n1,a\n2,b\n", encoding="utf-8")
-    assert list(Source(str(tmp_path / "x.csv"), "when")) == [Row(1, "1", "", ""), Row(2, "2", "", "")]
 
 
 # The screen
@@ -739,9 +479,3 @@ def _flight_lines() -> Iterator[dict[str, str]]:
     source = flights()
     with replace(source)._text() as text:
         yield from csv.DictReader(text)
-
-
-def test_a_source_that_is_no_file_of_the_zip_is_refused(tmp_path: Path) -> None:
-    """A CSV that is not there is told as such also where it is to be in a zip."""
-    with pytest.raises(InvalidArgumentError, match="cannot be read"):
-        next(iter(Source(str(tmp_path / "no.zip"), "when", member="x.csv")))
