@@ -10,20 +10,12 @@ import apsw
 import pytest
 
 from milepost import CheckpointStore, Head
-from support.chains import chain, entry, mixed
+from support.chains import chain, entry
 from support.command import answer, on_terminal, process, run
 from support.tampering import tamper
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def file(path: Path) -> Path:
-    """A file with three runs of three stages."""
-    with CheckpointStore(path, durability="normal") as store:
-        store.append_many(mixed(30))
-    return path
 
 
 def test_an_intact_chain_is_exit_code_0_and_says_its_head(file: Path) -> None:
