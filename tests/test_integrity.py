@@ -156,7 +156,7 @@ def test_workers_name_the_table_as_well(file: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(workers, "LEAST", 10)
     run(file, NEEDING["a collation"], NEEDING["a module"].replace("sink", "other"))
     alone = verify(file)
-    monkeypatch.setattr(rows, "links", None)  # of this process: it does not walk
+    monkeypatch.setattr(rows, "rows_after", None)  # of this process: it does not walk
     assert verify(file, workers=2) == alone
     assert set(alone.unchecked) == {"sink", "other"}
 
