@@ -1,8 +1,8 @@
 """
-Every method of a store, called with good arguments: a new one is added here, and the tests of all methods have it.
+Every method of a store, called with good arguments: add a new one here, and the tests of all methods have it.
 
-The name of a call is that of its method, and behind a comma what it asks for. Some of the same are in these lists:
-READING asks the file and answers with a value that compares; SHOWING makes tables and pictures of it; WRITING records.
+READING asks the file, and its answers can be compared. SHOWING makes tables and pictures. WRITING records one entry.
+A call is named after its method; behind a comma stands what it asks for.
 """
 
 from __future__ import annotations
