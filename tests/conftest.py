@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from milepost import CheckpointStore
+from support.chains import mixed
+from support.used_store import used_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +46,28 @@ def store(path: Path) -> Iterator[CheckpointStore]:
     with CheckpointStore(path, durability="normal", clock=Clock()) as store:
         yield store
         store.verify().raise_if_broken()
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointStore]:
+    """A store that the tests of a module share, each leaving one more good entry in it."""
+    with used_store(tmp_path_factory.mktemp("used") / "orders.milepost") as store:
+        yield store
+
+
+@pytest.fixture
+def file(path: Path) -> Path:
+    """A file with three runs of three stages."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(mixed(30))
+    return path
+
+
+@pytest.fixture
+def reader(file: Path) -> Iterator[CheckpointStore]:
+    """The store of that file, with which what a command says should agree."""
+    with CheckpointStore.open_readonly(file) as store:
+        yield store
 
 
 class Clock:

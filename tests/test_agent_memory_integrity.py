@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agmi import check
 
-from agent_memory_adapter import MilepostAdapter
+from support.agent_memory_adapter import MilepostAdapter
 
 if TYPE_CHECKING:
     from milepost import CheckpointStore

@@ -1,34 +1,62 @@
-"""The rules of an append, one by one, and of a batch that is longer than what is written at once."""
+"""
+The rules of an append, in the order in which they are checked.
+
+1. The checkpoint is valid.
+2. The stage of its run has not recorded its key: with the same sequence and watermark it is a duplicate, else a conflict.
+3. Its sequence is above the last one of the stage and run.
+4. Neither its offset nor its event time is behind the last one of the stage and run.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
-from chains import MAX, chain, entry
 from milepost import (
-    BatchReceipt,
     Checkpoint,
     CheckpointStore,
     IdempotencyConflictError,
     InvalidCheckpointError,
+    Receipt,
+    RejectedCheckpointError,
     SequenceError,
-    StageMovedError,
-    Watermark,
     WatermarkRegressionError,
-    append,
-    rows,
 )
 from milepost.checkpoint import chain_signature
-from milepost.mileposts import INTERVAL
+from support.chains import MAX, chain, entry
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+ELSEWHERE = [{"stage": "extract"}, {"run_id": "run-8"}]
+"""Another stage of the same run, and the same stage of another run: no rule looks there."""
+
+
+def test_an_append_is_answered_with_its_position_and_the_signature_there(store: CheckpointStore) -> None:
+    """The first position is 1."""
+    receipts = [store.append(each) for each in chain(3)]
+    assert receipts == [Receipt(n, chain_signature(chain(n)), duplicate=False) for n in (1, 2, 3)]
+    assert list(store.history()) == chain(3)
+
+
+# 1. The checkpoint is valid
+
+
+def test_an_invalid_checkpoint_is_refused_with_its_field_and_value(store: CheckpointStore) -> None:
+    """It is a ValueError, as Python has it; test_bad_input.py has every wrong value of every field."""
+    with pytest.raises(InvalidCheckpointError) as caught:
+        store.append(entry(1, at_ms=-1))
+    assert isinstance(caught.value, ValueError)
+    assert (caught.value.field, caught.value.value, caught.value.index) == ("at_ms", -1, None)
+    assert len(store) == 0
+
+
+def test_an_invalid_checkpoint_is_refused_though_its_step_is_recorded(store: CheckpointStore) -> None:
+    """The first rule comes before the second, for which the wall clock would not count."""
+    store.append(entry(1))
+    with pytest.raises(InvalidCheckpointError):
+        store.append(entry(1, at_ms=-1))
+
+
+# 2. The key is new
 
 
 def test_a_key_with_the_same_sequence_and_watermark_is_a_duplicate(store: CheckpointStore) -> None:
@@ -36,29 +64,45 @@ def test_a_key_with_the_same_sequence_and_watermark_is_a_duplicate(store: Checkp
     receipt = store.append(entry(1))
     store.append(entry(2))
     assert store.append(entry(1, at_ms=7)) == replace(receipt, duplicate=True)
-    assert store.append_many([entry(2), entry(3), entry(1)]) == BatchReceipt(1, 2, 3, store.chain_signature())
-    assert list(store.history()) == chain(3)
+    assert list(store.history()) == chain(2)
+
+
+def test_a_duplicate_is_one_however_far_the_stage_has_gone(store: CheckpointStore) -> None:
+    """The second rule comes before the third and the fourth, which the step would break now."""
+    receipts = [store.append(each) for each in chain(3)]
+    for receipt, each in zip(receipts, chain(3), strict=True):
+        assert store.append(each) == replace(receipt, duplicate=True)
+    assert len(store) == 3
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        entry(1, offset=501),
-        entry(1, event_time_ms=0),
-        entry(9, key="load:1", offset=500),
-        entry(9, key="load:1"),
+        pytest.param(entry(1, offset=501), id="same sequence, another offset"),
+        pytest.param(entry(1, event_time_ms=0), id="same sequence, another event time"),
+        pytest.param(entry(9, key="load:1", offset=500), id="later, same offset"),
+        pytest.param(entry(9, key="load:1"), id="later"),
+        pytest.param(entry(9, key="load:1", offset=0, event_time_ms=0), id="later, and behind"),
+        pytest.param(entry(0, key="load:1"), id="earlier, and behind"),
     ],
 )
 def test_a_key_with_another_sequence_or_watermark_is_a_conflict(store: CheckpointStore, other: Checkpoint) -> None:
-    """It tells both, whether the sequence rises or not, and in a batch the index."""
+    """It tells both, whether the sequence rises or not: the third and the fourth rule come after it."""
     store.append(entry(1))
     with pytest.raises(IdempotencyConflictError) as caught:
         store.append(other)
     assert (caught.value.entry, caught.value.recorded, caught.value.index) == (other, entry(1), None)
-    with pytest.raises(IdempotencyConflictError) as caught:
-        store.append_many([entry(2), other])
-    assert (caught.value.entry, caught.value.recorded, caught.value.index) == (other, entry(1), 1)
     assert list(store.history()) == [entry(1)]
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE)
+def test_a_key_is_new_to_another_stage_or_run(store: CheckpointStore, elsewhere: dict[str, str]) -> None:
+    """Each stage of each run has keys of its own."""
+    store.append(entry(1, key="same"))
+    assert store.append(entry(2, key="same", **elsewhere)) == Receipt(2, store.chain_signature(), duplicate=False)  # type: ignore[arg-type]
+
+
+# 3. The sequence rises
 
 
 @pytest.mark.parametrize("sequence", [0, 4, 5])
@@ -68,196 +112,93 @@ def test_a_sequence_that_does_not_rise_is_refused(store: CheckpointStore, sequen
     late = entry(sequence, key="late", offset=10**6, event_time_ms=2**60)
     with pytest.raises(SequenceError) as caught:
         store.append(late)
-    assert (caught.value.entry, caught.value.last) == (late, entry(5))
+    assert (caught.value.entry, caught.value.last, caught.value.index) == (late, entry(5), None)
     assert len(store) == 1
 
 
-@pytest.mark.parametrize(("offset", "event_time_ms"), [(99, 100), (100, 99)])
+def test_a_sequence_that_does_not_rise_is_told_before_a_watermark_that_falls(store: CheckpointStore) -> None:
+    """The third rule comes before the fourth."""
+    store.append(entry(5))
+    with pytest.raises(SequenceError):
+        store.append(entry(4, key="late"))
+
+
+def test_a_sequence_may_begin_anywhere_and_leave_gaps(store: CheckpointStore) -> None:
+    """From 0 to 2^63-1."""
+    entries = [entry(sequence, offset=0, event_time_ms=0) for sequence in (0, 7, 8, MAX)]
+    for each in entries:
+        store.append(each)
+    assert list(store.history()) == entries
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE)
+def test_a_sequence_begins_anew_in_another_stage_or_run(store: CheckpointStore, elsewhere: dict[str, str]) -> None:
+    """The last one of any other does not count."""
+    store.append(entry(5))
+    assert store.append(entry(1, offset=10**6, event_time_ms=2**60, **elsewhere)).position == 2  # type: ignore[arg-type]
+
+
+# 4. The watermark does not fall
+
+
+@pytest.mark.parametrize(("offset", "event_time_ms"), [(99, 100), (100, 99), (99, 99), (0, MAX), (MAX, 0)])
 def test_an_offset_or_an_event_time_that_falls_is_refused(store: CheckpointStore, offset: int, event_time_ms: int) -> None:
-    """Each by itself; both may stay where they are."""
-    store.append(entry(1, offset=100, event_time_ms=100))
-    with pytest.raises(WatermarkRegressionError):
-        store.append(entry(2, offset=offset, event_time_ms=event_time_ms))
+    """Each by itself, however far the other one rises."""
+    last = entry(1, offset=100, event_time_ms=100)
+    store.append(last)
+    behind = entry(2, offset=offset, event_time_ms=event_time_ms)
+    with pytest.raises(WatermarkRegressionError) as caught:
+        store.append(behind)
+    assert (caught.value.entry, caught.value.last, caught.value.index) == (behind, last, None)
     store.append(entry(2, offset=100, event_time_ms=100))
 
 
-@pytest.mark.parametrize("wrong", [0, 1, 100, 249, 250, 251, 499, 500, 600])
-def test_an_error_in_a_long_batch_tells_the_index_of_its_entry(store: CheckpointStore, wrong: int) -> None:
-    """A key is recorded already, though the sequence rises: the row is refused when many are written at once."""
-    store.append(entry(1, key="taken"))
-    batch = chain(701)[1:]
-    batch[wrong] = batch[wrong]._replace(idempotency_key="taken")
-    with pytest.raises(IdempotencyConflictError) as caught:
-        store.append_many(batch)
-    assert (caught.value.entry, caught.value.recorded, caught.value.index) == (batch[wrong], entry(1, key="taken"), wrong)
-    assert store.append(entry(2)).position == 2
+@pytest.mark.parametrize(("offset", "event_time_ms"), [(100, 100), (101, 100), (100, 101)])
+def test_an_offset_and_an_event_time_may_stay_where_they_are(
+    store: CheckpointStore, offset: int, event_time_ms: int
+) -> None:
+    """Both, or one of them."""
+    store.append(entry(1, offset=100, event_time_ms=100))
+    assert store.append(entry(2, offset=offset, event_time_ms=event_time_ms)).position == 2
 
 
-@pytest.mark.parametrize("then", [entry(4)._replace(sequence=True), entry(1), entry(2, key="late")])
-def test_of_two_errors_in_a_batch_the_first_is_told(store: CheckpointStore, then: Checkpoint) -> None:
-    """Also where it is seen only when the rows are written."""
+@pytest.mark.parametrize("elsewhere", ELSEWHERE)
+def test_a_watermark_begins_anew_in_another_stage_or_run(store: CheckpointStore, elsewhere: dict[str, str]) -> None:
+    """The last one of any other does not count."""
     store.append(entry(1))
-    with pytest.raises(IdempotencyConflictError) as caught:
-        store.append_many([entry(2), entry(3, key="load:1"), then])
-    assert caught.value.index == 1
+    assert store.append(entry(2, offset=0, event_time_ms=0, **elsewhere)).position == 2  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("run_stages", [1, 2, 3, 1000])
-def test_a_batch_over_more_stages_than_are_kept_in_memory_is_one_chain(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, run_stages: int
+# What no rule looks at, and what is refused
+
+
+def test_a_wall_clock_that_goes_back_rejects_nothing(store: CheckpointStore) -> None:
+    """`at_ms` is recorded as it is stated."""
+    entries = [entry(1, at_ms=1000), entry(2, at_ms=0), entry(3, at_ms=1000)]
+    for each in entries:
+        store.append(each)
+    assert list(store.history()) == entries
+
+
+@pytest.mark.parametrize(
+    ("refused", "error"),
+    [
+        (entry(3, at_ms=-1), InvalidCheckpointError),
+        (entry(3, key="load:1"), IdempotencyConflictError),
+        (entry(2, key="late"), SequenceError),
+        (entry(3, offset=0), WatermarkRegressionError),
+    ],
+)
+def test_what_is_refused_leaves_the_chain_as_it_was(
+    store: CheckpointStore, refused: Checkpoint, error: type[Exception]
 ) -> None:
-    """What waits is written before a stage is forgotten; duplicates and rules are those of all that went before."""
-    monkeypatch.setattr(append, "_RUN_STAGES", run_stages)
-    batch = [
-        entry(number, run_id=f"run-{number % 2}", stage=f"stage-{number % 7}", key=f"step-{number}")
-        for number in [*range(1, 60), 30, *range(60, 90), 31]
-    ]
-    expected = [*batch[:59], *batch[60:-1]]
-    assert store.append_many(batch) == BatchReceipt(89, 2, 89, chain_signature(expected))
-    assert list(store.history()) == expected
-    with pytest.raises(SequenceError):
-        store.append_many([*(entry(90 + n, stage=f"other-{n}") for n in range(5)), batch[0]._replace(idempotency_key="x")])
-    assert len(store) == 89
-
-
-def test_no_more_stages_are_kept_in_memory_than_allowed(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many a long batch has: nor their runs."""
-    monkeypatch.setattr(append, "_RUN_STAGES", 3)
-    most = [0, 0]
-    checked_stage = append.Appender._checked_stage
-
-    def counted(self: append.Appender, item: Checkpoint, index: int | None) -> object:
-        stage = checked_stage(self, item, index)
-        most[:] = max(most[0], len(self._stages)), max(most[1], len(self._runs))
-        return stage
-
-    monkeypatch.setattr(append.Appender, "_checked_stage", counted)
-    store.append_many([entry(1, run_id=f"run-{number}") for number in range(20)])
-    assert most == [3, 3]
-
-
-# Advance, with `after`
-
-
-def _advance(store: CheckpointStore, mark: int, key: str, **after: Watermark | None) -> object:
-    return store.advance("run-7", "load", Watermark(mark, 0), idempotency_key=key, **after)
-
-
-def test_a_stage_that_does_not_stand_where_it_must_is_not_advanced(store: CheckpointStore) -> None:
-    """Neither one that has not begun, nor one that has."""
-    with pytest.raises(StageMovedError):
-        _advance(store, 5, "a", after=Watermark(1, 0))
-    _advance(store, 5, "a", after=None)
-    with pytest.raises(StageMovedError):
-        _advance(store, 6, "b", after=None)
-    with pytest.raises(StageMovedError):
-        _advance(store, 6, "b", after=Watermark(4, 0))
-    with pytest.raises(StageMovedError):
-        _advance(store, 6, "b", after=Watermark(5, 1))
-    _advance(store, 6, "b", after=Watermark(5, 0))
-    assert [item.watermark.offset for item in store.history()] == [5, 6]
-
-
-def test_where_a_stage_must_stand_is_looked_at_before_the_key(store: CheckpointStore) -> None:
-    """Of two owners that do the same step one is told, and that the step is recorded."""
-    receipt = store.advance("run-7", "load", Watermark(5, 0), idempotency_key="a", after=None)
-    with pytest.raises(StageMovedError) as caught:
-        _advance(store, 5, "a", after=None)
-    assert (caught.value.receipt, caught.value.found) == (replace(receipt, duplicate=True), Watermark(5, 0))
-    with pytest.raises(StageMovedError) as caught:  # the key of another step
-        _advance(store, 6, "a", after=None)
-    assert caught.value.receipt is None
-    with pytest.raises(StageMovedError) as caught:
-        _advance(store, 6, "b", after=None)
-    assert caught.value.receipt is None
-
-
-def test_a_stage_moves_from_where_it_must_stand(store: CheckpointStore) -> None:
-    """Else two owners that say the same would both be told that it is theirs."""
-    _advance(store, 5, "a")
-    with pytest.raises(StageMovedError):
-        _advance(store, 5, "b", after=Watermark(5, 0))
-    with pytest.raises(StageMovedError):
-        _advance(store, 5, "a", after=Watermark(5, 0))
-    assert len(store) == 1
-
-
-def test_a_key_that_is_recorded_with_this_watermark_is_a_duplicate_however_far_the_stage_is(store: CheckpointStore) -> None:
-    """With another one it is a conflict; and both where no sequence is left."""
-    first = store.advance("run-7", "load", Watermark(5, 0), idempotency_key="a")
-    assert _advance(store, 5, "a") == replace(first, duplicate=True)
-    _advance(store, 7, "b")
-    assert _advance(store, 5, "a") == replace(first, duplicate=True)
-    for mark in (6, 8):
-        with pytest.raises(IdempotencyConflictError):
-            _advance(store, mark, "a")
-    with pytest.raises(WatermarkRegressionError):
-        _advance(store, 6, "c")
-    assert store.append(entry(3)).position == 3  # what was refused is not kept in memory either
-    store.append(entry(MAX, offset=MAX, event_time_ms=MAX))
-    assert _advance(store, 5, "a") == replace(first, duplicate=True)
-    with pytest.raises(InvalidCheckpointError):
-        store.advance("run-7", "load", Watermark(MAX, MAX), idempotency_key="d")
-    assert len(store) == 4
-
-
-@pytest.mark.parametrize("spoil", [lambda s: _advance(s, 5, "a"), lambda s: _advance(s, 6, "a")])
-@pytest.mark.parametrize("inside", [False, True])
-def test_what_an_advance_has_not_written_does_not_count(
-    store: CheckpointStore, spoil: Callable[[CheckpointStore], object], inside: bool
-) -> None:
-    """The next append stands on the last row that is there, also within one block."""
-    _advance(store, 5, "a")
-    _advance(store, 5, "b")
-
-    def both() -> None:
-        with contextlib.suppress(IdempotencyConflictError):
-            spoil(store)
-        assert _advance(store, 7, "c").position == 3  # type: ignore[attr-defined]
-
-    if inside:
-        with store.transaction():
-            both()
-    else:
-        both()
-    assert [item.sequence for item in store.history()] == [1, 2, 3]
-
-
-def test_a_long_batch_is_written_a_few_rows_at_a_time(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that live for long are gone through by Python's garbage collector, again and again."""
-    written: list[int] = []
-    add_entries = rows.add_entries
-
-    def noted(connection: rows.Statements, numbered: Sequence[tuple[object, ...]]) -> None:
-        written.append(len(numbered))
-        add_entries(connection, numbered)
-
-    monkeypatch.setattr(rows, "add_entries", noted)
-    store.append_many(chain(1000))
-    assert written == [250] * 4
-
-
-@pytest.mark.parametrize("before", [1, INTERVAL - 1, INTERVAL, INTERVAL + 3])
-def test_a_milepost_within_a_batch_counts_the_rows_that_are_not_written_yet(
-    store: CheckpointStore, path: Path, before: int
-) -> None:
-    """On top of what the stage had when the store was opened."""
-    length = before + 3 * INTERVAL + 2
-    with CheckpointStore(path, durability="normal") as other:
-        other.append_many(chain(before))
-    store.append(entry(1, run_id="run-8"))
-    store.append_many(chain(length)[before:])
-    assert store.verify().ok
-    assert len(store) == length + 1
-
-
-def test_advance_takes_what_python_takes_as_an_integer(store: CheckpointStore) -> None:
-    """As a data frame gives it; what is stored and compared is an int."""
-    first = Watermark(np.int64(500), np.uint32(7))  # type: ignore[arg-type]
-    store.advance("run-7", "load", first, idempotency_key="a")
-    store.advance("run-7", "load", Watermark(900, 7), idempotency_key="b", after=first)
-    assert next(store.history()).watermark == Watermark(500, 7)
-    assert [type(value) for entry in store.history() for value in entry.watermark] == [int] * 4
-    for wrong in (True, np.float64(1), "1"):
-        with pytest.raises(InvalidCheckpointError, match="offset"):
-            store.advance("run-7", "load", Watermark(wrong, 8), idempotency_key="c")  # type: ignore[arg-type]
+    """And the next append goes on from there; what breaks rule 2, 3 or 4 is a RejectedCheckpointError."""
+    for each in chain(2):
+        store.append(each)
+    head = store.head()
+    with pytest.raises(error) as caught:
+        store.append(refused)
+    assert isinstance(caught.value, RejectedCheckpointError) == (error is not InvalidCheckpointError)
+    assert store.head() == head
+    store.append(entry(3))
+    assert list(store.history()) == chain(3)

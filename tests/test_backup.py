@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from chains import chain, entry
 from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, create
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +128,7 @@ def test_a_kill_while_the_file_is_put_in_place_leaves_a_store_that_opens(path: P
 
 BEGIN = """
 import sys
-from chains import chain
+from support.chains import chain
 from milepost import CheckpointStore
 store = CheckpointStore(sys.argv[1])
 store.append_many(chain(3000)[2000:])
@@ -282,7 +282,7 @@ def test_a_signal_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing(path: Pa
 
 LIMITED = """
 import os, resource, signal, sys
-from chains import chain
+from support.chains import chain
 from milepost import CheckpointStore, StoreError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with CheckpointStore(sys.argv[1]) as store:

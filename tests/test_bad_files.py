@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import chain, entry
-from command import ENVIRONMENT, process
 from milepost import (
     CheckpointStore,
     InvalidArgumentError,
@@ -27,6 +25,8 @@ from milepost import (
     StoreError,
     schema,
 )
+from support.chains import chain, entry
+from support.command import ENVIRONMENT, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +202,7 @@ def test_the_longest_path_is_a_store_like_any_other(tmp_path: Path, length: int,
     path = _deep(tmp_path, length - len(name.encode()) + len(name), name)
     assert len(os.fsencode(path)) == length
     program = (
-        "import os, sys\nfrom chains import chain\nfrom milepost import CheckpointStore\n"
+        "import os, sys\nfrom support.chains import chain\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(50))\nos.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", program, path], cwd=Path(__file__).parent, check=False)
@@ -257,7 +257,7 @@ def test_a_directory_without_room_for_the_name_of_a_new_file_is_told(tmp_path: P
 
 LOCALE = """
 import os, sys
-from chains import chain, entry
+from support.chains import chain, entry
 from milepost import CheckpointStore
 assert sys.getfilesystemencoding() == sys.argv[2], sys.getfilesystemencoding()
 given = sys.argv[1]
@@ -382,7 +382,7 @@ def test_a_symbolic_link_is_resolved_once(tmp_path: Path) -> None:
 
 FULL = """
 import resource, signal, sys
-from chains import chain, entry
+from support.chains import chain, entry
 from milepost import CheckpointStore, MilepostError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with CheckpointStore(sys.argv[1]) as store:

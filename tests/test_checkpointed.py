@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import entry
 from milepost import CheckpointStore, InvalidArgumentError, StageMovedError, StoreError, Watermark
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

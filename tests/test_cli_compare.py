@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chains import entry
-from command import answer, run
 from milepost import CheckpointStore
+from support.chains import entry
+from support.command import answer, run
 
 if TYPE_CHECKING:
     from pathlib import Path

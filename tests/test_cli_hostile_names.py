@@ -7,12 +7,12 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
-import apsw
 import pytest
 
-from chains import entry
-from command import READING, answer, on_terminal, process, reading
 from milepost import CheckpointStore
+from support.chains import entry
+from support.command import READING, answer, on_terminal, process, reading
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,11 +113,7 @@ def test_a_name_that_is_asked_for_is_found(file: Path, name: str) -> None:
 
 def test_nothing_in_a_name_is_obeyed_in_an_error(file: Path) -> None:
     """Or in a fault."""
-    connection = apsw.Connection(str(file))
-    connection.execute("DROP TRIGGER entry_is_never_updated")
-    connection.execute("UPDATE entry SET entries_so_far = 2")
-    connection.execute('CREATE TABLE "\x1b[2J\u202e" (a)')
-    connection.close()
+    tamper(file, "UPDATE entry SET entries_so_far = 2", 'CREATE TABLE "\x1b[2J\u202e" (a)')
     for command in (["verify", file], ["latest", file, "--run", "\x1b[2J\u200b"], ["runs", f"{file}\x1b[2J\u202e"]):
         ended = process(*command)
         said = (ended.stdout + ended.stderr).decode()

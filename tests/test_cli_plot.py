@@ -11,10 +11,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from chains import entry, mixed
-from command import run
 from milepost import CheckpointStore
 from milepost.cli.plot import plot
+from support.chains import entry, mixed
+from support.command import run
 from test_cli_hostile_names import HOSTILE
 
 if TYPE_CHECKING:

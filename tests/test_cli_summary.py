@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from chains import EVENT_MS, entry
-from command import answer
 from milepost import CheckpointStore
+from support.chains import EVENT_MS, entry
+from support.command import answer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chains import chain, entry
-from command import READING, process, reading, run
 from milepost import CheckpointStore
 from milepost.cli import commands
+from support.chains import chain, entry
+from support.command import READING, process, reading, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ def closed(path: Path) -> Iterator[None]:
 def written(path: Path) -> Iterator[None]:
     """A writer holds it, with entries that are in its WAL only."""
     program = (
-        "import sys\nfrom chains import chain\nfrom milepost import CheckpointStore\n"
+        "import sys\nfrom support.chains import chain\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(20))\nprint('ready', flush=True)\n"
         "input()\nstore.close()"
     )
@@ -58,7 +58,7 @@ def written(path: Path) -> Iterator[None]:
 def killed(path: Path) -> Iterator[None]:
     """Its writer was killed, and nobody has tidied up."""
     program = (
-        "import os, sys\nfrom chains import chain\nfrom milepost import CheckpointStore\n"
+        "import os, sys\nfrom support.chains import chain\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(20))\nos.kill(os.getpid(), 9)"
     )
     ended = subprocess.run([sys.executable, "-c", program, path], cwd=Path(__file__).parent, check=False)

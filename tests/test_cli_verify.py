@@ -9,28 +9,13 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import chain, entry, mixed
-from command import answer, on_terminal, process, run
 from milepost import CheckpointStore, Head
+from support.chains import chain, entry
+from support.command import answer, on_terminal, process, run
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def file(path: Path) -> Path:
-    """A file with three runs of three stages."""
-    with CheckpointStore(path, durability="normal") as store:
-        store.append_many(mixed(30))
-    return path
-
-
-def tamper(path: Path, statement: str) -> None:
-    """Change a file as somebody would who knows its tables."""
-    connection = apsw.Connection(str(path))
-    connection.execute("DROP TRIGGER IF EXISTS entry_is_never_updated")
-    connection.execute(statement)
-    connection.close()
 
 
 def test_an_intact_chain_is_exit_code_0_and_says_its_head(file: Path) -> None:

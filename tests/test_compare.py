@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chains import chain, entry
 from milepost import (
     Checkpoint,
     CheckpointStore,
@@ -24,6 +23,7 @@ from milepost import (
 )
 from milepost.mileposts import INTERVAL
 from milepost.rows import compare as pages
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chains import entry
 from milepost import Comparison, Divergence, StageComparison
 from milepost.summary import STAGES_SHOWN
+from support.chains import entry
 
 
 def _stage(name: str, parts_at: int | None = None) -> StageComparison:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from chains import entry
 from milepost import CheckpointStore, Receipt
 from milepost.checkpoint import chain_signature
+from support.chains import entry
+from support.programs import PROGRAMS, environment
 
-CHILD = Path(__file__).with_name("appending_child.py")
+CHILD = PROGRAMS / "appending_child.py"
 
 
 def _writers(path: Path, count: int, appends: int, durability: str) -> None:
@@ -24,6 +25,7 @@ def _writers(path: Path, count: int, appends: int, durability: str) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            env=environment(),
         )
         for i in range(count)
     ]

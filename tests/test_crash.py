@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from chains import entry
 from milepost import CheckpointStore
+from support.chains import entry
+from support.programs import PROGRAMS, environment
 
-CHILD = Path(__file__).with_name("appending_child.py")
+CHILD = PROGRAMS / "appending_child.py"
 
 
 def _kill_one(path: Path, seed: int, delay_s: float) -> list[str]:
     """Start a writer, kill it after a while, and give the keys that it was told."""
     command = [sys.executable, str(CHILD), str(path), "run-7", str(seed), "1000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         time.sleep(delay_s)

@@ -16,9 +16,9 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from chains import chain, entry
-from command import COMMAND, ENVIRONMENT, run
 from milepost import CheckpointStore, StoreError, create, schema
+from support.chains import chain, entry
+from support.command import COMMAND, ENVIRONMENT, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,7 +137,7 @@ def test_any_other_error_of_a_link_is_told_with_the_name_that_was_given(path: Pa
 
 HALF_WAY = """
 import os, sys, time
-from chains import chain
+from support.chains import chain
 from milepost import CheckpointStore
 from milepost.__main__ import main
 def half_way(*names):

@@ -7,16 +7,16 @@ from hashlib import sha256
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import chain, entry
-from command import answer, run
 from milepost import Checkpoint, CheckpointStore, DamagedStoreError, Head, rows
 from milepost.cli.exit_code import ExitCode
 from milepost.signature import EMPTY, canonical_bytes, hmac_sha256, link, prefix
+from support.chains import chain, entry
+from support.command import answer, run
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,10 +96,7 @@ TAMPERED = {
 @pytest.mark.parametrize("change", TAMPERED)
 def test_a_detail_that_was_changed_is_found_there(file: Path, change: str) -> None:
     """And no other row is accused; in the run alone too."""
-    connection = apsw.Connection(str(file))
-    connection.execute("DROP TRIGGER entry_is_never_updated")
-    connection.execute(TAMPERED[change])
-    connection.close()
+    tamper(file, TAMPERED[change])
     position = int(TAMPERED[change][-1])
     with CheckpointStore.open_readonly(file) as store:
         for found in (store.verify(), store.verify(run_id="run-7")):

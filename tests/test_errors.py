@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chains import EVENT_MS, entry
 from milepost import Fault, MilepostError, Receipt, RejectedCheckpointError, StageMovedError, Watermark, errors
+from support.chains import EVENT_MS, entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import entry
 from milepost import (
     CheckpointStore,
     FailedStoreError,
@@ -25,6 +24,7 @@ from milepost import (
     files,
 )
 from milepost.connection import refuse_foreign_header
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ READ = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY
 
 BEGIN = """
 import os, sys
-from chains import chain, entry
+from support.chains import chain, entry
 from milepost import *
 from milepost import files, schema, wal
 schema._expected(schema.VERSION)  # read while the interpreter's own files can be

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from chains import entry
-from doors import writer
 from milepost import CheckpointStore, MilepostError, Receipt, SequenceError, StoreError, Watermark
 from milepost.checkpoint import chain_signature
+from support.chains import entry
+from support.doors import writer
 
 if TYPE_CHECKING:
     from pathlib import Path

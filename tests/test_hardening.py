@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from doors import connections, unlocked
 from milepost import CheckpointStore
+from support.doors import connections, unlocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KILLED = (
-    "import os, sys\nfrom chains import entry\nfrom milepost import CheckpointStore\n"
+    "import os, sys\nfrom support.chains import entry\nfrom milepost import CheckpointStore\n"
     "store = CheckpointStore(sys.argv[1])\nstore.append(entry(1))\nos._exit(0)"
 )
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import chain, entry, mixed
-from doors import connections, steps
 from milepost import Checkpoint, CheckpointStore, ClosedStoreError, Receipt, rows
 from milepost.checkpoint import chain_signature, latest, latest_for_stage, resume_point_for_stage
+from support.chains import chain, entry, mixed
+from support.doors import connections, steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,23 +149,3 @@ def test_what_a_page_costs_does_not_grow_with_what_lies_before_it(store: Checkpo
         return steps(store, lambda store: list(store.history("run-7", "load", after=after, limit=1)))
 
     assert cost(3900) < 2 * cost(100)
-
-
-def test_find_gives_every_use_of_a_key_in_chain_order(recorded: CheckpointStore, store: CheckpointStore) -> None:
-    """In all runs and stages, or in one."""
-    assert list(recorded.find("step-7")) == [MIXED[7]]
-    assert list(recorded.find("step-none")) == []
-    uses = [entry(1, run_id=run, stage=stage, key="same") for run in ("b", "a", "c") for stage in ("y", "x")]
-    store.append_many(uses)
-    assert list(store.find("same")) == uses
-    assert list(store.find("same", run_id="a")) == [e for e in uses if e.run_id == "a"]
-    assert list(store.find("same", stage="x")) == [e for e in uses if e.stage == "x"]
-    assert list(store.find("same", stage="x", run_id="a")) == [e for e in uses if (e.run_id, e.stage) == ("a", "x")]
-
-
-def test_get_gives_the_checkpoint_with_one_sequence(recorded: CheckpointStore) -> None:
-    """Or None."""
-    for e in MIXED[:20]:
-        assert recorded.get(e.run_id, e.stage, e.sequence) == e
-    assert recorded.get("run-0", "load", 10**6) is None
-    assert recorded.get("run-none", "load", 1) is None

@@ -9,9 +9,9 @@ import apsw
 import pytest
 from hypothesis import given, settings
 
-from chains import entry, names
 from milepost import Checkpoint, CheckpointStore, Head, ResumePoint, Watermark
 from milepost.checkpoint import chain_signature
+from support.chains import entry, names
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import chain, entry
 from milepost import Checkpoint, CheckpointStore, Comparison, Divergence, Fault, StageComparison, Verification, Watermark
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from pathlib import Path

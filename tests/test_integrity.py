@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 import pytest
 
-from chains import chain, entry
-from command import process
 from milepost import CheckpointStore, StoreError, Verification, rows, workers
 from milepost.checkpoint import chain_signature
+from support.chains import chain, entry
+from support.command import process
+from support.tampering import empty_index, tamper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,11 +163,8 @@ def test_workers_name_the_table_as_well(file: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_fault_of_the_chain_is_found_beside_such_a_table(file: Path) -> None:
     """The table is named then, too."""
-    run(
-        file,
-        NEEDING["a collation"],
-        "DROP TRIGGER entry_is_never_updated; UPDATE entry SET offset = offset + 1 WHERE position = 30",
-    )
+    run(file, NEEDING["a collation"])
+    tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position = 30")
     found = verify(file)
     assert [(fault.kind, fault.position) for fault in found.faults] == [("link", 30)]
     assert found.unchecked == ("sink",)
@@ -177,18 +175,7 @@ def test_a_fault_of_the_chain_is_found_beside_such_a_table(file: Path) -> None:
 def test_an_index_of_ours_that_lacks_an_entry_is_found(file: Path, beside: tuple[str, ...], index: str) -> None:
     """Also where SQLite cannot check the file as a whole."""
     run(file, *beside)
-    condition = "position <> 1" if index == "entry_by_key" else "entries_so_far IS NOT NULL AND position <> 1"
-    connection = apsw.Connection(str(file))
-    sql: Any = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (index,)).get
-    change = "UPDATE sqlite_schema SET sql = ? WHERE name = ?"
-    connection.pragma("writable_schema", True)
-    connection.execute(change, (f"{sql.partition(' WHERE')[0]} WHERE {condition}", index))
-    connection.close()
-    connection = apsw.Connection(str(file))
-    connection.execute("REINDEX entry_by_run" if index == "entry_by_run" else "REINDEX entry_by_key")
-    connection.pragma("writable_schema", True)
-    connection.execute(change, (sql, index))
-    connection.close()
+    empty_index(file, index, "position <> 1")
     found = verify(file)
     assert {fault.kind for fault in found.faults} == {"file"}
     assert index in str(found.faults[0])

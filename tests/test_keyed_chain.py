@@ -9,12 +9,10 @@ import pickle
 import traceback
 from typing import TYPE_CHECKING
 
-import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chains import chain, entry
 from milepost import (
     Checkpoint,
     CheckpointStore,
@@ -25,6 +23,8 @@ from milepost import (
     WrongKeyError,
 )
 from milepost.checkpoint import chain_signature, signed
+from support.chains import chain, entry
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,15 +49,6 @@ def path(tmp_path: Path) -> Path:
     with CheckpointStore(path, hmac_key=KEY) as store:
         store.append_many(chain(9))
     return path
-
-
-def _rewrite(path: Path, *statements: str) -> None:
-    """Change a file as somebody who does not have the key can."""
-    connection = apsw.Connection(str(path))
-    connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
 
 
 @given(st.binary(min_size=1, max_size=100), st.integers(0, 12))
@@ -144,7 +135,7 @@ def test_a_forged_tail_with_recomputed_links_is_found(path: Path) -> None:
     entries = chain(9)
     last = entries[-1]._replace(at_ms=entries[-1].at_ms + 1)
     forged = hashlib.sha256(bytes.fromhex(_signature(entries[:-1])) + signed(last)).hexdigest()
-    _rewrite(
+    tamper(
         path,
         f"UPDATE entry SET at_ms = at_ms + 1, signature = x'{forged}' WHERE position = 9",
     )
@@ -164,7 +155,7 @@ def test_a_file_rewritten_as_a_whole_without_the_key_is_refused(path: Path, tmp_
 
 def test_a_mark_that_was_removed_is_noticed(path: Path) -> None:
     """Whoever gives the key is told that the chain is not keyed."""
-    _rewrite(path, "DELETE FROM keyed")
+    tamper(path, "DELETE FROM keyed")
     with pytest.raises(WrongKeyError, match="not keyed"):
         CheckpointStore(path, hmac_key=KEY)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import chain, entry
 from milepost import CheckpointStore, StoreError, schema
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

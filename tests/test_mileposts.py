@@ -13,11 +13,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import milepost.checkpoint as contract
-from chains import entry
-from milepost import Checkpoint, CheckpointStore, Head, RunSummary, StageSummary, Verification, rows, workers
+from milepost import Checkpoint, CheckpointStore, Head, Verification, rows, workers
 from milepost.checkpoint import chain_signature
 from milepost.signature import START, ChainBase
+from support.chains import entry
+from support.contract import check_every_entry, check_lookups, check_summaries
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,66 +127,10 @@ def test_mileposts_stand_where_the_rule_says_and_every_row_is_found(steps: Stret
         with recorded.store as store:
             assert dict(recorded.ask(MILEPOSTS)) == mileposts(entries)
             assert set(recorded.ask(NAMED_RUN_STAGES)) == {(e.run_id, e.stage) for e in entries}
-            _check_lookups(store, entries)
-            _check_summaries(store, entries)
+            check_lookups(store, entries, (*RUNS, "nobody"), (*STAGES, "nothing"), times=(0, 33, 500, 990))
+            check_every_entry(store, entries, RUNS, STAGES)
+            check_summaries(store, entries)
             assert store.verify() == Verification(True, len(entries), chain_signature(entries), ())
-
-
-def _check_lookups(store: CheckpointStore, entries: list[Checkpoint]) -> None:
-    for run_id in (None, *RUNS, "nobody"):
-        of_run = [e for e in entries if run_id in (None, e.run_id)]
-        assert store.latest(run_id) == contract.latest(of_run)
-        assert store.chain_signature(run_id) == chain_signature(of_run)
-        points = {
-            stage: contract.resume_point_for_stage(of_run, stage)
-            for stage in dict.fromkeys(e.stage for e in entries)
-            if any(e.stage == stage for e in of_run)
-        }
-        assert list(store.resume_points(run_id).items()) == list(points.items())
-        for stage in (*STAGES, "nothing"):
-            assert store.latest_for_stage(stage, run_id=run_id) == contract.latest_for_stage(of_run, stage)
-        for as_of in (0, 33, 500, 990):
-            until = [e for e in of_run if e.at_ms <= as_of]
-            assert store.latest(run_id, as_of=as_of) == contract.latest(until)
-            for stage in STAGES:
-                assert store.latest_for_stage(stage, run_id=run_id, as_of=as_of) == contract.latest_for_stage(until, stage)
-            assert store.resume_points(run_id, as_of=as_of) == {
-                stage: contract.resume_point_for_stage(until, stage) for stage in {e.stage for e in until}
-            }
-    recorded = {(e.run_id, e.stage, e.sequence): e for e in entries}
-    for run_id, stage in RUN_STAGES:
-        for sequence in range(max((e.sequence for e in entries if (e.run_id, e.stage) == (run_id, stage)), default=0) + 2):
-            assert store.get(run_id, stage, sequence) == recorded.get((run_id, stage, sequence))
-    for key in {e.idempotency_key for e in entries}:
-        assert list(store.find(key)) == [e for e in entries if e.idempotency_key == key]
-
-
-def _check_summaries(store: CheckpointStore, entries: list[Checkpoint]) -> None:
-    def of(field: str, name: str) -> list[Checkpoint]:
-        return [e for e in entries if getattr(e, field) == name]
-
-    stages = list(dict.fromkeys(e.stage for e in entries))
-    assert store.runs() == [
-        RunSummary(
-            run_id,
-            len(of_run := of("run_id", run_id)),
-            tuple(stage for stage in stages if any(e.stage == stage for e in of_run)),
-            of_run[0].at_ms,
-            of_run[-1].at_ms,
-            chain_signature(of_run),
-        )
-        for run_id in dict.fromkeys(e.run_id for e in entries)
-    ]
-    assert store.stages() == [
-        StageSummary(
-            stage,
-            len(of_stage := of("stage", stage)),
-            len({e.run_id for e in of_stage}),
-            of_stage[0].at_ms,
-            of_stage[-1].at_ms,
-        )
-        for stage in stages
-    ]
 
 
 @given(stretches, st.data())
@@ -251,19 +196,14 @@ def tampered(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(workers, "LEAST", 10)
     numbers, opened = count(), []
 
-    def tamper(statement: str, *bindings: Any) -> CheckpointStore:
+    def opened_after(statement: str, *bindings: Any) -> CheckpointStore:
         path = tmp_path / str(next(numbers))
         path.write_bytes(content)
-        connection = apsw.Connection(str(path))
-        connection.pragma("synchronous", "off")
-        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-        connection.execute(statement, bindings)
-        assert connection.changes() > 0
-        connection.close()
+        assert all(tamper(path, (statement, bindings)))
         opened.append(CheckpointStore.open_readonly(path))
         return opened[-1]
 
-    yield tamper
+    yield opened_after
     for store in opened:
         store.close()
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 import milepost.checkpoint as contract
-from chains import entry
 from conftest import Clock
 from milepost import (
     BatchReceipt,
@@ -21,13 +20,14 @@ from milepost import (
     CheckpointStore,
     IdempotencyConflictError,
     InvalidCheckpointError,
-    NoCheckpointError,
     Receipt,
     RejectedCheckpointError,
     SequenceError,
     Watermark,
     WatermarkRegressionError,
 )
+from support.chains import entry
+from support.contract import check_histories, check_lookups, check_summaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -219,30 +219,9 @@ class StoreIsAList(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         model = self.model.entries
-        assert list(self.store.history()) == model
-        assert len(self.store) == len(model)
-        assert [e for _, e, _ in self.store.receipts()] == model
-        for run_id in (None, *RUNS, BUSY):
-            of_run = [e for e in model if run_id in (None, e.run_id)]
-            assert self.store.latest(run_id) == contract.latest(of_run)
-            assert self.store.chain_signature(run_id) == contract.chain_signature(of_run)
-            assert list(self.store.history(run_id)) == of_run
-            points = {}
-            for stage in STAGES:
-                of_stage = [e for e in of_run if e.stage == stage]
-                assert self.store.latest_for_stage(stage, run_id=run_id) == contract.latest_for_stage(of_run, stage)
-                assert list(self.store.history(run_id, stage)) == of_stage
-                assert list(self.store.history(run_id, stage, newest_first=True)) == of_stage[::-1]
-                if of_stage:
-                    points[stage] = contract.resume_point_for_stage(of_run, stage)
-                    assert self.store.resume_point_for_stage(stage, run_id=run_id) == points[stage]
-                else:
-                    with pytest.raises(NoCheckpointError):
-                        self.store.resume_point_for_stage(stage, run_id=run_id)
-            assert self.store.resume_points(run_id) == points
-        assert {summary.run_id: summary.entries for summary in self.store.runs()} == {
-            run_id: n for run_id in (*RUNS, BUSY) if (n := sum(e.run_id == run_id for e in model))
-        }
+        check_histories(self.store, model, (*RUNS, BUSY), STAGES)
+        check_lookups(self.store, model, (*RUNS, BUSY), STAGES)
+        check_summaries(self.store, model)
 
     def teardown(self) -> None:
         """The chain holds at the end, whatever was done."""

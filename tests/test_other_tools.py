@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chains import entry
 from milepost import Checkpoint, CheckpointStore, Watermark
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

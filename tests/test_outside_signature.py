@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chains import MAX, entry, mixed
+from support.chains import MAX, entry, mixed
+from support.programs import PROGRAMS
 
 if TYPE_CHECKING:
     from milepost import CheckpointStore
 
-PROGRAM = Path(__file__).with_name("recompute_signature.py")
+PROGRAM = PROGRAMS / "recompute_signature.py"
 
 
 def test_a_program_without_milepost_recomputes_the_signature_of_an_export(store: CheckpointStore) -> None:

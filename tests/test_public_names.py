@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import milepost
 import milepost.checkpoint
 from milepost import errors
+from support.methods import ABOUT, READING, SHOWING, WRITING, method, public
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,3 +48,8 @@ def test_importing_milepost_and_using_a_store_needs_apsw_alone(tmp_path: Path) -
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert found.stdout == "[]\n"
+
+
+def test_every_method_of_a_store_is_in_the_lists_that_tests_go_through() -> None:
+    """A new one is added to tests/support/methods.py, once."""
+    assert {method(call) for call in READING | SHOWING | WRITING} & public() == public() - set(ABOUT)

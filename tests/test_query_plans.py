@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import doors
-from chains import chain, entry, mixed
 from milepost import CheckpointStore, Watermark, rows
+from support import doors
+from support.chains import chain, entry, mixed
+from support.methods import lookups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,34 +18,7 @@ if TYPE_CHECKING:
 RUN_STAGE = rows.RunStage(2, 1, "run-1", "load", 10)
 
 LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
-    "latest": lambda store: store.latest(),
-    "latest of a run": lambda store: store.latest("run-1"),
-    "latest as of": lambda store: store.latest("run-1", as_of=500),
-    "latest_for_stage": lambda store: store.latest_for_stage("load"),
-    "latest_for_stage of a run": lambda store: store.latest_for_stage("load", run_id="run-1"),
-    "resume_point_for_stage": lambda store: store.resume_point_for_stage("load", run_id="run-1"),
-    "resume_points": lambda store: store.resume_points(),
-    "resume_points of a run": lambda store: store.resume_points("run-1"),
-    "get": lambda store: store.get("run-1", "load", 7),
-    "resume_points as of": lambda store: store.resume_points(as_of=500),
-    "resume_points of a run as of": lambda store: store.resume_points("run-1", as_of=500),
-    "find": lambda store: list(store.find("step-7")),
-    "find in a run": lambda store: list(store.find("step-7", run_id="run-1")),
-    "find in a stage": lambda store: list(store.find("step-7", stage="load")),
-    "find in a stage of a run": lambda store: list(store.find("step-7", stage="load", run_id="run-1")),
-    "chain_signature": lambda store: store.chain_signature(),
-    "chain_signature of a run": lambda store: store.chain_signature("run-1"),
-    "head": lambda store: store.head(),
-    "len": len,
-    "history": lambda store: list(store.history(limit=5)),
-    "history backwards": lambda store: list(store.history(newest_first=True, limit=5)),
-    "history of a run": lambda store: list(store.history("run-1", after=7, since=3)),
-    "history of a run backwards": lambda store: list(store.history("run-1", newest_first=True)),
-    "history of a stage": lambda store: list(store.history(stage="load", after=7)),
-    "history of a stage backwards": lambda store: list(store.history(stage="load", newest_first=True)),
-    "history of a stage of a run": lambda store: list(store.history("run-1", "load", after=7)),
-    "history of a stage of a run backwards": lambda store: list(store.history("run-1", "load", newest_first=True)),
-    "compare": lambda store: store.compare("run-1", "run-2"),
+    **lookups(entry(7, run_id="run-1", stage="load", key="step-7"), "run-2"),
     "ends_of_run_stage": lambda store: store._database.read(rows.ends_of_run_stage, RUN_STAGE),
     "between_in_run_stage": lambda store: store._database.read(rows.between_in_run_stage, RUN_STAGE, 10, 90),
     "count_of_runs": lambda store: store._database.read(rows.count_of_runs),
@@ -118,7 +92,7 @@ def test_a_lookup_does_the_same_work_at_a_thousand_and_at_a_million_entries(tmp_
     lookups = {
         name: lookup
         for name, lookup in LOOKUPS.items()
-        if name.startswith(("latest", "resume", "get", "find", "chain", "head", "len")) and not name.endswith("as of")
+        if name.startswith(("latest", "resume", "get", "find", "chain", "head", "__len__")) and not name.endswith("as of")
     }
     steps = []
     for entries in (1_000, 1_000_000):

@@ -18,10 +18,10 @@ import pytest
 
 import milepost
 import milepost.checkpoint
-from documentation import PAGES, README, TOP, blocks, name, text
 from milepost import CheckpointStore
 from milepost.cli import commands
 from milepost.cli.exit_code import EXIT_CODES
+from support.documentation import PAGES, README, TOP, blocks, name, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

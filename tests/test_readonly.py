@@ -15,14 +15,16 @@ import apsw
 import arro3.core as arrow
 import pytest
 
-from chains import chain, entry
-from doors import connections
-from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, Watermark
+from milepost import CheckpointStore, ReadOnlyStoreError, StoreError
+from support.chains import chain, entry
+from support.doors import connections
+from support.methods import WRITING
+from support.programs import PROGRAMS, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHILD = Path(__file__).with_name("appending_child.py")
+CHILD = PROGRAMS / "appending_child.py"
 
 
 def _bytes(directory: Path) -> dict[str, str]:
@@ -33,10 +35,10 @@ def _bytes(directory: Path) -> dict[str, str]:
 def _killed_writer(path: Path) -> None:
     """Leave a file as a writer does that is killed: with its -wal and -shm."""
     program = (
-        "import os, sys\nfrom chains import chain\nfrom milepost import CheckpointStore\n"
+        "import os, sys\nfrom support.chains import chain\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(50))\nos.kill(os.getpid(), 9)"
     )
-    run = subprocess.run([sys.executable, "-c", program, path], cwd=CHILD.parent, check=False)
+    run = subprocess.run([sys.executable, "-c", program, path], env=environment(), check=False)
     assert run.returncode == -signal.SIGKILL
 
 
@@ -178,7 +180,7 @@ def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: P
     with CheckpointStore.open_readonly(path) as reader:
         for turn in range(3):
             command = [sys.executable, str(CHILD), str(path), "run-7", str(turn), str(100_000 if turn < 2 else 1), "normal"]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
                 assert child.stdout is not None
                 child.stdout.readline()
                 child.stdout.readline()  # the first acknowledgement
@@ -238,17 +240,9 @@ def test_every_verb_that_writes_is_refused(path: Path) -> None:
     """With the way out."""
     _after_close(path)
     with CheckpointStore.open_readonly(path) as store:
-        verbs: list[Callable[[], object]] = [
-            lambda: store.append(entry(51)),
-            lambda: store.append_many([entry(51)]),
-            lambda: store.advance("run-7", "load", Watermark(10**6, 2**50), idempotency_key="next"),
-            lambda: store.transaction().__enter__(),
-            lambda: list(store.checkpointed(range(10**6), run_id="run-8", stage="load")),
-            lambda: list(store.checkpointed(range(10), run_id="run-8", stage="load", transaction=True)),
-        ]
-        for verb in verbs:
+        for write in WRITING.values():
             with pytest.raises(ReadOnlyStoreError, match=r"open it with CheckpointStore\(\) to write"):
-                verb()
+                write(store)
         assert len(store) == 50
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import apsw
 import pytest
 
-from chains import EVENT_MS, entry
-from doors import connections
 from milepost import CheckpointStore, schema
+from support.chains import EVENT_MS, entry
+from support.doors import connections
 
 TOP = Path(__file__).parents[1] / "schema.sql"
 

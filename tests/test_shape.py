@@ -15,9 +15,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from chains import chain, entry, mixed
 from milepost import CheckpointStore, DamagedStoreError, MilepostError, NotAStoreError, SchemaVersionError, schema
 from milepost.sql_tokens import tokens
+from support.chains import chain, entry, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import doors
-from chains import EVENT_MS, chain, entry, mixed
 from milepost import (
     CheckpointStore,
     DamagedStoreError,
@@ -24,6 +22,8 @@ from milepost import (
 )
 from milepost.checkpoint import chain_signature
 from milepost.summary import SILENCES_SHOWN, longest_silences
+from support import doors
+from support.chains import EVENT_MS, chain, entry, mixed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import entry
 from milepost import CheckpointStore, InvalidArgumentError, NoCheckpointError, ms
 from milepost.readable import iso, iso_with_ms
 from milepost.times import to_ms
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

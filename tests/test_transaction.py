@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import chain, entry
-from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, Watermark, bound
+from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, bound
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,16 +157,6 @@ def test_a_store_closed_within_a_block_keeps_nothing_of_it(path: Path) -> None:
         run()
     with CheckpointStore.open_readonly(path) as reader:
         assert len(reader) == 0
-
-
-def test_advance_in_a_block_counts_on_from_what_the_block_has_appended(sink: CheckpointStore) -> None:
-    """The stamped sequence sees the block's own entries."""
-    with sink.transaction():
-        sink.append(entry(7))
-        sink.advance("run-7", "load", Watermark(9000, 2**50), idempotency_key="next")
-    last = sink.latest()
-    assert last is not None
-    assert last.sequence == 8
 
 
 def test_what_a_block_runs_may_take_as_long_as_it_takes(store: CheckpointStore) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from chains import chain, entry, mixed
 from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
 from milepost.checkpoint import chain_signature
 from milepost.signature import canonical_bytes, link, prefix
+from support.chains import chain, entry, mixed
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,19 +26,6 @@ def file(path: Path) -> Path:
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(ENTRIES)
     return path
-
-
-def tamper(file: Path, *statements: str) -> None:
-    """Change the file as somebody would who means it."""
-    connection = apsw.Connection(str(file))
-    try:
-        for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {name}")
-            statements = (*statements, str(sql))
-        for statement in statements:
-            connection.execute(statement)
-    finally:
-        connection.close()
 
 
 def verify(file: Path, **options: Any) -> Verification:

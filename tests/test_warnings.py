@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from chains import chain, entry
-from doors import wal
 from milepost import CheckpointStore, MilepostWarning, files
 from milepost.lent import LentConnection
 from milepost.remote import remote_kind
+from support.chains import chain, entry
+from support.doors import wal
 
 if TYPE_CHECKING:
     from pathlib import Path

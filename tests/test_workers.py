@@ -11,13 +11,13 @@ from collections import deque
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import pytest
 
-from chains import chain, mixed
-from doors import walked
 from milepost import Checkpoint, CheckpointStore, Head, workers
 from milepost.checkpoint import chain_signature
+from support.chains import chain, mixed
+from support.doors import walked
+from support.tampering import empty_index, tamper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,10 +117,7 @@ def _edited(path: Path, name: str, edit: str) -> Head:
     with CheckpointStore(path) as store:
         store.append_many(CHAINS[name](LENGTH))
         head = store.head()
-    connection = apsw.Connection(str(path))
-    connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-    connection.execute(edit)
-    connection.close()
+    tamper(path, edit)
     return head
 
 
@@ -128,15 +125,7 @@ def test_workers_check_the_file_itself(path: Path) -> None:
     """An index that lacks an entry is found by SQLite's own check alone."""
     with CheckpointStore(path) as store:
         store.append_many(chain(LENGTH))
-    connection = apsw.Connection(str(path))
-    connection.pragma("writable_schema", True)
-    connection.execute("UPDATE sqlite_schema SET sql = sql || ' AND position <> 1' WHERE name = 'entry_by_run'")
-    connection.close()
-    connection = apsw.Connection(str(path))
-    connection.execute("REINDEX entry_by_run")
-    connection.pragma("writable_schema", True)
-    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ' AND position <> 1', '') WHERE name = 'entry_by_run'")
-    connection.close()
+    empty_index(path, "entry_by_run", "position <> 1")
     with CheckpointStore.open_readonly(path) as store:
         alone = store.verify()
         assert list({fault.kind for fault in alone.faults}) == ["file"]
@@ -167,14 +156,7 @@ def test_a_signature_that_is_none_where_a_part_ends_is_a_fault(path: Path, confi
     """Whatever a damaged file has there."""
     with CheckpointStore(path) as store:
         store.append_many(chain(LENGTH))
-    connection = apsw.Connection(str(path))
-    sql = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'entry'").get
-    connection.execute("DROP TRIGGER entry_is_never_updated; PRAGMA writable_schema = ON")
-    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '') WHERE name = 'entry'")
-    connection.execute("PRAGMA writable_schema = RESET; UPDATE entry SET signature = 'text' WHERE position % 30 = 0")
-    connection.execute("PRAGMA writable_schema = ON")
-    connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'entry'", (sql,))
-    connection.close()
+    assert tamper(path, "UPDATE entry SET signature = 'text' WHERE position % 30 = 0", loose=True) == [LENGTH // 30]
     with CheckpointStore.open_readonly(path) as store:
         alone = store.verify()
         assert not alone.ok

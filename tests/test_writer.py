@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import apsw
 import pytest
 
-from chains import chain, entry
-from doors import connections, traced, unlocked, wal, writer
 from milepost import (
     CheckpointStore,
     DamagedStoreError,
@@ -30,6 +28,9 @@ from milepost import (
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
 from milepost.turn import Turn
+from support.chains import chain, entry
+from support.doors import connections, traced, unlocked, wal, writer
+from support.methods import WRITING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,10 +51,7 @@ def _in_block(store: CheckpointStore, depth: int = 1) -> None:
 
 
 WRITES: dict[str, Callable[[CheckpointStore], object]] = {
-    "append": lambda store: store.append(entry(2)),
-    "append_many": lambda store: store.append_many(chain(3)),
-    "advance": lambda store: _advance(store, 10**6),
-    "block": _in_block,
+    **WRITING,
     "block in a block": lambda store: _in_block(store, depth=2),
 }
 
@@ -871,7 +869,7 @@ def test_a_block_whose_end_was_interrupted_before_it_began_is_undone_by_the_next
 ) -> None:
     """And by the next block, also where the word that it is over was lost."""
     monkeypatch.setattr(Block, "_abandoned", lambda self, gone: None)
-    for name in ("append_many", "append", "advance", "block", "block in a block"):
+    for name in ("append_many", "append", "advance", "transaction", "block in a block"):
         block = store.transaction()
         end: Any = block.__exit__
         block.__enter__()

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from milepost import CheckpointStore
+from support.programs import PROGRAMS, environment
 
-CHILD = Path(__file__).with_name("recorded_writer.py")
+CHILD = PROGRAMS / "recorded_writer.py"
 SEED = int(os.environ.get("MILEPOST_FAULT_SEED", "8000"))
 
 Operation = dict[str, Any]
@@ -24,7 +25,6 @@ Told = tuple[list[Operation], list[tuple[str, str]]]
 
 def _log(path: Path, processes: int, operations: int) -> list[Operation]:
     """What each of several processes was told, by the time of its question."""
-    search = os.pathsep.join([str(CHILD.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     children = [
         subprocess.Popen(
             [sys.executable, str(CHILD), str(path), f"process-{number}", str(operations), str(SEED)],
@@ -32,7 +32,7 @@ def _log(path: Path, processes: int, operations: int) -> list[Operation]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": search},
+            env=environment(),
         )
         for number in range(processes)
     ]

@@ -15,13 +15,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from fault_workload import NAME, fast_directory, lay
-from tampering import ENTRIES, NEXT, PAGE_BYTES, Dose, Tally, answers, closed_store, cut, examine, mutate, with_head
 
-from chains import entry
-from doors import wal
 from milepost import CheckpointStore, DamagedStoreError, Head, MilepostError, NotAStoreError, Watermark, rows, schema
 from milepost.checkpoint import chain_signature
+from support.chains import entry
+from support.doors import wal
+from support.fault_workload import NAME, fast_directory, lay
+from support.programs import PROGRAMS, environment
+from support.tampering import (
+    ENTRIES,
+    NEXT,
+    PAGE_BYTES,
+    Dose,
+    Tally,
+    answers,
+    closed_store,
+    cut,
+    examine,
+    mutate,
+    tamper,
+    with_head,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +45,6 @@ OPENERS: Final[tuple[Any, ...]] = (CheckpointStore.open_readonly, CheckpointStor
 HEAD: Final = Head(len(ENTRIES), chain_signature(ENTRIES))
 
 ENDLESS: Final = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
-LOOSE: Final = """
-    PRAGMA writable_schema = ON;
-    UPDATE sqlite_schema SET sql = replace(replace(replace(sql, 'STRICT, ', ''), 'STRICT', ''), 'NOT NULL', '')
-    WHERE type = 'table';
-    PRAGMA writable_schema = RESET;
-"""
-"""Makes the tables take anything, until the text of the schema is put back."""
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +58,7 @@ def _laid(template: tuple[Path, bytes], *statements: str | tuple[str, tuple[Any,
     """The store after somebody has run these statements on it."""
     directory, content = template
     lay(directory, {NAME: content})
-    path = str(directory / NAME)
-    connection = apsw.Connection(path)
-    try:
-        schema = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
-        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-        if loose:
-            connection.execute(LOOSE)
-        for statement in statements:
-            connection.execute(*((statement,) if isinstance(statement, str) else statement))
-        if loose:
-            connection.pragma("writable_schema", True)
-            connection.executemany("UPDATE sqlite_schema SET sql = ?2 WHERE name = ?1", schema)
-    finally:
-        connection.close()
+    tamper(directory / NAME, *statements, loose=loose, triggers=False)
     return directory / NAME
 
 
@@ -370,12 +364,12 @@ def test_atheris_finds_no_file_that_raises_anything_raw(tmp_path: Path) -> None:
     with fast_directory() as directory:
         (corpus / "store").write_bytes(closed_store(directory)[NAME])
     run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("fuzz_file.py"), corpus, "-max_total_time=120", f"-seed={SEED}",
+        [sys.executable, PROGRAMS / "fuzz_file.py", corpus, "-max_total_time=120", f"-seed={SEED}",
          "-max_len=20000", f"-artifact_prefix={tmp_path}/"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
     )  # fmt: skip
     print(*run.stderr.splitlines()[-3:], sep="\n")
     assert run.returncode == 0, run.stderr[-3000:]

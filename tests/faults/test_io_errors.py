@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 import pytest
-from fault_workload import NAME, Plan, Session, content, drawn_plan, fast_directory, lay
-from hooked_vfs import Call, hooked
 
 from milepost import (
     Checkpoint,
@@ -20,6 +18,8 @@ from milepost import (
     MilepostError,
     Watermark,
 )
+from support.fault_workload import NAME, Plan, Session, content, drawn_plan, fast_directory, lay
+from support.hooked_vfs import Call, hooked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from fault_workload import Plan, Session, content, fast_directory
-from killed_pipeline import Death, plan_to_die_in
+
+from support.fault_workload import Plan, Session, content, fast_directory
+from support.killed_pipeline import Death, plan_to_die_in
+from support.programs import PROGRAMS, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,10 +36,14 @@ class Server:
     def __init__(self, directory: Path, *, together: bool = True) -> None:
         self.directory = directory
         directory.mkdir()
-        program = Path(__file__).with_name("killed_pipeline.py")
+        program = PROGRAMS / "killed_pipeline.py"
         arguments = [directory, SEED, APPENDS, *([] if together else ["apart"])]
         self._process = subprocess.Popen(
-            [sys.executable, program, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, program, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
         )
 
     def kill(self, call: int, *, half: bool = False) -> Death:

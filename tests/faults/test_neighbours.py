@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 import pytest
-from fault_workload import fast_directory
 
-from chains import chain, entry
-from doors import wal
 from milepost import CheckpointStore, Head, Watermark
 from milepost.reader import SnapshotReader
-from told_process import ToldProcess, within_the_test
+from support.chains import chain, entry
+from support.doors import wal
+from support.fault_workload import fast_directory
+from support.programs import PROGRAMS
+from support.told_process import ToldProcess, within_the_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "6000"))
-HERE: Final = Path(__file__).parent
 
 
 def _child(program: str, *arguments: object) -> AbstractContextManager[ToldProcess]:
-    return within_the_test(ToldProcess(HERE / program, *arguments))
+    return within_the_test(ToldProcess(PROGRAMS / program, *arguments))
 
 
 # The file and its WAL, under an open writer
@@ -126,7 +126,7 @@ def test_a_wal_that_is_cut_in_place_is_seen_only_with_a_kept_head(path: Path, ki
 def _race(directory: Path, rounds: int, *broken: str) -> list[str]:
     """Three processes open the same new file at once, again and again; what went wrong."""
     problems: list[str] = []
-    openers = [ToldProcess(HERE / "racing_opener.py", f"run-{number}", *broken) for number in range(3)]
+    openers = [ToldProcess(PROGRAMS / "racing_opener.py", f"run-{number}", *broken) for number in range(3)]
     try:
         for number in range(rounds):
             path = directory / f"store-{number}"

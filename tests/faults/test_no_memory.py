@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
 from milepost import CheckpointStore
+from support.programs import PROGRAMS, environment
 
 if TYPE_CHECKING:
-    pass
-
-HERE: Final = Path(__file__).parent
+    from pathlib import Path
 
 
 def _starve(path: Path, steps: int, *broken: str) -> tuple[int, int, list[str]]:
     """How many verbs succeeded, how many raised, and what went wrong."""
     run = subprocess.run(
-        [sys.executable, HERE / "starved_writer.py", path, str(steps), *broken],
+        [sys.executable, PROGRAMS / "starved_writer.py", path, str(steps), *broken],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
     )
     assert run.returncode == 0, run.stderr
     succeeded, raised, *problems = run.stdout.splitlines()

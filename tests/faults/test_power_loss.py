@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 import pytest
-from power_loss import Dose, Tally, failed_sync, interrupted_recovery, kill_retry_power_loss, power_loss
 
 from milepost import create, files, schema, wal
 from milepost.lent import LentConnection
 from milepost.writer import Writer
+from support.power_loss import Dose, Tally, failed_sync, interrupted_recovery, kill_retry_power_loss, power_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
-from hooked_vfs import Call, hooked
 
-from chains import chain, entry
-from doors import wal
 from milepost import CheckpointStore, FailedStoreError, Watermark
+from support.chains import chain, entry
+from support.doors import wal
+from support.hooked_vfs import Call, hooked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,10 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import apsw
 import pytest
-from fault_workload import NAME, WAL, fast_directory, lay
-from tampering import (
+
+from milepost import CheckpointStore, Head, Verification
+from milepost.checkpoint import chain_signature
+from support.fault_workload import NAME, WAL, fast_directory, lay
+from support.tampering import (
     ENTRIES,
     IN_WAL,
     Dose,
@@ -25,11 +27,9 @@ from tampering import (
     flip,
     make_small,
     store_with_wal,
+    tamper,
     with_head,
 )
-
-from milepost import CheckpointStore, Head, Verification
-from milepost.checkpoint import chain_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -197,15 +197,8 @@ def store_file() -> Iterator[tuple[Path, bytes]]:
 def _edited(store_file: tuple[Path, bytes], position: int, *statements: str) -> Path:
     directory, content = store_file
     lay(directory, {NAME: content})
-    connection = apsw.Connection(str(directory / NAME))
-    try:
-        connection.pragma("synchronous", "off")
-        connection.execute("DROP TRIGGER entry_is_never_updated; DROP TRIGGER entry_is_never_deleted")
-        for statement in statements:
-            connection.execute(statement.format(position=position, to=position + 1))
-            assert connection.changes() > 0
-    finally:
-        connection.close()
+    edits = [statement.format(position=position, to=position + 1) for statement in statements]
+    assert all(tamper(directory / NAME, *edits))
     return directory / NAME
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import apsw
 import pytest
 
-from chains import chain, entry
 from milepost import Checkpoint, CheckpointStore
 from milepost.forensics import active
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,8 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import MAX, chain, checkpoints, entry, mixed
-from doors import connections
 from milepost import (
     Checkpoint,
     CheckpointStore,
@@ -30,6 +28,8 @@ from milepost import (
     Watermark,
     rows,
 )
+from support.chains import MAX, chain, checkpoints, entry, mixed
+from support.doors import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
-from chains import EVENT_MS, MAX, entry
 from milepost import (
     Checkpoint,
     CheckpointStore,
@@ -30,6 +29,7 @@ from milepost import (
 from milepost.forensics import active, plots
 from milepost.forensics.outline import Mark
 from milepost.rows import outline
+from support.chains import EVENT_MS, MAX, entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

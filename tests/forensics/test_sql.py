@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import chain, entry, mixed
 from milepost import CheckpointStore, ClosedStoreError, InvalidArgumentError, StoreError
+from support.chains import chain, entry, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

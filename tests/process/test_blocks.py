@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from patience import begin, in_time, result
-from slow_disk import disk
 
-from chains import entry
-from doors import writer
-from milepost import CheckpointStore, MilepostError, Receipt, StoreError, Watermark
+from milepost import CheckpointStore, MilepostError, Receipt, StoreError
+from support.chains import entry
+from support.doors import writer
+from support.patience import begin, in_time, result
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -611,22 +611,7 @@ def test_on_connect_must_be_callable(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-# A sequence that is used up, and a close that was interrupted
-
-
-def test_a_recorded_step_is_a_duplicate_also_where_no_sequence_is_left(store: CheckpointStore) -> None:
-    """Nothing has to be stamped for it; a new step is told."""
-    store.append(entry(2**63 - 2, offset=10, event_time_ms=0))
-    last = store.advance("run-7", "load", Watermark(20, 0), idempotency_key="last")
-    again = store.advance("run-7", "load", Watermark(20, 0), idempotency_key="last")
-    assert (again.position, again.signature, again.duplicate) == (last.position, last.signature, True)
-    first = entry(2**63 - 2, offset=10, event_time_ms=0)
-    assert store.advance("run-7", "load", first.watermark, idempotency_key=first.idempotency_key).position == 1
-    with pytest.raises(MilepostError):
-        store.advance("run-7", "load", Watermark(30, 0), idempotency_key="new")
-    with store.transaction():
-        assert store.advance("run-7", "load", Watermark(20, 0), idempotency_key="last").duplicate
-    assert len(store) == 2
+# A close that was interrupted
 
 
 @contextlib.contextmanager

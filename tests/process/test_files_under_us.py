@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from other_process import other_process
-from patience import begin, in_time, result, until
-from slow_disk import disk
 
-from chains import chain, entry
-from milepost import CheckpointStore, FailedStoreError, MilepostError, MilepostWarning, StoreError, Watermark
+from milepost import CheckpointStore, FailedStoreError, MilepostError, MilepostWarning, StoreError
+from support.chains import chain, entry
+from support.methods import WRITING, method
+from support.other_process import other_process
+from support.patience import begin, in_time, result, until
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,24 +28,16 @@ if TYPE_CHECKING:
     from milepost import Receipt
 
 
-def _block(store: CheckpointStore) -> None:
-    with store.transaction() as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS late (record INTEGER)")
-        store.append(entry(100, run_id="late"))
-
-
+# A loop looks first where it stands, and is told by that.
 WRITES: Final[dict[str, Callable[[CheckpointStore], object]]] = {
-    "append": lambda store: store.append(entry(100, run_id="late")),
-    "append_many": lambda store: store.append_many([entry(100, run_id="late"), entry(101, run_id="late")]),
-    "advance": lambda store: store.advance("late", "load", Watermark(1, 0), idempotency_key="1"),
+    **{name: write for name, write in WRITING.items() if method(name) != "checkpointed"},
     "a duplicate": lambda store: store.append(entry(1)),
-    "a block": _block,
 }
 
 
 def _is_told(store: CheckpointStore, write: str) -> None:
     """Now, and from now on."""
-    for again in (write, "append", "a block"):
+    for again in (write, "append", "transaction"):
         with pytest.raises(FailedStoreError):
             WRITES[again](store)
 

@@ -11,8 +11,9 @@ import pytest
 
 import milepost
 from milepost import CheckpointStore
+from support.programs import PROGRAMS
 
-PROGRAM = Path(__file__).with_name("forking_program.py")
+PROGRAM = PROGRAMS / "forking_program.py"
 OTHER_PYTHONS = list(filter(None, os.environ.get("MILEPOST_PYTHONS", "").split(os.pathsep)))
 """Interpreters that can import apsw, such as those of 3.12 and 3.13, which warn of a fork beside threads."""
 

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from outside_view import Outcome, fast_directory, interrupt
+
+from support.outside_view import Outcome, fast_directory, interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,10 +8,11 @@ import gc
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from patience import begin, in_time, result
 
-from chains import entry
 from milepost import Checkpointed, CheckpointStore, StageMovedError, StoreError, Watermark
+from support.chains import entry
+from support.methods import WRITING
+from support.patience import begin, in_time, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -57,10 +58,7 @@ def _goes_on(store: CheckpointStore, records: list[int], stage_offset: int | Non
 # What is refused inside, and what joins
 
 CALLS: Final[dict[str, Callable[[CheckpointStore], object]]] = {
-    "append": lambda store: store.append(entry(1, run_id="astray")),
-    "append_many": lambda store: store.append_many([entry(1, run_id="astray")]),
-    "advance": lambda store: store.advance("astray", "load", Watermark(1, 0), idempotency_key="1"),
-    "transaction": lambda store: store.transaction().__enter__(),
+    **WRITING,
     "another loop": lambda store: next(iter(_loop(store, "index"))),
 }
 

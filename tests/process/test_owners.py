@@ -3,169 +3,21 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from other_process import OtherProcess
-from patience import all_at_once
 
-from chains import entry
-from milepost import (
-    CheckpointStore,
-    IdempotencyConflictError,
-    InvalidArgumentError,
-    Receipt,
-    RejectedCheckpointError,
-    StageMovedError,
-    Watermark,
-    WatermarkRegressionError,
-)
+from milepost import CheckpointStore, StageMovedError, Watermark
+from support.chains import entry
+from support.other_process import OtherProcess
+from support.patience import all_at_once
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "7000"))
-FIRST, SECOND, THIRD = (Watermark(1000 * n, 10 * n) for n in (1, 2, 3))
-NOT_ASKED: Final = object()
-
-
-def _advance(store: CheckpointStore, mark: Watermark, key: str, after: Any = NOT_ASKED, stage: str = "load") -> Receipt:
-    asked = {} if after is NOT_ASKED else {"after": after}
-    return store.advance("run-7", stage, mark, idempotency_key=key, **asked)
-
-
-# advance(after=…)
-
-
-def test_an_advance_from_where_the_stage_stands_is_recorded(store: CheckpointStore) -> None:
-    """None says that it has no checkpoint yet."""
-    receipts = [
-        _advance(store, FIRST, "one", None),
-        _advance(store, SECOND, "two", FIRST),
-        _advance(store, FIRST, "one", None, stage="extract"),
-    ]
-    assert [(receipt.position, receipt.duplicate) for receipt in receipts] == [(1, False), (2, False), (3, False)]
-    assert [(e.stage, e.sequence, e.watermark) for e in store.history()] == [
-        ("load", 1, FIRST),
-        ("load", 2, SECOND),
-        ("extract", 1, FIRST),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("after", "why"),
-    [
-        (None, "it has a checkpoint"),
-        (FIRST, "it has moved on"),
-        (THIRD, "it is not there yet"),
-        (SECOND._replace(event_time_ms=11), "the event time is another one"),
-    ],
-)
-def test_an_advance_from_where_the_stage_does_not_stand_is_told_and_writes_nothing(
-    store: CheckpointStore, after: Watermark | None, why: str
-) -> None:
-    """The error says what was expected and what was found."""
-    _advance(store, FIRST, "one")
-    _advance(store, SECOND, "two")
-    head = store.head()
-    with pytest.raises(StageMovedError) as told:
-        _advance(store, Watermark(9000, 90), "nine", after)
-    assert (told.value.expected, told.value.found, told.value.receipt) == (after, SECOND, None)
-    assert store.head() == head
-    _advance(store, Watermark(9000, 90), "nine", SECOND)
-
-
-def test_an_advance_of_a_stage_without_a_checkpoint_from_a_watermark_is_told(store: CheckpointStore) -> None:
-    """Another stage of the run and the same stage of another run do not count; nothing is made for the stage."""
-    _advance(store, FIRST, "one", stage="extract")
-    store.advance("run-8", "load", FIRST, idempotency_key="one")
-    with pytest.raises(StageMovedError) as told:
-        _advance(store, SECOND, "two", FIRST)
-    assert (told.value.expected, told.value.found, told.value.receipt) == (FIRST, None, None)
-    assert store.latest_for_stage("load", run_id="run-7") is None
-    assert len(store) == 2
-
-
-def test_a_step_that_would_not_move_the_stage_is_told(store: CheckpointStore) -> None:
-    """Two owners that expect the same could both be content with it."""
-    _advance(store, FIRST, "one", None)
-    with pytest.raises(StageMovedError) as told:
-        _advance(store, FIRST, "again", FIRST)
-    assert (told.value.expected, told.value.found, told.value.receipt) == (FIRST, FIRST, None)
-    assert len(store) == 1
-
-
-def test_a_retry_after_an_unknown_outcome_finds_the_receipt_of_its_own_step(store: CheckpointStore) -> None:
-    """Also when others have moved the stage on since."""
-    first = _advance(store, FIRST, "one", None)
-    second = _advance(store, SECOND, "two", FIRST)
-    for mark, key, after, receipt in [(FIRST, "one", None, first), (SECOND, "two", FIRST, second)]:
-        with pytest.raises(StageMovedError) as told:
-            _advance(store, mark, key, after)
-        assert told.value.receipt is not None
-        assert (told.value.receipt.position, told.value.receipt.signature) == (receipt.position, receipt.signature)
-        _advance(store, THIRD, "three")
-
-
-@pytest.mark.parametrize(("mark", "key"), [(SECOND, "one"), (FIRST, "none"), (FIRST, "extract")])
-def test_the_receipt_is_of_the_same_stage_key_and_watermark_only(store: CheckpointStore, mark: Watermark, key: str) -> None:
-    """Any other entry says nothing of this step."""
-    _advance(store, FIRST, "extract", stage="extract")
-    _advance(store, FIRST, "one", None)
-    with pytest.raises(StageMovedError) as told:
-        _advance(store, mark, key, None)
-    assert told.value.receipt is None
-
-
-def test_where_the_stage_stands_is_looked_at_before_the_key_and_the_other_rules_after_it(store: CheckpointStore) -> None:
-    """A recorded key is no duplicate there; the key's conflict and a watermark that falls are told as always."""
-    _advance(store, FIRST, "one", None)
-    _advance(store, SECOND, "two", FIRST)
-    with pytest.raises(StageMovedError):
-        _advance(store, FIRST, "one", FIRST)
-    with pytest.raises(IdempotencyConflictError):
-        _advance(store, THIRD, "one", SECOND)
-    with pytest.raises(WatermarkRegressionError):
-        _advance(store, FIRST, "three", SECOND)
-    assert _advance(store, SECOND, "two").duplicate
-    assert len(store) == 2
-
-
-def test_the_error_says_what_was_expected_and_found_and_survives_a_pickle(store: CheckpointStore) -> None:
-    """It is a rejection: the checkpoint is valid, and the chain cannot take it."""
-    receipt = _advance(store, FIRST, "one", None)
-    with pytest.raises(RejectedCheckpointError) as told:
-        _advance(store, FIRST, "one", SECOND)
-    error = pickle.loads(pickle.dumps(told.value))
-    assert type(error) is StageMovedError
-    assert (error.expected, error.found) == (SECOND, FIRST)
-    assert error.receipt == told.value.receipt  # type: ignore[attr-defined]
-    assert error.receipt is not None
-    assert error.receipt.position == receipt.position
-    assert str(error) == str(told.value)
-    for fact in ("'load'", "'run-7'", "1000", "2000"):
-        assert fact in str(error)
-
-
-@pytest.mark.parametrize("after", ["somewhere", 1000, Watermark(-1, 0), Watermark("1", 0)])  # type: ignore[arg-type]
-def test_a_place_that_is_no_watermark_is_refused(store: CheckpointStore, after: Any) -> None:
-    """No stage could ever stand there."""
-    with pytest.raises(InvalidArgumentError, match="after is"):
-        _advance(store, FIRST, "one", after)
-    assert len(store) == 0
-
-
-def test_in_a_block_an_advance_that_is_told_undoes_only_itself(store: CheckpointStore) -> None:
-    """And sees what the block has recorded before it."""
-    with store.transaction():
-        _advance(store, FIRST, "one", None)
-        with pytest.raises(StageMovedError):
-            _advance(store, SECOND, "two", None)
-        _advance(store, SECOND, "two", FIRST)
-    assert [e.watermark for e in store.history()] == [FIRST, SECOND]
 
 
 def test_of_threads_that_expect_the_same_one_moves_the_stage(path: Path) -> None:
@@ -178,7 +30,7 @@ def test_of_threads_that_expect_the_same_one_moves_the_stage(path: Path) -> None
             for step in range(1, 41):
                 expected = Watermark(step - 1, 0) if step > 1 else None
                 try:
-                    _advance(store, Watermark(step, 0), f"{thread}:{step}", expected)
+                    store.advance("run-7", "load", Watermark(step, 0), idempotency_key=f"{thread}:{step}", after=expected)
                     taken += 1
                 except StageMovedError as error:
                     found.append((step, error.found))

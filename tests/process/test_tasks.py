@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from patience import in_time
 
-from chains import entry
-from milepost import CheckpointStore, MilepostError, Receipt, StoreBusyError, StoreError, Watermark
+from milepost import CheckpointStore, MilepostError, Receipt, StoreBusyError, StoreError
+from support.chains import entry
+from support.methods import WRITING
+from support.patience import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -37,26 +38,16 @@ def _records(store: CheckpointStore) -> list[int]:
         return [record for (record,) in connection.execute("SELECT record FROM sink ORDER BY rowid")]
 
 
-CALLS: Final[dict[str, Callable[[CheckpointStore], object]]] = {
-    "append": lambda store: store.append(entry(1, run_id="astray")),
-    "append_many": lambda store: store.append_many([entry(1, run_id="astray")]),
-    "advance": lambda store: store.advance("astray", "load", Watermark(1, 0), idempotency_key="1"),
-    "transaction": lambda store: store.transaction().__enter__(),
-    "a loop": lambda store: next(iter(store.checkpointed([1], run_id="astray", stage="load", transaction=True))),
-    "a loop without transactions": lambda store: list(store.checkpointed([1], run_id="astray", stage="load")),
-}
-
-
 def _refused(store: CheckpointStore, call: str) -> None:
     with pytest.raises(StoreError, match="task") as refused:
-        CALLS[call](store)
+        WRITING[call](store)
     assert not isinstance(refused.value, StoreBusyError)
 
 
 # asyncio
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", WRITING)
 def test_beside_a_task_in_a_block_another_task_is_refused_at_once(sink: CheckpointStore, call: str) -> None:
     """It would be acknowledged inside a block that is not its own, and lost with it; and its thread cannot wait for it."""
 
@@ -89,7 +80,7 @@ async def _in_a_task(call: Callable[[], object]) -> None:
     call()
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", WRITING)
 def test_a_task_that_was_made_inside_the_block_does_not_own_it(sink: CheckpointStore, call: str) -> None:
     """Nor does one that was made in its own context: children inherit that."""
 
@@ -112,7 +103,7 @@ def test_a_thread_that_was_begun_inside_the_block_does_not_own_it(sink: Checkpoi
         with sink.transaction():
             for call in ("append", "append_many", "advance", "transaction"):
                 with pytest.raises(StoreBusyError) as busy:
-                    await asyncio.to_thread(CALLS[call], sink)
+                    await asyncio.to_thread(WRITING[call], sink)
                 assert busy.value.waited_ms == 300
             sink.append(entry(1, run_id="mine"))
 
@@ -345,11 +336,11 @@ def test_beside_a_task_of_trio_in_a_block_another_task_is_refused_at_once(sink: 
                 assert len(sink) == 1
 
         async def is_refused() -> None:
-            for call in CALLS:
+            for call in WRITING:
                 _refused(sink, call)
             assert len(sink) == 0
             with pytest.raises(StoreBusyError):
-                await trio.to_thread.run_sync(CALLS["append"], sink)
+                await trio.to_thread.run_sync(WRITING["append"], sink)
 
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:

@@ -12,53 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
-from other_process import other_process
-from patience import Pulse, all_at_once, begin, in_time, result, until
-from slow_disk import disk
 
-from chains import chain, entry
 from milepost import CheckpointStore, MilepostError, Receipt, StoreBusyError, StoreError, Watermark
 from milepost.checkpoint import chain_signature
+from support.chains import chain, entry
+from support.methods import NEW, READING, WRITING, plain
+from support.other_process import other_process
+from support.patience import Pulse, all_at_once, begin, in_time, result, until
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
-
-
-def _block(store: CheckpointStore) -> None:
-    with store.transaction() as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS sink (record INTEGER)")
-        store.append(entry(1, run_id="waits"))
-
-
-WRITES: Final[dict[str, Callable[[CheckpointStore], object]]] = {
-    "append": lambda store: store.append(entry(1, run_id="waits")),
-    "append_many": lambda store: store.append_many([entry(1, run_id="waits")]),
-    "advance": lambda store: store.advance("waits", "load", Watermark(1, 0), idempotency_key="1"),
-    "transaction": _block,
-    "a loop": lambda store: list(store.checkpointed([1], run_id="waits", stage="load")),
-    "a transactional loop": lambda store: list(store.checkpointed([1], run_id="waits", stage="load", transaction=True)),
-}
-
-READS: Final[dict[str, Callable[[CheckpointStore], object]]] = {
-    "len": len,
-    "latest": lambda store: store.latest(),
-    "latest_for_stage": lambda store: store.latest_for_stage("load"),
-    "resume_point_for_stage": lambda store: store.resume_point_for_stage("load"),
-    "resume_points": lambda store: store.resume_points(),
-    "get": lambda store: store.get("run-7", "load", 2),
-    "find": lambda store: list(store.find("load:2")),
-    "history": lambda store: list(store.history()),
-    "receipts": lambda store: list(store.receipts()),
-    "runs": lambda store: [run.run_id for run in store.runs()],
-    "stages": lambda store: [stage.stage for stage in store.stages()],
-    "head": lambda store: store.head(),
-    "chain_signature": lambda store: store.chain_signature("run-7"),
-    "summary": lambda store: str(store.summary()),
-    "verify": lambda store: store.verify(),
-    "repr": lambda store: store._repr_html_(),
-}
 
 
 def _ends_within(future: Future[Any], seconds: float) -> bool:
@@ -95,7 +61,7 @@ class _Held:
 # Waiting for another thread's block
 
 
-@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("write", WRITING)
 @pytest.mark.parametrize("holder", ["a block", "a loop"])
 def test_another_threads_block_is_waited_for_at_most_the_busy_timeout(path: Path, write: str, holder: str) -> None:
     """Then it is told how long it has waited, in ms; the block that it waited for is whole, whatever came meanwhile."""
@@ -107,7 +73,7 @@ def test_another_threads_block_is_waited_for_at_most_the_busy_timeout(path: Path
             assert next(records) == 0
         for _ in range(2):
             with pytest.raises(StoreBusyError) as busy:
-                in_time(lambda: WRITES[write](store))
+                in_time(lambda: WRITING[write](store))
             assert busy.value.waited_ms == 60
             assert "60 ms" in str(busy.value)
         if holder == "a block":
@@ -115,32 +81,32 @@ def test_another_threads_block_is_waited_for_at_most_the_busy_timeout(path: Path
         else:
             assert list(records) == [1, 2, 3]
         assert [e.run_id for e in store.history()] == ["held", "held"]
-        WRITES[write](store)
-        assert [e.run_id for e in store.history()] == ["held", "held", "waits"]
+        WRITING[write](store)
+        assert [e.run_id for e in store.history()] == ["held", "held", NEW]
         store.verify().raise_if_broken()
 
 
-@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("write", WRITING)
 def test_whoever_waits_for_a_block_is_served_when_it_ends(path: Path, write: str) -> None:
     """Whether it is committed or undone."""
     for raises in (False, True):
         with CheckpointStore(path.with_name(f"{raises}"), durability="normal", busy_timeout_ms=20_000) as store:
             held = _Held(store, raises=raises)
-            waiting = begin(lambda store=store: WRITES[write](store))  # type: ignore[misc]
+            waiting = begin(lambda store=store: WRITING[write](store))  # type: ignore[misc]
             assert not _ends_within(waiting, 0.1)
             held.end()
             result(waiting)
-            assert [e.run_id for e in store.history()] == ([] if raises else ["held", "held"]) + ["waits"]
+            assert [e.run_id for e in store.history()] == ([] if raises else ["held", "held"]) + [NEW]
 
 
-@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("read", plain(READING))
 def test_reads_do_not_wait_for_another_threads_block_and_see_what_is_committed(path: Path, read: str) -> None:
     """As if it had not begun."""
     with CheckpointStore(path, durability="normal", busy_timeout_ms=100) as store:
         store.append_many(chain(3))
-        before = READS[read](store)
+        before = READING[read](store)
         held = _Held(store)
-        assert in_time(lambda: READS[read](store)) == before
+        assert in_time(lambda: READING[read](store)) == before
         held.end()
         assert len(store) == 5
 
@@ -149,8 +115,8 @@ def test_a_thread_that_gives_up_waiting_leaves_nothing_behind(path: Path) -> Non
     """No place in a queue, no transaction, no job that somebody does later."""
     with CheckpointStore(path, durability="normal", busy_timeout_ms=30) as store:
         held = _Held(store)
-        errors = all_at_once([lambda write=write: _error(write, store) for write in WRITES.values()])  # type: ignore[misc]
-        assert [type(error) for error in errors] == [StoreBusyError] * len(WRITES)
+        errors = all_at_once([lambda write=write: _error(write, store) for write in WRITING.values()])  # type: ignore[misc]
+        assert [type(error) for error in errors] == [StoreBusyError] * len(WRITING)
         held.end()
         assert [e.run_id for e in store.history()] == ["held", "held"]
         in_time(lambda: store.append(entry(1, run_id="afterwards")))
@@ -173,7 +139,7 @@ def test_a_thread_that_gives_up_waiting_for_a_block_does_not_undo_it(path: Path)
             connection.execute("CREATE TABLE sink (record INTEGER)")
             connection.execute("INSERT INTO sink VALUES (1)")
             store.append(entry(1))
-            for write in WRITES.values():
+            for write in WRITING.values():
                 assert isinstance(in_time(lambda write=write: _error(write, store)), StoreBusyError)  # type: ignore[misc]
             connection.execute("INSERT INTO sink VALUES (2)")
             store.append(entry(2))
@@ -230,7 +196,7 @@ _FAR_BELOW: Final = 0.5
 """Of the time that somebody waits: how long nobody else may stand still."""
 
 
-@pytest.mark.parametrize("write", [write for write in WRITES if "loop" not in write])
+@pytest.mark.parametrize("write", [write for write in WRITING if not write.startswith("checkpointed")])
 def test_while_a_thread_waits_for_another_process_the_others_go_on(path: Path, write: str) -> None:
     """Event loops, heartbeats and web servers among them."""
     with CheckpointStore(path, durability="normal", busy_timeout_ms=20_000) as store, other_process("hold", path) as other:
@@ -239,7 +205,7 @@ def test_while_a_thread_waits_for_another_process_the_others_go_on(path: Path, w
         with Pulse() as pulse:
             assert other.tell("for 1.0") == "held"
             began = time.monotonic()
-            waiting = begin(lambda: WRITES[write](store))
+            waiting = begin(lambda: WRITING[write](store))
             assert other.hear() == "free"
             result(waiting)
             ended = time.monotonic()

@@ -8,7 +8,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bytecodes import Tripwire, told
+
+from support.bytecodes import Tripwire, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from chains import entry
 from milepost import CheckpointStore, MilepostError, Watermark
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

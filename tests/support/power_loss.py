@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fault_workload import NAME, WAL, Content, Files, Plan, Session, Step, content, drawn_plan, fast_directory, lay
-from recording_vfs import (
+from milepost import FailedStoreError, MilepostError
+from support.fault_workload import NAME, WAL, Content, Files, Plan, Session, Step, content, drawn_plan, fast_directory, lay
+from support.recording_vfs import (
     Enter,
     FailedSync,
     Leave,
@@ -32,8 +33,6 @@ from recording_vfs import (
     Truncate,
     Write,
 )
-
-from milepost import FailedStoreError, MilepostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

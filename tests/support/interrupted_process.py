@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import apsw
-from bytecodes import Tripwire, told
-from interrupted_operations import OPERATIONS, BrokenPromiseError, Handler, Operation, Scene, Workers
 
 from milepost import CheckpointStore, MilepostError, Receipt, StoreError
+from support.bytecodes import Tripwire, told
+from support.interrupted_operations import OPERATIONS, BrokenPromiseError, Handler, Operation, Scene, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,8 @@ import random
 import sys
 from typing import Any
 
-from chains import entry
 from milepost import CheckpointStore, Watermark
+from support.chains import entry
 
 path, name, seed, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 durability: Any = sys.argv[5] if len(sys.argv) > 5 else "full"

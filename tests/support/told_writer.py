@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from chains import entry
-from doors import wal
 from milepost import CheckpointStore, MilepostError
 from milepost.writer import Writer
+from support.chains import entry
+from support.doors import wal
 
 
 def main(path: str, write_back_pages: str, *broken: str) -> None:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from chains import entry
 from milepost import CheckpointStore, MilepostError, StoreBusyError
-from told_process import ToldProcess, within_the_test
+from support.chains import entry
+from support.told_process import ToldProcess, within_the_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """
 milepost as a target of `agent-memory-integrity` (agmi), an outside suite that edits a store behind its back.
 
-    agmi-check --adapter agent_memory_adapter:MilepostAdapter
+    agmi-check --adapter support.agent_memory_adapter:MilepostAdapter
 
 What agmi calls a context is a run here; a record's slot is its position, run, stage, sequence and key, its content is the
 watermark with the signatures, and its metadata is the wall clock. Reading is the recipe of docs/recipes.md: open
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 from agmi.adapters.base import MemoryAdapter, Record
 
-from chains import entry
 from milepost import CheckpointStore, Head, MilepostError, StoreError, rows
 from milepost.checkpoint import signed
+from support.chains import entry
+from support.tampering import NO_TRIGGERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,9 +114,7 @@ class MilepostAdapter(MemoryAdapter):
     def _sql(self, statement: str, *bindings: Any) -> list[tuple[Any, ...]]:
         connection = apsw.Connection(str(self.path))
         try:
-            connection.execute(
-                "DROP TRIGGER IF EXISTS entry_is_never_updated; DROP TRIGGER IF EXISTS entry_is_never_deleted"
-            )
+            connection.execute(NO_TRIGGERS)
             return connection.execute(statement, bindings).fetchall()
         finally:
             connection.close()

@@ -6,8 +6,8 @@ import sys
 
 import apsw
 
-from chains import entry
 from milepost import CheckpointStore, MilepostError, create, schema
+from support.chains import entry
 
 
 def in_place(path: str, vfs: str | None, hmac: object) -> None:

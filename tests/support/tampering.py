@@ -7,7 +7,6 @@ The store has the smallest pages that SQLite knows, so that every bit of it can 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import subprocess
 import sys
@@ -16,10 +15,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
-from fault_workload import NAME, WAL, Files, fast_directory, lay
 
-from chains import mixed
 from milepost import Checkpoint, CheckpointStore, Head, MilepostError, schema
+from support.chains import mixed
+from support.fault_workload import NAME, WAL, Files, fast_directory, lay
+from support.programs import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,13 +34,71 @@ PAGE_BYTES: Final = 512
 
 WRITER: Final = """
 import os, sys
-from tampering import ENTRIES, IN_WAL
+from support.tampering import ENTRIES, IN_WAL
 from milepost import CheckpointStore
 store = CheckpointStore(sys.argv[1], durability="normal")
 for entry in ENTRIES[-IN_WAL:]:
     store.append(entry)
 os._exit(0)  # as a kill would, without writing the WAL back
 """
+
+
+NO_TRIGGERS: Final = "DROP TRIGGER IF EXISTS entry_is_never_updated; DROP TRIGGER IF EXISTS entry_is_never_deleted"
+LOOSE: Final = """
+    PRAGMA writable_schema = ON;
+    UPDATE sqlite_schema SET sql = replace(replace(replace(sql, 'STRICT, ', ''), 'STRICT', ''), 'NOT NULL', '')
+    WHERE type = 'table';
+    PRAGMA writable_schema = RESET;
+"""
+
+
+def tamper(
+    path: Path | str, *statements: str | tuple[str, Sequence[Any]], loose: bool = False, triggers: bool = True
+) -> list[int]:
+    """
+    Run statements on a file behind the store's back, as somebody would who knows its tables.
+
+    Args:
+        path: The file.
+        statements: SQL, each alone or with its bindings.
+        loose: Whether the tables take values of any kind meanwhile.
+        triggers: Whether the triggers that are in the way stand there again at the end, and nothing is seen of it.
+
+    Returns:
+        How many rows each statement has changed.
+    """
+    connection = apsw.Connection(str(path))
+    try:
+        connection.pragma("synchronous", "off")
+        schema = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
+        ours = connection.execute("SELECT sql FROM sqlite_schema WHERE name LIKE 'entry_is_never_%'").fetchall()
+        connection.execute(NO_TRIGGERS)
+        if loose:
+            connection.execute(LOOSE)
+        changed = []
+        for statement in statements:
+            before = connection.total_changes()
+            connection.execute(*((statement,) if isinstance(statement, str) else statement))
+            changed.append(connection.total_changes() - before)
+        for (trigger,) in ours if triggers else ():
+            connection.execute(str(trigger))
+        if loose:
+            connection.pragma("writable_schema", True)
+            connection.executemany("UPDATE sqlite_schema SET sql = ?2 WHERE name = ?1", schema)
+        return changed
+    finally:
+        connection.close()
+
+
+def empty_index(path: Path | str, index: str, condition: str) -> None:
+    """Take entries out of an index: those that do not meet this condition beside its own."""
+    text = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    sql: Any = text.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (index,)).get
+    text.close()
+    change = "UPDATE sqlite_schema SET sql = ? WHERE name = ?"
+    narrower = f"{sql} AND {condition}" if " WHERE " in sql else f"{sql} WHERE {condition}"
+    tamper(path, "PRAGMA writable_schema = ON", (change, (narrower, index)))
+    tamper(path, f"REINDEX {index}", "PRAGMA writable_schema = ON", (change, (sql, index)))
 
 
 def everything(store: CheckpointStore, head: Head) -> Iterable[Fault]:
@@ -88,7 +146,7 @@ def store_with_wal(directory: Path) -> Files:
     lay(directory, {})
     make_small(directory / NAME, ENTRIES[:-IN_WAL])
     run = [sys.executable, "-c", WRITER, str(directory / NAME)]
-    subprocess.run(run, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    subprocess.run(run, check=True, env=environment())
     (directory / f"{NAME}-shm").unlink()  # built anew from the WAL, as after a crash of the machine
     return _taken(directory)
 

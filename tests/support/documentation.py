@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-TOP: Final = Path(__file__).parents[1]
+TOP: Final = Path(__file__).parents[2]
 README: Final = TOP / "README.md"
 PAGES: Final = (README, *sorted((TOP / "docs").rglob("*.md")))
 _BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from interrupted_operations import SINK, entry
-from interrupted_process import Orders
-
 from milepost import CheckpointStore, MilepostError
+from support.interrupted_operations import SINK, entry
+from support.interrupted_process import Orders
+from support.programs import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from interrupted_operations import Told
+    from support.interrupted_operations import Told
 
 
 _PLACE: Final = re.compile(r"((\w+), place (-?\d+): .*)")  # as the process writes where it is interrupted
@@ -139,7 +139,7 @@ class Interrupted:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env=environment(),
             ) as process,
         ):
             if process.stdin is None or process.stdout is None:

@@ -9,8 +9,8 @@ import atheris
 with atheris.instrument_imports(include=["milepost"]):
     from milepost import CheckpointStore, MilepostError
 
-from fault_workload import NAME, fast_directory
-from tampering import answers
+from support.fault_workload import NAME, fast_directory
+from support.tampering import answers
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ import random
 import sys
 import time
 
-from chains import entry
 from milepost import CheckpointStore, Watermark
+from support.chains import entry
 
 path, name, operations, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 chance = random.Random(f"{seed} {name}")

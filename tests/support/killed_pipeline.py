@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fault_workload import Plan, Session, drawn_plan, lay
-from hooked_vfs import Call, hooked
+from support.fault_workload import Plan, Session, drawn_plan, lay
+from support.hooked_vfs import Call, hooked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

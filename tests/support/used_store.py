@@ -1,0 +1,52 @@
+"""A store that many tests share, each of which leaves one more good entry in it; `used` of conftest.py."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from milepost import CheckpointStore, Watermark
+from support.chains import MAX, entry
+from support.doors import wal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class _Clock:
+    gives: Any = 1767225600000
+
+    def __call__(self) -> Any:
+        return self.gives
+
+
+clock_of_used = _Clock()
+
+
+@contextlib.contextmanager
+def used_store(path: Path) -> Iterator[CheckpointStore]:
+    """One with a few entries, whose clock gives what a test wants."""
+    with CheckpointStore(path, durability="normal", clock=clock_of_used) as store:
+        wal(store).write_back_pages = 50  # keeps small what is compared
+        store.append_many([entry(1), entry(2), entry(1, run_id="resumed", offset=2)])
+        yield store
+        store.verify().raise_if_broken()
+
+
+def loop(store: CheckpointStore, **arguments: Any) -> None:
+    """A loop over a run of its own."""
+    for _ in store.checkpointed([1, 2, 3], run_id="new run", stage="load", every=2, **arguments):
+        pass
+
+
+def resume(store: CheckpointStore, **arguments: Any) -> None:
+    """A loop that goes on after the second of three records."""
+    for _ in store.checkpointed([1, 2, 3], run_id="resumed", stage="load", **arguments):
+        pass
+
+
+def advance(store: CheckpointStore, **changed: Any) -> object:
+    """Advance with good arguments, but for some."""
+    good = {"run_id": "run-7", "stage": "load", "watermark": Watermark(MAX, MAX), "idempotency_key": "next"}
+    return store.advance(**(good | changed))

@@ -1,0 +1,104 @@
+"""A clock, an iterator, a path of the caller's: what they raise is the caller's own, and changes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from milepost import Checkpoint, CheckpointStore
+from support.chains import entry
+from support.hostile import HostileError, hostile
+from support.refusals import left_as_it_was
+from support.used_store import advance, loop, resume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+NEXT = 1_000_000  # a sequence that the tests of this module never reach, so that it always rises
+
+
+_CLOCK_SCRIPT = """
+import sys
+from milepost import Checkpoint, CheckpointStore, MilepostError, Watermark
+
+def clock():
+    if sys.argv[2] == "appends":
+        store.append(Checkpoint("run-7", "extract", 1, Watermark(1, 0), "extract:1", 0))
+    elif sys.argv[2] == "begins":
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS sink (amount INTEGER) STRICT")
+    return len(store)
+
+with CheckpointStore(sys.argv[1], clock=clock) as store:
+    for sequence in (1, 2):
+        try:
+            store.advance("run-7", "load", Watermark(sequence, 0), idempotency_key=f"load:{sequence}")
+        except MilepostError as error:
+            print(error)
+    store.verify().raise_if_broken()
+    assert len(store) == len(list(store.history()))
+    assert store.latest_for_stage("load") is not None or sys.argv[2] != "reads"
+"""
+
+
+@pytest.mark.parametrize("use", ["reads", "appends", "begins"])
+def test_a_clock_that_uses_the_store_confuses_nothing(path: Path, use: str) -> None:
+    """What it does comes before the checkpoint that it is asked for, or it is refused in words; nobody waits forever."""
+    command = [sys.executable, "-c", _CLOCK_SCRIPT, str(path), use]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    assert done.stderr == ""
+
+
+def _raises_half_way() -> Iterator[Checkpoint]:
+    yield entry(NEXT)
+    yield entry(NEXT + 1)
+    raise HostileError
+
+
+class _RaisesAtOnce:
+    def __iter__(self) -> Iterator[Checkpoint]:
+        raise HostileError
+
+
+class _RaisesAsPath:
+    def __fspath__(self) -> str:
+        raise HostileError
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda s: s.append_many(_raises_half_way()), id="append_many, half way"),
+        pytest.param(lambda s: s.append_many(_RaisesAtOnce()), id="append_many, at once"),
+        pytest.param(lambda s: _loop_over(s, _raises_half_way()), id="checkpointed, half way"),
+        pytest.param(lambda s: _loop_over(s, _raises_half_way(), transaction=True), id="checkpointed transaction, half way"),
+        pytest.param(lambda s: loop(s, event_time=hostile), id="checkpointed event_time"),
+        pytest.param(lambda s: loop(s, event_time=hostile, transaction=True), id="checkpointed transaction event_time"),
+        pytest.param(lambda s: resume(s, seek=hostile), id="checkpointed seek"),
+        pytest.param(lambda s: s.verify(progress=hostile), id="verify progress"),
+        pytest.param(lambda _: CheckpointStore(_RaisesAsPath()), id="open path"),
+        pytest.param(lambda _: CheckpointStore.open_readonly(_RaisesAsPath()), id="open_readonly path"),
+    ],
+)
+def test_an_exception_of_the_callers_own_code_passes_through_and_changes_nothing(
+    used: CheckpointStore, call: Callable[[CheckpointStore], object]
+) -> None:
+    """It is the caller's, unchanged, and not one of milepost."""
+    with left_as_it_was(used), pytest.raises(HostileError):
+        call(used)
+
+
+def _loop_over(store: CheckpointStore, records: Iterable[object], **arguments: Any) -> None:
+    for _ in store.checkpointed(records, run_id="new run", stage="load", **arguments):
+        pass
+
+
+def test_a_clock_that_raises_passes_through_and_changes_nothing(path: Path) -> None:
+    """The write transaction that was begun for it is undone."""
+    opened = CheckpointStore(path, durability="normal", clock=hostile)
+    with opened as store, left_as_it_was(store), pytest.raises(HostileError):
+        advance(store)

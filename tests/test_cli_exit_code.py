@@ -1,0 +1,49 @@
+"""The exit codes of commands that answer: nothing there, no store, an answer that cannot be written."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.command import process, run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("latest", "--run", "run-x"),
+        ("latest", "--stage", "x"),
+        ("resume", "--stage", "x"),
+        ("head", "--run", "run-x"),
+        ("latest", "--as-of", "1960-01-01"),
+    ],
+)
+def test_nothing_recorded_there_is_exit_code_1_or_2(file: Path, arguments: tuple[str, ...]) -> None:
+    """One sentence, and nothing on standard output; a time that no checkpoint can have is a wrong argument."""
+    command, *options = arguments
+    result = run(command, file, *options)
+    assert result.exit_code == (2 if "--as-of" in options else 1)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize("command", ["runs", "stages", "latest", "resume", "history", "head", "verify"])
+def test_a_file_that_is_no_store_is_exit_code_3(tmp_path: Path, command: str) -> None:
+    """Missing, of something else, a directory: a sentence, and nothing is made."""
+    (tmp_path / "notes.txt").write_text("not a store, but long enough to have a header of one hundred bytes " * 2)
+    for name in ("missing", "notes.txt", "."):
+        result = run(command, tmp_path / name)
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert result.stderr.startswith("Error: ")
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_answer_that_cannot_be_written_is_exit_code_3(file: Path) -> None:
+    """One sentence, no traceback."""
+    with Path("/dev/full").open("wb") as full:
+        ended = process("runs", file, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert ended.returncode == 3
+    assert ended.stderr == b"Error: [Errno 28] No space left on device\n"

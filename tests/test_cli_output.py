@@ -1,0 +1,90 @@
+"""How an answer is shown: exact JSON, whole tables in a pipe, tables that fit a terminal, colour where it is wanted."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from milepost import CheckpointStore
+from support.chains import MAX, entry
+from support.command import ENVIRONMENT, answer, on_terminal, process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JUMPING_MS = 1767225600123
+
+
+def test_json_is_exact_and_ascii(path: Path) -> None:
+    """Integers up to 2^63-1, every character, and times also in words, as far as there are any."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(MAX, run_id="Zürich\x1b\x7f\u202e", offset=MAX, event_time_ms=MAX, at_ms=JUMPING_MS))
+    text = answer("history", path, "--json")
+    assert text.isascii()
+    assert text.removesuffix("\n").isprintable()
+    found = json.loads(text)
+    assert found["run_id"] == "Zürich\x1b\x7f\u202e"
+    assert (found["sequence"], found["offset"], found["event_time_ms"]) == (MAX, MAX, MAX)
+    assert (found["event_time"], found["at"]) == (None, "2026-01-01T00:00:00.123Z")
+    assert "9223372036854775807 ms" in answer("history", path)
+
+
+def test_a_table_in_a_pipe_leaves_nothing_out(path: Path) -> None:
+    """Not a column, not an end of a name, not a row: and no escape codes, also with FORCE_COLOR."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([entry(1, run_id="r" * 1000, key="k" * 1000), entry(2)])
+    text = process("history", path, env={**ENVIRONMENT, "FORCE_COLOR": "1", "COLUMNS": "40"}).stdout.decode()
+    assert len(text.splitlines()) == 3
+    assert "r" * 1000 in text
+    assert "k" * 1000 in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("command", ["runs", "stages", "resume", "history"])
+def test_a_table_fits_the_terminal(file: Path, command: str, columns: int) -> None:
+    """No line is wider than the screen; a column that is left out is named, on standard error."""
+    exit_code, screen = on_terminal(command, file, columns=columns, NO_COLOR="1")
+    assert exit_code == 0
+    notes = [line for line in screen.splitlines() if line.startswith("milepost: no room for ")]
+    assert [line for line in screen.splitlines() if len(line) > columns and line not in notes] == []
+    narrow = {("runs", 60), ("runs", 80), ("stages", 60), ("history", 60), ("history", 80)}
+    assert len(notes) == ((command, columns) in narrow)
+
+
+def test_a_name_that_is_too_long_for_the_terminal_goes_on_below(path: Path) -> None:
+    """All of it is there; wide characters are counted as two cells."""
+    name = "東京" * 40
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1, run_id=name))
+    screen = on_terminal("history", path, NO_COLOR="1")[1]
+    assert screen.count("東京") >= 30
+    assert screen.count("東") == 40
+
+
+def test_colour_is_for_terminals_whose_user_wants_it(file: Path) -> None:
+    """A bold heading on a terminal; nothing with NO_COLOR, on a dumb one, or in a pipe."""
+    assert "\x1b[1m" in on_terminal("runs", file)[1]
+    assert "\x1b" not in on_terminal("runs", file, NO_COLOR="1")[1]
+    assert "\x1b" not in on_terminal("runs", file, TERM="dumb")[1]
+    assert b"\x1b" not in process("runs", file).stdout
+
+
+def test_a_terminal_that_knows_ascii_only_gets_ascii(path: Path) -> None:
+    """A name is written out rather than lost."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1, run_id="Zürich"))
+    assert b"Z\\xfcrich" in process("runs", path, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}).stdout
+
+
+def test_an_empty_store_has_empty_answers(path: Path) -> None:
+    """A heading without rows; an empty list."""
+    CheckpointStore(path).close()
+    for command in ("runs", "stages", "resume", "history"):
+        assert len(answer(command, path).splitlines()) == 1
+    for command in ("runs", "stages", "resume"):
+        assert json.loads(answer(command, path, "--json")) == []
+    assert answer("history", path, "--json") == ""
+    assert answer("verify", path).startswith("intact  0 entries")
