@@ -11,7 +11,7 @@
 --                                  detail; no white space, strings as RFC 8785 section 3.2.2.2 writes them
 --
 -- The journal mode is WAL, a page has 2,048 bytes, and auto_vacuum is INCREMENTAL (NONE in a file that was made by version 1 and
--- upgraded). All three are set when the file is made (creation.py), before its tables.
+-- upgraded). All three are set when the file is made (create.py), before its tables.
 
 PRAGMA application_id = 1296651344;  -- 0x4D495450, "MITP": what `file` and milepost know the file by
 PRAGMA user_version = 2;             -- the version of this format

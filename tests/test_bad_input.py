@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -29,7 +30,7 @@ from support.refusals import Call, Calls, left_as_it_was
 from support.used_store import advance, clock_of_used, loop, resume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 DIGITS = "0123456789abcdef" * 4
 NEXT = 1_000_000  # a sequence that the tests of this module never reach, so that it always rises
@@ -38,6 +39,27 @@ NONE: dict[str, Any] = {"None": None}
 
 def _batch(store: CheckpointStore, **wrong: Any) -> object:
     return store.append_many([entry(NEXT), entry(NEXT + 1)._replace(**wrong), entry(NEXT + 2)])
+
+
+def _steps(store: CheckpointStore, **wrong: Any) -> object:
+    return store.advance_many([STEP, {**STEP, "stage": "other", **wrong}])
+
+
+def _run(awaitable: Awaitable[object]) -> object:
+    async def main() -> object:
+        return await awaitable
+
+    return asyncio.run(main())
+
+
+def _circle() -> list[Any]:
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
+
+
+def _but_none(bad: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in bad.items() if name != "None"}
 
 
 def _marked(mark: Any) -> Checkpoint:
@@ -87,6 +109,22 @@ NAMES = Calls(
         "resume_point_for_stage stage": Call("stage", lambda s, x: s.resume_point_for_stage(x), BAD_NAMES | NONE),
         "resume_point_for_stage run_id": Call("run_id", lambda s, x: s.resume_point_for_stage("load", run_id=x), BAD_NAMES),
         "resume_points run_id": Call("run_id", lambda s, x: s.resume_points(x), BAD_NAMES),
+        "advance_many run_id": Call("entry 1 of the batch: run_id", lambda s, x: _steps(s, run_id=x), BAD_NAMES | NONE),
+        "advance_many stage": Call("entry 1 of the batch: stage", lambda s, x: _steps(s, stage=x), BAD_NAMES | NONE),
+        "advance_many key": Call(
+            "entry 1 of the batch: idempotency_key", lambda s, x: _steps(s, idempotency_key=x), BAD_NAMES | NONE
+        ),
+        "advance_async run_id": Call(
+            "run_id",
+            lambda s, x: _run(s.advance_async(x, "load", Watermark(MAX, MAX), idempotency_key="new")),
+            BAD_NAMES | NONE,
+        ),
+        "run run_id": Call("run_id", lambda s, x: s.run(x), BAD_NAMES | NONE),
+        "branch run_id": Call("run_id", lambda s, x: s.branch(x, "new"), BAD_NAMES | NONE),
+        "branch new_run_id": Call("new_run_id", lambda s, x: s.branch("run-7", x), BAD_NAMES | NONE),
+        "branch stage": Call("stage", lambda s, x: s.branch("run-7", "new", stage=x), BAD_NAMES),
+        "cursor stage": Call("stage", lambda s, x: s.cursor(x), BAD_NAMES | NONE),
+        "cursor run_id": Call("run_id", lambda s, x: s.cursor("load", run_id=x), BAD_NAMES),
         "get run_id": Call("run_id", lambda s, x: s.get(x, "load", 1), BAD_NAMES | NONE),
         "get stage": Call("stage", lambda s, x: s.get("run-7", x, 1), BAD_NAMES | NONE),
         "find key": Call("idempotency_key", lambda s, x: s.find(x), BAD_NAMES | NONE),
@@ -169,6 +207,9 @@ INTEGERS = Calls(
             "event_time_ms", lambda s, x: advance(s, watermark=Watermark(MAX, x)), NO_INTEGERS | NONE
         ),
         "advance clock gives": Call("at_ms", _advance_at, BAD_INTEGERS | NONE),
+        "advance_many offset": Call(
+            "entry 1 of the batch: offset", lambda s, x: _steps(s, watermark=Watermark(x, MAX)), NO_INTEGERS | NONE
+        ),
         "checkpointed every": Call(
             "every", lambda s, x: s.checkpointed([], run_id="run-7", stage="load", every=x), BAD_INTEGERS | NONE | {"0": 0}
         ),
@@ -220,6 +261,7 @@ TIMES = Calls(
         "checkpointed event_time gives, in a transaction": Call(
             "event_time", lambda s, x: loop(s, event_time=lambda _: x, transaction=True), BAD_TIMES | NONE
         ),
+        "branch as_of": Call("as_of", lambda s, x: s.branch("run-7", "new", as_of=x), BAD_TIMES),
         "latest as_of": Call("as_of", lambda s, x: s.latest(as_of=x), BAD_TIMES),
         "latest_for_stage as_of": Call("as_of", lambda s, x: s.latest_for_stage("load", as_of=x), BAD_TIMES),
         "resume_point_for_stage as_of": Call("as_of", lambda s, x: s.resume_point_for_stage("load", as_of=x), BAD_TIMES),
@@ -266,6 +308,32 @@ BAD_ENTRIES: dict[str, Any] = {
     "generator": (each for each in [entry(NEXT)]),
     **HOSTILE,
 }
+BAD_CURSORS: dict[str, Any] = {
+    "NaN": float("nan"),
+    "infinity, inside": {"at": [float("inf")]},
+    "set": {1},
+    "object": object(),
+    "lone surrogate": "\ud800",
+    "65,537 bytes": b"x" * 65_537,
+    "65,537 bytes of JSON": "x" * 65_535,
+    "10 MB": TEN_MEGABYTES,
+    "circle": _circle(),
+    "class": Checkpoint,
+    **{name: value for name, value in HOSTILE.items() if name != "bool"},
+}
+STEP: dict[str, Any] = {"run_id": "run-7", "stage": "load", "watermark": Watermark(MAX, MAX), "idempotency_key": "new"}
+BAD_STEPS: dict[str, Any] = {
+    "None": None,
+    "int": 7,
+    "str of four": "four",
+    "three values": ("run-7", "load", Watermark(MAX, MAX)),
+    "seven values": ("run-7", "load", Watermark(MAX, MAX), "new", None, None, None),
+    "a name too few": {name: value for name, value in STEP.items() if name != "watermark"},
+    "a name too many": {**STEP, "at_ms": 1},
+    "checkpoint": entry(NEXT),
+    "10 MB": TEN_MEGABYTES,
+    **HOSTILE,
+}
 BAD_ITERABLES: dict[str, Any] = {"None": None, "bool": True, "int": 7, "NaN": float("nan"), "class": Checkpoint, **HOSTILE}
 
 ENTRIES = Calls(
@@ -278,6 +346,14 @@ ENTRIES = Calls(
             "entry 1 of the batch: watermark", lambda s, x: _batch(s, watermark=x), BAD_WATERMARKS
         ),
         "advance watermark": Call("watermark", lambda s, x: advance(s, watermark=x), BAD_WATERMARKS),
+        "advance after": Call("after", lambda s, x: advance(s, after=x), _but_none(BAD_WATERMARKS)),
+        "advance cursor": Call("cursor", lambda s, x: advance(s, cursor=x), BAD_CURSORS),
+        "advance_many steps": Call("steps", lambda s, x: s.advance_many(x), BAD_ITERABLES),
+        "advance_many step": Call("steps[1]", lambda s, x: s.advance_many([STEP, x]), BAD_STEPS),
+        "advance_many cursor": Call("cursor", lambda s, x: s.advance_many([{**STEP, "cursor": x}]), BAD_CURSORS),
+        "advance_many_async steps": Call("steps", lambda s, x: _run(s.advance_many_async(x)), BAD_ITERABLES),
+        "append_async entry": Call("entry", lambda s, x: _run(s.append_async(x)), BAD_ENTRIES),
+        "append_many_async entries": Call("entries", lambda s, x: _run(s.append_many_async(x)), BAD_ITERABLES),
         "checkpointed records": Call("records", lambda s, x: s.checkpointed(x, run_id="run-7", stage="load"), BAD_ITERABLES),
         "checkpointed seek gives": Call("seek", lambda s, x: resume(s, seek=lambda _: x), BAD_ITERABLES),
     }
@@ -326,6 +402,7 @@ BAD_BOOLS: dict[str, Any] = {"None": None, "0": 0, "1": 1, "float": 1.0, "str": 
 
 SWITCHES = Calls(
     {
+        "run again": Call("again", lambda s, x: s.run("run-7", again=x), BAD_BOOLS),
         "history newest_first": Call("newest_first", lambda s, x: s.history(newest_first=x), BAD_BOOLS),
         "receipts newest_first": Call("newest_first", lambda s, x: s.receipts(newest_first=x), BAD_BOOLS),
         "frame newest_first": Call("newest_first", lambda s, x: s.frame(newest_first=x), BAD_BOOLS),

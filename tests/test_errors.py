@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from milepost import Fault, MilepostError, Receipt, RejectedCheckpointError, StageMovedError, Watermark, errors
+from milepost import (
+    Checkpoint,
+    Fault,
+    InvalidArgumentError,
+    InvalidCheckpointError,
+    MilepostError,
+    Receipt,
+    RejectedCheckpointError,
+    StageMovedError,
+    Watermark,
+    errors,
+)
 from support.chains import EVENT_MS, entry
+from support.hostile import HOSTILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,3 +223,10 @@ def test_a_stage_that_moved_is_told_with_where_it_stands_and_where_it_should(
     assert isinstance(error, RejectedCheckpointError)
     assert (error.entry, error.index) == (None, None)
     assert str(StageMovedError(*facts, "run-7", "load", 3)) == f"entry 3 of the batch: {error}"
+
+
+@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
+def test_an_error_can_be_shown_whatever_value_it_carries(value: Any) -> None:
+    """asyncio.run shows what a task has raised."""
+    assert repr(InvalidArgumentError("entry", value, "must be a Checkpoint")).startswith("InvalidArgumentError(")
+    assert repr(InvalidCheckpointError("entry", tuple.__new__(Checkpoint, ("run-7",)), "must have six fields"))

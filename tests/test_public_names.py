@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import milepost
 import milepost.checkpoint
 from milepost import errors
-from support.methods import ABOUT, READING, SHOWING, WRITING, method, public
+from support.methods import ABOUT, ASYNC, READING, SHOWING, WRITING, method, public
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,4 +52,4 @@ def test_importing_milepost_and_using_a_store_needs_apsw_alone(tmp_path: Path) -
 
 def test_every_method_of_a_store_is_in_the_lists_that_tests_go_through() -> None:
     """A new one is added to tests/support/methods.py, once."""
-    assert {method(call) for call in READING | SHOWING | WRITING} & public() == public() - set(ABOUT)
+    assert {method(call) for call in (*READING, *SHOWING, *WRITING, *ASYNC)} & public() == public() - set(ABOUT)

@@ -11,7 +11,7 @@ import json
 from hashlib import sha256
 from typing import Any, Final
 
-from milepost.errors import InvalidArgumentError
+from milepost.errors import InvalidArgumentError, kind
 
 MAX_CURSOR_BYTES: Final = 65_536
 """Of a cursor as it is stored: JSON in UTF-8, or bytes."""
@@ -29,15 +29,15 @@ def encode(cursor: object) -> Stored | None:
     """
     if cursor is None:
         return None
-    if isinstance(cursor, bytes | bytearray | memoryview):
+    if type(cursor) is bytes or type(cursor) is bytearray or type(cursor) is memoryview:
         stored: Stored = bytes(cursor)
         length = len(stored)
     else:
         try:
             stored = json.dumps(cursor, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             length = len(stored.encode())
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidArgumentError("cursor", cursor, f"must be bytes or what JSON can hold ({error})") from None
+        except Exception as error:  # noqa: BLE001 - whatever an object of the caller's does while it is looked at
+            raise InvalidArgumentError("cursor", cursor, f"must be bytes, or what JSON can hold ({kind(error)})") from None
     if length > MAX_CURSOR_BYTES:
         raise InvalidArgumentError("cursor", cursor, f"must have at most {MAX_CURSOR_BYTES:,} bytes, and has {length:,}")
     return stored

@@ -99,6 +99,13 @@ def _picklable(value: object) -> object:
 class MilepostError(Exception):
     """The base class of every exception of milepost."""
 
+    def __repr__(self) -> str:
+        """Show it as every exception, and shortened if a value in it cannot be shown: asyncio shows what a task raised."""
+        try:
+            return super().__repr__()
+        except Exception:  # noqa: BLE001 - whatever a value of the caller's does there
+            return f"{type(self).__name__}({', '.join(map(shown, self.args))})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the facts and the notes, so that another process can receive the error."""
         state = {name: _picklable(value) for name, value in vars(self).items()}

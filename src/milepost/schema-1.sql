@@ -9,7 +9,7 @@
 -- canonical bytes of an entry:     UTF-8 of the JSON array ["run","stage",sequence,[offset,event_time_ms],"key",at_ms],
 --                                  no white space, strings as RFC 8785 section 3.2.2.2 writes them
 --
--- The journal mode is WAL, and a page has 2,048 bytes. Both are set when the file is made (creation.py), before its tables.
+-- The journal mode is WAL, and a page has 2,048 bytes. Both are set when the file is made (create.py), before its tables.
 
 PRAGMA application_id = 1296651344;  -- 0x4D495450, "MITP": what `file` and milepost know the file by
 PRAGMA user_version = 1;             -- the version of this format

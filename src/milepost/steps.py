@@ -67,7 +67,7 @@ def checked_steps(steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[St
     Raises:
         InvalidArgumentError: They cannot be iterated, or one is neither a mapping of `advance`'s arguments nor a tuple.
     """
-    if isinstance(steps, Mapping | str | bytes):
+    if type(steps) is dict or type(steps) is str or type(steps) is bytes:
         raise InvalidArgumentError("steps", steps, "must be an iterable of steps: put a single one into a list")
     try:
         iterator = iter(steps)
@@ -76,16 +76,13 @@ def checked_steps(steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[St
     return [_checked(f"steps[{index}]", step) for index, step in enumerate(iterator)]
 
 
-def _checked(argument: str, step: object) -> Step:
-    if isinstance(step, Mapping):
-        unknown = [name for name in step if name not in _NAMES]
-        missing = [name for name in _NEEDED if name not in step]
-        if unknown or missing:
-            wrong = f"has {unknown[0]!a:.100}" if unknown else f"lacks {missing[0]}"
-            raise InvalidArgumentError(
-                argument, step, f"{wrong}: a step has {', '.join(_NEEDED)}, and maybe after and cursor"
-            )
-        return checked_step(**step)
-    if isinstance(step, Sequence) and not isinstance(step, str | bytes) and len(_NEEDED) <= len(step) <= len(_NAMES):
-        return checked_step(*step)
-    raise InvalidArgumentError(argument, step, f"must be a mapping or a tuple of {', '.join(_NEEDED)} (after, cursor)")
+def _checked(argument: str, step: Any) -> Step:
+    try:
+        named = dict(step) if isinstance(step, Mapping) else dict(zip(_NAMES, step, strict=False))
+        fits = not isinstance(step, str | bytes | Checkpoint) and len(step) == len(named)
+    except Exception:  # noqa: BLE001 - whatever an object of the caller's does while it is looked at
+        fits, named = False, {}
+    if not fits or not set(_NEEDED) <= named.keys() <= set(_NAMES):
+        rule = f"must be a mapping or a tuple of {', '.join(_NEEDED)}, and maybe after and cursor"
+        raise InvalidArgumentError(argument, step, rule)
+    return checked_step(**named)

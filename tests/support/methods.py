@@ -15,7 +15,7 @@ from milepost.plot import Plot
 from support.chains import entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from milepost import Checkpoint
 
@@ -51,6 +51,8 @@ def lookups(of: Checkpoint, other_run_id: str) -> dict[str, Callable[[Checkpoint
         "resume_points, of a run": lambda s: s.resume_points(run),
         "resume_points, as of": lambda s: s.resume_points(as_of=500),
         "resume_points, of a run as of": lambda s: s.resume_points(run, as_of=500),
+        "cursor": lambda s: s.cursor(stage),
+        "cursor, of a run": lambda s: s.cursor(stage, run_id=run),
         "get": lambda s: s.get(run, stage, of.sequence),
         "find": lambda s: list(s.find(key)),
         "find, in a run": lambda s: list(s.find(key, run_id=run)),
@@ -107,13 +109,22 @@ WRITING: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
     "append": lambda s: s.append(entry(1, run_id=NEW)),
     "append_many": lambda s: s.append_many([entry(1, run_id=NEW)]),
     "advance": lambda s: s.advance(NEW, "advance", Watermark(1, 0), idempotency_key="1"),
+    "advance_many": lambda s: s.advance_many([(NEW, "advance_many", Watermark(1, 0), "1")]),
     "transaction": _block,
     "checkpointed": lambda s: _loop(s, stage="loop"),
     "checkpointed, in transactions": lambda s: _loop(s, stage="transactional loop", transaction=True),
 }
 
-ABOUT: Final = ("path", "durability", "plot", "open_readonly", "backup", "close")
-"""What is about the store itself or another file, and is in none of these lists."""
+ASYNC: Final[dict[str, Callable[[CheckpointStore], Awaitable[Any]]]] = {
+    "append_async": lambda s: s.append_async(entry(1, run_id=NEW)),
+    "append_many_async": lambda s: s.append_many_async([entry(1, run_id=NEW)]),
+    "advance_async": lambda s: s.advance_async(NEW, "advance", Watermark(1, 0), idempotency_key="1"),
+    "advance_many_async": lambda s: s.advance_many_async([(NEW, "advance_many", Watermark(1, 0), "1")]),
+}
+"""What records one entry, for a task."""
+
+ABOUT: Final = ("path", "durability", "plot", "open_readonly", "backup", "close", "run", "branch")
+"""What is about the store itself, another file, or several entries, and is in none of these lists."""
 
 
 def public() -> set[str]:
