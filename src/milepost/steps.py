@@ -67,7 +67,8 @@ def checked_steps(steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[St
     Raises:
         InvalidArgumentError: They cannot be iterated, or one is neither a mapping of `advance`'s arguments nor a tuple.
     """
-    if type(steps) is dict or type(steps) is str or type(steps) is bytes:
+    given: object = steps
+    if type(given) is dict or type(given) is str or type(given) is bytes:
         raise InvalidArgumentError("steps", steps, "must be an iterable of steps: put a single one into a list")
     try:
         iterator = iter(steps)
