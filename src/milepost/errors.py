@@ -296,7 +296,9 @@ class RunFinishedError(MilepostError):
 
     def __init__(self, run_id: str, attempt: int, at_ms: int) -> None:
         super().__init__(run_id, attempt, at_ms)
-        self.run_id, self.attempt, self.at_ms = run_id, attempt, at_ms
+        self.run_id: str = run_id
+        self.attempt: int = attempt
+        self.at_ms: int = at_ms
 
     def __str__(self) -> str:
         return (
@@ -317,7 +319,9 @@ class RunExistsError(MilepostError):
 
     def __init__(self, run_id: str, stage: str, last: Checkpoint) -> None:
         super().__init__(run_id, stage, last)
-        self.run_id, self.stage, self.last = run_id, stage, last
+        self.run_id: str = run_id
+        self.stage: str = stage
+        self.last: Checkpoint = last
 
     def __str__(self) -> str:
         return (
@@ -338,7 +342,9 @@ class CursorNotKeptError(MilepostError):
 
     def __init__(self, run_id: str, stage: str, position: int) -> None:
         super().__init__(run_id, stage, position)
-        self.run_id, self.stage, self.position = run_id, stage, position
+        self.run_id: str = run_id
+        self.stage: str = stage
+        self.position: int = position
 
     def __str__(self) -> str:
         return (

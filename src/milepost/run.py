@@ -38,7 +38,7 @@ class Run:
 
     def __init__(self, store: CheckpointStore, run_id: str, *, again: bool) -> None:
         self._store = store
-        self.run_id = run_id
+        self.run_id: str = run_id
         self.attempt: int | None = None
         self._again = again
 
