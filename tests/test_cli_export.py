@@ -158,6 +158,7 @@ def test_parquet_has_the_columns_of_the_view(path: Path, tmp_path: Path) -> None
             "idempotency_key": [each.idempotency_key for _, each, _ in receipts],
             "signature": [receipt.signature for receipt, *_ in receipts],
             "detail": [None] * len(receipts),
+            "cursor_sha256": [None] * len(receipts),
         }
     assert io_.read_parquet(tmp_path / "b").read_all().num_rows == 31
 

@@ -194,20 +194,20 @@ MOVED: dict[str, tuple[tuple[Watermark | None, Watermark | None, Receipt | None]
     "a retry": (
         (None, THERE, Receipt(12, "ab" * 32)),
         (
-            "stands at offset 500, event time 2026-01-01T00:00:08Z, not before its first checkpoint: "
-            "this step is recorded, at position 12; read resume_point_for_stage() and go on from there"
+            "is at offset 500, event time 2026-01-01T00:00:08Z, but was expected to have no checkpoint (this step is "
+            "already recorded, at position 12): continue from resume_point_for_stage()"
         ),
     ),
     "nowhere": (
         (HERE, None, None),
         (
-            "stands before its first checkpoint, not at offset 400, event time 2026-01-01T00:00:07Z: "
-            "check the path, the run_id and the stage"
+            "has no checkpoint, but was expected at offset 400, event time 2026-01-01T00:00:07Z: check the path, the "
+            "run_id and the stage"
         ),
     ),
     "no step": (
         (THERE, THERE, None),
-        "stands at offset 500, event time 2026-01-01T00:00:08Z already: give the watermark that the step leads to",
+        "is at offset 500, event time 2026-01-01T00:00:08Z already: give the watermark that the step leads to",
     ),
 }
 
@@ -225,8 +225,8 @@ def test_a_stage_that_moved_is_told_with_where_it_stands_and_where_it_should(
     assert str(StageMovedError(*facts, "run-7", "load", 3)) == f"entry 3 of the batch: {error}"
 
 
-@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
-def test_an_error_can_be_shown_whatever_value_it_carries(value: Any) -> None:
+@pytest.mark.parametrize("value", HOSTILE)
+def test_an_error_can_be_shown_whatever_value_it_carries(value: str) -> None:
     """asyncio.run shows what a task has raised."""
-    assert repr(InvalidArgumentError("entry", value, "must be a Checkpoint")).startswith("InvalidArgumentError(")
+    assert repr(InvalidArgumentError("entry", HOSTILE[value], "must be a Checkpoint")).startswith("InvalidArgumentError(")
     assert repr(InvalidCheckpointError("entry", tuple.__new__(Checkpoint, ("run-7",)), "must have six fields"))

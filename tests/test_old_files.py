@@ -25,6 +25,7 @@ from milepost import (
     Watermark,
     schema,
 )
+from milepost.transfer import entries_of, restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +53,9 @@ def _check(store: CheckpointStore, holds: dict[str, Any]) -> None:
     assert list(store.history())[: len(holds["entries"])] == holds["entries"]
     details = [detail for *_, detail in store.receipts(limit=len(holds["entries"]))]
     assert details == holds.get("details", [None] * len(details))
+    if "cursor" in holds:
+        assert store.cursor("pages", run_id="a run") == holds["cursor"]
+        assert {run.run_id: (run.state, run.attempts) for run in store.runs() if run.state} == {"a run": ("finished", 2)}
     assert {run.run_id for run in store.runs()} == set(holds["runs"])
     if len(store) == len(holds["entries"]):
         assert str(store.head()) == holds["head"]
@@ -152,8 +156,7 @@ def test_a_comment_of_schema_sql_may_change(
             _check(store, holds)
         assert path.read_bytes() == file.read_bytes()
         _check_that_it_goes_on(path, holds)
-        with CheckpointStore(made, hmac_key=holds["key"]) as store:
-            store._writer.restore(holds["entries"], holds.get("details", [None] * len(holds["entries"])), {})
+        restore(str(made), entries_of(str(file), None, None), holds["key"])
     forget_schema()
     for each in (path, made):
         with CheckpointStore(each, hmac_key=holds["key"]) as store:

@@ -544,7 +544,7 @@ class Writer(Database):
             settled = True
         except Exception as error:  # noqa: BLE001 - the clock's: of the only job, for in a group it is the job's alone
             self._end = None
-            self._tell_all(own, error)
+            self._tell_all(own or leader.claim_those_that_waited(), error)
         finally:
             try:
                 self._rules.ours = True

@@ -7,19 +7,19 @@ Run once for each version of the format, by the last commit before the version r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from milepost import Checkpoint, CheckpointStore, Watermark
+from milepost import CheckpointStore, Watermark
 
 KEY: Final = bytes(range(32))
 RUNS: Final = ("nightly-1", "2026-ü-日本-🚀", "'; DROP TABLE entry; --")
 STAGES: Final = ("extract", "Umsätze <b>")
 OTHERS: Final = [(run, stage) for run in RUNS for stage in STAGES][1:]
-DETAILS: Final = ('{"state":"failed","error":"ValueError"}', '{"note":"ü \\n \\"quoted\\" 🚀"}')
 SINK: Final = """
 CREATE TABLE sink (number INTEGER PRIMARY KEY, name TEXT NOT NULL, CHECK (length(name) > 0)); -- the caller's own
 CREATE INDEX sink_by_name ON sink (name);
@@ -43,9 +43,12 @@ def make(path: Path, key: bytes | None) -> None:
                 with store.transaction() as connection:
                     connection.execute("INSERT INTO sink VALUES (?, ?)", (number, f"{stage} {number}"))
                     store.advance(run, stage, Watermark(10**6 + number, 2**63 - 1), idempotency_key=f"ü {number}\n")
-        # Entries with a detail, of a stage of milepost's own: an import records them so.
-        detailed = [Checkpoint(RUNS[0], "milepost:run", n, Watermark(n, 0), f"run {n}", 1767225700000 + n) for n in (1, 2)]
-        store._writer.restore(detailed, DETAILS, {})
+        with contextlib.suppress(ValueError), store.run("a run"):
+            raise ValueError
+        with store.run("a run") as again:
+            for page, cursor in enumerate((b"\xff\x00", {"token": "ü 日本 🚀 \u2028"}, ["a", 1.5, None]), 1):
+                again.advance("pages", Watermark(page, 0), idempotency_key=f"page {page}", cursor=cursor)
+        store.branch("a run", "a branch")
         with store.transaction() as connection:
             sink = list(connection.execute("SELECT number, name FROM sink ORDER BY number"))
         holds: dict[str, Any] = {
@@ -55,6 +58,7 @@ def make(path: Path, key: bytes | None) -> None:
             "sink": sink,
             "entries": [[*each[:3], *each.watermark, *each[4:]] for each in store.history()],
             "details": [detail for *_, detail in store.receipts()],
+            "cursor": store.cursor("pages", run_id="a branch"),
         }
     text = json.dumps(holds, ensure_ascii=False, separators=(",", ":"))
     (path.parent / f"{path.name}.json").write_text(text.replace("],[", "],\n[") + "\n", encoding="utf-8")

@@ -95,7 +95,9 @@ def _names(field: str, entries: Iterable[Checkpoint]) -> list[str]:
 def _run(of_run: Sequence[Checkpoint], entries: Sequence[Checkpoint]) -> RunSummary:
     stages = tuple(resume_points(of_run, among=entries))
     signature = pure.chain_signature(of_run)
-    return RunSummary(of_run[0].run_id, len(of_run), stages, of_run[0].at_ms, of_run[-1].at_ms, signature)
+    records = max(e.watermark.offset for e in of_run)  # of each stage the last one's, since they never fall
+    times = of_run[0].at_ms, of_run[-1].at_ms
+    return RunSummary(of_run[0].run_id, len(of_run), stages, *times, signature, records=records)
 
 
 def _stage(of_stage: Sequence[Checkpoint]) -> StageSummary:
