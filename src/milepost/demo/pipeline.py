@@ -8,16 +8,19 @@ moment, `run` continues as if nothing had happened.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from milepost.demo.source import amount, event_time
+from milepost.errors import RunFinishedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from milepost.demo.source import Source
+    from milepost.run import Run
     from milepost.store import CheckpointStore
 
 RUN_ID: Final = "demo"
@@ -69,7 +72,7 @@ Totals = dict[tuple[str, str], tuple[int, float]]
 
 def run(store: CheckpointStore, source: Source, every: int, watch: Watch) -> None:
     """
-    Run the job, or continue it.
+    Run the job, or continue it. A job that has finished does nothing.
 
     Args:
         store: The file for the checkpoints and for the sink's tables.
@@ -77,18 +80,18 @@ def run(store: CheckpointStore, source: Source, every: int, watch: Watch) -> Non
         every: How many records make a batch.
         watch: Called after each record.
     """
-    with store.transaction() as connection:
-        connection.execute(SINK)
-    extract(store, source, every, watch)
-    transform(store, every, watch)
-    load(store, every, watch)
+    with contextlib.suppress(RunFinishedError), store.run(RUN_ID) as attempt:
+        with store.transaction() as connection:
+            connection.execute(SINK)
+        extract(attempt, source, every, watch)
+        transform(attempt, store, every, watch)
+        load(attempt, store, every, watch)
 
 
-def extract(store: CheckpointStore, source: Source, every: int, watch: Watch) -> None:
+def extract(attempt: Run, source: Source, every: int, watch: Watch) -> None:
     """Copy the CSV to `staged`. A CSV has no index, so a restart reads and skips the finished rows."""
-    loop = store.checkpointed(
+    loop = attempt.checkpointed(
         source,
-        run_id=RUN_ID,
         stage="extract",
         every=every,
         event_time=lambda row: event_time(row.event_time).ms,
@@ -99,12 +102,11 @@ def extract(store: CheckpointStore, source: Source, every: int, watch: Watch) ->
         watch("extract", row.number)
 
 
-def transform(store: CheckpointStore, every: int, watch: Watch) -> None:
+def transform(attempt: Run, store: CheckpointStore, every: int, watch: Watch) -> None:
     """Convert `staged` to `cleaned`."""
     staged = partial(_rows, store, _READ_STAGED)
-    loop = store.checkpointed(
+    loop = attempt.checkpointed(
         staged(0),
-        run_id=RUN_ID,
         stage="transform",
         every=every,
         event_time=lambda row: event_time(row[1]).ms,
@@ -117,12 +119,11 @@ def transform(store: CheckpointStore, every: int, watch: Watch) -> None:
         watch("transform", number)
 
 
-def load(store: CheckpointStore, every: int, watch: Watch) -> None:
+def load(attempt: Run, store: CheckpointStore, every: int, watch: Watch) -> None:
     """Add `cleaned` to `totals`. This stage needs exactly once, because a record added twice would count twice."""
     cleaned = partial(_rows, store, _READ_CLEANED)
-    loop = store.checkpointed(
+    loop = attempt.checkpointed(
         cleaned(0),
-        run_id=RUN_ID,
         stage="load",
         every=every,
         event_time=lambda row: row[1],
@@ -147,6 +148,11 @@ def _rows(store: CheckpointStore, statement: str, offset: int) -> Iterator[tuple
             return
         yield from page
         offset = page[-1][0]
+
+
+def checkpoints(store: CheckpointStore) -> int:
+    """Count the checkpoints of the stages."""
+    return sum(stage.entries for stage in store.stages())
 
 
 def totals(store: CheckpointStore) -> Totals:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from milepost.demo.pipeline import totals
+from milepost import details
+from milepost.demo.pipeline import checkpoints, totals
 from milepost.demo.source import amount, event_time
 from milepost.errors import shown
 from milepost.readable import count
@@ -15,6 +16,7 @@ from milepost.readable import count
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from milepost.checkpoint import Checkpoint
     from milepost.demo.pipeline import Totals
     from milepost.demo.source import Source
     from milepost.receipt import Head
@@ -65,7 +67,8 @@ def checks(resumed: CheckpointStore, unkilled: CheckpointStore, expected: Totals
     yield Check("its totals are those of the run that was never killed", _difference(found, totals(unkilled)))
     yield Check("its totals are those straight from the CSV", _difference(found, expected))
     yield Check(
-        f"both runs recorded the same {len(unkilled):,} checkpoints, except for the clock", _divergence(resumed, unkilled)
+        f"both runs recorded the same {checkpoints(unkilled):,} checkpoints, except for the clock",
+        _divergence(resumed, unkilled),
     )
     verification = resumed.verify(expected=at_kill)
     yield Check(
@@ -95,8 +98,13 @@ def _total(total: tuple[int, float] | None) -> str:
 
 
 def _divergence(resumed: CheckpointStore, unkilled: CheckpointStore) -> str | None:
-    for position, pair in enumerate(zip_longest(resumed.history(), unkilled.history()), 1):
+    for number, pair in enumerate(zip_longest(_of_stages(resumed), _of_stages(unkilled)), 1):
         one, other = (entry and entry._replace(at_ms=0) for entry in pair)
         if one != other:
-            return f"position {position:,} has {one} and {other}"
+            return f"checkpoint {number:,} has {one} and {other}"
     return None
+
+
+def _of_stages(store: CheckpointStore) -> Iterator[Checkpoint]:
+    """Leave out what milepost recorded of the run's attempts, of which the killed run has one more."""
+    return (entry for entry in store.history() if not entry.stage.startswith(details.RESERVED))

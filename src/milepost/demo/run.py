@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milepost.demo import pipeline, proof, screen
 from milepost.demo.pipeline import RUN_ID, STAGES
 from milepost.errors import InvalidArgumentError, MilepostError
-from milepost.readable import iso, size, visible
+from milepost.readable import count, iso, size, visible
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -126,11 +126,16 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
     screen.say(to, _describe_kill(job, killed), style="yellow")
     screen.heading(to, "3. What is on disk now, as CheckpointStore.open_readonly() sees it")
     with CheckpointStore.open_readonly(path) as store:
-        at_kill, points = store.head(), store.resume_points(RUN_ID)
+        at_kill, points, recorded_at_kill = store.head(), store.resume_points(RUN_ID), pipeline.checkpoints(store)
     _table_of_points(to, points)
 
     screen.heading(to, "4. Started again: a new process resumes there")
     resumed = _process(to, job, path, None)
+    with CheckpointStore.open_readonly(path) as store:
+        recorded = pipeline.checkpoints(store)
+        for run in store.runs():
+            attempts = f"{count(run.attempts, 'attempt')}, {run.killed} of them killed"
+            screen.say(to, f"Run {visible(run.run_id)}: {run.state}, {attempts}.")
 
     screen.heading(to, "5. The same job in a second file, never killed")
     with tempfile.TemporaryDirectory(prefix=".milepost-demo-", dir=Path(path).resolve().parent) as folder:
@@ -157,9 +162,9 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
     _table_of_runs(
         to,
         [
-            ("killed", killed, at_kill.entries, kept),
-            ("resumed", resumed, head.entries - at_kill.entries, len(STAGES) * job.records - kept),
-            ("never killed", unkilled, head.entries, len(STAGES) * job.records),
+            ("killed", killed, recorded_at_kill, kept),
+            ("resumed", resumed, recorded - recorded_at_kill, len(STAGES) * job.records - kept),
+            ("never killed", unkilled, recorded, len(STAGES) * job.records),
         ],
     )
     to.print()
@@ -169,7 +174,7 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
     screen.facts(
         to,
         {
-            "checkpoints": f"{head.entries:,}, with batches of {job.every:,}",
+            "checkpoints": f"{recorded:,}, with batches of {job.every:,}",
             "signature": head.signature,
             "file": f"{visible(path)}, {size(size_bytes)}",
             "time": f"{time.monotonic() - began:.1f} s for all of this",
