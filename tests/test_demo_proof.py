@@ -91,7 +91,7 @@ def test_a_tampered_checkpoint_fails(pair: Pair) -> None:
     """A changed row is seen by the comparison of the runs and by the chain."""
     tamper(pair.resumed.path, "UPDATE entry SET event_time_ms = event_time_ms + 1 WHERE position = 12")
     first, second, third = pair.failures()
-    assert "checkpoint 11 has Checkpoint(run_id='demo', stage='transform', sequence=2," in first
+    assert "checkpoint 11 has Checkpoint(run_id='demo', stage='transform', sequence=1," in first
     assert second.startswith("its chain verifies, and contains what was on disk after the kill: ")
     assert third.startswith("its signature is the one recomputed from the rows: recorded ")
 
