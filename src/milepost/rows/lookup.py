@@ -167,10 +167,8 @@ def cursor(connection: apsw.Connection, run_id: str | None, stage: str) -> Store
 
 
 _CURSOR: Final[dict[Scope | None, str]] = {
-    scope: "SELECT cursor FROM stage_cursor JOIN "
-    f"(SELECT entry.run_number, entry.stage_number, entry.position FROM {scope.last_given()}) AS last "
-    "ON stage_cursor.run_number = last.run_number AND stage_cursor.stage_number = last.stage_number "
-    "AND stage_cursor.position = last.position"
+    scope: "SELECT (SELECT cursor FROM stage_cursor AS kept WHERE kept.run_number = entry.run_number "
+    f"AND kept.stage_number = entry.stage_number AND kept.position = entry.position) FROM {scope.last_given()}"
     for scope in (STAGE, RUN_STAGE)
 }
 
