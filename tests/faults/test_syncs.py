@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,25 @@ def test_after_a_sync_that_failed_the_wal_is_left_to_the_next_opener(
         assert path.with_name(f"{path.name}-wal").stat().st_size > 0
     with CheckpointStore(path) as store:
         assert store.append(entry(4)).position == len(store)
+
+
+def test_a_sync_of_mileposts_own_that_fails_is_told_as_one_of_sqlites_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a duplicate, by the system's own call; the store does nothing more then."""
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", broken)
+            with pytest.raises(FailedStoreError, match="failed to make a write durable"):
+                store.append(entry(1))
+        with pytest.raises(FailedStoreError):
+            store.append(entry(2))
+    assert path.with_name(f"{path.name}-wal").stat().st_size > 0
 
 
 @pytest.mark.parametrize("method", ["xSync", "xWrite"])
