@@ -13,7 +13,7 @@ from slow_disk import disk
 
 from chains import entry
 from doors import writer
-from milepost import CheckpointStore, MilepostError, Receipt, StoreError, Watermark
+from milepost import CheckpointStore, ClosedStoreError, MilepostError, Receipt, StoreError, Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -681,6 +681,18 @@ def test_a_block_that_is_ended_twice_is_ended_once(path: Path) -> None:
             block.__exit__(ValueError, ValueError(), None)
             store.append(entry(3))
         assert len(store) == 3
+
+
+def test_a_block_that_is_ended_again_after_the_store_was_closed_is_told_unless_an_exception_ends_it(path: Path) -> None:
+    """The exception then comes out as it is."""
+    store = CheckpointStore(path, durability="normal")
+    block = store.transaction()
+    block.__enter__()
+    block.__exit__(None, None, None)
+    store.close()
+    block.__exit__(ValueError, ValueError(), None)
+    with pytest.raises(ClosedStoreError):
+        block.__exit__(None, None, None)
 
 
 def test_what_reads_while_a_block_ends_sees_what_is_committed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
