@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 
-from milepost import ForkedStoreError, open_files
+from chains import entry
+from doors import connections
+from milepost import CheckpointStore, ForkedStoreError, open_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,3 +64,19 @@ def test_a_list_that_misses_a_lock_once_refuses_nobody(shm: Path, monkeypatch: p
     monkeypatch.setattr(open_files, "_locked_bytes", lambda process, inode: next(looks))
     open_files.refuse_without_locks("orders.milepost", str(shm))
     assert len(list(looks)) == 99
+
+
+def test_what_a_store_has_open_is_never_closed_in_the_child_of_a_fork(path: Path) -> None:
+    """Neither what it reads with nor what it writes with, as the last name of it goes: SQLite would write the WAL back."""
+    store = CheckpointStore(path, durability="normal")
+    store.append(entry(1))
+    inherited = list(map(weakref.ref, connections(store)))
+    assert len(inherited) == 2
+    store._database.carried_over()
+    open_files.forget(store._database)
+    del store
+    gc.collect()
+    for connection in inherited:
+        kept = connection()
+        assert kept is not None
+        apsw.Connection.close(kept, True)
