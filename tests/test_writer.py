@@ -23,6 +23,7 @@ from milepost import (
     SchemaVersionError,
     StoreBusyError,
     StoreError,
+    StoreFullError,
     Watermark,
     bound,
     schema,
@@ -449,6 +450,46 @@ def test_an_inner_block_that_is_interrupted_leaves_the_outer_one_as_it_was(
         with store.transaction():
             store.append(entry(2, key="again"))
     assert list(store.history()) == [entry(1), entry(2, key="again")]
+
+
+@pytest.mark.parametrize("write", ["append", "append_many", "advance"])
+def test_a_write_in_a_block_that_is_interrupted_as_it_begins_is_told_nothing_else(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """There is no savepoint then to be undone; the block goes on."""
+    with store.transaction():
+        with monkeypatch.context() as patch:
+            _interrupt_once(patch, store, "SAVEPOINT milepost_0")
+            with pytest.raises(KeyboardInterrupt):
+                WRITES[write](store)
+        store.append(entry(1))
+    assert list(store.history()) == [entry(1)]
+
+
+@pytest.mark.parametrize("fails", ["BEGIN IMMEDIATE", "COMMIT"])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_transaction_that_sqlite_has_rolled_back_itself_is_told_by_its_first_error(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str, fails: str
+) -> None:
+    """Not by that of the second rollback."""
+    execute = writer(store)._execute
+
+    def full(given: str, *arguments: Any) -> object:
+        if given == "COMMIT":
+            raise apsw.FullError
+        result = execute(given, *arguments)
+        if given == "ROLLBACK":
+            raise apsw.SQLError
+        if given == fails:
+            raise apsw.FullError
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_execute", full)
+        with pytest.raises(StoreFullError):
+            WRITES[write](store)
+    assert len(store) == 0
+    assert store.append(entry(1)).position == 1
 
 
 @pytest.mark.parametrize(("statement", "kept"), [("SAVEPOINT milepost_1", [1]), ("RELEASE milepost_1", [1, 2])])
