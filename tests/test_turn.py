@@ -238,6 +238,16 @@ def test_who_has_work_done_by_another_is_woken_when_it_is_done(monkeypatch: pyte
     assert seen == [True]
 
 
+def test_who_is_woken_twice_sleeps_no_more() -> None:
+    """By the one that gives its turn back, and by the one that comes then; before it sleeps, it hears no word."""
+    waits = Turn()
+    waits.wake()
+    waits.prepare_to_sleep()
+    waits.wake()
+    waits.wake()
+    waits.sleep(60)
+
+
 def test_a_word_that_was_lost_only_delays() -> None:
     """An interrupt may come before the first that waits is woken."""
     turns, first = Turns(), Turn()
