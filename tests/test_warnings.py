@@ -101,6 +101,20 @@ def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action
         assert store.verify().ok
 
 
+def test_a_wal_that_has_grown_long_is_told_with_its_size(path: Path) -> None:
+    """As `ls` would tell it."""
+    with CheckpointStore(path, durability="normal") as store:
+        wal(store).long_pages = 200
+        store.append(entry(1))
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entry").get == 1
+        wal(store).write_back_pages = 20
+        with pytest.warns(MilepostWarning, match="-wal file has grown to 3 MB"), store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (value BLOB); INSERT INTO sink VALUES (zeroblob(3500000))")
+        reader.close()
+
+
 def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again after as many pages as the first time."""
     calls = []
@@ -189,6 +203,40 @@ def test_a_wal_whose_header_a_kill_has_left_half_written_is_not_complained_of(pa
     path.with_name(f"{path.name}-wal").write_bytes(content)
     with CheckpointStore(path) as store:
         assert len(store) == 0
+
+
+def _unread(path: Path, content: bytes) -> list[str]:
+    """What is told of a WAL as its store is opened, with the file of whoever opens it."""
+    path.with_name(f"{path.name}-wal").write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        CheckpointStore(path).close()
+    assert {warning.filename for warning in caught} <= {__file__}
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_commit_at_the_very_end_of_the_wal_is_counted_if_all_of_it_is_there(path: Path) -> None:
+    """A WAL that did not grow ahead ends with its last frame."""
+    content, begins = _left_by_a_kill(path, 12)
+    content[begins[3] + 24 + 100] ^= 1
+    last = max(at for at in range(32, len(content), 2072) if any(content[at : at + 24]))
+    for end, unread in ((last + 2072, 9), (last + 2071, 8)):
+        [told] = _unread(path, bytes(content[:end]))
+        assert f"holds {unread} commits that cannot be read" in told
+
+
+def test_a_wal_that_a_machine_of_the_other_byte_order_has_begun_is_looked_through_too(path: Path) -> None:
+    """Its header has another checksum; SQLite takes no frame of it whose checksums are not of that order."""
+    content, _ = _left_by_a_kill(path, 12)
+    assert content[:4] == (0x377F0682).to_bytes(4, "big")
+    content[3] |= 1
+    one = other = 0
+    for at in range(0, 24, 8):
+        one = (one + int.from_bytes(content[at : at + 4], "big") + other) % 2**32
+        other = (other + int.from_bytes(content[at + 4 : at + 8], "big") + one) % 2**32
+    content[24:32] = one.to_bytes(4, "big") + other.to_bytes(4, "big")
+    [told] = _unread(path, bytes(content))
+    assert "holds 12 commits that cannot be read" in told
 
 
 def test_a_whole_wal_is_not_complained_of(path: Path) -> None:
