@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -13,8 +14,8 @@ import pytest
 from hooked_vfs import Call, hooked
 
 from chains import chain, entry
-from doors import wal
-from milepost import CheckpointStore, FailedStoreError, Watermark
+from doors import wal, writer
+from milepost import CheckpointStore, FailedStoreError, SequenceError, Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +63,47 @@ def test_a_duplicate_is_made_durable_before_it_is_acknowledged(path: Path, way: 
         calls.clear()
         DUPLICATES[way](store)
         assert _syncs_of_wal(calls) == syncs
+
+
+def _rejected(store: CheckpointStore) -> None:
+    with pytest.raises(SequenceError):
+        store.append(entry(0, key="late", offset=10**6, event_time_ms=2**60))
+
+
+@pytest.mark.parametrize(("durability", "syncs"), [("full", 1), ("normal", 0)])
+@pytest.mark.parametrize("beside", [[], [_rejected], [_rejected, _rejected]])
+def test_duplicates_that_are_committed_together_are_made_durable_too(
+    path: Path, durability: Any, syncs: int, beside: list[Callable[[CheckpointStore], object]]
+) -> None:
+    """Also beside what is rejected: nothing of that is new."""
+    with _noted() as (vfs, calls), CheckpointStore(path, vfs=vfs, durability=durability) as store:
+        store.append_many(chain(2))
+        store.advance("run-8", "load", Watermark(1, 1), idempotency_key="a")
+        jobs = [DUPLICATES["append"], *beside, DUPLICATES["append_many"], DUPLICATES["advance"]]
+        turns = writer(store)._turns
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            with store.transaction():
+                waiting = []
+                for job in jobs:
+                    waiting.append(pool.submit(job, store))
+                    while turns.waiting < len(waiting):
+                        pass
+                store.append(entry(3))
+                calls.clear()
+            for each in waiting:
+                each.result()
+        assert _syncs_of_wal(calls) == 2 * syncs  # the block's, and one for all
+
+
+def test_a_duplicate_in_a_block_beside_what_is_rejected_is_made_durable(path: Path) -> None:
+    """What is rejected is not appended."""
+    with _noted() as (vfs, calls), CheckpointStore(path, vfs=vfs) as store:
+        store.append_many(chain(2))
+        calls.clear()
+        with store.transaction():
+            _rejected(store)
+            store.append(entry(1))
+        assert _syncs_of_wal(calls) == 1
 
 
 @pytest.mark.parametrize("inside", [False, True])
