@@ -1191,6 +1191,20 @@ def test_blocks_stand_inside_one_another_a_hundred_deep_and_no_deeper(store: Che
     assert len(store) == 1
 
 
+def test_any_number_of_blocks_may_stand_one_after_the_other_inside_one(store: CheckpointStore) -> None:
+    """As deep as before is the next one."""
+    with store.transaction():
+        for sequence in range(1, 251):
+            with store.transaction():
+                store.append(entry(sequence))
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(store.transaction())
+            with pytest.raises(StoreError, match="100 transaction blocks stand inside one another"):
+                store.transaction().__enter__()
+    assert len(store) == 250
+
+
 def test_mileposts_own_queries_are_bounded_in_a_block_too_and_the_blocks_are_not(path: Path) -> None:
     """In a damaged file a tree may lead in circles; what a block runs may take as long as it takes."""
     bounded: list[bool] = []
