@@ -8,12 +8,21 @@ import apsw
 import pytest
 
 from chains import chain, entry, mixed
-from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
+from milepost import (
+    BrokenChainError,
+    Checkpoint,
+    CheckpointStore,
+    DamagedStoreError,
+    Head,
+    InvalidArgumentError,
+    Verification,
+    rows,
+)
 from milepost.checkpoint import chain_signature
 from milepost.signature import canonical_bytes, link, prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ENTRIES = mixed(60)
@@ -170,6 +179,17 @@ def test_a_run_without_a_name_makes_its_rows_unfit(file: Path) -> None:
     assert {position for kind, position in faults(verify(file)) if kind == "link"} == {
         i + 1 for i, e in enumerate(ENTRIES) if e.run_id == "run-2"
     }
+
+
+@pytest.mark.parametrize("lost", ["run", "stage"])
+def test_an_entry_without_one_of_its_names_is_shown_to_nobody(file: Path, lost: str) -> None:
+    """The file is damaged, whichever of the two it is."""
+    tamper(file, f"DELETE FROM {lost}")
+    looks: list[Callable[[CheckpointStore], object]] = [lambda store: list(store.history()), lambda store: store.latest()]
+    with CheckpointStore.open_readonly(file) as store:
+        for look in looks:
+            with pytest.raises(DamagedStoreError, match=r"no name|without a name"):
+                look(store)
 
 
 def test_text_that_is_not_utf8_is_told_and_not_raised(file: Path) -> None:
