@@ -14,6 +14,7 @@ from doors import wal
 from milepost import CheckpointStore, MilepostWarning, files
 from milepost.filesystem import remote_kind
 from milepost.lent import LentConnection
+from milepost.wal import Wal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -237,6 +238,23 @@ def test_a_wal_that_a_machine_of_the_other_byte_order_has_begun_is_looked_throug
     content[24:32] = one.to_bytes(4, "big") + other.to_bytes(4, "big")
     [told] = _unread(path, bytes(content))
     assert "holds 12 commits that cannot be read" in told
+
+
+@pytest.mark.parametrize("now", [(99, 0), (0, 0), None], ids=["goes on", "begins anew", "is writing back"])
+def test_a_wal_that_a_neighbour_goes_on_with_meanwhile_is_not_complained_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[int, int] | None
+) -> None:
+    """What stood behind its end before it came may be what it has just written."""
+    content, begins = _left_by_a_kill(path, 12)
+    content[begins[3] + 24 + 100] ^= 1
+    frames = Wal.frames
+
+    def first_as_it_was(self: Wal) -> tuple[int, int] | None:
+        monkeypatch.setattr(Wal, "frames", lambda self: now)
+        return frames(self)
+
+    monkeypatch.setattr(Wal, "frames", first_as_it_was)
+    assert _unread(path, bytes(content)) == []
 
 
 def test_a_whole_wal_is_not_complained_of(path: Path) -> None:
