@@ -26,6 +26,7 @@ from milepost import (
     StoreFullError,
     Watermark,
     bound,
+    files,
     schema,
 )
 from milepost.block import Block, BlockTurn
@@ -900,6 +901,35 @@ def test_the_connection_that_writes_has_every_setting(path: Path, durability: An
             "journal_size_limit": 2 * 4000 * 2048,
         }
         assert connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, -1) == 0
+
+
+def test_a_file_that_another_tool_has_given_a_rollback_journal_gets_its_wal_again(path: Path) -> None:
+    """By whoever opens it to write."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1))
+    other = apsw.Connection(str(path))
+    assert other.pragma("journal_mode", "delete") == "delete"
+    other.close()
+    with CheckpointStore(path, durability="normal") as store:
+        assert unlocked(store).pragma("journal_mode") == "wal"
+        store.append(entry(2))
+        assert list(store.history()) == chain(2)
+
+
+@pytest.mark.parametrize("missing", ["-wal", "-shm"])
+def test_a_store_whose_wal_is_not_beside_it_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Nobody could tell then whether it is still there."""
+    identity_of = files.identity_of
+
+    def nowhere(name: str) -> Callable[[], object]:
+        return (lambda: None) if name.endswith(missing) else identity_of(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "identity_of", nowhere)
+        with pytest.raises(StoreError, match="its WAL is not where SQLite keeps it"):
+            CheckpointStore(path)
+    with CheckpointStore(path) as store:
+        assert store.append(entry(1)).position == 1
 
 
 def test_the_connections_that_read_have_every_setting(path: Path) -> None:

@@ -176,6 +176,14 @@ def test_the_wal_of_a_durable_store_grows_ahead_of_what_is_written(
         store.verify().raise_if_broken()
 
 
+def test_the_wal_does_not_grow_ahead_for_the_first_commit(path: Path) -> None:
+    """It may be the only one."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        frames, _ = wal(store).frames() or (0, 0)
+        assert path.with_name(f"{path.name}-wal").stat().st_size == 32 + frames * 2072
+
+
 class _Disk:
     """The hook of a VFS whose syncs, or reads, of one file fail while it is told so."""
 
