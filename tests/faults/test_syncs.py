@@ -15,7 +15,7 @@ from hooked_vfs import Call, hooked
 
 from chains import chain, entry
 from doors import wal, writer
-from milepost import CheckpointStore, FailedStoreError, SequenceError, Watermark
+from milepost import CheckpointStore, FailedStoreError, SequenceError, Watermark, WrongKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,6 +136,19 @@ def test_a_wal_that_is_found_is_written_again_and_synced_before_the_first_answer
                 written[call.offset : call.offset + len(call.data)] = call.data
         assert written == content
         assert len(store) == 50
+
+
+def test_a_wal_that_is_found_is_not_written_back_by_an_opening_that_is_refused(path: Path, tmp_path: Path) -> None:
+    """It was not made durable first: a loss of power would leave the file half written back, and the WAL gone."""
+    original, names = tmp_path / "original", (path, path.with_name(f"{path.name}-wal"))
+    with CheckpointStore(original, hmac_key=b"k" * 32) as store:
+        store.append_many(chain(50))
+        for name in names:
+            shutil.copyfile(f"{original}{name.name[len(path.name) :]}", name)
+    found = [name.read_bytes() for name in names]
+    with pytest.raises(WrongKeyError):
+        CheckpointStore(path, hmac_key=b"w" * 32)
+    assert [name.read_bytes() for name in names] == found
 
 
 def test_the_name_of_a_file_is_made_durable_by_who_makes_it_and_by_who_opens_it(
