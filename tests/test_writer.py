@@ -304,6 +304,7 @@ class FakeTime:
 
     def sleep(self, seconds: float) -> None:
         """Note it."""
+        assert seconds >= 0  # as the module does
         self.slept.append(seconds)
         self.now += self.step
 
@@ -332,6 +333,18 @@ def test_who_has_written_for_long_lets_others_in_before_it_writes_again(
                 fake.slept.clear()
                 store.append_many([])
                 assert fake.slept == pytest.approx(expected)
+
+
+def test_who_writes_a_while_after_a_long_write_is_not_kept_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have had their time by then."""
+    fake = FakeTime()
+    monkeypatch.setattr("milepost.writer.time", fake)
+    with CheckpointStore(path, durability="normal") as store:
+        with store.transaction():
+            fake.now += 5
+        fake.now += 60
+        assert store.append(entry(1)).position == 1
+        assert fake.slept == [0]
 
 
 # Interrupts, of those that wait and of those that write for others
