@@ -229,6 +229,22 @@ def test_another_writer_is_waited_for_as_long_as_was_said(path: Path, who: str, 
         assert other.verify().ok
 
 
+@pytest.mark.parametrize("write", [*WRITES, "close"])
+def test_every_way_waits_for_its_turn_as_long_as_was_said(path: Path, monkeypatch: pytest.MonkeyPatch, write: str) -> None:
+    """In seconds, neither more nor less."""
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=4321) as store:
+        turns, waited = writer(store)._turns, list[float]()
+        take = turns.take
+
+        def noted(turn: Turn, timeout_s: float) -> bool:
+            waited.append(timeout_s)
+            return take(turn, timeout_s)
+
+        monkeypatch.setattr(turns, "take", noted)
+        {**WRITES, "close": CheckpointStore.close}[write](store)
+        assert waited == [4.321]
+
+
 @pytest.mark.parametrize("ends", ["time is up", "interrupted"])
 def test_a_block_that_is_not_entered_undoes_nothing_of_the_one_that_is(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, ends: str
