@@ -197,6 +197,14 @@ def test_nothing_is_taken_over_past_one_that_is_not_shared(last: tuple[type[Turn
     assert turns.waiting == 3
 
 
+def test_who_waits_keeps_its_place_though_one_behind_it_has_given_up() -> None:
+    """Only those before it are taken out."""
+    turns = Turns()
+    waiting = _waiting(turns, (Turn, True), (Turn, False), (Turn, True))
+    turns.wake_first()
+    assert list(turns._queue) == waiting[1:]
+
+
 def test_who_comes_when_a_turn_was_just_given_back_wakes_the_first_that_waits_and_goes_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
