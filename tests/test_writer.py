@@ -229,6 +229,20 @@ def test_another_writer_is_waited_for_as_long_as_was_said(path: Path, who: str, 
         assert other.verify().ok
 
 
+def test_another_process_is_waited_for_until_the_time_is_up_and_no_longer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from the first look on."""
+    fake = FakeTime()
+    monkeypatch.setattr("milepost.writer.time", fake)
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=1000) as store:
+        looks = []
+        for later in (0, 0.5, 0.4995, 0.0005, 1):
+            fake.now += later
+            looks.append(writer(store)._wait_for_lock(0))
+        assert looks == [True, True, True, False, False]
+
+
 @pytest.mark.parametrize("write", [*WRITES, "close"])
 def test_every_way_waits_for_its_turn_as_long_as_was_said(path: Path, monkeypatch: pytest.MonkeyPatch, write: str) -> None:
     """In seconds, neither more nor less."""
