@@ -15,7 +15,8 @@ from hooked_vfs import Call, hooked
 
 from chains import chain, entry
 from doors import wal, writer
-from milepost import CheckpointStore, FailedStoreError, SequenceError, Watermark, WrongKeyError
+from milepost import CheckpointStore, FailedStoreError, SequenceError, Watermark, WrongKeyError, files
+from milepost.wal import lengthen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,6 +137,37 @@ def test_a_wal_that_is_found_is_written_again_and_synced_before_the_first_answer
                 written[call.offset : call.offset + len(call.data)] = call.data
         assert written == content
         assert len(store) == 50
+
+
+def test_what_the_system_writes_of_it_in_pieces_is_written_where_it_belongs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write may end early, as at the last free byte of a disk."""
+    original = tmp_path / "original"
+    with CheckpointStore(original) as store:
+        store.append_many(chain(50))
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{original}{suffix}", f"{path}{suffix}")
+    pwrite = os.pwrite
+    pieces: list[int] = []
+
+    def short(descriptor: int, data: bytes, offset: int) -> int:
+        pieces.append(offset)
+        return pwrite(descriptor, data[:1000], offset)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    with CheckpointStore(path) as store:
+        assert list(store.history()) == chain(50)
+    assert pieces[:4] == [0, 1000, 2000, 3000]
+
+
+def test_a_wal_gets_as_long_as_it_is_to_be_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    """However much is missing."""
+    name = tmp_path / "orders.milepost-wal"
+    for length in (5, 100, 100, files.PIECE_BYTES + 7, 3 * files.PIECE_BYTES + 1):
+        name.write_bytes(b"frame")
+        lengthen(str(name), None, length)
+        assert name.read_bytes() == b"frame" + bytes(length - 5)
 
 
 def test_a_wal_that_is_found_is_not_written_back_by_an_opening_that_is_refused(path: Path, tmp_path: Path) -> None:
