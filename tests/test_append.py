@@ -15,7 +15,9 @@ from milepost import (
     Checkpoint,
     CheckpointStore,
     IdempotencyConflictError,
+    InvalidArgumentError,
     InvalidCheckpointError,
+    MilepostError,
     SequenceError,
     StageMovedError,
     Watermark,
@@ -136,6 +138,40 @@ def test_no_more_stages_are_kept_in_memory_than_allowed(store: CheckpointStore, 
     assert most == [3, 3]
 
 
+class _Text(str):
+    """Not `str` itself."""
+
+    __slots__ = ()
+
+
+BROKEN: dict[str, Checkpoint] = {
+    "no key": entry(2, key=""),
+    "a key that is too long": entry(2, key="k" * 1025),
+    "a key with a NUL": entry(2, key="a\0b"),
+    "a key that is no text": entry(2)._replace(idempotency_key=b"key"),  # type: ignore[arg-type]
+    "a clock before 1970": entry(2, at_ms=-1),
+    "a clock after all": entry(2, at_ms=MAX + 1),
+    "an offset that is no number": entry(2)._replace(watermark=Watermark("9", 2**60)),  # type: ignore[arg-type]
+    "an event time that is no integer": entry(2)._replace(watermark=Watermark(1000, 2.0**60)),  # type: ignore[arg-type]
+    "an event time after all": entry(2, event_time_ms=MAX + 1),
+    "an offset after all": entry(2, offset=MAX + 1),
+    "a sequence after all": entry(MAX + 1, offset=1000, event_time_ms=2**60),
+    "a watermark that is a tuple": entry(2)._replace(watermark=(1000, 2**60)),  # type: ignore[arg-type]
+    "a tuple": tuple(entry(2)),  # type: ignore[dict-item]
+    "names of another type": entry(2, run_id=_Text("run-7"), stage=_Text("load"), key=_Text("new")),
+    "a sequence that is a bool": entry(1)._replace(sequence=True, idempotency_key="new"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_breaks_a_rule_is_refused_though_its_stage_is_known(store: CheckpointStore, broken: str) -> None:
+    """In a batch, where what nearly every entry is can be told at once."""
+    with pytest.raises(MilepostError) as caught:
+        store.append_many([entry(0), entry(1), BROKEN[broken]])
+    assert isinstance(caught.value, InvalidCheckpointError | InvalidArgumentError), caught.value
+    assert len(store) == 0
+
+
 # Advance, with `after`
 
 
@@ -199,6 +235,28 @@ def test_a_key_that_is_recorded_with_this_watermark_is_a_duplicate_however_far_t
     with pytest.raises(InvalidCheckpointError):
         store.advance("run-7", "load", Watermark(MAX, MAX), idempotency_key="d")
     assert len(store) == 4
+
+
+@pytest.mark.parametrize("mark", [Watermark(4, 9), Watermark(5, 0), Watermark(5, 2), Watermark(6, 1)])
+def test_a_key_that_is_recorded_with_a_lower_or_a_higher_watermark_is_no_duplicate(
+    store: CheckpointStore, mark: Watermark
+) -> None:
+    """Nobody is given the receipt of another step: with `after`, without it, or where no sequence is left."""
+
+    def again(**after: Watermark) -> None:
+        store.advance("run-7", "load", mark, idempotency_key="a", **after)
+
+    store.advance("run-7", "load", Watermark(5, 1), idempotency_key="a")
+    store.advance("run-7", "load", Watermark(7, 1), idempotency_key="b")
+    with pytest.raises(IdempotencyConflictError):
+        again()
+    with pytest.raises(StageMovedError) as caught:
+        again(after=Watermark(1, 1))
+    assert caught.value.receipt is None
+    store.append(entry(MAX, offset=7, event_time_ms=1))
+    with pytest.raises(MilepostError):
+        again()
+    assert len(store) == 3
 
 
 @pytest.mark.parametrize("spoil", [lambda s: _advance(s, 5, "a"), lambda s: _advance(s, 6, "a")])
