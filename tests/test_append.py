@@ -158,6 +158,15 @@ BROKEN: dict[str, Checkpoint] = {
     "a sequence after all": entry(MAX + 1, offset=1000, event_time_ms=2**60),
     "a watermark that is a tuple": entry(2)._replace(watermark=(1000, 2**60)),  # type: ignore[arg-type]
     "a tuple": tuple(entry(2)),  # type: ignore[dict-item]
+    "a checkpoint that lacks a value": tuple.__new__(Checkpoint, entry(2)[:5]),
+    "a checkpoint with a value more": tuple.__new__(Checkpoint, (*entry(2), 0)),
+    "a watermark that lacks a value": entry(2)._replace(watermark=tuple.__new__(Watermark, (1000,))),
+    "a watermark with a value more": entry(2)._replace(watermark=tuple.__new__(Watermark, (1000, 2**60, 0))),
+    "a run of another type": entry(2, run_id=_Text("run-7")),
+    "a run and a stage of another type": entry(2, run_id=_Text("run-7"), stage=_Text("load")),
+    "numbers that are bools": entry(run_id="zero")._replace(sequence=True, watermark=Watermark(True, True)),
+    "a sequence and an offset that are bools": entry(run_id="zero")._replace(sequence=True, watermark=Watermark(True, 1)),
+    "a clock before 1970 at the first instant": entry(run_id="zero", offset=0, event_time_ms=0, at_ms=-1),
     "names of another type": entry(2, run_id=_Text("run-7"), stage=_Text("load"), key=_Text("new")),
     "a sequence that is a bool": entry(1)._replace(sequence=True, idempotency_key="new"),
 }
@@ -167,7 +176,7 @@ BROKEN: dict[str, Checkpoint] = {
 def test_what_breaks_a_rule_is_refused_though_its_stage_is_known(store: CheckpointStore, broken: str) -> None:
     """In a batch, where what nearly every entry is can be told at once."""
     with pytest.raises(MilepostError) as caught:
-        store.append_many([entry(0), entry(1), BROKEN[broken]])
+        store.append_many([entry(0), entry(1), entry(0, run_id="zero", offset=0, event_time_ms=0, at_ms=0), BROKEN[broken]])
     assert isinstance(caught.value, InvalidCheckpointError | InvalidArgumentError), caught.value
     assert len(store) == 0
 
