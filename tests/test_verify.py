@@ -212,6 +212,19 @@ def test_the_files_own_integrity_is_part_of_it(file: Path) -> None:
     assert "file" in {kind for kind, _ in faults(verify(file))}
 
 
+def test_whatever_sqlite_says_of_a_file_that_is_not_in_order_is_told(file: Path) -> None:
+    """Here that a page of it belongs to nothing: its words need not begin with a small letter."""
+    tamper(
+        file,
+        "CREATE TABLE sink (amount INTEGER)",
+        "PRAGMA writable_schema = ON",
+        "DELETE FROM sqlite_schema WHERE name = 'sink'",
+    )
+    [fault] = verify(file).faults
+    assert fault.kind == "file"
+    assert "never used" in fault.found
+
+
 def test_a_rewritten_chain_is_found_only_with_a_head_kept_elsewhere(file: Path) -> None:
     """Everything recomputed: sound by itself, and not what was expected."""
     with CheckpointStore.open_readonly(file) as store:
