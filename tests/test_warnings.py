@@ -103,7 +103,7 @@ def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action
 
 
 def test_a_wal_that_has_grown_long_is_told_with_its_size(path: Path) -> None:
-    """As `ls` would tell it."""
+    """As `ls` would tell it; and no second time."""
     with CheckpointStore(path, durability="normal") as store:
         wal(store).long_pages = 200
         store.append(entry(1))
@@ -113,6 +113,11 @@ def test_a_wal_that_has_grown_long_is_told_with_its_size(path: Path) -> None:
         wal(store).write_back_pages = 20
         with pytest.warns(MilepostWarning, match="-wal file has grown to 3 MB"), store.transaction() as connection:
             connection.execute("CREATE TABLE sink (value BLOB); INSERT INTO sink VALUES (zeroblob(3500000))")
+        with warnings.catch_warnings(record=True) as again:
+            warnings.simplefilter("always")
+            with store.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (zeroblob(3500000))")
+        assert again == []
         reader.close()
 
 
