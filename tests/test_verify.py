@@ -161,6 +161,16 @@ def test_an_inserted_row_is_found(file: Path) -> None:
     assert ("unreadable", -3) in faults(verify(file))
 
 
+@pytest.mark.parametrize("position", [-1, 0, 2**63 - 1])
+def test_nothing_is_appended_behind_an_entry_whose_position_no_append_gave(path: Path, position: int) -> None:
+    """It would have no place in the chain."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(ENTRIES[0])
+    tamper(path, f"UPDATE entry SET position = {position}")
+    with CheckpointStore(path, durability="normal") as store, pytest.raises(DamagedStoreError):
+        store.append(ENTRIES[1])
+
+
 def test_swapped_rows_are_found(file: Path) -> None:
     """Both places."""
     tamper(
