@@ -49,6 +49,48 @@ def test_no_checkpoint_is_recorded_for_nothing(store: CheckpointStore) -> None:
     assert _offsets(store) == [(5, "load:0-4"), (10, "load:5-9")]
 
 
+def test_a_key_has_the_stage_as_long_as_there_is_room_for_it(store: CheckpointStore) -> None:
+    """Up to 1,024 bytes; the name in it is for people."""
+    for length, key in ((1020, f"{'s' * 1020}:0-0"), (1021, "0-0")):
+        assert list(store.checkpointed(range(1), run_id="run-7", stage="s" * length, every=1)) == [0]
+        assert store.latest_for_stage("s" * length) == store.latest()
+        assert [entry.idempotency_key for entry in store.history() if entry.stage == "s" * length] == [key]
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_without_event_times_a_watermark_has_the_first_instant(store: CheckpointStore, transaction: bool) -> None:
+    """From the first checkpoint to the last, also where the loop is begun again."""
+    _loop(store, range(3), every=2, transaction=transaction)
+    _loop(store, range(7), every=2, transaction=transaction)
+    assert [entry.watermark for entry in store.history()] == [Watermark(done, 0) for done in (2, 3, 5, 7)]
+
+
+def test_what_joins_a_loop_may_be_given_by_name(store: CheckpointStore) -> None:
+    """As to `CheckpointStore.advance`; the key by name only."""
+    loop: Any = store.checkpointed(range(1), run_id="run-7", stage="load", transaction=True)
+    for _ in loop:
+        with pytest.raises(TypeError):
+            loop.advance("run-7", "check", Watermark(1, 0), "a")
+        loop.advance(run_id="run-7", stage="check", watermark=Watermark(1, 0), idempotency_key="a")
+    assert [entry.stage for entry in store.history()] == ["check", "load"]
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_seek_is_asked_once_one_record_is_done_and_not_before(store: CheckpointStore, transaction: bool) -> None:
+    """An empty source has nothing to seek in, and one record is enough not to begin it again."""
+    asked: list[int] = []
+
+    def seek(offset: int) -> range:
+        asked.append(offset)
+        return range(offset, 2)
+
+    assert _loop(store, [], every=1, seek=seek, transaction=transaction) == []
+    assert _loop(store, range(1), every=1, seek=seek, transaction=transaction) == [0]
+    assert asked == []
+    assert _loop(store, [], every=1, seek=seek, transaction=transaction) == [1]
+    assert asked == [1]
+
+
 def test_a_record_counts_only_when_the_next_one_is_asked_for(store: CheckpointStore) -> None:
     """An exception while the last record of a batch is processed leaves the batch before as the resume point."""
     with pytest.raises(Crash):

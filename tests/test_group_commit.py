@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import apsw
 import pytest
 
-from milepost import CheckpointStore, MilepostError, Receipt, SequenceError, StoreError, Watermark
+from milepost import CheckpointStore, MilepostError, Receipt, SequenceError, StoreError, StoreFullError, Watermark
+from milepost.append import Appender
 from milepost.checkpoint import chain_signature
 from support.chains import entry
 from support.doors import writer
@@ -44,6 +45,30 @@ def test_all_that_waits_is_committed_together_and_a_failure_is_its_callers_own(s
     assert commits.count(True) == 2  # the block's, and one for all
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_each_of_a_few_that_wait_has_its_entry_written(store: CheckpointStore, threads: int) -> None:
+    """One alone, and two or three together."""
+    answers = _held_up(store, [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(threads)])
+    assert sorted(answer.position for answer in answers) == list(range(1, threads + 1))
+    assert len(store) == threads
+
+
+def test_what_an_advance_that_was_recorded_already_has_begun_is_not_built_upon(store: CheckpointStore) -> None:
+    """Neither by those that are committed with it, nor by the next."""
+    recorded = store.advance("run-7", "load", Watermark(1, 1), idempotency_key="a")
+    answers = _held_up(
+        store,
+        [
+            lambda: store.advance("run-7", "load", Watermark(1, 1), idempotency_key="a"),
+            lambda: store.append_many([entry(1, run_id="run-8")]),
+            lambda: store.advance("run-7", "load", Watermark(1, 1), idempotency_key="a"),
+        ],
+    )
+    assert [answers[0].position, answers[1].position, answers[2].position] == [recorded.position, 2, recorded.position]
+    assert store.append(entry(2, run_id="run-9")).position == 3
+    assert store.verify().ok
+
+
 def test_a_commit_that_fails_is_told_to_everybody_in_the_group_by_an_error_of_his_own(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +88,47 @@ def test_a_commit_that_fails_is_told_to_everybody_in_the_group_by_an_error_of_hi
     assert [str(answer).endswith("look for it") for answer in answers] == [True] * 5
     assert len(set(map(id, answers))) == 5
     assert store.append(entry(1, run_id="run-9")).position == 6  # they were committed, and not acknowledged
+
+
+def test_nothing_of_a_commit_that_failed_is_written_by_the_next(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who are told so may do it again, or not."""
+    execute, commits = writer(store)._execute, list[str]()
+
+    def full_once(given: str, *arguments: Any) -> object:
+        if given == "COMMIT":
+            commits.append(given)
+            if len(commits) == 2:  # the first is that of the block that all wait for
+                raise apsw.FullError
+        return execute(given, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_execute", full_once)
+        answers = _held_up(store, [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)])
+    assert [type(answer) for answer in answers] == [StoreFullError] * 3
+    assert (len(store), len(commits)) == (0, 2)
+
+
+@pytest.mark.parametrize("where", ["block", "group"])
+def test_what_sqlite_says_of_one_write_among_others_is_told_in_mileposts_words(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """To its own caller; the others are written."""
+
+    def full(end: Appender, *given: object) -> NoReturn:
+        raise apsw.FullError
+
+    monkeypatch.setattr(Appender, "append_many", full)
+    if where == "block":
+        with store.transaction():
+            store.append(entry(1))
+            with pytest.raises(StoreFullError):
+                store.append_many([entry(2)])
+    else:
+        answers = _held_up(store, [lambda: store.append(entry(1)), lambda: store.append_many([entry(2)])])
+        assert [type(answer) for answer in answers] == [Receipt, StoreFullError]
+    assert list(store.history()) == [entry(1)]
 
 
 def test_threads_that_append_at_once_share_commits_and_keep_every_rule(path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 
-from milepost import ForkedStoreError, open_files
+from milepost import CheckpointStore, ForkedStoreError, open_files
+from support.chains import entry
+from support.doors import connections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,3 +122,19 @@ def test_a_file_that_is_opened_while_another_thread_forks_is_registered_after_th
         registering.join(10)
         open_files.forget(slow)
         open_files.forget(late)
+
+
+def test_what_a_store_has_open_is_never_closed_in_the_child_of_a_fork(path: Path) -> None:
+    """Neither what it reads with nor what it writes with, as the last name of it goes: SQLite would write the WAL back."""
+    store = CheckpointStore(path, durability="normal")
+    store.append(entry(1))
+    inherited = list(map(weakref.ref, connections(store)))
+    assert len(inherited) == 2
+    store._database.carried_over()
+    open_files.forget(store._database)
+    del store
+    gc.collect()
+    for connection in inherited:
+        kept = connection()
+        assert kept is not None
+        apsw.Connection.close(kept, True)

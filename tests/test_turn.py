@@ -197,6 +197,14 @@ def test_nothing_is_taken_over_past_one_that_is_not_shared(last: tuple[type[Turn
     assert turns.waiting == 3
 
 
+def test_who_waits_keeps_its_place_though_one_behind_it_has_given_up() -> None:
+    """Only those before it are taken out."""
+    turns = Turns()
+    waiting = _waiting(turns, (Turn, True), (Turn, False), (Turn, True))
+    turns.wake_first()
+    assert list(turns._queue) == waiting[1:]
+
+
 def test_who_comes_when_a_turn_was_just_given_back_wakes_the_first_that_waits_and_goes_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -236,6 +244,16 @@ def test_who_has_work_done_by_another_is_woken_when_it_is_done(monkeypatch: pyte
     monkeypatch.setattr(Turn, "wake", lambda self: seen.append(self.done))
     Shared().finish()
     assert seen == [True]
+
+
+def test_who_is_woken_twice_sleeps_no_more() -> None:
+    """By the one that gives its turn back, and by the one that comes then; before it sleeps, it hears no word."""
+    waits = Turn()
+    waits.wake()
+    waits.prepare_to_sleep()
+    waits.wake()
+    waits.wake()
+    waits.sleep(60)
 
 
 def test_a_word_that_was_lost_only_delays() -> None:

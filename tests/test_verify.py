@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from milepost import BrokenChainError, Checkpoint, CheckpointStore, Head, InvalidArgumentError, Verification, rows
+from milepost import (
+    BrokenChainError,
+    Checkpoint,
+    CheckpointStore,
+    DamagedStoreError,
+    Head,
+    InvalidArgumentError,
+    Verification,
+    rows,
+)
 from milepost.checkpoint import chain_signature
 from milepost.signature import canonical_bytes, link, prefix
 from support.chains import chain, entry, mixed
 from support.tampering import tamper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ENTRIES = mixed(60)
@@ -140,6 +149,16 @@ def test_an_inserted_row_is_found(file: Path) -> None:
     assert ("unreadable", -3) in faults(verify(file))
 
 
+@pytest.mark.parametrize("position", [-1, 0, 2**63 - 1])
+def test_nothing_is_appended_behind_an_entry_whose_position_no_append_gave(path: Path, position: int) -> None:
+    """It would have no place in the chain."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(ENTRIES[0])
+    tamper(path, f"UPDATE entry SET position = {position}")
+    with CheckpointStore(path, durability="normal") as store, pytest.raises(DamagedStoreError):
+        store.append(ENTRIES[1])
+
+
 def test_swapped_rows_are_found(file: Path) -> None:
     """Both places."""
     tamper(
@@ -160,6 +179,17 @@ def test_a_run_without_a_name_makes_its_rows_unfit(file: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("lost", ["run", "stage"])
+def test_an_entry_without_one_of_its_names_is_shown_to_nobody(file: Path, lost: str) -> None:
+    """The file is damaged, whichever of the two it is."""
+    tamper(file, f"DELETE FROM {lost}")
+    looks: list[Callable[[CheckpointStore], object]] = [lambda store: list(store.history()), lambda store: store.latest()]
+    with CheckpointStore.open_readonly(file) as store:
+        for look in looks:
+            with pytest.raises(DamagedStoreError, match=r"no name|without a name"):
+                look(store)
+
+
 def test_text_that_is_not_utf8_is_told_and_not_raised(file: Path) -> None:
     """A key, and a name."""
     tamper(file, "UPDATE entry SET idempotency_key = CAST(x'ff41' AS TEXT) WHERE position = 30")
@@ -178,6 +208,19 @@ def test_the_files_own_integrity_is_part_of_it(file: Path) -> None:
         "('entry_by_run', 'entry_by_stage')) - rootpage WHERE name IN ('entry_by_run', 'entry_by_stage')",
     )
     assert "file" in {kind for kind, _ in faults(verify(file))}
+
+
+def test_whatever_sqlite_says_of_a_file_that_is_not_in_order_is_told(file: Path) -> None:
+    """Here that a page of it belongs to nothing: its words need not begin with a small letter."""
+    tamper(
+        file,
+        "CREATE TABLE sink (amount INTEGER)",
+        "PRAGMA writable_schema = ON",
+        "DELETE FROM sqlite_schema WHERE name = 'sink'",
+    )
+    [fault] = verify(file).faults
+    assert fault.kind == "file"
+    assert "never used" in fault.found
 
 
 def test_a_rewritten_chain_is_found_only_with_a_head_kept_elsewhere(file: Path) -> None:

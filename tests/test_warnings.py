@@ -12,6 +12,7 @@ import pytest
 from milepost import CheckpointStore, MilepostWarning, files
 from milepost.lent import LentConnection
 from milepost.remote import remote_kind
+from milepost.wal import Wal
 from support.chains import chain, entry
 from support.doors import wal
 
@@ -76,7 +77,7 @@ def test_a_store_on_a_network_file_system_warns_and_works(path: Path, monkeypatc
         assert list(store.history()) == chain(3)
 
 
-@pytest.mark.parametrize("action", ["default", "error"])
+@pytest.mark.parametrize("action", ["always", "error"])
 def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action: str) -> None:
     """Every append is there and acknowledged, also where warnings are errors; afterwards the WAL is short again."""
     with CheckpointStore(path, durability="normal") as store:
@@ -85,7 +86,7 @@ def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action
         reader = apsw.Connection(str(path))
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM entry").get == 1
-        with warnings.catch_warnings(record=action == "default") as caught:
+        with warnings.catch_warnings(record=action == "always") as caught:
             warnings.simplefilter(action, MilepostWarning)  # type: ignore[arg-type]
             for sequence in range(2, 102):
                 assert store.append(entry(sequence)).position == sequence
@@ -99,6 +100,25 @@ def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action
             store.append(entry(sequence))
         assert path.with_name(f"{path.name}-wal").stat().st_size <= grown + 40 * 2072
         assert store.verify().ok
+
+
+def test_a_wal_that_has_grown_long_is_told_with_its_size(path: Path) -> None:
+    """As `ls` would tell it; and no second time."""
+    with CheckpointStore(path, durability="normal") as store:
+        wal(store).long_pages = 200
+        store.append(entry(1))
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entry").get == 1
+        wal(store).write_back_pages = 20
+        with pytest.warns(MilepostWarning, match="-wal file has grown to 3.55 MB"), store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (value BLOB); INSERT INTO sink VALUES (zeroblob(3500000))")
+        with warnings.catch_warnings(record=True) as again:
+            warnings.simplefilter("always")
+            with store.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (zeroblob(3500000))")
+        assert again == []
+        reader.close()
 
 
 def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +199,67 @@ def test_a_rotten_commit_in_the_wal_is_told_if_another_follows(path: Path, damag
             assert store.verify().ok
     told = [str(warning.message) for warning in caught if isinstance(warning.message, MilepostWarning)]
     assert [f"holds {12 - damaged} commits that cannot be read" in text for text in told] == [True] * (damaged < 11)
+
+
+@pytest.mark.parametrize("checksum", [bytes(8), b"\xff" * 8], ids=["less", "more"])
+def test_a_wal_whose_header_a_kill_has_left_half_written_is_not_complained_of(path: Path, checksum: bytes) -> None:
+    """It is the first to be written of a round: what stands behind it is of an earlier one, and written back."""
+    content, _ = _left_by_a_kill(path, 3)
+    content[24:32] = checksum
+    path.with_name(f"{path.name}-wal").write_bytes(content)
+    with CheckpointStore(path) as store:
+        assert len(store) == 0
+
+
+def _unread(path: Path, content: bytes) -> list[str]:
+    """What is told of a WAL as its store is opened, with the file of whoever opens it."""
+    path.with_name(f"{path.name}-wal").write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        CheckpointStore(path).close()
+    assert {warning.filename for warning in caught} <= {__file__}
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_commit_at_the_very_end_of_the_wal_is_counted_if_all_of_it_is_there(path: Path) -> None:
+    """A WAL that did not grow ahead ends with its last frame."""
+    content, begins = _left_by_a_kill(path, 12)
+    content[begins[3] + 24 + 100] ^= 1
+    last = max(at for at in range(32, len(content), 2072) if any(content[at : at + 24]))
+    for end, unread in ((last + 2072, 9), (last + 2071, 8)):
+        [told] = _unread(path, bytes(content[:end]))
+        assert f"holds {unread} commits that cannot be read" in told
+
+
+def test_a_wal_that_a_machine_of_the_other_byte_order_has_begun_is_looked_through_too(path: Path) -> None:
+    """Its header has another checksum; SQLite takes no frame of it whose checksums are not of that order."""
+    content, _ = _left_by_a_kill(path, 12)
+    assert content[:4] == (0x377F0682).to_bytes(4, "big")
+    content[3] |= 1
+    one = other = 0
+    for at in range(0, 24, 8):
+        one = (one + int.from_bytes(content[at : at + 4], "big") + other) % 2**32
+        other = (other + int.from_bytes(content[at + 4 : at + 8], "big") + one) % 2**32
+    content[24:32] = one.to_bytes(4, "big") + other.to_bytes(4, "big")
+    [told] = _unread(path, bytes(content))
+    assert "holds 12 commits that cannot be read" in told
+
+
+@pytest.mark.parametrize("now", [(99, 0), (0, 0), None], ids=["goes on", "begins anew", "is writing back"])
+def test_a_wal_that_a_neighbour_goes_on_with_meanwhile_is_not_complained_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch, now: tuple[int, int] | None
+) -> None:
+    """What stood behind its end before it came may be what it has just written."""
+    content, begins = _left_by_a_kill(path, 12)
+    content[begins[3] + 24 + 100] ^= 1
+    frames = Wal.frames
+
+    def first_as_it_was(self: Wal) -> tuple[int, int] | None:
+        monkeypatch.setattr(Wal, "frames", lambda self: now)
+        return frames(self)
+
+    monkeypatch.setattr(Wal, "frames", first_as_it_was)
+    assert _unread(path, bytes(content)) == []
 
 
 def test_a_whole_wal_is_not_complained_of(path: Path) -> None:

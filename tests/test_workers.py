@@ -221,6 +221,14 @@ def test_a_frozen_program_is_not_started_again(path: Path, monkeypatch: pytest.M
     assert confirmed == [False]
 
 
+def test_one_process_starts_no_other(path: Path, confirmed: list[bool]) -> None:
+    """However long the chain is."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(LENGTH))
+        assert store.verify(workers=1).ok
+    assert confirmed == []
+
+
 def test_progress_rises_to_the_end(path: Path) -> None:
     """In the thread of the caller, however many work."""
     seen: list[tuple[int, int]] = []

@@ -21,8 +21,10 @@ from milepost import (
     SchemaVersionError,
     StoreBusyError,
     StoreError,
+    StoreFullError,
     Watermark,
     bound,
+    files,
     schema,
 )
 from milepost.block import Block, BlockTurn
@@ -86,6 +88,20 @@ def test_a_commit_that_fails_leaves_nothing_in_memory_that_the_next_one_builds_u
     assert len(store) == 1
     assert store.append(entry(2, key="again")).position == 2
     assert store.verify().ok
+
+
+def test_an_error_of_sqlites_is_the_cause_of_ours_and_ours_has_none(store: CheckpointStore) -> None:
+    """Who reads a traceback sees what SQLite said, and no error twice."""
+    store.append(entry(2))
+    with pytest.raises(MilepostError) as ours:
+        store.append(entry(1))
+    assert ours.value.__cause__ is None
+    connection = writer(store)._lent
+    connection.set_commit_hook(_refuse)
+    with pytest.raises(StoreError) as translated:
+        store.append(entry(3))
+    connection.set_commit_hook(None)
+    assert isinstance(translated.value.__cause__, apsw.ConstraintError)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -211,6 +227,36 @@ def test_another_writer_is_waited_for_as_long_as_was_said(path: Path, who: str, 
         assert other.verify().ok
 
 
+def test_another_process_is_waited_for_until_the_time_is_up_and_no_longer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from the first look on."""
+    fake = FakeTime()
+    monkeypatch.setattr("milepost.writer.time", fake)
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=1000) as store:
+        looks = []
+        for later in (0, 0.5, 0.4995, 0.0005, 1):
+            fake.now += later
+            looks.append(writer(store)._wait_for_lock(0))
+        assert looks == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("write", [*WRITES, "close"])
+def test_every_way_waits_for_its_turn_as_long_as_was_said(path: Path, monkeypatch: pytest.MonkeyPatch, write: str) -> None:
+    """In seconds, neither more nor less."""
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=4321) as store:
+        turns, waited = writer(store)._turns, list[float]()
+        take = turns.take
+
+        def noted(turn: Turn, timeout_s: float) -> bool:
+            waited.append(timeout_s)
+            return take(turn, timeout_s)
+
+        monkeypatch.setattr(turns, "take", noted)
+        {**WRITES, "close": CheckpointStore.close}[write](store)
+        assert waited == [4.321]
+
+
 @pytest.mark.parametrize("ends", ["time is up", "interrupted"])
 def test_a_block_that_is_not_entered_undoes_nothing_of_the_one_that_is(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, ends: str
@@ -245,6 +291,29 @@ def test_a_block_that_is_not_entered_undoes_nothing_of_the_one_that_is(
     assert list(store.history()) == chain(2)
 
 
+@pytest.mark.parametrize("write", [*WRITES, "close"])
+def test_who_waits_in_vain_leaves_the_turn_to_who_has_it(store: CheckpointStore, write: str) -> None:
+    """So that nobody begins a transaction in the middle of another one's."""
+    use = {**WRITES, "close": CheckpointStore.close}[write]
+    with _held(store):
+        held = writer(store)._turns.holder
+        writer(store).busy_timeout_ms = 1
+        with pytest.raises(StoreBusyError):
+            use(store)
+        assert writer(store)._turns.holder is held
+        writer(store).busy_timeout_ms = 5000
+
+
+def test_a_fork_that_waits_in_vain_leaves_the_turn_to_who_has_it(store: CheckpointStore) -> None:
+    """A file that was not let go of is taken back all the same."""
+    with _held(store):
+        held = writer(store)._turns.holder
+        assert not writer(store).let_go(time.monotonic())
+        writer(store).take_back()
+        assert writer(store)._turns.holder is held
+    assert store.append(entry(1)).position == 1
+
+
 class FakeTime:
     """The module `time`, as the test tells it."""
 
@@ -263,6 +332,7 @@ class FakeTime:
 
     def sleep(self, seconds: float) -> None:
         """Note it."""
+        assert seconds >= 0  # as the module does
         self.slept.append(seconds)
         self.now += self.step
 
@@ -291,6 +361,18 @@ def test_who_has_written_for_long_lets_others_in_before_it_writes_again(
                 fake.slept.clear()
                 store.append_many([])
                 assert fake.slept == pytest.approx(expected)
+
+
+def test_who_writes_a_while_after_a_long_write_is_not_kept_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have had their time by then."""
+    fake = FakeTime()
+    monkeypatch.setattr("milepost.writer.time", fake)
+    with CheckpointStore(path, durability="normal") as store:
+        with store.transaction():
+            fake.now += 5
+        fake.now += 60
+        assert store.append(entry(1)).position == 1
+        assert fake.slept == [0]
 
 
 # Interrupts, of those that wait and of those that write for others
@@ -337,6 +419,44 @@ def test_who_is_interrupted_while_it_has_its_turn_gives_it_back(
     store.append(entry(1))
 
 
+@pytest.mark.parametrize("write", WRITES)
+def test_who_is_interrupted_once_its_transaction_has_begun_leaves_none_open(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Nor the lock that keeps other processes waiting."""
+    execute = writer(store)._execute
+
+    def interrupted(given: str, *arguments: Any) -> object:
+        result = execute(given, *arguments)
+        if given == "BEGIN IMMEDIATE":
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            WRITES[write](store)
+    assert not writer(store)._lent.in_transaction
+    assert writer(store)._turns.holder is None
+
+
+def test_a_fork_that_is_interrupted_while_it_waits_keeps_nobody_waiting(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not stay in the queue once the file is taken back."""
+
+    def interrupted(turn: Turn, seconds: float) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with _held(store):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Turn, "sleep", interrupted)
+            writer(store).let_go(time.monotonic() + WATCHDOG_S)
+        writer(store).take_back()
+    store.append(entry(1))
+    assert writer(store)._turns.waiting == 0
+
+
 def _interrupt_once(patch: pytest.MonkeyPatch, store: CheckpointStore, statement: str) -> None:
     execute = writer(store)._execute
 
@@ -372,6 +492,70 @@ def test_an_inner_block_that_is_interrupted_leaves_the_outer_one_as_it_was(
         with store.transaction():
             store.append(entry(2, key="again"))
     assert list(store.history()) == [entry(1), entry(2, key="again")]
+
+
+@pytest.mark.parametrize("write", ["append", "append_many", "advance"])
+def test_a_write_in_a_block_that_is_interrupted_as_it_begins_is_told_nothing_else(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """There is no savepoint then to be undone; the block goes on."""
+    with store.transaction():
+        with monkeypatch.context() as patch:
+            _interrupt_once(patch, store, "SAVEPOINT milepost_0")
+            with pytest.raises(KeyboardInterrupt):
+                WRITES[write](store)
+        store.append(entry(1))
+    assert list(store.history()) == [entry(1)]
+
+
+@pytest.mark.parametrize("fails", ["BEGIN IMMEDIATE", "COMMIT"])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_transaction_that_sqlite_has_rolled_back_itself_is_told_by_its_first_error(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str, fails: str
+) -> None:
+    """Not by that of the second rollback."""
+    execute = writer(store)._execute
+
+    def full(given: str, *arguments: Any) -> object:
+        if given == "COMMIT":
+            raise apsw.FullError
+        result = execute(given, *arguments)
+        if given == "ROLLBACK":
+            raise apsw.SQLError
+        if given == fails:
+            raise apsw.FullError
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_execute", full)
+        with pytest.raises(StoreFullError):
+            WRITES[write](store)
+    assert len(store) == 0
+    assert store.append(entry(1)).position == 1
+
+
+@pytest.mark.parametrize(("statement", "kept"), [("SAVEPOINT milepost_1", [1]), ("RELEASE milepost_1", [1, 2])])
+def test_an_inner_block_that_is_interrupted_once_it_has_begun_or_ended_leaves_no_savepoint_open(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, statement: str, kept: list[int]
+) -> None:
+    """And who is interrupted is told nothing else."""
+    with store.transaction():
+        store.append(entry(1))
+        execute = writer(store)._execute
+
+        def interrupted(given: str, *arguments: Any) -> object:
+            result = execute(given, *arguments)
+            if given == statement:
+                raise KeyboardInterrupt
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer(store), "_execute", interrupted)
+            with pytest.raises(KeyboardInterrupt), store.transaction():
+                store.append(entry(2))
+        with pytest.raises(apsw.SQLError, match="no such savepoint"):
+            unlocked(store).execute("RELEASE milepost_1")
+    assert [item.sequence for item in store.history()] == kept
 
 
 def test_what_an_interrupted_thread_had_taken_over_is_written_by_the_next_before_all_that_came_later(
@@ -526,6 +710,19 @@ def test_on_connect_is_judged_too_and_may_do_a_little_more(path: Path, tmp_path:
                     connection.execute(statement)
 
 
+def test_on_connect_may_leave_a_cursor_half_read_as_it_raises(path: Path) -> None:
+    """Its exception comes out as it is, and the file is closed."""
+    kept: list[apsw.Cursor] = []
+
+    def broken(connection: apsw.Connection) -> NoReturn:
+        kept.append(connection.execute("SELECT 1; SELECT 2; SELECT 3"))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        CheckpointStore(path, on_connect=broken)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def test_on_connect_ends_what_it_begins(path: Path) -> None:
     """A transaction that it left open would be committed with the first append."""
     with pytest.raises(StoreError, match=r"refused|transaction open"):
@@ -625,6 +822,17 @@ def test_a_cursor_that_is_kept_reads_nothing_after_its_block(store: CheckpointSt
     with pytest.raises(StoreError, match="only valid inside its block"):
         connection.execute("SELECT 1")
     assert [item.sequence for item in inside][-1] == 20
+
+
+def test_a_cursor_with_statements_left_to_run_keeps_no_block_from_its_end(store: CheckpointStore) -> None:
+    """They are not run, and nothing is raised for them."""
+    with store.transaction() as connection:
+        left = connection.execute("SELECT 1; CREATE TABLE late (x)")
+        store.append(entry(1))
+    assert len(store) == 1
+    with pytest.raises(apsw.CursorClosedError):
+        next(left)
+    assert connections(store)[0].execute("SELECT count(*) FROM sqlite_schema WHERE name = 'late'").get == 0
 
 
 def test_what_a_failed_read_has_half_read_is_closed_with_the_block(store: CheckpointStore) -> None:
@@ -736,6 +944,35 @@ def test_the_connection_that_writes_has_every_setting(path: Path, durability: An
         assert connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, -1) == 0
 
 
+def test_a_file_that_another_tool_has_given_a_rollback_journal_gets_its_wal_again(path: Path) -> None:
+    """By whoever opens it to write."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1))
+    other = apsw.Connection(str(path))
+    assert other.pragma("journal_mode", "delete") == "delete"
+    other.close()
+    with CheckpointStore(path, durability="normal") as store:
+        assert unlocked(store).pragma("journal_mode") == "wal"
+        store.append(entry(2))
+        assert list(store.history()) == chain(2)
+
+
+@pytest.mark.parametrize("missing", ["-wal", "-shm"])
+def test_a_store_whose_wal_is_not_beside_it_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Nobody could tell then whether it is still there."""
+    identity_of = files.identity_of
+
+    def nowhere(name: str) -> Callable[[], object]:
+        return (lambda: None) if name.endswith(missing) else identity_of(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "identity_of", nowhere)
+        with pytest.raises(StoreError, match="its WAL is not where SQLite keeps it"):
+            CheckpointStore(path)
+    with CheckpointStore(path) as store:
+        assert store.append(entry(1)).position == 1
+
+
 def test_the_connections_that_read_have_every_setting(path: Path) -> None:
     """The reader beside a writer leaves it to the writer to write the WAL back."""
     with CheckpointStore(path) as store, CheckpointStore.open_readonly(path) as readonly:
@@ -803,6 +1040,46 @@ def test_nothing_is_acknowledged_once_one_of_the_files_has_lost_its_name(path: P
         if suffix == "-shm":
             assert kept.read()
             assert path.with_name(f"{path.name}-wal").exists()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "named"), [("", "its file was"), ("-wal", "its -wal file was"), ("-shm", "its -shm file was")]
+)
+def test_the_file_that_has_lost_its_name_is_named(path: Path, suffix: str, named: str) -> None:
+    """There are three of them."""
+    store = CheckpointStore(path, durability="normal")
+    store.append(entry(1))
+    path.with_name(f"{path.name}{suffix}").rename(path.with_name("away"))
+    with pytest.raises(FailedStoreError, match=f": {named} removed or replaced"):
+        store.append(entry(2))
+    store.close()
+
+
+@pytest.mark.parametrize("lost", [["-wal"], ["-wal", "-shm"]])
+def test_what_was_acknowledged_before_the_wal_lost_its_name_is_in_the_file_once_it_is_closed(
+    path: Path, lost: list[str]
+) -> None:
+    """Nobody else can read that WAL any more, and no sync of it has failed: closing writes it back."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        for suffix in lost:
+            path.with_name(f"{path.name}{suffix}").unlink()
+        with pytest.raises(FailedStoreError, match="removed or replaced"):
+            store.append(entry(2))
+    with CheckpointStore(path) as store:
+        assert store.latest("run-7") in (entry(1), entry(2))
+        assert store.verify().ok
+
+
+def test_a_wal_that_cannot_be_looked_at_is_not_in_place(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory may be one that nobody may search."""
+
+    def hidden() -> NoReturn:
+        raise PermissionError
+
+    assert wal(store).is_in_place()
+    monkeypatch.setattr(wal(store), "_identity", hidden)
+    assert not wal(store).is_in_place()
 
 
 def test_a_file_with_a_second_name_is_not_written_to(path: Path, tmp_path: Path) -> None:
@@ -899,6 +1176,27 @@ def test_a_write_within_a_write_of_the_same_thread_is_refused_and_waits_for_noth
         assert [item.sequence for item in store.history()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("moment", ["_begin", "_let_others_in", "_before_acknowledging"])
+@pytest.mark.parametrize("write", ["append", "append_many", "advance"])
+def test_a_write_while_a_block_begins_or_ends_is_refused(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, moment: str, write: str
+) -> None:
+    """By a signal handler, say: it would be half in the block."""
+    original = getattr(writer(store), moment)
+
+    def and_write(*given: Any) -> None:
+        original(*given)
+        monkeypatch.undo()
+        with pytest.raises(StoreError, match="a write was begun within another"):
+            WRITES[write](store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), moment, and_write)
+        with store.transaction():
+            store.append(entry(1))
+    assert list(store.history()) == [entry(1)]
+
+
 def test_a_thread_does_not_wait_for_another_of_its_tasks(store: CheckpointStore) -> None:
     """Which could not go on: it is told, and the other task's block is as it was."""
 
@@ -964,6 +1262,20 @@ def test_blocks_stand_inside_one_another_a_hundred_deep_and_no_deeper(store: Che
     assert len(store) == 1
 
 
+def test_any_number_of_blocks_may_stand_one_after_the_other_inside_one(store: CheckpointStore) -> None:
+    """As deep as before is the next one."""
+    with store.transaction():
+        for sequence in range(1, 251):
+            with store.transaction():
+                store.append(entry(sequence))
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(store.transaction())
+            with pytest.raises(StoreError, match="100 transaction blocks stand inside one another"):
+                store.transaction().__enter__()
+    assert len(store) == 250
+
+
 def test_mileposts_own_queries_are_bounded_in_a_block_too_and_the_blocks_are_not(path: Path) -> None:
     """In a damaged file a tree may lead in circles; what a block runs may take as long as it takes."""
     bounded: list[bool] = []
@@ -1011,3 +1323,19 @@ def test_what_a_neighbour_writes_while_the_file_is_let_go_of_is_built_upon(store
             neighbour.append(entry(sequence, run_id="run-8"))
         writer(store).take_back()
         assert store.append(entry(sequence)).position == 2 * sequence - 1
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_file_that_cannot_be_opened_again_after_it_was_let_go_of_is_told(
+    store: CheckpointStore, path: Path, write: str
+) -> None:
+    """By the error that says why; and once it can be, the store goes on."""
+    store.append(entry(1))
+    assert writer(store).let_go(time.monotonic() + WATCHDOG_S)
+    writer(store).take_back()
+    path.rename(path.with_name("away"))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="(?i)no such file|has just been removed"):
+            WRITES[write](store)
+    path.with_name("away").rename(path)
+    assert store.append(entry(2)).position == 2

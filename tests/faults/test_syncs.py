@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
 
-from milepost import CheckpointStore, FailedStoreError, Watermark
+from milepost import CheckpointStore, FailedStoreError, SequenceError, Watermark, WrongKeyError, files
+from milepost.wal import lengthen
 from support.chains import chain, entry
-from support.doors import wal
+from support.doors import wal, writer
 from support.hooked_vfs import Call, hooked
 
 if TYPE_CHECKING:
@@ -63,6 +66,47 @@ def test_a_duplicate_is_made_durable_before_it_is_acknowledged(path: Path, way: 
         assert _syncs_of_wal(calls) == syncs
 
 
+def _rejected(store: CheckpointStore) -> None:
+    with pytest.raises(SequenceError):
+        store.append(entry(0, key="late", offset=10**6, event_time_ms=2**60))
+
+
+@pytest.mark.parametrize(("durability", "syncs"), [("full", 1), ("normal", 0)])
+@pytest.mark.parametrize("beside", [[], [_rejected], [_rejected, _rejected]])
+def test_duplicates_that_are_committed_together_are_made_durable_too(
+    path: Path, durability: Any, syncs: int, beside: list[Callable[[CheckpointStore], object]]
+) -> None:
+    """Also beside what is rejected: nothing of that is new."""
+    with _noted() as (vfs, calls), CheckpointStore(path, vfs=vfs, durability=durability) as store:
+        store.append_many(chain(2))
+        store.advance("run-8", "load", Watermark(1, 1), idempotency_key="a")
+        jobs = [DUPLICATES["append"], *beside, DUPLICATES["append_many"], DUPLICATES["advance"]]
+        turns = writer(store)._turns
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            with store.transaction():
+                waiting = []
+                for job in jobs:
+                    waiting.append(pool.submit(job, store))
+                    while turns.waiting < len(waiting):
+                        pass
+                store.append(entry(3))
+                calls.clear()
+            for each in waiting:
+                each.result()
+        assert _syncs_of_wal(calls) == 2 * syncs  # the block's, and one for all
+
+
+def test_a_duplicate_in_a_block_beside_what_is_rejected_is_made_durable(path: Path) -> None:
+    """What is rejected is not appended."""
+    with _noted() as (vfs, calls), CheckpointStore(path, vfs=vfs) as store:
+        store.append_many(chain(2))
+        calls.clear()
+        with store.transaction():
+            _rejected(store)
+            store.append(entry(1))
+        assert _syncs_of_wal(calls) == 1
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_what_is_new_is_synced_once(path: Path, inside: bool) -> None:
     """By its commit: a sync more would double the time of every append."""
@@ -93,6 +137,50 @@ def test_a_wal_that_is_found_is_written_again_and_synced_before_the_first_answer
                 written[call.offset : call.offset + len(call.data)] = call.data
         assert written == content
         assert len(store) == 50
+
+
+def test_what_the_system_writes_of_it_in_pieces_is_written_where_it_belongs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write may end early, as at the last free byte of a disk."""
+    original = tmp_path / "original"
+    with CheckpointStore(original) as store:
+        store.append_many(chain(50))
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{original}{suffix}", f"{path}{suffix}")
+    pwrite = os.pwrite
+    pieces: list[int] = []
+
+    def short(descriptor: int, data: bytes, offset: int) -> int:
+        pieces.append(offset)
+        return pwrite(descriptor, data[:1000], offset)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    with CheckpointStore(path) as store:
+        assert list(store.history()) == chain(50)
+    assert pieces[:4] == [0, 1000, 2000, 3000]
+
+
+def test_a_wal_gets_as_long_as_it_is_to_be_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    """However much is missing."""
+    name = tmp_path / "orders.milepost-wal"
+    for length in (5, 100, 100, files.PIECE_BYTES + 7, 3 * files.PIECE_BYTES + 1):
+        name.write_bytes(b"frame")
+        lengthen(str(name), None, length)
+        assert name.read_bytes() == b"frame" + bytes(length - 5)
+
+
+def test_a_wal_that_is_found_is_not_written_back_by_an_opening_that_is_refused(path: Path, tmp_path: Path) -> None:
+    """It was not made durable first: a loss of power would leave the file half written back, and the WAL gone."""
+    original, names = tmp_path / "original", (path, path.with_name(f"{path.name}-wal"))
+    with CheckpointStore(original, hmac_key=b"k" * 32) as store:
+        store.append_many(chain(50))
+        for name in names:
+            shutil.copyfile(f"{original}{name.name[len(path.name) :]}", name)
+    found = [name.read_bytes() for name in names]
+    with pytest.raises(WrongKeyError):
+        CheckpointStore(path, hmac_key=b"w" * 32)
+    assert [name.read_bytes() for name in names] == found
 
 
 def test_the_name_of_a_file_is_made_durable_by_who_makes_it_and_by_who_opens_it(
@@ -131,6 +219,14 @@ def test_the_wal_of_a_durable_store_grows_ahead_of_what_is_written(
         assert frames * 2072 < max(sizes) < 3 * frames * 2072
         assert least <= len(sizes) <= most
         store.verify().raise_if_broken()
+
+
+def test_the_wal_does_not_grow_ahead_for_the_first_commit(path: Path) -> None:
+    """It may be the only one."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        frames, _ = wal(store).frames() or (0, 0)
+        assert path.with_name(f"{path.name}-wal").stat().st_size == 32 + frames * 2072
 
 
 class _Disk:
@@ -181,6 +277,25 @@ def test_after_a_sync_that_failed_the_wal_is_left_to_the_next_opener(
         assert path.with_name(f"{path.name}-wal").stat().st_size > 0
     with CheckpointStore(path) as store:
         assert store.append(entry(4)).position == len(store)
+
+
+def test_a_sync_of_mileposts_own_that_fails_is_told_as_one_of_sqlites_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a duplicate, by the system's own call; the store does nothing more then."""
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", broken)
+            with pytest.raises(FailedStoreError, match="failed to make a write durable"):
+                store.append(entry(1))
+        with pytest.raises(FailedStoreError):
+            store.append(entry(2))
+    assert path.with_name(f"{path.name}-wal").stat().st_size > 0
 
 
 @pytest.mark.parametrize("method", ["xSync", "xWrite"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 import pytest
 
-from milepost import CheckpointStore, MilepostError, Receipt, StoreError
+from milepost import CheckpointStore, ClosedStoreError, MilepostError, Receipt, StoreError
 from support.chains import entry
 from support.doors import writer
 from support.patience import begin, in_time, result
@@ -666,6 +666,18 @@ def test_a_block_that_is_ended_twice_is_ended_once(path: Path) -> None:
             block.__exit__(ValueError, ValueError(), None)
             store.append(entry(3))
         assert len(store) == 3
+
+
+def test_a_block_that_is_ended_again_after_the_store_was_closed_is_told_unless_an_exception_ends_it(path: Path) -> None:
+    """The exception then comes out as it is."""
+    store = CheckpointStore(path, durability="normal")
+    block = store.transaction()
+    block.__enter__()
+    block.__exit__(None, None, None)
+    store.close()
+    block.__exit__(ValueError, ValueError(), None)
+    with pytest.raises(ClosedStoreError):
+        block.__exit__(None, None, None)
 
 
 def test_what_reads_while_a_block_ends_sees_what_is_committed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
