@@ -1335,7 +1335,7 @@ def test_a_file_that_cannot_be_opened_again_after_it_was_let_go_of_is_told(
     writer(store).take_back()
     path.rename(path.with_name("away"))
     for _ in range(2):
-        with pytest.raises(StoreError, match="(?i)no such file|has just been removed"):
+        with pytest.raises(StoreError, match=r"(?i)no such file|has just been removed"):
             WRITES[write](store)
     path.with_name("away").rename(path)
     assert store.append(entry(2)).position == 2
