@@ -171,6 +171,14 @@ def test_nothing_is_appended_behind_an_entry_whose_position_no_append_gave(path:
         store.append(ENTRIES[1])
 
 
+@pytest.mark.parametrize("signature", ["x''", "zeroblob(31)", "zeroblob(33)"])
+def test_a_signature_of_another_length_is_given_to_nobody(file: Path, signature: str) -> None:
+    """As a head to be kept elsewhere, say: it would match no chain."""
+    tamper(file, f"UPDATE entry SET signature = {signature} WHERE position = 60")
+    with CheckpointStore.open_readonly(file) as store, pytest.raises(DamagedStoreError, match="not 32 bytes"):
+        store.head()
+
+
 def test_swapped_rows_are_found(file: Path) -> None:
     """Both places."""
     tamper(
