@@ -66,6 +66,24 @@ def test_who_waits_is_told_when_the_time_is_up_and_leaves_the_queue() -> None:
     assert (turns.holder, turns.waiting) == (first, 0)
 
 
+def test_who_waits_looks_again_until_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it looks in vain."""
+    monkeypatch.setattr(turn, "_LOOK_AGAIN_S", 0.001)
+    turns, first, looks = Turns(), Turn(), list[float]()
+    sleep = Turn.sleep
+
+    def counted(self: Turn, seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 5:
+            del turns.held[NOW]
+        sleep(self, seconds)
+
+    monkeypatch.setattr(Turn, "sleep", counted)
+    assert turns.take(first, 0)
+    assert turns.take(Turn(), 60)
+    assert len(looks) == 5
+
+
 def test_turns_are_had_in_the_order_in_which_they_were_asked_for() -> None:
     """Who comes while others wait waits behind them."""
     turns, first, order = Turns(), Turn(), list[int]()

@@ -159,6 +159,14 @@ def test_nothing_is_appended_behind_an_entry_whose_position_no_append_gave(path:
         store.append(ENTRIES[1])
 
 
+@pytest.mark.parametrize("signature", ["x''", "zeroblob(31)", "zeroblob(33)"])
+def test_a_signature_of_another_length_is_given_to_nobody(file: Path, signature: str) -> None:
+    """As a head to be kept elsewhere, say: it would match no chain."""
+    tamper(file, f"UPDATE entry SET signature = {signature} WHERE position = 60")
+    with CheckpointStore.open_readonly(file) as store, pytest.raises(DamagedStoreError, match="not 32 bytes"):
+        store.head()
+
+
 def test_swapped_rows_are_found(file: Path) -> None:
     """Both places."""
     tamper(
@@ -210,17 +218,28 @@ def test_the_files_own_integrity_is_part_of_it(file: Path) -> None:
     assert "file" in {kind for kind, _ in faults(verify(file))}
 
 
-def test_whatever_sqlite_says_of_a_file_that_is_not_in_order_is_told(file: Path) -> None:
-    """Here that a page of it belongs to nothing: its words need not begin with a small letter."""
-    tamper(
-        file,
-        "CREATE TABLE sink (amount INTEGER)",
+OUT_OF_ORDER = {
+    "never used": ("PRAGMA writable_schema = ON", "DELETE FROM sqlite_schema WHERE name = 'sink'"),
+    "row 1 missing from index sink_by_amount, wrong # of entries in index sink_by_amount": (
+        "CREATE INDEX sink_by_amount ON sink (amount)",
+        "CREATE TEMP TABLE kept AS SELECT * FROM sqlite_schema WHERE name = 'sink_by_amount'",
         "PRAGMA writable_schema = ON",
-        "DELETE FROM sqlite_schema WHERE name = 'sink'",
-    )
-    [fault] = verify(file).faults
-    assert fault.kind == "file"
-    assert "never used" in fault.found
+        "DELETE FROM sqlite_schema WHERE name = 'sink_by_amount'",
+        "PRAGMA writable_schema = RESET",
+        "INSERT INTO sink VALUES (1)",
+        "PRAGMA writable_schema = ON",
+        "INSERT INTO sqlite_schema SELECT * FROM kept",
+    ),
+}
+
+
+@pytest.mark.parametrize("words", OUT_OF_ORDER)
+def test_whatever_sqlite_says_of_a_file_that_is_not_in_order_is_told(file: Path, words: str) -> None:
+    """A page of it belongs to nothing, or an index lacks a row: nothing is known of the words but that they are not `ok`."""
+    tamper(file, "CREATE TABLE sink (amount INTEGER)", *OUT_OF_ORDER[words])
+    found = verify(file).faults
+    assert {fault.kind for fault in found} == {"file"}
+    assert all(any(each in fault.found for fault in found) for each in words.split(", "))
 
 
 def test_a_rewritten_chain_is_found_only_with_a_head_kept_elsewhere(file: Path) -> None:
