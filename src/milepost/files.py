@@ -171,7 +171,7 @@ def warn_of_remote(path: str) -> None:
             f"{path}: the file system is {kind}, which another machine may share, so SQLite cannot rely on its locks or on "
             "the WAL's shared memory: keep the store on a local disk, and copy it with backup()",
             MilepostWarning,
-            stacklevel=4,
+            stacklevel=5,  # of who opens the store
         )
 
 

@@ -252,7 +252,7 @@ class Writer(Database):
                 "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
                 "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
                 MilepostWarning,
-                stacklevel=8,
+                stacklevel=7,  # of who opens the store
             )
 
     def _refuse_outside(self, _connection: apsw.Connection) -> apsw.Cursor:
