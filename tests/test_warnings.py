@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import linecache
+import shutil
 import warnings
 from typing import TYPE_CHECKING
 
