@@ -187,7 +187,7 @@ class KeptCursor(NamedTuple):
 
     position: int
     found: str
-    """Its SHA-256, 64 hex digits, and whether it is JSON or bytes; "none" where it is gone."""
+    """Its SHA-256, 64 hex digits, and its type: json, bytes, or what else SQLite has there; "none" where it is gone."""
     detail: str | None
     """Of that entry of the same stage and run; None where there is no such entry."""
 
@@ -208,7 +208,8 @@ def _kept_cursors(connection: apsw.Connection, run_id: str | None) -> list[KeptC
 
 
 _EVERY_KEPT: Final = (
-    "SELECT position, iif(typeof(cursor) = 'text', 'json', 'bytes'), CAST(cursor AS BLOB), "
+    "SELECT position, CASE typeof(cursor) WHEN 'text' THEN 'json' WHEN 'blob' THEN 'bytes' ELSE typeof(cursor) END, "
+    "CAST(cursor AS BLOB), "
     "(SELECT CAST(detail AS BLOB) FROM entry WHERE entry.position = kept.position AND entry.run_number = kept.run_number "
     "AND entry.stage_number = kept.stage_number) FROM stage_cursor AS kept"
 )
