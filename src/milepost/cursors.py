@@ -48,11 +48,35 @@ def decode(stored: Stored | None) -> Any:
     The cursor that was stored.
 
     Raises:
-        ValueError: It is no JSON; only in a file that was tampered with.
+        ValueError: It is none; only in a file that was tampered with, or in an import.
     """
-    return json.loads(stored) if isinstance(stored, str) else stored
+    if isinstance(stored, str):
+        try:
+            return json.loads(stored, parse_constant=_no_json)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+    if stored is None or isinstance(stored, bytes):
+        return stored
+    raise ValueError(f"neither text nor bytes, but {kind(stored)}")  # SQLite gives what it finds, whatever is declared
+
+
+def check_stored(stored: Stored) -> None:
+    """
+    A cursor from elsewhere is one that `encode` may have made.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if decode(stored) is None:
+        raise ValueError("null is no cursor")
+    if len(stored if isinstance(stored, bytes) else stored.encode()) > MAX_CURSOR_BYTES:
+        raise ValueError(f"longer than {MAX_CURSOR_BYTES:,} bytes")
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def digest(stored: Stored) -> str:
     """Its SHA-256, 64 hex digits: over the bytes, or over the UTF-8 of the JSON."""
-    return sha256(stored if isinstance(stored, bytes) else stored.encode(errors="surrogateescape")).hexdigest()
+    return sha256(stored if isinstance(stored, bytes) else stored.encode()).hexdigest()

@@ -558,7 +558,7 @@ class CheckpointStore:
         try:
             return cursors.decode(stored)
         except ValueError as error:
-            problem = f"the cursor of stage {shown(stage)} is no JSON: verify the file, and restore it from a copy"
+            problem = f"the cursor of stage {shown(stage)} is none ({error}): verify the file, and restore it from a copy"
             raise DamagedStoreError(self.path, problem) from error
 
     def get(self, run_id: str, stage: str, sequence: int) -> Checkpoint | None:

@@ -14,7 +14,7 @@ from milepost.cli import argument, record
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.head import show_head
 from milepost.cli.new_file import check_new_path
-from milepost.cursors import digest
+from milepost.cursors import check_stored, digest
 from milepost.errors import shown
 from milepost.files import absolute
 from milepost.readable import visible
@@ -109,11 +109,13 @@ def _entry(number: int, values: object) -> Entry:
 def _cursor(number: int, cursor: object, detail: str | None) -> Stored:
     """The cursor of a line, which is the one that the detail has the SHA-256 of."""
     said = details.parse(detail)
+    if not isinstance(cursor, str) or said.get("cursor_type") not in ("json", "bytes"):
+        raise WrongLine(number, f"cursor {shown(cursor)}: must be a text, and the detail must have its type and its SHA-256")
     try:
-        stored: Stored = base64.b64decode(cursor, validate=True) if said.get("cursor_type") == "bytes" else str(cursor)  # type: ignore[arg-type]
-        fits = isinstance(cursor, str) and digest(stored) == said.get("cursor")
-    except (ValueError, TypeError):
-        fits = False
-    if not fits:
+        stored: Stored = base64.b64decode(cursor, validate=True) if said["cursor_type"] == "bytes" else cursor
+        check_stored(stored)
+    except ValueError as error:
+        raise WrongLine(number, f"cursor {shown(cursor)}: is none ({error})") from None
+    if digest(stored) != said.get("cursor"):
         raise WrongLine(number, f"cursor {shown(cursor)}: its SHA-256 is not the one in the detail")
     return stored
