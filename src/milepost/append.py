@@ -247,6 +247,8 @@ class Appender:
                 raise type(error)(error.entry, error.args[1], index) from None
             self.duplicates += 1
             return found[0]
+        except InvalidCheckpointError as error:  # no sequence is left
+            raise InvalidCheckpointError(error.field, error.value, error.rule, index) from None
         return receipt
 
     def advance_many(self, steps: Sequence[Step], clock: Callable[[], int]) -> BatchReceipt:

@@ -86,4 +86,7 @@ def _checked(argument: str, step: Any) -> Step:
     if not fits or not set(_NEEDED) <= named.keys() <= set(_NAMES):
         rule = f"must be a mapping or a tuple of {', '.join(_NEEDED)}, and maybe after and cursor"
         raise InvalidArgumentError(argument, step, rule)
-    return checked_step(**named)
+    try:
+        return checked_step(**named)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{argument}.{error.argument}", error.value, error.rule) from None
