@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chains import MAX, entry
 from conftest import Clock
 from milepost import (
     BatchReceipt,
@@ -22,6 +21,7 @@ from milepost import (
     WatermarkRegressionError,
 )
 from milepost.append import NOT_ASKED
+from support.chains import MAX, entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

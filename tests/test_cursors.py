@@ -15,8 +15,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import milepost
-from chains import entry
-from command import answer, run
 from milepost import (
     CheckpointStore,
     DamagedStoreError,
@@ -29,6 +27,9 @@ from milepost import (
 )
 from milepost.cli.exit_code import ExitCode
 from milepost.cursors import MAX_CURSOR_BYTES
+from support.chains import entry
+from support.command import answer, run
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,14 +365,6 @@ CHANGES = {
 }
 
 
-def tamper(file: Path, *statements: str) -> None:
-    """Change the file as somebody does who means it."""
-    with closing(apsw.Connection(str(file))) as connection:
-        triggers = connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-        for statement in (*(f"DROP TRIGGER {name}" for name, _ in triggers), *statements, *(sql for _, sql in triggers)):
-            connection.execute(str(statement))
-
-
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_cursor_that_was_changed_is_found_where_it_is(file: Path, key: bytes | None, change: str) -> None:
     """And nothing else is accused: by the whole, by its run, and where workers would have shared the work."""
@@ -538,7 +531,7 @@ def test_a_line_whose_cursor_does_not_fit_is_named(tmp_path: Path, fault: str) -
 def test_a_last_line_of_a_stage_that_has_lost_its_cursor_is_found_by_verify(tmp_path: Path) -> None:
     """The detail says that there was one."""
     found = run("import", "-", tmp_path / "new", stdin=_line(detail=_detail(b'"a"')).encode() + b"\n")
-    assert found.exit_code == ExitCode.DONE
+    assert found.exit_code == ExitCode.SUCCESS
     with CheckpointStore.open_readonly(tmp_path / "new") as store:
         assert [(fault.kind, fault.position) for fault in store.verify().faults] == [("cursor", 1)]
         assert store.cursor("s") is None
