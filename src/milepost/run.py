@@ -53,10 +53,10 @@ class Run:
     ) -> None:
         try:
             self._store._writer.end_run(*self._end(kind))  # noqa: SLF001
-        except MilepostError as failure:
+        except Exception as failure:
             if error is None:
                 raise
-            error.add_note(f"and its end could not be recorded: {failure}")
+            error.add_note(_not_recorded(failure))
 
     async def __aenter__(self) -> Self:
         self._refuse_a_second_time()
@@ -72,10 +72,10 @@ class Run:
             return
         try:
             await self._store._writer.end_run_async(*self._end(kind))  # noqa: SLF001
-        except MilepostError as failure:
+        except Exception as failure:
             if error is None:
                 raise
-            error.add_note(f"and its end could not be recorded: {failure}")
+            error.add_note(_not_recorded(failure))
 
     def _refuse_a_second_time(self) -> None:
         if self.attempt is not None:
@@ -83,7 +83,7 @@ class Run:
 
     def _end(self, kind: type[BaseException] | None) -> tuple[str, int, str, Callable[[], int], str | None]:
         state = details.FINISHED if kind is None else details.FAILED
-        error = None if kind is None else f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")[:_LONGEST_NAME]
+        error = None if kind is None else _name_of(kind)
         return self.run_id, self.attempt or 0, state, self._store._clock, error  # noqa: SLF001
 
     def checkpointed(
@@ -146,3 +146,14 @@ class Run:
     def __repr__(self) -> str:
         attempt = "not begun" if self.attempt is None else f"attempt {self.attempt}"
         return f"<Run {self.run_id!a}, {attempt}>"
+
+
+def _name_of(kind: type[BaseException]) -> str:
+    """The name of an exception's type, as UTF-8 has it: a class may call itself anything."""
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return name.encode(errors="backslashreplace").decode()[:_LONGEST_NAME]
+
+
+def _not_recorded(failure: Exception) -> str:
+    """The note on a body's exception; a failure of the caller's own clock may have no message."""
+    return f"and its end could not be recorded: {failure if isinstance(failure, MilepostError) else repr(failure)}"
