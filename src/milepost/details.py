@@ -60,3 +60,12 @@ def parse(text: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def of_attempt(text: str | None) -> tuple[str, str | None]:
+    """Whether an attempt of a run began, finished or failed, and with which error; what says nothing else has begun."""
+    values = parse(text)
+    state, error = values.get("run"), values.get("error")
+    if state == FAILED:
+        return FAILED, error if isinstance(error, str) else None
+    return (FINISHED if state == FINISHED else BEGAN), None

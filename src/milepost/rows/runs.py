@@ -28,7 +28,7 @@ def last_attempt(connection: Statements, run_id: str) -> Attempt | None:
     if row is None:
         return None
     attempt, sequence, detail, at_ms = row
-    return Attempt(attempt, sequence, details.parse(detail).get("run", details.BEGAN), at_ms)
+    return Attempt(attempt, sequence, details.of_attempt(detail)[0], at_ms)
 
 
 _LAST_ATTEMPT: Final = f"SELECT entry.offset, entry.sequence, entry.detail, entry.at_ms FROM {RUN_STAGE.last_given()}"

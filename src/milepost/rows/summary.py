@@ -45,16 +45,16 @@ def _run_summary(
     summary = RunSummary(run_id, entries or 0, names, first_at_ms, last_at_ms, digits(signature), records=records or 0)
     if attempts is None:
         return summary
-    last = details.parse(said)
-    ended = last.get("run") in {details.FINISHED, details.FAILED}
+    state, exception = details.of_attempt(said)
+    ended = state != details.BEGAN
     return replace(
         summary,
-        state=last["run"] if ended else "open",
+        state=state if ended else "open",
         attempts=attempts,
-        killed=attempts - ends - (not ended),
+        killed=max(0, attempts - ends - (not ended)),  # in an import, attempts may have been counted in any way
         began_at_ms=began_at_ms,
         ended_at_ms=said_at_ms if ended else None,
-        error=last.get("error"),
+        error=exception,
     )
 
 
