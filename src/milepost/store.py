@@ -398,6 +398,8 @@ class CheckpointStore:
         check_name("run_id", run_id)
         check_name("new_run_id", new_run_id)
         check_optional_name("stage", stage)
+        if stage is not None and stage.startswith(details.RESERVED):
+            raise InvalidArgumentError("stage", stage, details.RESERVED_RULE)
         if run_id == new_run_id:
             raise InvalidArgumentError("new_run_id", new_run_id, "is the run to branch from: give another name")
         return self._writer.branch(run_id, new_run_id, stage, _as_of(as_of), self._clock)
