@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from milepost import rows
+from milepost import details, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,15 +24,25 @@ RECENT: Final = 2000
 COUNTED: Final = 10_000
 """Up to how many stages of a run are counted."""
 
-_RECENT_RUNS: Final = "SELECT run_number FROM entry WHERE position > 0 ORDER BY position DESC LIMIT ?"
-_NEWEST_RUNS: Final = "SELECT run_number FROM run WHERE run_number > 0 ORDER BY run_number DESC LIMIT ?"
+# Stages that milepost alone writes are in no picture, nor is a run that has no others. They count among the entries that are
+# looked at, as 0, which is no number of a run or of a stage: what is read has a bound also where there is nothing else.
+_DRAWN: Final = f"stage_number NOT IN (SELECT stage_number FROM stage WHERE stage GLOB '{details.RESERVED}*')"
+_RECENT_RUNS: Final = f"SELECT iif({_DRAWN}, run_number, 0) FROM entry WHERE position > 0 ORDER BY position DESC LIMIT ?"
+_NEWEST_RUNS: Final = (
+    f"SELECT iif(EXISTS (SELECT 1 FROM run_stage WHERE run_stage.run_number = run.run_number AND {_DRAWN}), run_number, 0) "
+    "FROM run WHERE run_number > 0 ORDER BY run_number DESC LIMIT ?"
+)
 _RECENT_STAGES: Final = (
-    "SELECT stage_number FROM entry INDEXED BY entry_by_run "
+    f"SELECT iif({_DRAWN}, stage_number, 0) FROM entry INDEXED BY entry_by_run "
     "WHERE run_number = ? AND entries_so_far IS NOT NULL ORDER BY position DESC LIMIT ?"
 )
-_NEWEST_STAGES: Final = "SELECT stage_number FROM run_stage WHERE run_number = ? ORDER BY stage_number DESC LIMIT ?"
-_COUNT_OF_STAGES: Final = "SELECT count(*) FROM (SELECT 1 FROM run_stage WHERE run_number = ? LIMIT ?)"
-_STAGES_OF_FILE: Final = "SELECT max(stage_number) FROM stage"
+_NEWEST_STAGES: Final = (
+    f"SELECT stage_number FROM run_stage WHERE run_number = ? AND {_DRAWN} ORDER BY stage_number DESC LIMIT ?"
+)
+_COUNT_OF_STAGES: Final = f"SELECT count(*) FROM (SELECT 1 FROM run_stage WHERE run_number = ? AND {_DRAWN} LIMIT ?)"
+_STAGES_OF_FILE: Final = (
+    f"SELECT max(stage_number) - (SELECT count(*) FROM stage WHERE stage GLOB '{details.RESERVED}*') FROM stage"
+)
 _RUN_NUMBER: Final = "SELECT run_number FROM run WHERE run_id = ?"
 _STAGE_NUMBER: Final = "SELECT stage_number FROM stage WHERE stage = ?"
 _NAMES: Final = (
@@ -119,7 +129,7 @@ def _stages(connection: apsw.Connection, run_number: int, number: int) -> list[i
 
 def _distinct(found: Iterable[list[tuple[Any, ...]]], number: int) -> list[int]:
     distinct = dict.fromkeys(value for each in found for (value,) in each)
-    return [_integer(value) for value in distinct][:number]
+    return [_integer(value) for value in distinct if value != 0][:number]
 
 
 def _counts(connection: apsw.Connection, run_numbers: list[int]) -> dict[int, int]:

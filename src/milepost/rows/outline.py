@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import apsw
 
+from milepost import details
 from milepost.mileposts import BOUND, RUN_STAGE
+from milepost.rows.columns import OWN_STAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,16 @@ def _typed(row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
 
 
 def count_of_runs(connection: apsw.Connection) -> int:
-    """How many runs there are."""
-    number: int | None = connection.execute("SELECT max(run_number) FROM run").get
+    """How many runs there are, without one of milepost's own entries."""
+    number: int | None = connection.execute(_COUNT_OF_RUNS).get
     return number or 0
+
+
+_COUNT_OF_RUNS: Final = (
+    f"SELECT max(run_number) - (SELECT count(*) FROM run WHERE run_id = '{details.RUN_OF_MILEPOST}' AND NOT EXISTS "
+    "(SELECT 1 FROM run_stage CROSS JOIN stage USING (stage_number) "
+    f"WHERE run_stage.run_number = run.run_number AND stage {OWN_STAGE})) FROM run"
+)
 
 
 def ends_of_run_stage(connection: apsw.Connection, run_stage: RunStage) -> list[tuple[int, ...]]:
