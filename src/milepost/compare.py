@@ -21,8 +21,8 @@ def compare_runs(database: Database, run_id: str, other_run_id: str) -> Comparis
     check_name("other_run_id", other_run_id)
     pairs = database.read(rows.stage_pairs, run_id, other_run_id)
     for name, known in (
-        (run_id, any(pair.entries for pair in pairs)),
-        (other_run_id, any(pair.other_entries for pair in pairs)),
+        (run_id, any(pair.run_number is not None for pair in pairs)),
+        (other_run_id, any(pair.other_run_number is not None for pair in pairs)),
     ):
         if not known:
             raise NoCheckpointError(name, None)
