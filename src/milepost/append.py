@@ -318,8 +318,6 @@ class Appender:
             raise NoCheckpointError(run_id, stage)
         for point in points:
             entry = point.entry._replace(run_id=new_run_id, at_ms=clock())
-            if details.parse(point.detail).get("cursor") is not None and point.cursor is None:
-                raise CursorNotKeptError(run_id, entry.stage, point.position)
             last = rows.latest(self._connection, new_run_id, entry.stage)
             if last is not None:
                 found = rows.find_duplicate(self._connection, new_run_id, entry.stage, entry.idempotency_key)
@@ -327,6 +325,11 @@ class Appender:
                     raise RunExistsError(new_run_id, entry.stage, last)
                 self.duplicates += 1
                 continue
+            signed = details.of_cursor(point.detail)
+            if signed and point.cursor is None:
+                raise CursorNotKeptError(run_id, entry.stage, point.position)
+            if signed != details.of_cursor(details.detail(cursor=point.cursor)):  # a changed one would be signed anew
+                raise apsw.CorruptError(f"the cursor at position {point.position} is not the one that was recorded there")
             self._add(entry, details.of_branch(run_id, point.position, point.cursor), point.cursor)
         position, signature = self.finish()
         return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())

@@ -69,3 +69,8 @@ def of_attempt(text: str | None) -> tuple[str, str | None]:
     if state == FAILED:
         return FAILED, error if isinstance(error, str) else None
     return (FINISHED if state == FINISHED else BEGAN), None
+
+
+def of_cursor(text: str | None) -> dict[str, Any]:
+    """The SHA-256 and the type of the cursor that a detail is about; nothing where it is about none."""
+    return {name: value for name, value in parse(text).items() if name in {"cursor", "cursor_type"}}

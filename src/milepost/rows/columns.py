@@ -14,6 +14,8 @@ from milepost.signature import START, ChainBase
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from milepost.cursors import Stored
+
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
@@ -122,6 +124,13 @@ def checked_detail(detail: object) -> str | None:
     if detail is not None and type(detail) is not str:
         raise apsw.CorruptError("a detail is no text")
     return detail
+
+
+def checked_cursor(cursor: object) -> Stored | None:
+    """A stored cursor, instead of which a damaged file may have anything."""
+    if cursor is not None and type(cursor) not in (str, bytes):
+        raise apsw.CorruptError("a cursor is neither text nor bytes")
+    return cursor  # type: ignore[return-value]
 
 
 def digits(signature: object) -> str:

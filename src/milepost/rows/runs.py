@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from milepost import details
 from milepost.checkpoint import MAX_INTEGER, Checkpoint
 from milepost.mileposts import RUN, RUN_STAGE
-from milepost.rows.columns import FIELDS, Statements, checkpoint
+from milepost.rows.columns import FIELDS, Statements, checked_cursor, checked_detail, checkpoint
 
 if TYPE_CHECKING:
     from milepost.cursors import Stored
@@ -48,7 +48,8 @@ def branch_points(connection: Statements, run_id: str, stage: str | None, as_of_
     bindings = (run_id, MAX_INTEGER if as_of_ms is None else as_of_ms, stage)
     found: list[tuple[Any, ...]] = connection.execute(_BRANCH_POINTS, bindings).fetchall()
     return [
-        BranchPoint(position, checkpoint(run_id, *fields), detail, cursor) for position, detail, cursor, *fields in found
+        BranchPoint(position, checkpoint(run_id, *fields), checked_detail(detail), checked_cursor(cursor))
+        for position, detail, cursor, *fields in found
     ]
 
 
