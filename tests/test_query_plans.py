@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 RUN_STAGE = rows.RunStage(2, 1, "run-1", "load", 10)
 
+
+def _attempt(store: CheckpointStore) -> None:
+    with store.run("run-1"):
+        pass
+
+
 LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     **lookups(entry(7, run_id="run-1", stage="load", key="step-7"), "run-2"),
     "ends_of_run_stage": lambda store: store._database.read(rows.ends_of_run_stage, RUN_STAGE),
@@ -26,6 +32,29 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "append of a duplicate": lambda store: store.append(mixed(100)[30]),
     "append_many": lambda store: store.append_many(chain(3, run_id="newer")),
     "advance": lambda store: store.advance("run-1", "load", Watermark(10**9, 2**50), idempotency_key="next"),
+    "advance with a cursor": lambda store: store.advance(
+        "run-1", "load", Watermark(10**9, 2**50), idempotency_key="next", cursor="page-9"
+    ),
+    "advance_many": lambda store: store.advance_many([("run-1", "load", Watermark(10**9, 2**50), "next")]),
+    "cursor_at": lambda store: store._database.read(rows.cursor_at, len(store)),
+    "kept_cursors of a run": lambda store: store._database.read(rows.kept_cursors, "run-1"),
+    "last_attempt": lambda store: store._database.read(rows.last_attempt, "run-1"),
+    "begin_run": lambda store: store.run("run-1").__enter__(),
+    "begin_run and end_run": _attempt,
+    "branch_points": lambda store: store._database.read(rows.branch_points, "run-1", None, None),
+    "branch_points of a stage as of": lambda store: store._database.read(rows.branch_points, "run-1", "load", 500),
+    "branch": lambda store: store.branch("run-1", "new"),
+    "branch of what is there": lambda store: store.branch("run-1", "branch"),
+    "compare with a branch": lambda store: store.compare("run-1", "branch"),
+}
+
+# By what they scan: all runs, stages, stages of runs or cursors, whose numbers do not grow with the entries.
+SUMMARIES: dict[str, tuple[Callable[[CheckpointStore], object], set[str]]] = {
+    "runs": (lambda store: store.runs(), {"(subquery"}),  # the stages of one run, for their names in order
+    "stages": (lambda store: store.stages(), {"run_stage", "counted"}),
+    "summary": (lambda store: store.summary(), {"(subquery"}),
+    "stage_pairs": (lambda store: store._database.read(rows.stage_pairs, "run-1", "branch"), set()),
+    "kept_cursors": (lambda store: store._database.read(rows.kept_cursors, None), {"kept", "run_stage"}),
 }
 
 
@@ -33,6 +62,11 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
 def recorded(store: CheckpointStore) -> CheckpointStore:
     """A store with something in every table, whose next append has to look where the chain ends."""
     store.append_many(mixed(100))
+    for page in range(3):
+        mark = Watermark(10**8 + page, 2**49)
+        store.advance("run-1", "load", mark, idempotency_key=f"page-{page}", cursor=page)
+    store.branch("run-1", "branch")
+    store.run("run-1").__enter__()
     doors.writer(store)._end = None
     return store
 
@@ -59,12 +93,29 @@ def test_a_lookup_searches_through_an_index(recorded: CheckpointStore, lookup: C
     """EXPLAIN QUERY PLAN shows SEARCH, no SCAN and no temporary B-tree."""
     searches = 0
     for statement, bindings in _statements(recorded, lookup).items():
-        if statement.startswith(("SELECT", "INSERT")):
+        if statement.startswith(("SELECT", "INSERT", "DELETE")):
             plan = _plan(recorded, statement, bindings)
             searches += sum(step.startswith("SEARCH") for step in plan)
             assert [step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"] == []
             assert [step for step in plan if "TEMP B-TREE" in step or "AUTOMATIC" in step] == []
     assert searches > 0
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_a_summary_scans_no_entries_and_sorts_none(recorded: CheckpointStore, name: str) -> None:
+    """Only stages() groups and sorts: stages of runs, by stage."""
+    use, scanned = SUMMARIES[name]
+    searches, found = 0, set()
+    for statement, bindings in _statements(recorded, use).items():
+        if statement.startswith("SELECT"):
+            plan = _plan(recorded, statement, bindings)
+            searches += sum(step.startswith("SEARCH") for step in plan)
+            found |= {
+                step.split()[1].partition("-")[0] for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"
+            }
+            assert [step for step in plan if "AUTOMATIC" in step or ("TEMP B-TREE" in step and name != "stages")] == []
+    assert searches > 0
+    assert found == scanned
 
 
 def _fill(store: CheckpointStore, entries: int) -> None:
@@ -92,8 +143,10 @@ def test_a_lookup_does_the_same_work_at_a_thousand_and_at_a_million_entries(tmp_
     lookups = {
         name: lookup
         for name, lookup in LOOKUPS.items()
-        if name.startswith(("latest", "resume", "get", "find", "chain", "head", "__len__")) and not name.endswith("as of")
+        if name.startswith(("latest", "resume", "get", "find", "chain", "head", "__len__", "cursor", "last_attempt"))
+        and not name.endswith("as of")
     }
+    lookups |= {name: use for name, (use, _) in SUMMARIES.items() if name != "summary"}
     steps = []
     for entries in (1_000, 1_000_000):
         with CheckpointStore(tmp_path / f"{entries}.milepost", durability="normal") as store:
