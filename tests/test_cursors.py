@@ -173,7 +173,7 @@ NO_CURSORS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("make", NO_CURSORS.values(), ids=NO_CURSORS)
 def test_what_is_neither_json_nor_bytes_is_refused(store: CheckpointStore, make: Callable[[], object]) -> None:
     """In a sentence that says so, before anything is written."""
-    with pytest.raises(InvalidArgumentError, match="must be bytes or what JSON can hold") as told:
+    with pytest.raises(InvalidArgumentError, match="must be bytes, or what JSON can hold") as told:
         Stated(store)(make())
     assert told.value.argument == "cursor"
     assert len(str(told.value)) < 400
