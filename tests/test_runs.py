@@ -450,7 +450,8 @@ def _program(path: Path, seed: int, steps: int, kills: int) -> None:
             ended = expected.last_at_ms if expected.ended_at_ms is None else expected.ended_at_ms
             began = expected.first_at_ms if expected.began_at_ms is None else expected.began_at_ms
             assert got.duration_ms == ended - began
-            assert got.rate == (got.records * 1000 / got.duration_ms if got.duration_ms else None)
+            known = got.duration_ms and got.attempts <= 1
+            assert got.rate == (got.records * 1000 / got.duration_ms if known else None)
         store.verify().raise_if_broken()
 
 
@@ -492,6 +493,16 @@ def test_a_process_that_is_killed_in_its_body_leaves_an_open_attempt_and_goes_on
         if returncode:
             assert (found.state, found.attempts, found.killed, found.records) == ("open", 1, 0, 4)
     assert (found.state, found.attempts, found.killed, found.records) == ("finished", 2, 1, 10)
+
+
+def test_a_second_attempt_has_no_rate(store: CheckpointStore) -> None:
+    """It takes a second for what is left of a million records, most of which the first one did."""
+    for offset in (999_000, 1_000_000):
+        with store.run("nightly", again=True) as run:
+            run.advance("load", Watermark(offset, 0), idempotency_key=f"to-{offset}")
+        assert (summary(store).rate, summary(store).duration_ms) == (499_500.0 if offset == 999_000 else None, 2000)
+    (line,) = [line for line in str(store.summary()).splitlines() if "run 'nightly': " in line]
+    assert line.endswith("; attempt 2 finished; 2 s")
 
 
 # The reserved stages: who writes them, who shows them

@@ -76,6 +76,11 @@ def size(number: int) -> str:
     return f"{amount / 1000:,.3g} TB"
 
 
+def rate(per_second: float) -> str:
+    """A number of records a second in three digits, as in `0.125` or `12,300`."""
+    return f"{per_second:,.0f}" if per_second >= 999.5 else f"{per_second:.3g}"
+
+
 # Names and other texts from outside
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from milepost import html
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
-from milepost.readable import age, count, duration, iso, size
+from milepost.readable import age, count, duration, iso, rate, shorten, size
 from milepost.verification import verdict
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ STAGES_SHOWN: Final = 20
 
 SILENCES_SHOWN: Final = 3
 """How many silences a summary lists, the longest ones."""
+
+
+ERROR_SHOWN: Final = 60
+"""How many characters a summary shows of the name of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,12 @@ class RunSummary:
 
     @property
     def rate(self) -> float | None:
-        """Records a second over that time; None where the clock has not moved."""
-        return self.records * 1000 / self.duration_ms if self.duration_ms else None
+        """
+        Records a second over that time.
+
+        None if the clock has not moved, and after a second attempt: earlier ones did a part of the records.
+        """
+        return self.records * 1000 / self.duration_ms if self.duration_ms and self.attempts <= 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +201,7 @@ class StoreSummary:
             lines.append(f"and {count(len(self.stages) - STAGES_SHOWN, 'more stage')}")
         lines += [
             f"run {shown(run.run_id)}: {count(run.entries, 'entry')} in {count(len(run.stages), 'stage')}, "
-            f"{iso(run.first_at_ms)} to {iso(run.last_at_ms)}"
+            f"{iso(run.first_at_ms)} to {iso(run.last_at_ms)}{_attempt(run, self.at_ms)}"
             for run in self.last_runs
         ]
         if self.runs > len(self.last_runs):
@@ -237,6 +245,30 @@ def verified(summary: StoreSummary) -> str:
     return f"verified {iso(summary.verified_at_ms)}: {verdict(found)}{since}"
 
 
+def run_state(run: RunSummary, at_ms: int) -> str:
+    """How the last attempt of a run ended, or how old the last entry of an open one is; nothing without attempts."""
+    if run.state == "open":
+        return f"open, last entry {age(at_ms - run.last_at_ms)}"
+    return f"{run.state}: {shorten(run.error, ERROR_SHOWN)}" if run.error is not None else run.state or ""
+
+
+def run_attempts(run: RunSummary) -> str:
+    """How many attempts a run had, and how many of them were killed; nothing without attempts."""
+    return f"{run.attempts:,}{f' ({run.killed:,} killed)' if run.killed else ''}" if run.attempts else ""
+
+
+def run_rate(run: RunSummary) -> str:
+    """How many records a second a run did; a dash where that is not known."""
+    return "–" if run.rate is None else rate(run.rate)
+
+
+def _attempt(run: RunSummary, at_ms: int) -> str:
+    text = "" if run.state is None else f"; attempt {run.attempts:,} {run_state(run, at_ms)}"
+    text += f"; {count(run.killed, 'attempt')} killed" if run.killed else ""
+    text += f"; {duration(run.duration_ms)}" if run.duration_ms else ""
+    return text if run.rate is None else f"{text}, {run_rate(run)} records/s"
+
+
 def _state(stage: StageState) -> str:
     text = f"; {count(stage.missing, 'sequence')} missing" if stage.missing else ""
     if stage.lag_offset or stage.lag_ms:
@@ -262,6 +294,7 @@ def summary_page(found: StoreSummary) -> str:
     ]
     if found.stages:
         parts += [_stages(_active(found)), html.rest(len(found.stages) - STAGES_SHOWN, "more stage")]
+    if found.last_runs:
         parts += [_runs(found), html.rest(found.runs - len(found.last_runs), "earlier run")]
     if found.silences:
         parts.append(_silences(found))
@@ -324,6 +357,10 @@ def _runs(found: StoreSummary) -> html.Html:
             html.Column("Stages", "mp-number"),
             html.Column("First entry"),
             html.Column("Last entry"),
+            html.Column("State"),
+            html.Column("Attempts", "mp-number"),
+            html.Column("Took", "mp-number"),
+            html.Column("Records/s", "mp-number"),
         ],
         [
             [
@@ -332,6 +369,10 @@ def _runs(found: StoreSummary) -> html.Html:
                 f"{len(run.stages):,}",
                 iso(run.first_at_ms),
                 iso(run.last_at_ms),
+                run_state(run, found.at_ms) or "–",
+                run_attempts(run) or "–",
+                duration(run.duration_ms),
+                run_rate(run),
             ]
             for run in found.last_runs
         ],

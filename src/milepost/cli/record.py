@@ -9,7 +9,7 @@ from milepost.readable import iso_with_ms
 
 if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint, ResumePoint
-    from milepost.receipt import Head, Receipt
+    from milepost.receipt import BatchReceipt, Head, Receipt
     from milepost.summary import RunSummary, StageSummary
     from milepost.transfer import Entry
 
@@ -73,6 +73,15 @@ def run(found: RunSummary) -> Record:
         **time("first_at", found.first_at_ms),
         **time("last_at", found.last_at_ms),
         "signature": found.signature,
+        "state": found.state,
+        "attempts": found.attempts,
+        "killed": found.killed,
+        **time("began_at", found.began_at_ms),
+        **time("ended_at", found.ended_at_ms),
+        "error": found.error,
+        "records": found.records,
+        "duration_ms": found.duration_ms,
+        "rate": found.rate,
     }
 
 
@@ -90,6 +99,16 @@ def stage(found: StageSummary) -> Record:
 def head(found: Head) -> Record:
     """Return a head."""
     return {"entries": found.entries, "signature": found.signature}
+
+
+def batch(found: BatchReceipt) -> Record:
+    """Return what a batch has recorded, with the head behind it."""
+    return {
+        "appended": found.appended,
+        "duplicates": found.duplicates,
+        "position": found.position,
+        "signature": found.signature,
+    }
 
 
 def time(name: str, at_ms: int | None) -> Record:
