@@ -29,6 +29,7 @@ ORDER = [
     "export",
     "import_",
     "backup",
+    "branch",
     "__init__",
 ]
 SOURCE = Path(milepost.cli.__file__).parent

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from milepost.cli.backup import backup
+from milepost.cli.branch import branch
 from milepost.cli.compare import compare
 from milepost.cli.demo import demo
 from milepost.cli.exit_code import EXIT_CODES, explain_errors
@@ -56,5 +57,7 @@ def commands() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that knows ASCII only
 
 
-for _command in (summary, runs, stages, latest, resume, history, head, verify, compare, plot, export, import_, backup, demo):
+for _command in (
+    summary, runs, stages, latest, resume, history, head, verify, compare, plot, export, import_, backup, branch, demo,
+):  # fmt: skip
     commands.add_command(_command)
