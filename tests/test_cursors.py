@@ -464,6 +464,30 @@ def test_an_import_makes_an_equal_file_of_an_export_with_cursors(file: Path, key
         store.verify().raise_if_broken()
 
 
+@pytest.mark.parametrize("run_id", [None, "run-7"])
+def test_an_export_has_the_cursors_of_its_moment_though_a_pipeline_goes_on(
+    state: Stated, tmp_path: Path, run_id: str | None
+) -> None:
+    """It drops them meanwhile; without them the copy would not verify."""
+    for number in range(450):
+        state(number, run_id=f"run-{number % 2 * 7}")
+    before = {names: state.store.cursor("load", run_id=names) for names in ("run-0", "run-7")}
+    exported = transfer.entries_of(state.store.path, run_id, None)
+    entries = [next(exported)]
+    for number in range(3):
+        state({"later": number}, run_id="run-0")
+        state({"later": number}, run_id="run-7")
+    entries += exported
+    assert len(entries) == (225 if run_id else 450)
+    assert [each.cursor for each in entries if each.cursor is not None] == (
+        ["447", "449"] if run_id else ["446", "447", "448", "449"]
+    )
+    transfer.restore(str(tmp_path / "again"), entries, None)
+    with CheckpointStore.open_readonly(tmp_path / "again") as copy:
+        assert copy.verify().ok
+        assert copy.cursor("load", run_id="run-7") == before["run-7"]
+
+
 def test_any_cursors_go_through_an_export_and_an_import(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The longest lines too."""
 

@@ -36,7 +36,7 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
         "run-1", "load", Watermark(10**9, 2**50), idempotency_key="next", cursor="page-9"
     ),
     "advance_many": lambda store: store.advance_many([("run-1", "load", Watermark(10**9, 2**50), "next")]),
-    "cursor_at": lambda store: store._database.read(rows.cursor_at, len(store)),
+    "kept_as_of_now of a run": lambda store: store._database.read(rows.kept_as_of_now, "run-1"),
     "kept_cursors of a run": lambda store: store._database.read(rows.kept_cursors, "run-1"),
     "last_attempt": lambda store: store._database.read(rows.last_attempt, "run-1"),
     "begin_run": lambda store: store.run("run-1").__enter__(),
@@ -54,6 +54,7 @@ SUMMARIES: dict[str, tuple[Callable[[CheckpointStore], object], set[str]]] = {
     "stages": (lambda store: store.stages(), {"run_stage", "counted"}),
     "summary": (lambda store: store.summary(), {"(subquery"}),
     "stage_pairs": (lambda store: store._database.read(rows.stage_pairs, "run-1", "branch"), set()),
+    "kept_as_of_now": (lambda store: store._database.read(rows.kept_as_of_now, None), {"kept"}),
     "kept_cursors": (lambda store: store._database.read(rows.kept_cursors, None), {"kept", "run_stage"}),
 }
 

@@ -76,7 +76,7 @@ def pages(
         size: How many rows a page has at most.
     """
     # Outside the generator below: the chain as it is at the call, not when the first page is asked for.
-    return _iterate_pages(read, replace(chosen, before=read(rows.tip)[0] + 1), query, decode, size)
+    return _iterate_pages(read, replace(chosen, before=min(chosen.before, read(rows.tip)[0] + 1)), query, decode, size)
 
 
 def _iterate_pages(

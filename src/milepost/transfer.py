@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -47,7 +48,9 @@ class RefusedEntryError(Exception):
 
 def entries_of(path: str, run_id: str | None, stage: str | None) -> Iterator[Entry]:
     """
-    The entries of a store in chain order, as it is when the first is asked for.
+    The entries of a store in chain order, as it is when the first is asked for, and so are their cursors.
+
+    These are in memory meanwhile: a pipeline that goes on would drop them before their entries are read.
 
     Raises:
         InvalidArgumentError: A name that nothing recorded can have.
@@ -55,14 +58,15 @@ def entries_of(path: str, run_id: str | None, stage: str | None) -> Iterator[Ent
     """
     chosen = checked_filter(run_id, stage, None, None, 0, None, newest_first=False)
     with closing(Database(path, None, None).open()) as database:
-        yield from chain.from_iterable(pages(database.read, chosen, rows.signed_rows, _entries))
+        last, cursors = database.read(rows.kept_as_of_now, run_id)
 
+        def entries(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> list[Entry]:
+            return [
+                Entry(checkpoint, detail, cursors.get(receipt.position))
+                for receipt, checkpoint, detail in rows.recorded(connection, signed)
+            ]
 
-def _entries(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> list[Entry]:
-    return [
-        Entry(checkpoint, detail, detail and rows.cursor_at(connection, receipt.position))
-        for receipt, checkpoint, detail in rows.recorded(connection, signed)
-    ]
+        yield from chain.from_iterable(pages(database.read, replace(chosen, before=last + 1), rows.signed_rows, entries))
 
 
 def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None:

@@ -37,10 +37,10 @@ from milepost.rows.history import (
 from milepost.rows.integrity import integrity, integrity_check, virtual_integrity
 from milepost.rows.lookup import (
     cursor,
-    cursor_at,
     find,
     get,
     head,
+    kept_as_of_now,
     latest,
     resume_points,
     run_signature,
@@ -94,7 +94,6 @@ __all__ = [
     "contents",
     "count_of_runs",
     "cursor",
-    "cursor_at",
     "digits",
     "empty_run_stages",
     "ends_of_run_stage",
@@ -106,6 +105,7 @@ __all__ = [
     "integrity",
     "integrity_check",
     "invalid_positions",
+    "kept_as_of_now",
     "kept_cursors",
     "last_attempt",
     "latest",

@@ -18,6 +18,7 @@ from milepost.rows.columns import (
     RUN_ID,
     STAGE_NAME,
     Statements,
+    at_one_moment,
     bindings_for,
     chain_base,
     checkpoint,
@@ -173,12 +174,17 @@ _CURSOR: Final[dict[Scope | None, str]] = {
 }
 
 
-def cursor_at(connection: apsw.Connection, position: int) -> Stored | None:
-    """The cursor of the entry at a position, where it is still kept."""
-    stored: Stored | None = connection.execute(_CURSOR_AT, (position,)).get
-    return stored
+def kept_as_of_now(connection: apsw.Connection, run_id: str | None) -> tuple[int, dict[int, Stored]]:
+    """The last position, and the cursors that are kept at that moment, of one run where that is given, by position."""
+    return at_one_moment(connection, _kept_as_of_now, run_id)
 
 
-_CURSOR_AT: Final = (
-    "SELECT cursor FROM entry JOIN stage_cursor USING (run_number, stage_number, position) WHERE position = ?"
+def _kept_as_of_now(connection: apsw.Connection, run_id: str | None) -> tuple[int, dict[int, Stored]]:
+    found = connection.execute(_KEPT[run_id is not None], bindings_for(run_id, None))
+    return tip(connection)[0], dict(found)
+
+
+_EVERY_KEPT: Final = (
+    "SELECT position, cursor FROM stage_cursor AS kept CROSS JOIN entry USING (run_number, stage_number, position)"
 )
+_KEPT: Final = {False: _EVERY_KEPT, True: f"{_EVERY_KEPT} WHERE kept.run_number = {RUN_NUMBER}"}
