@@ -100,7 +100,7 @@ def test_a_batch_does_what_single_advances_in_one_block_do(tmp_path_factory: pyt
 @pytest.mark.long
 def test_many_batches_do_what_single_advances_do(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A larger dose."""
-    _programs(tmp_path_factory, 2000)
+    _programs(tmp_path_factory, 400)
 
 
 def test_a_step_is_a_mapping_or_a_tuple_of_four_to_six(store: CheckpointStore) -> None:
