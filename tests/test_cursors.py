@@ -380,6 +380,17 @@ def test_a_cursor_that_was_changed_is_found_where_it_is(file: Path, key: bytes |
         assert store.verify(run_id=other).ok
 
 
+def test_a_cursor_that_was_put_to_another_run_is_found_in_both(file: Path, key: bytes | None) -> None:
+    """One has lost it, and the other one never had it."""
+    tamper(
+        file, "UPDATE stage_cursor SET run_number = (SELECT run_number FROM run WHERE run_id = 'run-8') WHERE position = 6"
+    )
+    with CheckpointStore.open_readonly(file, hmac_key=key) as store:
+        for options, times in (({}, 2), ({"workers": 2}, 2), ({"run_id": "run-7"}, 1), ({"run_id": "run-8"}, 1)):
+            found = store.verify(**options)
+            assert [(fault.kind, fault.position) for fault in found.faults] == times * [("cursor", 6)]
+
+
 def test_a_detail_that_was_changed_to_fit_a_changed_cursor_breaks_its_link(file: Path, key: bytes | None) -> None:
     """The detail is signed."""
     cursor = '{"page":7}'
@@ -447,8 +458,12 @@ def everything(path: Path) -> tuple[object, ...]:
         return list(store.receipts()), found, store.head(), store.runs(), kept(path), store.stages()
 
 
-def test_an_import_makes_an_equal_file_of_an_export_with_cursors(file: Path, key: bytes | None, tmp_path: Path) -> None:
-    """History, receipts, cursors and head; a keyed chain with its key."""
+@pytest.mark.parametrize("batch", [3, 10_000])
+def test_an_import_makes_an_equal_file_of_an_export_with_cursors(
+    file: Path, key: bytes | None, tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """History, receipts, cursors and head, however many entries are taken at a time; a keyed chain with its key."""
+    monkeypatch.setattr(transfer, "_BATCH", batch)
     (tmp_path / "key").write_bytes(KEY)
     options = ["--key-file", str(tmp_path / "key")] if key else []
     exported = answer("export", file)

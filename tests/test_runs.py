@@ -212,6 +212,19 @@ def test_a_handle_begins_one_attempt(store: CheckpointStore) -> None:
     assert late.attempt is None
 
 
+def test_an_attempt_ends_once(store: CheckpointStore) -> None:
+    """A second end is refused, and writes nothing."""
+    run = store.run("nightly")
+    run.__enter__()
+    run.__exit__(None, None, None)
+    with pytest.raises(StageMovedError):
+        run.__exit__(None, None, None)
+    error = ValueError()
+    run.__exit__(ValueError, error, None)
+    assert len(error.__notes__) == 1
+    assert (len(store), summary(store).state) == (2, "finished")
+
+
 def test_an_attempt_that_was_overtaken_is_told_at_its_end(store: CheckpointStore) -> None:
     """Of two owners of one run, the second one is right; what the first one recorded stays."""
     with pytest.raises(StageMovedError) as told, store.run("nightly") as first, store.run("nightly") as second:
@@ -446,7 +459,9 @@ def _program(path: Path, seed: int, steps: int, kills: int) -> None:
             stages = tuple(stage for stage in dict.fromkeys(e.stage for e in store.history()) if stage in expected.stages)
             got = found[run_id]
             assert sorted(got.stages) == sorted(expected.stages)
-            assert got == RunSummary(**{**_fields(expected), "stages": stages}), f"seed {seed}, run {run_id}"
+            given = {"stages": stages, "chain_entries": sum(1 for _ in store.history(run_id))}
+            assert got == RunSummary(**{**_fields(expected), **given}), f"seed {seed}, run {run_id}"
+            assert store.verify(run_id=run_id, expected=got.head).ok
             ended = expected.last_at_ms if expected.ended_at_ms is None else expected.ended_at_ms
             began = expected.first_at_ms if expected.began_at_ms is None else expected.began_at_ms
             assert got.duration_ms == ended - began
@@ -588,6 +603,23 @@ def test_the_chain_includes_the_reserved_stages(recorded: CheckpointStore) -> No
     plain = [each for each in entries if each.run_id == "without"]
     assert recorded.chain_signature("without") == chain_signature(plain)
     assert len(recorded.frame().to_polars()) == 13
+
+
+def test_a_kept_head_of_a_run_counts_all_its_entries(recorded: CheckpointStore) -> None:
+    """So that a verification of the run finds it again; the command line prints the same."""
+    for found in recorded.runs():
+        printed = answer("head", recorded.path, "--run", found.run_id)
+        assert printed == f"{found.head}\n"
+        assert found.head.entries == len(list(recorded.history(found.run_id)))
+        assert recorded.verify(run_id=found.run_id, expected=found.head).ok
+        answer("verify", recorded.path, "--run", found.run_id, "--expected", printed.strip())
+
+
+def test_a_run_of_a_pipeline_with_the_name_of_mileposts_own_is_shown(store: CheckpointStore) -> None:
+    """From its first attempt on."""
+    with store.run("milepost"):
+        assert [(each.run_id, each.state) for each in store.runs()] == [("milepost", "open")]
+    assert (store.summary().runs, summary(store, "milepost").state) == (1, "finished")
 
 
 def test_everything_else_leaves_the_reserved_stages_out(recorded: CheckpointStore, path: Path) -> None:

@@ -40,8 +40,9 @@ def test_a_run_is_summed_up_by_its_own_entries(store: CheckpointStore) -> None:
         of_run = [e for e in entries if e.run_id == run_id]
         stages = [stage for stage in dict.fromkeys(e.stage for e in entries) if any(e.stage == stage for e in of_run)]
         times, signature = (of_run[0].at_ms, of_run[-1].at_ms), chain_signature(of_run)
-        records = max(e.watermark.offset for e in of_run)
-        expected.append(RunSummary(run_id, len(of_run), tuple(stages), *times, signature, records=records))
+        offset = max(e.watermark.offset for e in of_run)
+        names, length = tuple(stages), len(of_run)
+        expected.append(RunSummary(run_id, length, names, *times, signature, records=offset, chain_entries=length))
     assert store.runs() == expected
 
 
@@ -148,7 +149,7 @@ def test_a_run_without_entries_is_damage(path: Path) -> None:
 def test_stages_that_are_no_text_are_damage(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever SQLite makes of the names in a damaged file."""
     monkeypatch.setattr(
-        "milepost.rows.summary._RUNS", f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 6} WHERE ? = 0"
+        "milepost.rows.summary._RUNS", f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 7} WHERE ? = 0"
     )
     with pytest.raises(DamagedStoreError, match="run 'run-7' has a stage whose name is no text"):
         store.runs()

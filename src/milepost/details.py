@@ -57,7 +57,7 @@ def parse(text: str | None) -> dict[str, Any]:
     """What a detail says; nothing where it is none of milepost's."""
     try:
         values = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

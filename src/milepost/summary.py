@@ -10,13 +10,13 @@ from milepost import html
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
 from milepost.readable import age, count, duration, iso, rate, shorten, size
+from milepost.receipt import Head
 from milepost.verification import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from milepost.checkpoint import ResumePoint
-    from milepost.receipt import Head
     from milepost.verification import Verification
 
 RUNS_SHOWN: Final = 10
@@ -53,6 +53,7 @@ class RunSummary:
         ended_at_ms: When it ended; None while it is open.
         error: The type of the exception that it failed with, or None.
         records: How far the foremost of its stages has come, as an offset; of a branch, from where it started.
+        chain_entries: How many entries its own chain has: the checkpoints, and what was recorded of its attempts.
     """
 
     run_id: str
@@ -68,6 +69,12 @@ class RunSummary:
     ended_at_ms: int | None = None
     error: str | None = None
     records: int = 0
+    chain_entries: int = 0
+
+    @property
+    def head(self) -> Head:
+        """The head of its own chain: keep it elsewhere, for `verify(run_id=…, expected=…)`."""
+        return Head(self.chain_entries, self.signature)
 
     @property
     def duration_ms(self) -> int:

@@ -97,7 +97,7 @@ def _run(of_run: Sequence[Checkpoint], entries: Sequence[Checkpoint]) -> RunSumm
     signature = pure.chain_signature(of_run)
     records = max(e.watermark.offset for e in of_run)  # of each stage the last one's, since they never fall
     times = of_run[0].at_ms, of_run[-1].at_ms
-    return RunSummary(of_run[0].run_id, len(of_run), stages, *times, signature, records=records)
+    return RunSummary(of_run[0].run_id, len(of_run), stages, *times, signature, records=records, chain_entries=len(of_run))
 
 
 def _stage(of_stage: Sequence[Checkpoint]) -> StageSummary:

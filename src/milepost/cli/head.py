@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from milepost.cli import argument, output, record
-from milepost.receipt import Head
 from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from milepost.receipt import Head
 
 
 @click.command()
@@ -36,5 +40,5 @@ def show_head(found: Head, *, as_json: bool) -> None:
 def _head_of_run(store: CheckpointStore, run_id: str) -> Head:
     for run in store.runs():
         if run.run_id == run_id:
-            return Head(run.entries, run.signature)
+            return run.head
     raise click.ClickException("no checkpoint is recorded there: look for the run in `milepost runs`")

@@ -39,7 +39,7 @@ def count_of_runs(connection: apsw.Connection) -> int:
 _COUNT_OF_RUNS: Final = (
     f"SELECT max(run_number) - (SELECT count(*) FROM run WHERE run_id = '{details.RUN_OF_MILEPOST}' AND NOT EXISTS "
     "(SELECT 1 FROM run_stage CROSS JOIN stage USING (stage_number) "
-    f"WHERE run_stage.run_number = run.run_number AND stage {OWN_STAGE})) FROM run"
+    f"WHERE run_stage.run_number = run.run_number AND (stage {OWN_STAGE} OR stage = '{details.STAGE_OF_RUNS}'))) FROM run"
 )
 
 

@@ -36,13 +36,17 @@ def _run_summary(
     said_at_ms: int,
     ends: int,
     began_at_ms: int | None,
+    chain_entries: int | None,
 ) -> RunSummary:
     try:
         names = tuple(json.loads(stages))
     except ValueError as error:
         raise apsw.CorruptError(f"run {run_id!a} has a stage whose name is no text") from error
     require(signature, "run")
-    summary = RunSummary(run_id, entries or 0, names, first_at_ms, last_at_ms, digits(signature), records=records or 0)
+    summary = RunSummary(
+        run_id, entries or 0, names, first_at_ms, last_at_ms, digits(signature),
+        records=records or 0, chain_entries=chain_entries or 0,
+    )  # fmt: skip
     if attempts is None:
         return summary
     state, exception = details.of_attempt(said)
@@ -62,8 +66,12 @@ _FIRST_AND_LAST_OF_RUN: Final = f"{RUN.milepost('run', column='at_ms', last=Fals
 _STAGES_OF_RUN: Final = (
     f"run_stage CROSS JOIN stage USING (stage_number) WHERE run_stage.run_number = run.run_number AND stage {OWN_STAGE}"
 )
-# A run of milepost's own, as of an archive, is no run of a pipeline's.
-_SHOWN: Final = f"NOT (run_id = '{details.RUN_OF_MILEPOST}' AND NOT EXISTS (SELECT 1 FROM {_STAGES_OF_RUN}))"
+# A run of milepost's own, as of an archive, is no run of a pipeline's, which has stages of its own, or attempts.
+_SHOWN: Final = (
+    f"NOT (run_id = '{details.RUN_OF_MILEPOST}' AND NOT EXISTS "
+    "(SELECT 1 FROM run_stage CROSS JOIN stage USING (stage_number) "
+    f"WHERE run_stage.run_number = run.run_number AND (stage {OWN_STAGE} OR stage = '{details.STAGE_OF_RUNS}')))"
+)
 _ATTEMPTS: Final = {"run_number": "run.run_number", "stage_number": "of_runs.stage_number"}
 _BRANCHED: Final = f"{RUN_STAGE.milepost('run_stage', column='detail', last=False)} LIKE '%\"branch_position\"%'"
 _BEGAN: Final = f"'attempt-' || attempt.offset || ':{details.BEGAN}'"
@@ -75,7 +83,8 @@ _RUNS: Final = (
     f"iif({_BRANCHED}, {RUN_STAGE.milepost('run_stage', column='offset', last=False)}, 0)) FROM {_STAGES_OF_RUN}), "
     f"attempt.offset, attempt.detail, attempt.at_ms, {entries_so_far(_ATTEMPTS)} - attempt.offset, "
     f"(SELECT at_ms FROM entry AS began INDEXED BY entry_by_key WHERE began.idempotency_key = {_BEGAN} "
-    "AND began.run_number = run.run_number AND began.stage_number = of_runs.stage_number) "
+    "AND began.run_number = run.run_number AND began.stage_number = of_runs.stage_number), "
+    f"(SELECT sum({entries_so_far('run_stage')}) FROM run_stage WHERE run_stage.run_number = run.run_number) "
     f"FROM run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}' "
     f"LEFT JOIN entry AS attempt ON attempt.position = {RUN_STAGE.last(_ATTEMPTS, 'last.position')} "
     f"WHERE run.run_number > ? AND {_SHOWN} ORDER BY run.run_number"
