@@ -613,6 +613,9 @@ def test_a_kept_head_of_a_run_counts_all_its_entries(recorded: CheckpointStore) 
         assert found.head.entries == len(list(recorded.history(found.run_id)))
         assert recorded.verify(run_id=found.run_id, expected=found.head).ok
         answer("verify", recorded.path, "--run", found.run_id, "--expected", printed.strip())
+    assert [each["head"] for each in json.loads(answer("runs", recorded.path, "--json"))] == [
+        str(found.head) for found in recorded.runs()
+    ]
 
 
 def test_a_run_of_a_pipeline_with_the_name_of_mileposts_own_is_shown(store: CheckpointStore) -> None:

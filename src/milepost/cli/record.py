@@ -73,6 +73,7 @@ def run(found: RunSummary) -> Record:
         **time("first_at", found.first_at_ms),
         **time("last_at", found.last_at_ms),
         "signature": found.signature,
+        "head": str(found.head),
         "state": found.state,
         "attempts": found.attempts,
         "killed": found.killed,
