@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import milepost
 from milepost import (
     CheckpointStore,
+    CursorNotKeptError,
     DamagedStoreError,
     Head,
     InvalidArgumentError,
@@ -583,3 +584,30 @@ def test_a_frame_has_the_sha256_of_each_cursor(file: Path) -> None:
         assert found == [each.get("cursor") for each in details(store)[:8]]
         assert [number for number, each in enumerate(found, 1) if each] == [1, 2, 5, 6, 7, 8]
         assert found[6] == sha256(b"7").hexdigest()
+
+
+HOSTILE = {
+    "escape codes": {"cursor": "\x1b[31m", "cursor_type": "\u202e"},
+    "lone surrogates": {"cursor": "\ud800", "cursor_type": "\udfff"},
+    "a long text": {"cursor": "x" * 3000, "cursor_type": "json"},
+    "numbers": {"cursor": 7, "cursor_type": 8.5},
+    "lists": {"cursor": [["x"]], "cursor_type": {}},
+    "nulls": {"cursor": None, "cursor_type": None},
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE)
+def test_a_detail_that_is_about_no_cursor_of_milepost_harms_nobody(tmp_path: Path, said: str) -> None:
+    """An import may have any: verify() says in one harmless line what is wrong, and a frame has a NULL or a text."""
+    line = _line(detail=json.dumps(HOSTILE[said]))
+    assert run("import", "-", tmp_path / "new", stdin=line.encode() + b"\n").exit_code == ExitCode.SUCCESS
+    with CheckpointStore(tmp_path / "new", durability="normal") as store:
+        for found in (store.verify(), store.verify(run_id="r")):
+            (fault,) = found.faults
+            assert (fault.kind, fault.position, fault.found) == ("cursor", 1, "none")
+            assert str(fault).isprintable()
+            assert len(str(fault)) < 400
+        assert store.cursor("s") is None
+        assert len(store.frame().to_polars()["cursor_sha256"]) == 1
+        with pytest.raises(CursorNotKeptError):
+            store.branch("r", "new")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from milepost import details, integrity, rows, workers
 from milepost.audit import Audit
-from milepost.errors import DamagedStoreError, WrongKeyError
+from milepost.errors import DamagedStoreError, WrongKeyError, shown
 from milepost.signature import START, ChainBase
 from milepost.verification import Fault, Verification
 
@@ -97,10 +97,15 @@ def _wrong_cursors(kept: list[rows.KeptCursor]) -> list[Fault]:
     faults: list[Fault] = []
     for cursor in kept:
         said = details.parse(cursor.detail)
-        expected = f"{said['cursor']} ({said.get('cursor_type')})" if "cursor" in said else "none"
+        expected = f"{_plain(said['cursor'])} ({_plain(said.get('cursor_type'))})" if "cursor" in said else "none"
         if cursor.found != expected:
             faults.append(Fault("cursor", cursor.position, expected, cursor.found))
     return faults
+
+
+def _plain(value: object) -> str:
+    """A word as it is, such as a SHA-256, and anything else as it may stand in a message: a file may say anything."""
+    return value if isinstance(value, str) and value.isascii() and value.isalnum() and len(value) <= 64 else shown(value)
 
 
 def _contains(head: Head, signature: object, entries: int) -> list[Fault]:

@@ -193,7 +193,7 @@ def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.R
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and value.isascii() else None  # a SHA-256, or what an import says it is
 
 
 def _integers(values: Sequence[int]) -> arrow.Array:
