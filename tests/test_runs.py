@@ -649,6 +649,15 @@ def test_everything_else_leaves_the_reserved_stages_out(recorded: CheckpointStor
         assert STAGE not in text
 
 
+def test_a_page_of_attempts_alone_shows_them(store: CheckpointStore) -> None:
+    """Though there is no stage to show."""
+    with pytest.raises(KeyError), store.run("nightly"):
+        raise KeyError
+    for page in (str(store.summary()), store.summary()._repr_html_()):
+        assert "nightly" in page
+        assert "failed: KeyError" in page
+
+
 def test_a_run_that_has_attempts_alone_has_nothing_to_compare(recorded: CheckpointStore) -> None:
     """As one that was never recorded."""
     with pytest.raises(NoCheckpointError):
