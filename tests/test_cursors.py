@@ -23,6 +23,7 @@ from milepost import (
     InvalidArgumentError,
     InvalidCheckpointError,
     Watermark,
+    rows,
     transfer,
     workers,
 )
@@ -502,6 +503,20 @@ def test_an_export_has_the_cursors_of_its_moment_though_a_pipeline_goes_on(
     with CheckpointStore.open_readonly(tmp_path / "again") as copy:
         assert copy.verify().ok
         assert copy.cursor("load", run_id="run-7") == before["run-7"]
+
+
+def test_an_export_ends_where_its_cursors_were_read(state: Stated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded right afterwards would come without its own."""
+    state("first")
+    read = rows.kept_as_of_now
+
+    def and_then(connection: apsw.Connection, run_id: str | None) -> Any:
+        found = read(connection, run_id)
+        state("second")
+        return found
+
+    monkeypatch.setattr(rows, "kept_as_of_now", and_then)
+    assert [each.cursor for each in transfer.entries_of(state.store.path, None, None)] == ['"first"']
 
 
 def test_any_cursors_go_through_an_export_and_an_import(tmp_path_factory: pytest.TempPathFactory) -> None:
