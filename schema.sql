@@ -66,8 +66,8 @@ CREATE        INDEX entry_by_stage    ON entry (stage_number) WHERE entries_so_f
 CREATE UNIQUE INDEX entry_by_sequence ON entry (run_number, stage_number, sequence)              -- a stage of a run, and get
 WHERE entries_so_far IS NOT NULL;
 
--- Where a source goes on behind a checkpoint (a page token, a log position), of a stage's last two checkpoints at most. The
--- entry's detail has its SHA-256, so that a changed cursor shows.
+-- Where a source goes on behind a checkpoint (a page token, a log position). Of each stage of each run, the last two are kept.
+-- The detail of the entry has the cursor's SHA-256, so that a changed cursor shows.
 CREATE TABLE stage_cursor (
     run_number   INTEGER NOT NULL,  -- run.run_number
     stage_number INTEGER NOT NULL,  -- stage.stage_number

@@ -234,6 +234,7 @@ def test_an_attempt_that_was_overtaken_is_told_at_its_end(store: CheckpointStore
     assert (told.value.run_id, told.value.stage) == ("nightly", STAGE)
     found = summary(store)
     assert (found.state, found.attempts, found.killed, found.entries) == ("finished", 2, 1, 2)
+    assert "attempt 1 of run 'nightly' cannot end" in str(told.value)
 
 
 def test_the_end_of_an_attempt_that_was_overtaken_never_masks_the_exception(store: CheckpointStore) -> None:

@@ -233,6 +233,12 @@ class StageMovedError(RejectedCheckpointError):
         self.run_id, self.stage, self.index = run_id, stage, index
 
     def __str__(self) -> str:
+        if self.stage == "milepost:run" and self.expected is not None:
+            attempt = "none" if self.found is None else self.found.offset
+            return (
+                f"attempt {self.expected.offset} of run {shown(self.run_id)} cannot end, since it has ended or another has "
+                f"begun (the last is {attempt}): let one process at a time execute a run"
+            )
         moved = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)}"
         moved += " has no checkpoint" if self.found is None else f" is at {_watermark(self.found)}"
         if self.found != self.expected:
