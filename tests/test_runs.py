@@ -245,7 +245,7 @@ def test_the_end_of_an_attempt_that_was_overtaken_never_masks_the_exception(stor
         raise error
     assert told.value is error
     (note,) = error.__notes__
-    assert note.startswith("and its end could not be recorded: stage 'milepost:run' of run 'nightly' ")
+    assert note.startswith("and its end could not be recorded: attempt 1 of run 'nightly' cannot end")
     assert (summary(store).state, summary(store).attempts) == ("open", 2)
 
 
