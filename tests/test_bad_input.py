@@ -350,7 +350,7 @@ ENTRIES = Calls(
         "advance cursor": Call("cursor", lambda s, x: advance(s, cursor=x), BAD_CURSORS),
         "advance_many steps": Call("steps", lambda s, x: s.advance_many(x), BAD_ITERABLES),
         "advance_many step": Call("steps[1]", lambda s, x: s.advance_many([STEP, x]), BAD_STEPS),
-        "advance_many cursor": Call("cursor", lambda s, x: s.advance_many([{**STEP, "cursor": x}]), BAD_CURSORS),
+        "advance_many cursor": Call("steps[0].cursor", lambda s, x: s.advance_many([{**STEP, "cursor": x}]), BAD_CURSORS),
         "advance_many_async steps": Call("steps", lambda s, x: _run(s.advance_many_async(x)), BAD_ITERABLES),
         "append_async entry": Call("entry", lambda s, x: _run(s.append_async(x)), BAD_ENTRIES),
         "append_many_async entries": Call("entries", lambda s, x: _run(s.append_many_async(x)), BAD_ITERABLES),
