@@ -1,4 +1,4 @@
-"""`CheckpointStore`: the verbs that a pipeline and a notebook call, one transaction per verb."""
+"""`CheckpointStore`: the methods that a pipeline and a notebook call, one transaction for each call."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class CheckpointStore:
         """
         Open an existing file to read it, without changing a byte of it or of its directory.
 
-        It works while a pipeline writes, after one was killed, and where nothing may be written. Every verb that writes
+        It works while a pipeline writes, after one was killed, and where nothing may be written. Every method that writes
         raises ReadOnlyStoreError.
 
         Args:
@@ -331,7 +331,7 @@ class CheckpointStore:
         """
         Commit the block's own writes and its checkpoints together, or not at all: exactly-once into the same file.
 
-        The block writes to tables of its own through the connection it is given, and calls the store's verbs as always.
+        The block writes to tables of its own through the connection it is given, and calls the store's methods as always.
         At its end everything is committed at once; an exception undoes everything and passes through. A block inside a
         block is a savepoint. Other threads, and other processes that write, wait meanwhile.
 
@@ -902,7 +902,7 @@ class CheckpointStore:
     # The end
 
     def close(self) -> None:
-        """Close the file. A second call does nothing; every other verb raises ClosedStoreError from now on."""
+        """Close the file. A second call does nothing; every other method raises ClosedStoreError from now on."""
         self._database.close()
 
     def __enter__(self) -> Self:
