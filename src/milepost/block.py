@@ -14,11 +14,10 @@ from milepost.owner import current_owner
 from milepost.turn import Turn
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from types import TracebackType
 
-    from milepost.owner import Owner
+    from milepost.helper import Gate
 
 CUT_SHORT: Final = (
     "SQLite rolled the transaction back after an error, and nothing of the block was kept: let the exception end the block, "
@@ -41,7 +40,10 @@ class BlockTurn(Turn):
     __slots__ = (
         "__weakref__",
         "_cursors",
+        "_disowned",
         "_many",
+        "_task",
+        "_thread",
         "appended",
         "busy",
         "connection",
@@ -49,7 +51,6 @@ class BlockTurn(Turn):
         "loop",
         "outermost",
         "over",
-        "owner",
         "path",
     )
 
@@ -58,7 +59,11 @@ class BlockTurn(Turn):
         self.path: str = path
         self.outermost: Block = outermost
         self.loop: str | None = outermost.loop
-        self.owner: Owner = current_owner()
+        owner = current_owner()
+        self._thread = owner.thread
+        # Weak: if nobody else knows the task any more, it must go, and end its `with` as it goes.
+        self._task = None if owner.task is None else weakref.ref(owner.task)
+        self._disowned = False
         self.connection: apsw.Connection | None = None
         # Closed at the end. No WeakSet: Python ignores an interrupt in its callback.
         self._cursors: list[weakref.ref[apsw.Cursor]] = []
@@ -70,7 +75,18 @@ class BlockTurn(Turn):
 
     def belongs_to_caller(self) -> bool:
         """Return whether the calling thread and task opened it."""
-        return self.loop is None and self.owner == current_owner()
+        return self.loop is None and self.was_opened_by_caller()
+
+    def was_opened_by_caller(self) -> bool:
+        """Return the same as `belongs_to_caller`, for the block of a loop too."""
+        caller = current_owner()
+        if self._disowned or self._thread is not caller.thread:
+            return False
+        return caller.task is None if self._task is None else caller.task is not None and caller.task is self._task()
+
+    def disown(self) -> None:
+        """Take the block from its task, which waits for it no more: what the task does next is not in the block."""
+        self._disowned, self.thread = True, 0
 
     @property
     def is_open(self) -> bool:
@@ -170,7 +186,7 @@ class Block:
         self.held: weakref.ref[object] | None = None
         """A reference to the `__exit__` that the `with` holds; None after an ordinary end."""
 
-    gate: asyncio.Lock | None = None
+    gate: Gate | None = None
     """What the other tasks of its loop wait at, where a task has opened it."""
 
     def __enter__(self) -> apsw.Connection:
@@ -194,7 +210,7 @@ class Block:
         """Let the next task in."""
         gate, self.gate = self.gate, None
         if gate is not None:
-            gate.release()
+            gate.open()
 
     __exit__: _Exit = _Exit()
 

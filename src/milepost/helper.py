@@ -5,6 +5,10 @@ Tasks queue jobs and go on; the helper does all that have queued in one transact
 It is begun at the first job. It ends when the store closes, before a fork, and with the interpreter, which it never keeps
 alive. A job belongs to whoever takes its claim first: to the helper, once the transaction that does it has begun, or to the
 task, which withdraws it when it is cancelled.
+
+Several loops, in threads of their own, may share it, and a signal handler may raise between any two steps of the main
+thread. So, as in `turn`, no lock guards anything: which thread serves the queue is an entry of a dict, set and deleted in
+one step each.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 import threading
 import time
 import weakref
@@ -19,10 +24,11 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from milepost.turn import Turn
+from milepost.errors import StoreError
+from milepost.turn import NOW, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from milepost.writer import Job
 
@@ -32,18 +38,22 @@ MOST: Final = 1_000
 """How many jobs one transaction does at most."""
 
 _AT_EXIT_S: Final = 5.0
-"""How long the end of the interpreter waits for the transaction under way."""
+"""How long the end of the interpreter waits for the transactions under way."""
+
+_EXIT: Final = "exit"
 
 
 class _Queued:
     """A job that a task waits for."""
 
-    __slots__ = ("_claim", "future", "job", "loop")
+    __slots__ = ("_claim", "_unheard", "future", "job", "loop", "since")
 
     def __init__(self, job: Job[Any], loop: asyncio.AbstractEventLoop) -> None:
         self.job, self.loop = job, loop
         self.future: asyncio.Future[Any] = loop.create_future()
+        self.since = time.monotonic()
         self._claim = [None]  # emptied in one step, by whoever is first
+        self._unheard = False
 
     def claim(self) -> bool:
         """Whether the job is the caller's from now on, to do or to withdraw."""
@@ -53,25 +63,46 @@ class _Queued:
             return False
         return True
 
+    def withdraw(self) -> None:
+        """Its task waits no more: it is not done, unless its transaction has begun."""
+        self.claim()
+        self._unheard = True
+
     def deliver(self) -> None:
         """In its loop: hand over what came of it."""
-        if not self.future.done():  # else the task was cancelled meanwhile
-            if self.job.error is None:
-                self.future.set_result(self.job.outcome)
-            else:
-                self.future.set_exception(self.job.error)
+        if self._unheard or self.future.done():  # the task was cancelled meanwhile
+            return
+        if self.job.error is None:
+            self.future.set_result(self.job.outcome)
+        else:
+            _fail(self.future, self.job.error)
 
 
 class Batch(Turn):
-    """The helper's turn: whatever has queued by the time that its transaction has begun."""
+    """
+    The helper's turn: whatever has queued by the time that its transaction has begun.
 
-    __slots__ = ("_queue", "_waited", "claimed")
+    Args:
+        queue: What has queued.
+        progress: When the helper has last come to the end of a transaction, on the monotonic clock.
+    """
 
-    def __init__(self, queue: deque[_Queued]) -> None:
+    __slots__ = ("_queue", "_waited", "claimed", "waits_since")
+
+    def __init__(self, queue: deque[_Queued], progress: float) -> None:
         super().__init__()
         self._queue = queue
         self._waited = len(queue)  # of these it can be said that they waited as long as this turn
         self.claimed: list[_Queued] = []
+        self.waits_since = progress
+        """Since when the first of them waits for its turn, and not for others of the queue."""
+        with contextlib.suppress(IndexError):  # another thread has told them that nothing will be done
+            self.waits_since = max(progress, queue[0].since)
+
+    @property
+    def jobs(self) -> list[Job[Any]]:
+        """Those that were claimed."""
+        return [queued.job for queued in self.claimed]
 
     def claim(self) -> list[Job[Any]]:
         """Take what has queued, but for what was withdrawn."""
@@ -81,6 +112,10 @@ class Batch(Turn):
         """Take what had queued when this turn was asked for, to be told that it failed."""
         return self._claim(self._waited)
 
+    def claim_those_since(self, moment: float) -> list[Job[Any]]:
+        """Take what had queued by a moment of the monotonic clock, to be told that it failed."""
+        return self._claim(sum(queued.since <= moment for queued in self._queue.copy()))
+
     def _claim(self, most: int) -> list[Job[Any]]:
         for _ in range(most):
             try:
@@ -89,13 +124,62 @@ class Batch(Turn):
                 break
             if queued.claim():
                 self.claimed.append(queued)
-        return [queued.job for queued in self.claimed]
+        return self.jobs
+
+
+class Gate:
+    """
+    Where the tasks of a loop wait that want a transaction block: one at a time has a thread wait for its turn.
+
+    Args:
+        loop: The loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = asyncio.Lock()
+
+    async def enter(self, seconds: float) -> bool:
+        """Wait for those before; whether they left in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._lock.acquire()
+        except TimeoutError:
+            return False
+
+    def open(self) -> None:
+        """Let the next one in; from whatever thread, for there the garbage collector may find a task that is gone."""
+        if _running_loop() is self._loop:
+            self._lock.release()
+        else:
+            _tell(self._loop, self._lock.release)
+
+
+class _Server(threading.Thread):
+    """A thread that serves the queue, and what it sleeps on."""
+
+    def __init__(self, work: Callable[[_Server], object]) -> None:
+        super().__init__(name="milepost", daemon=True)
+        self._work = work
+        self.bell = threading.Lock()
+
+    def run(self) -> None:
+        """Serve the queue until told to end."""
+        self._work(self)
+
+    def ring(self) -> None:
+        """Let it look at the queue."""
+        try:  # noqa: SIM105 - for each job: suppress() would take longer than all else
+            self.bell.release()
+        except RuntimeError:  # it rings already
+            pass
 
 
 class _Commits(Protocol):
     """What does the jobs of a batch: the writer."""
 
     def commit_batch(self, batch: Batch) -> None: ...
+    def stop_waiting(self, batch: Batch) -> None: ...
 
 
 class Helper:
@@ -103,49 +187,69 @@ class Helper:
     The thread, its queue, and the threads that run one call each.
 
     Args:
+        path: The file.
         writer: What does the jobs.
         patience_ns: How long to wait for the tasks that the last transaction served, without one coming.
     """
 
-    def __init__(self, writer: _Commits, patience_ns: int) -> None:
+    def __init__(self, path: str, writer: _Commits, patience_ns: int) -> None:
+        self._path = path
         self._writer = weakref.ref(writer)
         self._patience_ns = patience_ns
         self._queue: deque[_Queued] = deque()
-        self._bell = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._serving: dict[str, _Server] = {}  # under NOW: the thread that serves the queue
         self._calls: set[threading.Thread] = set()
+        # By id() of the loop. Weak: a gate goes with the tasks at it, which would not go while it is known here.
+        self._gates: weakref.WeakValueDictionary[int, Gate] = weakref.WeakValueDictionary()
         self._batch: Batch | None = None
-        self._stopping = self._draining = False
-        _helpers.add(self)
+        self._progress = 0.0
+        self._stoppers: dict[Hashable, bool] = {}  # who has stopped it, and whether what has queued is done first
+        self._over: Callable[[], BaseException] | None = None
+        self.process = os.getpid()
+        _helpers[id(self)] = weakref.ref(self, partial(_forget, id(self)))
 
     async def do(self, job: Job[T]) -> T:
         """
         Have a job done with others, and wait for it.
 
         Cancelled while it is queued, it is withdrawn; once its transaction has begun, it is done all the same.
+
+        Raises:
+            StoreError: No task of asyncio calls.
         """
-        queued = _Queued(job, asyncio.get_running_loop())
-        self._queue.append(queued)
-        self.begin()
+        queued = _Queued(job, self._loop_of_task())
         try:
+            self._queue.append(queued)
+            self._refuse_if_over()  # whoever closed the store may have told those in the queue before
+            self.begin()
             outcome: T = await queued.future
-        except asyncio.CancelledError:
-            queued.claim()
+        except BaseException:
+            queued.withdraw()
             raise
         return outcome
 
-    def call(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        """Run one call in a thread of its own, since it may wait for long; for the running loop."""
-        loop = asyncio.get_running_loop()
+    def call(self, function: Callable[[], T], unheard: Callable[[], object] | None = None) -> asyncio.Future[T]:
+        """
+        Run one call in a thread of its own, since it may wait for long.
+
+        Args:
+            function: The call.
+            unheard: What to do after a call that went well where the loop is closed, and the task hears nothing.
+
+        Raises:
+            StoreError: No task of asyncio calls, or there are too many threads.
+        """
+        loop = self._loop_of_task()
         future: asyncio.Future[T] = loop.create_future()
 
         def run() -> None:
             try:
                 outcome = function()
             except BaseException as error:  # noqa: BLE001 - the task's to hear
-                _tell(loop, partial(_set, future.set_exception, error))
+                _tell(loop, partial(_set, partial(_fail, future), error))
             else:
-                _tell(loop, partial(_set, future.set_result, outcome))
+                if not _tell(loop, partial(_set, future.set_result, outcome)) and unheard is not None:
+                    unheard()
             finally:
                 self._calls.discard(threading.current_thread())
 
@@ -157,57 +261,118 @@ class Helper:
         self._calls.add(thread)
         try:
             thread.start()
-        except BaseException:
+        except RuntimeError as error:
             self._calls.discard(thread)
-            raise
+            raise self._no_thread(error) from error
         return future
 
-    def begin(self) -> None:
-        """See to it that the thread runs, if there is something to do."""
-        if self._thread is None and self._queue and not self._stopping:
-            thread = self._thread = threading.Thread(target=self._run, name="milepost", daemon=True)
-            try:
-                thread.start()
-            except BaseException:
-                self._thread = None
-                raise
-        self._ring()
+    def gate(self) -> Gate:
+        """
+        The gate of the running loop.
 
-    def stop(self, seconds: float, *, drain: bool = False) -> bool:
+        Raises:
+            StoreError: No task of asyncio calls.
+        """
+        loop = self._loop_of_task()
+        return self._gates.setdefault(id(loop), Gate(loop))
+
+    def begin(self) -> None:
+        """See to it that a thread serves the queue, if there is something to do."""
+        server = self._serving.get(NOW)
+        if server is not None:
+            server.ring()
+        elif self._queue and self._may_serve():
+            self._begin(_Server(self._run))
+
+    def _begin(self, server: _Server) -> None:
+        try:
+            if self._serving.setdefault(NOW, server) is server:
+                server.start()
+            else:  # another loop was faster
+                self.begin()
+        except RuntimeError as error:  # others may have seen this one, and wait for it
+            if NOW in self._serving and self._serving[NOW] is server:
+                del self._serving[NOW]
+            self._fail_queued(partial(self._no_thread, error))
+        except BaseException:  # an interrupt: nobody knows whether it runs
+            if NOW in self._serving and self._serving[NOW] is server:
+                del self._serving[NOW]
+            server.ring()  # if it does, it sees that it is not the one
+            self.begin()
+            raise
+
+    def _refuse_if_over(self) -> None:
+        if self._over is not None:
+            raise self._over()
+
+    def _no_thread(self, error: RuntimeError) -> StoreError:
+        return StoreError(self._path, f"no thread can be begun to write for a task ({error}): end some threads")
+
+    def _loop_of_task(self) -> asyncio.AbstractEventLoop:
+        loop = _running_loop()
+        if loop is None or asyncio.current_task() is None:
+            raise StoreError(
+                self._path,
+                "append_async() and its like, and `async with`, need a task of asyncio: elsewhere, in trio say, call the "
+                "method without _async in a thread (trio.to_thread.run_sync), or use a plain `with`",
+            )
+        return loop
+
+    def _may_serve(self) -> bool:
+        return not self._stoppers or all(self._stoppers.values())
+
+    @property
+    def ended_with_the_interpreter(self) -> bool:
+        """Whether the interpreter is ending: from now on whoever writes does it in a thread of his own."""
+        return _EXIT in self._stoppers
+
+    def stop(self, who: Hashable, seconds: float, *, drain: bool = False) -> bool:
         """
         End the threads; what is queued waits for `resume`.
 
         Args:
+            who: Who stops it, and may have it go on.
             seconds: How long to wait for the transaction under way.
-            drain: Do first what has queued.
+            drain: Do first what has queued. Calls go on: who closes the store waits for his turn behind them.
 
         Returns:
             Whether they have ended.
         """
         deadline = time.monotonic() + seconds
-        self._draining = drain
-        self._stopping = True
-        batch = self._batch
+        self._stoppers[who] = drain
+        server, batch = self._serving.get(NOW), self._batch
         if batch is not None and not drain:
             batch.given_up = True
             batch.wake()
-        self._ring()
-        for thread in [self._thread, *self._calls]:
+        if server is not None:
+            server.ring()
+        for thread in [server, *([] if drain else self._calls)]:
             if thread is not None and thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
                 if thread.is_alive():
                     return False
-        self._thread = None
         return True
 
-    def resume(self) -> None:
-        """Go on with what has queued."""
-        self._stopping = self._draining = False
+    def end(self, seconds: float) -> None:
+        """End with the interpreter, which waits for a commit, and not for another process's lock."""
+        self.stop(_EXIT, 0.0)
+        writer, batch = self._writer(), self._batch
+        if writer is not None and batch is not None:
+            writer.stop_waiting(batch)
+        self.stop(_EXIT, seconds)
+
+    def resume(self, who: Hashable) -> None:
+        """Go on with what has queued, as far as he who has stopped it is concerned."""
+        self._stoppers.pop(who, None)
         self.begin()
 
     def fail(self, error: Callable[[], BaseException]) -> None:
-        """Tell all that have queued that they will not be done."""
-        batch = Batch(self._queue)
+        """Tell all that have queued, and all that ever will, that they will not be done."""
+        self._over = error
+        self._fail_queued(error)
+
+    def _fail_queued(self, error: Callable[[], BaseException]) -> None:
+        batch = Batch(self._queue, 0.0)
         for job in batch.claim_those_that_waited():
             job.error = error()
         _deliver(batch.claimed)
@@ -216,37 +381,42 @@ class Helper:
         """In the child of a fork: the threads and the tasks are the parent's."""
         self._queue.clear()
         self._calls.clear()
-        self._thread = None
-        self._bell = threading.Lock()
-        self._stopping = True
+        self._serving.clear()
+        self._batch = None
 
-    def _ring(self) -> None:
-        try:  # noqa: SIM105 - for each job: suppress() would take longer than all else
-            self._bell.release()
-        except RuntimeError:  # it rings already
-            pass
-
-    def _run(self) -> None:
-        served = 0
-        while True:
-            if not self._queue and not self._stopping:
-                self._bell.acquire()
-            if self._stopping and not (self._draining and self._queue):
+    def _run(self, server: _Server) -> None:
+        while self._serve(server):
+            if NOW in self._serving and self._serving[NOW] is server:
+                del self._serving[NOW]
+            # Who has queued, or had it go on, before that has seen this thread, and begun none.
+            if not self._queue or not self._may_serve() or self._serving.setdefault(NOW, server) is not server:
                 return
+
+    def _serve(self, server: _Server) -> bool:
+        """Serve the queue until it is told to end; False when there is no writer any more."""
+        served = 0
+        while self._serving.get(NOW) is server:
             if not self._queue:
+                if self._stoppers:
+                    return True
+                server.bell.acquire()
                 continue
             self._await_company(served)
             writer = self._writer()
             if writer is None:
-                return
-            batch = self._batch = Batch(self._queue)
+                return False
             try:
+                batch = self._batch = Batch(self._queue, self._progress)
+                if not self._may_serve():  # looked at last: who stops it tells the batch that is there by then
+                    return True
                 writer.commit_batch(batch)
+                self._progress = time.monotonic()
             finally:
                 self._batch = None
-                served = len(batch.claimed)
-                _deliver(batch.claimed)
+            served = len(batch.claimed)
+            _deliver(batch.claimed)
             del writer, batch
+        return True
 
     def _await_company(self, served: int) -> None:
         """
@@ -255,7 +425,7 @@ class Helper:
         It ends when as many are back, or none has come for a while.
         """
         came, since = -1, 0
-        while (waiting := len(self._queue)) < served - 1 and not self._stopping:
+        while (waiting := len(self._queue)) < served - 1 and not self._stoppers:
             now = time.monotonic_ns()
             if waiting > came:
                 came, since = waiting, now
@@ -264,30 +434,75 @@ class Helper:
             time.sleep(0)  # gives the interpreter to the loop
 
 
+async def outlast(future: asyncio.Future[T]) -> T:
+    """What comes of it, whoever cancels the task meanwhile; of that it hears afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as reason:
+            cancelled = reason
+    outcome = future.result()
+    if cancelled is not None:
+        raise cancelled
+    return outcome
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if isinstance(error, StopIteration):  # a future takes none; Python makes the same of one that ends a coroutine
+        told = RuntimeError(f"what writes for the task raised {error!r}")
+        told.__cause__ = error
+        error = told
+    future.set_exception(error)
+
+
 def _deliver(done: list[_Queued]) -> None:
     """Hand over what came of jobs, in one call of each loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Queued]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, deque[_Queued]] = {}
     for queued in done:
-        by_loop.setdefault(queued.loop, []).append(queued)
+        by_loop.setdefault(queued.loop, deque()).append(queued)
     for loop, of_loop in by_loop.items():
-        _tell(loop, partial(_deliver_here, of_loop))
+        _tell(loop, partial(_deliver_here, loop, of_loop))
 
 
-def _deliver_here(done: list[_Queued]) -> None:
-    for queued in done:
-        queued.deliver()
+def _deliver_here(loop: asyncio.AbstractEventLoop, done: deque[_Queued]) -> None:
+    try:
+        while done:
+            done[0].deliver()
+            done.popleft()
+    finally:
+        if done:  # an interrupt, after which the loop may go on
+            loop.call_soon(_deliver_here, loop, done)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # it is closed: nobody waits any more
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
+    """Have a loop call something; False when it is closed, and nobody waits any more."""
+    try:
         loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        return False
+    return True
 
 
-_helpers: weakref.WeakSet[Helper] = weakref.WeakSet()
+_helpers: dict[int, weakref.ref[Helper]] = {}
+
+
+def _forget(number: int, helper: weakref.ref[Helper]) -> None:
+    if _helpers.get(number) is helper:
+        del _helpers[number]
 
 
 @atexit.register
 def _at_exit() -> None:
     """Python ends a thread in the middle of a transaction, and whoever closes the store then would wait for it for ever."""
-    for helper in list(_helpers):
-        helper.stop(_AT_EXIT_S)
+    deadline = time.monotonic() + _AT_EXIT_S
+    for helper in [found for each in list(_helpers.values()) if (found := each()) is not None]:
+        if helper.process == os.getpid():  # else C code has forked, and its threads are not here
+            helper.end(max(0.0, deadline - time.monotonic()))

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import warnings
-import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, TypeVarTuple
 
 import apsw
@@ -46,7 +46,6 @@ from milepost.errors import (
     StoreError,
 )
 from milepost.lent import LentConnection, Rules
-from milepost.owner import current_owner
 from milepost.reader import CACHE_KIB, Reader, SharedReader
 from milepost.sqlite_errors import sync_failed, translate
 from milepost.turn import NOW, Turn, Turns
@@ -154,8 +153,7 @@ class Writer(Database):
         self._began = 0.0  # when the last transaction began, on the monotonic clock
         self._free_until = 0.0  # until when the lock is left to others
         self._group = 1  # how many jobs the last commit had
-        self._helper: Helper | None = None  # begun by the first task
-        self._gates: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # by event loop: see `enter_async`
+        self._helpers: dict[str, Helper] = {}  # under NOW: made by the first task
 
     # Opening
 
@@ -376,7 +374,10 @@ class Writer(Database):
         block = self._block_of_task()
         if block is not None:  # no disk is waited for inside it
             return self._do_in_block(block, job)
-        return await self._running_helper().do(job)
+        helper = self._running_helper()
+        if helper.ended_with_the_interpreter:
+            return self._do(job)
+        return await helper.do(job)
 
     def _block_of_task(self) -> BlockTurn | None:
         """
@@ -386,31 +387,44 @@ class Writer(Database):
             StoreError: It is a loop's.
         """
         holder = self._turns.holder
-        if not isinstance(holder, BlockTurn) or holder.owner != current_owner():
+        if not isinstance(holder, BlockTurn) or not (holder.was_opened_by_caller() or holder.outermost.abandoned):
             return None
         return self._block_of_caller(holder, None)
 
+    @property
+    def _helper(self) -> Helper | None:
+        return self._helpers.get(NOW)
+
     def _running_helper(self) -> Helper:
-        if self._helper is None:
+        helper = self._helpers.get(NOW)
+        if helper is None:
             from milepost.helper import Helper  # noqa: PLC0415 - asyncio, which most programs do without, takes 30 ms
 
-            self._helper = Helper(self, _PATIENCE_NS[self._synchronous])
-        return self._helper
+            helper = self._helpers.setdefault(NOW, Helper(self.path, self, _PATIENCE_NS[self._synchronous]))
+        return helper
 
     def commit_batch(self, batch: Batch) -> None:
-        """In the helper's thread: do what has queued, in one transaction."""
+        """In the helper's thread: do what has queued, in one transaction. Whatever fails is told to the tasks."""
+        seconds = self.busy_timeout_ms / 1000
         try:
-            if not self._turns.take(batch, self.busy_timeout_ms / 1000):
+            if not self._turns.take(batch, max(0.0, batch.waits_since + seconds - time.monotonic())):
                 if not batch.given_up:
-                    for job in batch.claim_those_that_waited():
+                    for job in batch.claim_those_since(time.monotonic() - seconds):
                         job.error = StoreBusyError(self.path, self.busy_timeout_ms)
                 return
             self._commit(batch)
+        except BaseException as error:  # noqa: BLE001 - the clock has raised SystemExit, say: the thread serves others too
+            self._tell_all(batch.jobs, error)
         finally:
             if NOW in self._turns.held and self._turns.held[NOW] is batch:
                 del self._turns.held[NOW]
             batch.given_up = True
             self._turns.wake_first()
+
+    def stop_waiting(self, batch: Batch) -> None:
+        """Let a batch whose turn it is wait no longer for another process's lock."""
+        if self._turns.holder is batch:
+            self._deadline = 0.0
 
     async def enter_async(self, block: Block) -> apsw.Connection:
         """
@@ -418,68 +432,84 @@ class Writer(Database):
 
         Of the tasks of a loop one at a time asks for its turn, in a thread of its own; the others wait in the loop.
         """
-        import asyncio  # noqa: PLC0415 - whoever is here has imported it
-
         self.refuse_if_ended()
         if self._block_of_task() is not None or block.turn is not None:
             return self.enter(block)
-        gate = self._gates.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-        try:
-            await asyncio.wait_for(gate.acquire(), self.busy_timeout_ms / 1000)
-        except TimeoutError:
-            raise StoreBusyError(self.path, self.busy_timeout_ms) from None
-        block.gate = gate
+        helper = self._running_helper()
+        if helper.ended_with_the_interpreter:
+            return self.enter(block)
+        gate = helper.gate()
+        if not await gate.enter(self.busy_timeout_ms / 1000):
+            raise StoreBusyError(self.path, self.busy_timeout_ms)
         turn = BlockTurn(self.path, block)
-        entering = self._running_helper().call(lambda: self._enter_outermost(block, turn))
+        claim = [None]  # emptied in one step: by the thread when the block has begun, or by the task that waits no more
+
+        def enter() -> apsw.Connection:
+            connection = self._enter_outermost(block, turn)
+            try:
+                claim.pop()
+            except IndexError:
+                self.leave(block, GeneratorExit())
+            return connection
+
+        def undo() -> None:
+            if block.turn is turn:
+                self.leave(block, GeneratorExit())
+
         try:
-            return await asyncio.shield(entering)
-        except asyncio.CancelledError:
-            turn.given_up = True  # if it waits still
-            turn.wake()
-            entering.add_done_callback(lambda entered: self._leave_unentered(block, entered))
-            raise
+            block.gate = gate
+            return await helper.call(enter, undo)
         except BaseException:
+            self._abandon(block, turn, claim)
             block.open_gate()
             raise
 
-    def _leave_unentered(self, block: Block, entered: Any) -> None:
-        """The task was cancelled while its block began."""
+    def _abandon(self, block: Block, turn: BlockTurn, claim: list[None]) -> None:
+        """The task was cancelled, or is gone, before it had the block that it has asked for."""
+        turn.disown()
         try:
-            if not entered.cancelled() and entered.exception() is None:
+            claim.pop()
+        except IndexError:  # it has begun
+            if block.turn is turn:
                 self.leave(block, GeneratorExit())
-        finally:
-            block.open_gate()
+        else:
+            turn.given_up = True  # if it waits still
+            turn.wake()
 
     async def leave_async(self, block: Block, error: BaseException | None) -> None:
         """As `leave`; once the commit is under way it is waited for, whoever cancels the task."""
-        import asyncio  # noqa: PLC0415 - whoever is here has imported it
+        from milepost.helper import outlast  # noqa: PLC0415 - whoever is here has imported it
 
         try:
-            turn = block.turn
-            if error is not None or turn is None or turn.over or block is not turn.outermost:  # no disk is waited for
+            turn, helper = block.turn, self._running_helper()
+            waits = error is None and turn is not None and not turn.over and block is turn.outermost  # for the disk
+            if not waits or helper.ended_with_the_interpreter:
                 self.leave(block, error)
                 return
-            leaving = self._running_helper().call(lambda: self.leave(block, None))
-            cancelled: asyncio.CancelledError | None = None
-            while not leaving.done():
-                try:
-                    await asyncio.shield(leaving)
-                except asyncio.CancelledError as reason:
-                    cancelled = reason
-                except BaseException:  # noqa: BLE001 - it is the commit's, and raised below
-                    break
-            leaving.result()
-            if cancelled is not None:
-                raise cancelled
+            try:
+                leaving = helper.call(lambda: self.leave(block, None))
+            except StoreError:  # there is no thread to be had: the loop is held, and the block ends
+                self.leave(block, None)
+            else:
+                await outlast(leaving)
         finally:
             block.open_gate()
 
     async def close_async(self) -> None:
-        """As `close`, after what has queued."""
-        if self._block_of_task() is not None or self.closed:
+        """As `close`, after what has queued; it is closed whoever cancels the task."""
+        from milepost.helper import outlast  # noqa: PLC0415 - a store that only reads never comes here
+
+        helper = self._running_helper()
+        gone = isinstance(sys.exception(), GeneratorExit)  # the task is, and nothing can be awaited
+        if gone or self.closed or helper.ended_with_the_interpreter or self._block_of_task() is not None:
+            self.close()
+            return
+        try:
+            closing = helper.call(self.close)
+        except StoreError:  # no thread to be had, or a task of trio's
             self.close()
         else:
-            await self._running_helper().call(self.close)
+            await outlast(closing)
 
     def _block_of_caller(self, holder: Turn, within: Block | None) -> BlockTurn | None:
         """
@@ -985,26 +1015,28 @@ class Writer(Database):
         """
         if self.closed:
             return
-        holder = self._turns.holder
-        if isinstance(holder, BlockTurn) and self._ended is None and holder.belongs_to_caller():
-            if self._helper is not None:
-                self._helper.stop(self.busy_timeout_ms / 1000)
-            self._close_now()
-            return
-        if self._helper is not None:  # after what has queued
-            self._helper.stop(self.busy_timeout_ms / 1000, drain=True)
-        if holder is not None:
-            self._block_of_caller(holder, None)
+        holder, helper = self._turns.holder, self._helper
+        deadline = time.monotonic() + self.busy_timeout_ms / 1000
         turn = Turn()
         try:
-            if not self._turns.take(turn, self.busy_timeout_ms / 1000):
-                raise StoreBusyError(self.path, self.busy_timeout_ms)
+            if isinstance(holder, BlockTurn) and self._ended is None and holder.belongs_to_caller():
+                if helper is not None:  # it waits for this very block, if for anything
+                    helper.stop(CLOSING, 0.0)
+            else:
+                if holder is not None:
+                    self._block_of_caller(holder, None)
+                if helper is not None:
+                    helper.stop(CLOSING, self.busy_timeout_ms / 1000, drain=True)
+                if not self._turns.take(turn, max(0.0, deadline - time.monotonic())):
+                    raise StoreBusyError(self.path, self.busy_timeout_ms)
             self._close_now()
         finally:
             if NOW in self._turns.held and self._turns.held[NOW] is turn:
                 del self._turns.held[NOW]
             turn.given_up = True
             self._turns.wake_first()
+            if helper is not None and not self.closed:
+                helper.resume(CLOSING)
 
     def _close_now(self) -> None:
         # The connection that writes last: it writes the WAL back.
@@ -1030,7 +1062,7 @@ class Writer(Database):
         holder = self._turns.holder
         if holder is not None and holder.thread == threading.get_ident():
             return False
-        if self._helper is not None and not self._helper.stop(max(0.0, deadline - time.monotonic())):
+        if self._helper is not None and not self._helper.stop(threading.get_ident(), max(0.0, deadline - time.monotonic())):
             return False
         turn = self._letting_go[threading.get_ident()] = Turn()
         if not self._turns.take(turn, max(0.0, deadline - time.monotonic())):
@@ -1049,7 +1081,7 @@ class Writer(Database):
             turn.given_up = True
             self._turns.wake_first()
         if self._helper is not None and not self.closed:
-            self._helper.resume()
+            self._helper.resume(threading.get_ident())
 
     def carried_over(self) -> None:
         """As `Database.carried_over`."""
