@@ -154,6 +154,7 @@ class Writer(Database):
         self._free_until = 0.0  # until when the lock is left to others
         self._group = 1  # how many jobs the last commit had
         self._helpers: dict[str, Helper] = {}  # under NOW: made by the first task
+        self._entering: dict[int, BlockTurn] = {}  # by thread: the block that one of its tasks waits for
 
     # Opening
 
@@ -320,7 +321,7 @@ class Writer(Database):
     def _do(self, job: Job[T], within: Block | None = None) -> T:
         """Have a job done: in the caller's own block, in a transaction of its own, or in another thread's with others."""
         self.refuse_if_ended()
-        holder = self._turns.holder
+        holder = self._in_the_way()
         if holder is not None:
             block = self._block_of_caller(holder, within)
             if block is not None:
@@ -456,13 +457,18 @@ class Writer(Database):
             if block.turn is turn:
                 self.leave(block, GeneratorExit())
 
+        thread = turn.thread
         try:
             block.gate = gate
+            self._entering[thread] = turn
             return await helper.call(enter, undo)
         except BaseException:
             self._abandon(block, turn, claim)
             block.open_gate()
             raise
+        finally:
+            if thread in self._entering and self._entering[thread] is turn:
+                del self._entering[thread]
 
     def _abandon(self, block: Block, turn: BlockTurn, claim: list[None]) -> None:
         """The task was cancelled, or is gone, before it had the block that it has asked for."""
@@ -511,6 +517,14 @@ class Writer(Database):
         else:
             await outlast(closing)
 
+    def _in_the_way(self) -> Turn | None:
+        """Whose turn it is, or will be before the caller's and not end before the caller does."""
+        if self._entering:
+            entering = self._entering.get(threading.get_ident())
+            if entering is not None:
+                return entering
+        return self._turns.holder
+
     def _block_of_caller(self, holder: Turn, within: Block | None) -> BlockTurn | None:
         """
         The block that the caller writes into; None where it has to wait for its turn.
@@ -537,8 +551,8 @@ class Writer(Database):
             )
         else:
             problem = (
-                "another task of this thread is inside transaction(), and the thread cannot wait for it: let the task leave "
-                "its block before it awaits, or write from the task that opened it"
+                "another task of this thread is inside transaction(), or is about to be, and the thread cannot wait for it: "
+                "let the task leave its block before it awaits, or write from the task that opened it"
             )
         raise StoreError(self.path, problem)
 
@@ -790,7 +804,7 @@ class Writer(Database):
         self.refuse_if_ended()
         if block.turn is not None:
             raise StoreError(self.path, "a transaction block is entered once: call transaction() again")
-        holder = self._turns.holder
+        holder = self._in_the_way()
         if holder is not None:
             outer = self._block_of_caller(holder, None)
             if outer is not None:
@@ -1015,7 +1029,7 @@ class Writer(Database):
         """
         if self.closed:
             return
-        holder, helper = self._turns.holder, self._helper
+        holder, helper = self._in_the_way(), self._helper
         deadline = time.monotonic() + self.busy_timeout_ms / 1000
         turn = Turn()
         try:
