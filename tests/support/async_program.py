@@ -240,7 +240,7 @@ def interrupted(path: str) -> None:
                 # The second one comes as a KeyboardInterrupt wherever Python is.
                 signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.0013 * (number % 17), 0.003 + 0.0007 * (number % 11))
                 asyncio.run(main())
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, RuntimeError):  # asyncio's, of an interrupt as it ends its tasks
                 pass
             finally:
                 _no_more_signals()
