@@ -14,7 +14,7 @@ from milepost.owner import current_owner
 from milepost.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from milepost.helper import Gate
@@ -167,6 +167,32 @@ class _Exit:
         return end
 
 
+class _AsyncEnd:
+    """What `async with` holds as `__aexit__`, and the coroutine that it awaits holds after it."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+
+    async def __call__(
+        self,
+        _kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None:
+        await self._block.end_async(error)
+
+
+class _AsyncExit:
+    """`Block.__aexit__`, bound as `_Exit` binds `__exit__`."""
+
+    def __get__(self, block: Block | None, _type: type[Block]) -> Callable[..., Awaitable[None]]:
+        if block is None:
+            return Block.end_async
+        end = _AsyncEnd(block)
+        block.watch(end)
+        return end
+
+
 class Block:
     """
     One `with store.transaction()`, or `async with`. Inside another block of the same owner it is a savepoint.
@@ -195,9 +221,8 @@ class Block:
     async def __aenter__(self) -> apsw.Connection:
         return await self._writer.enter_async(self)
 
-    async def __aexit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    async def end_async(self, error: BaseException | None) -> None:
+        """Do as `end` does, without holding the event loop."""
         if isinstance(error, GeneratorExit):  # the task is gone, and nothing can be awaited
             try:
                 self._writer.leave(self, error)
@@ -213,6 +238,7 @@ class Block:
             gate.open()
 
     __exit__: _Exit = _Exit()
+    __aexit__: _AsyncExit = _AsyncExit()
 
     def end(
         self,
@@ -234,4 +260,7 @@ class Block:
 
     def _abandoned(self, _: object) -> None:
         if self.abandoned:
-            self._writer.leave(self, GeneratorExit())
+            try:
+                self._writer.leave(self, GeneratorExit())
+            finally:
+                self.open_gate()

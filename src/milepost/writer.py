@@ -486,6 +486,16 @@ class Writer(Database):
         """As `leave`; once the commit is under way it is waited for, whoever cancels the task."""
         from milepost.helper import outlast  # noqa: PLC0415 - whoever is here has imported it
 
+        claim = [None]  # emptied in one step: by the thread that commits, or by the task that an interrupt has ended before
+
+        def commit() -> None:
+            block.held = None  # from now on it is not for the end of the `async with` to undo
+            try:
+                claim.pop()
+            except IndexError:
+                return
+            self.leave(block, None)
+
         try:
             turn, helper = block.turn, self._running_helper()
             waits = error is None and turn is not None and not turn.over and block is turn.outermost  # for the disk
@@ -493,11 +503,17 @@ class Writer(Database):
                 self.leave(block, error)
                 return
             try:
-                leaving = helper.call(lambda: self.leave(block, None))
+                leaving = helper.call(commit)
             except StoreError:  # there is no thread to be had: the loop is held, and the block ends
                 self.leave(block, None)
             else:
                 await outlast(leaving)
+        except BaseException as failure:
+            with contextlib.suppress(IndexError):  # the commit is under way
+                claim.pop()
+                if block.turn is not None:
+                    self.leave(block, failure)
+            raise
         finally:
             block.open_gate()
 
