@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -26,6 +29,7 @@ from milepost import Checkpoint, CheckpointStore, ClosedStoreError, Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 TASKS = 300
 KEPT: list[object] = []
@@ -251,6 +255,63 @@ def interrupted(path: str) -> None:
     say("ended")
 
 
+def struck(path: str) -> None:
+    """Ctrl-C at many of the places in milepost where Python looks for signals, each in a store of its own."""
+    from support.bytecodes import Tripwire  # noqa: PLC0415 - other Pythons have no tests installed
+
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    sys.unraisablehook = lambda _: None
+    every, at = int(os.environ.get("EVERY", "61")), int(os.environ.get("FIRST", "7"))
+    wire, begun = Tripwire(), False
+
+    def strike(_signal: int, frame: FrameType | None) -> None:
+        for _ in range(6):  # asyncio is not sound everywhere when it is interrupted
+            if frame is not None and Path(frame.f_code.co_filename).parent.name == "milepost":
+                raise KeyboardInterrupt
+            frame = frame and frame.f_back
+
+    async def block(store: CheckpointStore, stage: str) -> None:
+        async with store.transaction():
+            await store.append_async(entry(stage))
+        say(stage)
+
+    async def main(store: CheckpointStore) -> None:
+        await asyncio.gather(append(store, f"{at}-a"), block(store, f"{at}-b"), append(store, f"{at}-c"))
+        async with store:
+            await append(store, f"{at}-d")
+
+    def work(store: CheckpointStore) -> None:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            try:
+                loop.run_until_complete(main(store))
+            finally:
+                tasks = asyncio.all_tasks(loop)
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    loop.run_until_complete(asyncio.wait(tasks, timeout=3))
+
+    while True:
+        store = CheckpointStore(path, durability="normal", busy_timeout_ms=1500)
+        signal.signal(signal.SIGINT, strike)
+        with contextlib.suppress(KeyboardInterrupt):
+            wire.run(partial(work, store), at if begun else None)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if begun and not wire.hit:
+            break
+        at += every if begun else 0
+        begun = True
+        gc.collect()
+        began = time.monotonic()
+        with contextlib.suppress(ClosedStoreError):  # it was struck as it closed
+            asyncio.run(block(store, f"after-{at}"))
+            store.append(entry(f"sync-{at}"))
+        store.close()
+        assert time.monotonic() - began < 1, at
+    say("ended")
+
+
 def _no_more_signals() -> None:
     while True:
         try:
@@ -277,6 +338,7 @@ SCENES: dict[str, Callable[[str], Any]] = {
         at_the_end,
         forks,
         interrupted,
+        struck,
     )
 }
 
