@@ -86,7 +86,8 @@ class BlockTurn(Turn):
 
     def disown(self) -> None:
         """Take the block from its task, which waits for it no more: what the task does next is not in the block."""
-        self._disowned, self.thread = True, 0
+        self._disowned = True
+        self.thread: int = 0
 
     @property
     def is_open(self) -> bool:

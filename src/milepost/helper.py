@@ -94,7 +94,7 @@ class Batch(Turn):
         self._queue = queue
         self._waited = len(queue)  # of these it can be said that they waited as long as this turn
         self.claimed: list[_Queued] = []
-        self.waits_since = progress
+        self.waits_since: float = progress
         """Since when the first of them waits for its turn, and not for others of the queue."""
         with contextlib.suppress(IndexError):  # another thread has told them that nothing will be done
             self.waits_since = max(progress, queue[0].since)
@@ -205,7 +205,7 @@ class Helper:
         self._progress = 0.0
         self._stoppers: dict[Hashable, bool] = {}  # who has stopped it, and whether what has queued is done first
         self._over: Callable[[], BaseException] | None = None
-        self.process = os.getpid()
+        self.process: int = os.getpid()
         _helpers[id(self)] = weakref.ref(self, partial(_forget, id(self)))
 
     async def do(self, job: Job[T]) -> T:

@@ -855,6 +855,7 @@ class Writer(Database):
                 finally:
                     del self._turns.held[NOW]
             if not entered:
+                block.turn = None
                 turn.given_up = True
                 self._turns.wake_first()
 
