@@ -106,7 +106,7 @@ def test_a_summary_of_nothing_is_a_summary(store: CheckpointStore) -> None:
     summary = store.summary()
     assert (summary.runs, summary.stages, summary.silences, summary.last_runs) == (0, (), (), ())
     assert (summary.first_at_ms, summary.last_at_ms, summary.latest_run_id) == (None, None, None)
-    assert str(summary).splitlines()[1:] == ["  empty", f"  head {store.head()}", "  not verified since it was opened"]
+    assert str(summary).splitlines()[1:] == ["  empty", f"  head {store.head()}"]
 
 
 def test_a_stage_lags_behind_the_first_stage_of_the_latest_run_and_may_have_gaps(store: CheckpointStore) -> None:
@@ -153,17 +153,6 @@ def test_stages_that_are_no_text_are_damage(store: CheckpointStore, monkeypatch:
     )
     with pytest.raises(DamagedStoreError, match="run 'run-7' has a stage whose name is no text"):
         store.runs()
-
-
-def test_a_summary_remembers_the_last_verification_of_the_whole_chain(store: CheckpointStore) -> None:
-    """Not that of a run, nor of what came after a head."""
-    store.append_many(chain(3))
-    store.verify(run_id="run-7")
-    store.verify(trusted=store.head())
-    assert store.summary().verification is None
-    verification = store.verify()
-    assert store.summary().verification == verification
-    assert "intact" in str(store.summary())
 
 
 def test_a_summary_does_the_same_work_however_many_entries_the_runs_have(store: CheckpointStore) -> None:

@@ -104,7 +104,8 @@ class Audit:
             run = run_stage.run
             try:
                 canonical = canonical_bytes(run_stage.prefix, sequence, offset, event_time_ms, key, at_ms, detail)
-                rises = sequence > run_stage.sequence
+                last = run_stage.sequence
+                rises = sequence > last
             except (TypeError, UnicodeEncodeError):
                 self._report_unreadable(position, key, detail, signature)
                 continue
@@ -121,7 +122,7 @@ class Audit:
                 self.signature = self._said = signature
                 run.said = signature if run_signature is None else run_signature
             elif not self._explain_mismatch(
-                run_stage, canonical, rises, (expected, signature), (run_expected, run_signature)
+                run_stage, canonical, (last, sequence), (expected, signature), (run_expected, run_signature)
             ):
                 continue
             if entries_so_far is not None or position >= run_stage.next_milepost:
@@ -174,12 +175,12 @@ class Audit:
         self,
         run_stage: _RunStage,
         canonical: bytes,
-        rises: bool,
+        sequences: tuple[int, int],
         link_: tuple[bytes, object],
         run_link: tuple[object, object],
     ) -> bool:
         """A row that does not fit, or a row after one; whether it is as it was recorded."""
-        (expected, stored), (run_expected, run_stored) = link_, run_link
+        (last, sequence), (expected, stored), (run_expected, run_stored) = sequences, link_, run_link
         fits = expected == stored or (self._instead is not None and self._link(self._instead, canonical) == stored)
         self.signature = self._link(self.signature, canonical)
         if not fits:
@@ -197,8 +198,10 @@ class Audit:
             computed = expected if run_expected is None else run_expected
             self.faults.append(Fault("run", self.position, _hex(computed), _hex(said)))
             run.said, run.instead = _bytes(said) or _bytes(computed), _bytes(computed)
-        if not rises:
-            self.faults.append(Fault("lookup", self.position, "a sequence above the last of its stage", "another"))
+        if sequence <= last:
+            self.faults.append(
+                Fault("lookup", self.position, f"a sequence above {last}, the last of its stage", str(sequence))
+            )
         return True
 
     def _link(self, signature: bytes, canonical: bytes) -> bytes:

@@ -92,7 +92,6 @@ class CheckpointStore:
     """
 
     _database: Database
-    _verified: tuple[Verification, int] | None = None  # the last verification of the whole chain, and when it was made
 
     def __init__(
         self,
@@ -701,7 +700,6 @@ class CheckpointStore:
         """
         found = self._database.read(rows.contents, RUNS_SHOWN)
         latest_run_id = found.last and found.last.run_id
-        verification, verified_at_ms = self._verified or (None, None)
         return StoreSummary(
             path=self.path,
             size_bytes=files.size_bytes(self.path),
@@ -715,8 +713,6 @@ class CheckpointStore:
             last_runs=found.last_runs,
             stages=stage_states(found.stages, latest_run_id, found.foremost),
             silences=longest_silences(found.spans),
-            verification=verification,
-            verified_at_ms=verified_at_ms,
         )
 
     # Evidence
@@ -768,10 +764,7 @@ class CheckpointStore:
         if run_id is not None and trusted is not None:
             raise InvalidArgumentError("trusted", trusted, "goes with the whole chain: leave it out, or leave out run_id")
         if run_id is None:
-            verification = verify.verify_chain(self._database, trusted, expected, workers, progress)
-            if trusted is None:
-                self._verified = verification, _wall_clock()
-            return verification
+            return verify.verify_chain(self._database, trusted, expected, workers, progress)
         return verify.verify_run(self._database, run_id, expected, progress)
 
     def compare(self, run_id: str, other_run_id: str) -> Comparison:

@@ -11,13 +11,11 @@ from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
 from milepost.readable import age, count, duration, iso, rate, shorten, size
 from milepost.receipt import Head
-from milepost.verification import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from milepost.checkpoint import ResumePoint
-    from milepost.verification import Verification
 
 RUNS_SHOWN: Final = 10
 """How many runs a summary lists, the last ones; it counts the rest."""
@@ -176,8 +174,6 @@ class StoreSummary:
         stages: Every stage, in order of first appearance.
         silences: The longest times between two runs, longest first. To find them within a run would mean reading every
             entry.
-        verification: What this store object found when it last verified the whole chain; None if it never did.
-        verified_at_ms: When it did.
     """
 
     path: str
@@ -192,12 +188,9 @@ class StoreSummary:
     last_runs: tuple[RunSummary, ...]
     stages: tuple[StageState, ...]
     silences: tuple[Silence, ...]
-    verification: Verification | None
-    verified_at_ms: int | None
 
     def __str__(self) -> str:
         lines = [f"{shown(self.path)}, {size(self.size_bytes)}, {how_opened(self)}", contents(self), f"head {self.head}"]
-        lines.append(verified(self))
         for stage in self.stages[:STAGES_SHOWN]:
             point = stage.point
             lines.append(
@@ -242,16 +235,6 @@ def how_opened(summary: StoreSummary) -> str:
     return "opened to read" if summary.durability is None else f"durability {summary.durability}"
 
 
-def verified(summary: StoreSummary) -> str:
-    """What the last verification found, and how many entries are newer."""
-    found = summary.verification
-    if found is None or summary.verified_at_ms is None:
-        return "not verified since it was opened"
-    more = summary.head.entries - found.entries
-    since = f"; {count(more, 'entry')} since" if more > 0 else ""
-    return f"verified {iso(summary.verified_at_ms)}: {verdict(found)}{since}"
-
-
 def run_state(run: RunSummary, at_ms: int) -> str:
     """How the last attempt of a run ended, or how old the last entry of an open one is; nothing without attempts."""
     if run.state == "open":
@@ -288,15 +271,11 @@ def _state(stage: StageState) -> str:
 
 def summary_page(found: StoreSummary) -> str:
     """A store on one page, as HTML."""
-    intact = found.verification.ok if found.verification else None
     facts = html.text(f"{size(found.size_bytes)} · {how_opened(found)}")
     parts = [
         html.paragraph(html.name(PurePath(found.path).name), "mp-title"),
         html.paragraph(html.Html(f"{html.text(found.path)} · {facts}"), "mp-muted"),
         html.paragraph(contents(found)),
-        html.paragraph(verified(found), "mp-muted")
-        if intact is None
-        else html.paragraph(html.verdict(intact, verified(found))),
         html.labelled("head", str(found.head)),
     ]
     if found.stages:
