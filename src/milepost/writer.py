@@ -1047,7 +1047,7 @@ class Writer(Database):
         if self.closed:
             return
         holder, helper = self._in_the_way(), self._helper
-        deadline = time.monotonic() + self.busy_timeout_ms / 1000
+        seconds = self.busy_timeout_ms / 1000
         turn = Turn()
         try:
             if isinstance(holder, BlockTurn) and self._ended is None and holder.belongs_to_caller():
@@ -1057,8 +1057,10 @@ class Writer(Database):
                 if holder is not None:
                     self._block_of_caller(holder, None)
                 if helper is not None:
-                    helper.stop(CLOSING, self.busy_timeout_ms / 1000, drain=True)
-                if not self._turns.take(turn, max(0.0, deadline - time.monotonic())):
+                    deadline = time.monotonic() + seconds
+                    helper.stop(CLOSING, seconds, drain=True)
+                    seconds = max(0.0, deadline - time.monotonic())
+                if not self._turns.take(turn, seconds):
                     raise StoreBusyError(self.path, self.busy_timeout_ms)
             self._close_now()
         finally:
