@@ -410,7 +410,8 @@ class Helper:
                 if not self._may_serve():  # looked at last: who stops it tells the batch that is there by then
                     return True
                 writer.commit_batch(batch)
-                self._progress = time.monotonic()
+                if batch.done:  # it had its turn
+                    self._progress = time.monotonic()
             finally:
                 self._batch = None
             served = len(batch.claimed)

@@ -414,6 +414,7 @@ class Writer(Database):
                         job.error = StoreBusyError(self.path, self.busy_timeout_ms)
                 return
             self._commit(batch)
+            batch.done = True
         except BaseException as error:  # noqa: BLE001 - the clock has raised SystemExit, say: the thread serves others too
             self._tell_all(batch.jobs, error)
         finally:
