@@ -55,7 +55,7 @@ class Undone(Exception):  # noqa: N818 - no error: a transaction that is given u
 
 
 class Model:
-    """The rules of an append over a plain list, as design.md words them."""
+    """The rules of an append over a plain list, in the order in which they are checked."""
 
     def __init__(self) -> None:
         self.entries: list[Checkpoint] = []
