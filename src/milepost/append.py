@@ -78,7 +78,8 @@ class _RunStage:
     """Where one stage of one run stands: its last sequence and watermark, and where its next milepost is to be."""
 
     __slots__ = (
-        "added", "entries_before", "event_time_ms", "next_milepost", "number", "offset", "prefix", "run", "sequence",
+        "added", "entries_before", "event_time_ms", "last_cursor", "next_milepost", "number", "offset", "prefix", "run",
+        "sequence",
     )  # fmt: skip
 
     def __init__(self, run: _Run, number: int, prefix: str, last: list[int] | None) -> None:
@@ -87,6 +88,7 @@ class _RunStage:
         self.prefix = prefix
         self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -INTERVAL)
         self.next_milepost = milepost + INTERVAL  # the least position that it can have
+        self.last_cursor: int | None = None  # the position of the last cursor, once one was added here
         self.added = 0  # how many entries this appender has added to it
         self.entries_before: int | None = None if last else 0  # how many there were; looked up once a milepost needs it
 
@@ -353,7 +355,8 @@ class Appender:
             return duplicate
         if cursor is not None:
             state = self._stages[entry.run_id, entry.stage]
-            rows.add_cursor(self._connection, state.run.number, state.number, self._position, cursor)
+            rows.add_cursor(self._connection, state.run.number, state.number, self._position, cursor, state.last_cursor)
+            state.last_cursor = self._position
         return self.receipt()
 
     def receipt(self) -> Receipt:

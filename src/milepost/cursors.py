@@ -16,6 +16,9 @@ from milepost.errors import InvalidArgumentError, kind
 MAX_CURSOR_BYTES: Final = 65_536
 """Of a cursor as it is stored: JSON in UTF-8, or bytes."""
 
+# Made once: json.dumps makes an encoder at each call, for as long as it takes to use it.
+_to_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 Stored = str | bytes
 """A cursor as SQLite has it: JSON as a text, bytes as a blob."""
 
@@ -34,7 +37,7 @@ def encode(cursor: object) -> Stored | None:
         length = len(stored)
     else:
         try:
-            stored = json.dumps(cursor, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            stored = _to_json(cursor)
             length = len(stored.encode())
         except Exception as error:  # noqa: BLE001 - whatever an object of the caller's does while it is looked at
             raise InvalidArgumentError("cursor", cursor, f"must be bytes, or what JSON can hold ({kind(error)})") from None

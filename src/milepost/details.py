@@ -38,11 +38,14 @@ FINISHED: Final = "finished"
 FAILED: Final = "failed"
 
 
+_to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def detail(*, cursor: Stored | None = None, **values: str | int) -> str | None:
     """The detail of an entry, JSON text; None where there is nothing to say."""
     if cursor is not None:
         values |= {"cursor": digest(cursor), "cursor_type": "json" if isinstance(cursor, str) else "bytes"}
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else None
+    return _to_json(values) if values else None
 
 
 def of_branch(run_id: str, position: int, cursor: Stored | None) -> str | None:

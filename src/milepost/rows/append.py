@@ -136,14 +136,20 @@ def numbers_at(connection: Statements, position: int) -> tuple[int, int]:
 _NUMBERS_AT: Final = "SELECT run_number, stage_number FROM entry WHERE position = ?"
 
 
-def add_cursor(connection: Statements, run_number: int, stage_number: int, position: int, cursor: Stored) -> None:
-    """Keep the cursor of a stage's newest entry, and of those before it only the last."""
+def add_cursor(
+    connection: Statements, run_number: int, stage_number: int, position: int, cursor: Stored, last: int | None = None
+) -> None:
+    """Keep the cursor of a stage's newest entry, and of those before it only the last, whose position may be known."""
     numbers = run_number, stage_number
     connection.execute(_ADD_CURSOR, (*numbers, position, cursor))
-    connection.execute(_DROP_CURSORS, (*numbers, *numbers, position))
+    if last is None:
+        connection.execute(_DROP_CURSORS, (*numbers, *numbers, position))
+    else:
+        connection.execute(_DROP_CURSORS_BEFORE, (*numbers, last))
 
 
 _ADD_CURSOR: Final = "INSERT INTO stage_cursor (run_number, stage_number, position, cursor) VALUES (?, ?, ?, ?)"
+_DROP_CURSORS_BEFORE: Final = "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?"
 _DROP_CURSORS: Final = (
     "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < "
     "(SELECT max(position) FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?)"
