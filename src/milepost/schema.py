@@ -117,7 +117,7 @@ def chosen_hash(connection: apsw.Connection, path: str, keyed: Hash | None) -> H
         if keyed is None:
             return sha256
         raise WrongKeyError(
-            path, "its chain is not keyed, and a key was given: open it without, or look who replaced the file"
+            path, "its chain is not keyed, and a key was given: open it without a key, or find out who replaced the file"
         )
     if keyed is not None and not same(row, key_check(keyed)):
         raise WrongKeyError(path, "its chain is keyed with another key: give the one it was made with")

@@ -67,28 +67,28 @@ class CheckpointStore:
     """
     The checkpoints of a pipeline, in one SQLite file.
 
-    A store may be used from many threads, and many processes may have the same file open. It is a context manager; one
-    that is never closed warns with ResourceWarning.
+    Threads and tasks may share a store, and several processes may open the same file. Use it as a context manager: a
+    store that is never closed warns with ResourceWarning.
 
     Args:
-        path: The file; made, readable by its owner only, when it is missing. Its directory must exist.
-        durability: `"full"`, what `append` returned survives power loss; `"normal"`, it survives a crash of the process,
-            and power loss leaves a shorter, intact chain.
+        path: The file. The store creates it if it is missing, readable by its owner only. Its directory must exist.
+        durability: With `"full"`, a returned `append` survives a loss of power. With `"normal"`, it survives a crash of
+            the process, and a loss of power leaves a shorter, intact chain.
         busy_timeout_ms: How long to wait for another writer, in ms.
-        clock: Gives the wall clock in ms since the epoch, for `advance`; read once per checkpoint.
+        clock: Returns the wall clock in ms since the epoch. `advance` reads it once for each checkpoint.
         vfs: The name of an SQLite VFS to open the file through; None for SQLite's own.
         on_connect: Called with the `apsw.Connection` of `transaction()` whenever the store opens it: at first, and again
-            after a fork. Here functions, collations and attached files of the sink's own are put on it.
-        hmac_key: Makes the links of a new file's chain with HMAC-SHA-256 and this secret, in place of SHA-256, so that who
-            cannot read it cannot forge them; an existing file must have been made with the same key, or without one.
-            At best 32 random bytes. It is kept nowhere: lose it, and the chain can be read but no longer judged.
+            after a fork. Add your sink's functions, collations and attached files here.
+        hmac_key: A secret, at best 32 random bytes. With it, HMAC-SHA-256 makes the links of a new file's chain, and
+            nobody without the secret can forge one. For an existing file, give the key that it was made with. The file
+            does not contain the key: if you lose it, you can read the chain, but no longer verify it.
 
     Raises:
         InvalidArgumentError: An argument breaks one of these rules.
-        NotAStoreError: There is something at `path` that is no file of milepost; it was not touched.
-        SchemaVersionError: The file is of another version of milepost; it was not touched.
-        WrongKeyError: The file's chain has another key, or has one where none was given, or none where one was.
-        StoreError: The file cannot be made or opened.
+        NotAStoreError: `path` is no file of milepost. Nothing in it was touched.
+        SchemaVersionError: The file has a version that this milepost does not know. Nothing in it was touched.
+        WrongKeyError: The chain has another key, has one but you gave none, or has none but you gave one.
+        StoreError: The file cannot be created or opened.
     """
 
     _database: Database
@@ -128,21 +128,21 @@ class CheckpointStore:
     @classmethod
     def open_readonly(cls, path: str | os.PathLike[str], *, vfs: str | None = None, hmac_key: bytes | None = None) -> Self:
         """
-        Open an existing file to read it, without changing a byte of it or of its directory.
+        Open an existing file for reading, without changing a byte of it or of its directory.
 
-        It works while a pipeline writes, after one was killed, and where nothing may be written. Every method that writes
-        raises ReadOnlyStoreError.
+        It works while a pipeline writes, after a pipeline was killed, and where you may not write. Every method that
+        writes raises ReadOnlyStoreError. It reads a file of an older version through a temporary, upgraded copy.
 
         Args:
             path: The file.
             vfs: The name of an SQLite VFS to open it through; None for SQLite's own.
-            hmac_key: The key of a keyed chain. Without it everything can be read, and only `verify` cannot judge.
+            hmac_key: The key of a keyed chain. Only `verify` needs it.
 
         Raises:
-            InvalidArgumentError: `path`, `vfs` or `hmac_key` is not what it must be.
-            NotAStoreError: There is something at `path` that is no file of milepost.
-            SchemaVersionError: The file is of another version of milepost.
-            WrongKeyError: The file's chain has another key, or none where one was given.
+            InvalidArgumentError: `path`, `vfs` or `hmac_key` breaks a rule.
+            NotAStoreError: `path` is no file of milepost.
+            SchemaVersionError: The file has a version that this milepost does not know.
+            WrongKeyError: The chain has another key, or has none but you gave one.
             StoreError: The file does not exist or cannot be opened.
         """
         hash_function = hash_for_key(hmac_key)
@@ -430,10 +430,10 @@ class CheckpointStore:
             run_id: The execution of the pipeline.
             stage: The step of the pipeline.
             every: How many records make a batch.
-            event_time: Gives the event time of a record: ms since the epoch, a datetime with a zone, or ISO 8601 text;
-                without it event times stay 0.
-            seek: Gives the records from an offset on, so that nothing already done is read again; without it the first
-                ones of `records` are read and skipped.
+            event_time: Returns the event time of a record: ms since the epoch, a datetime with a zone, or ISO 8601 text.
+                Without it, event times stay 0.
+            seek: Returns the records from an offset on, so that the loop reads no finished record again. Without it, the
+                loop reads and skips the first ones of `records`.
             transaction: Run each batch in one `transaction()` with its checkpoint. The sink's writes go through the
                 `connection` of the loop: `for record in (loop := store.checkpointed(…)): loop.connection.execute(…)`.
 
@@ -474,7 +474,7 @@ class CheckpointStore:
 
     def latest(self, run_id: str | None = None, *, as_of: Time | None = None) -> Checkpoint | None:
         """
-        The last checkpoint of the chain, or of one run; None if there is none.
+        Return the last checkpoint of the chain, or of one run; None if there is none.
 
         Args:
             run_id: Only this run.
@@ -488,7 +488,7 @@ class CheckpointStore:
 
     def latest_for_stage(self, stage: str, *, run_id: str | None = None, as_of: Time | None = None) -> Checkpoint | None:
         """
-        The last checkpoint of a stage, in any run or in one; None if there is none.
+        Return the last checkpoint of a stage, in any run or in one; None if there is none.
 
         Args:
             stage: The stage.
@@ -508,7 +508,7 @@ class CheckpointStore:
 
     def resume_point_for_stage(self, stage: str, *, run_id: str | None = None, as_of: Time | None = None) -> ResumePoint:
         """
-        Where a stage starts again: at its last checkpoint, in any run or in one.
+        Return where a stage starts again: at its last checkpoint, in any run or in one.
 
         Args:
             stage: The stage.
@@ -524,7 +524,7 @@ class CheckpointStore:
 
     def resume_points(self, run_id: str | None = None, *, as_of: Time | None = None) -> dict[str, ResumePoint]:
         """
-        Where every stage starts again, by stage, in any run or in one.
+        Return where every stage starts again, by stage, in any run or in one.
 
         Args:
             run_id: Only this run.
@@ -538,7 +538,7 @@ class CheckpointStore:
 
     def cursor(self, stage: str, *, run_id: str | None = None) -> Any:
         """
-        The cursor of a stage's last checkpoint, in any run or in one: where its source goes on.
+        Return the cursor of a stage's last checkpoint, in any run or in one: where its source goes on.
 
         Args:
             stage: The stage.
@@ -564,7 +564,7 @@ class CheckpointStore:
 
     def get(self, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
         """
-        The checkpoint with one sequence, or None.
+        Return the checkpoint with one sequence, or None.
 
         Args:
             run_id: Its run.
@@ -581,7 +581,7 @@ class CheckpointStore:
 
     def find(self, idempotency_key: str, *, stage: str | None = None, run_id: str | None = None) -> Iterator[Checkpoint]:
         """
-        The checkpoints with one idempotency key, in chain order: at most one in each stage of each run.
+        Find the checkpoints with one idempotency key, in chain order: at most one in each stage of each run.
 
         Args:
             idempotency_key: The key.
@@ -600,7 +600,7 @@ class CheckpointStore:
 
     def chain_signature(self, run_id: str | None = None) -> str:
         """
-        The signature of the chain, or of the chain over one run's own entries: a lookup, not a computation.
+        Look up the signature of the chain, or of the chain over one run's own entries.
 
         Args:
             run_id: Only this run.
@@ -617,15 +617,15 @@ class CheckpointStore:
         return self._database.read(rows.run_signature, run_id)
 
     def head(self) -> Head:
-        """The number of entries and the signature of the chain: what to keep elsewhere, for `verify(expected=…)`."""
+        """Return the number of entries and the signature of the chain. Keep it elsewhere, for `verify(expected=…)`."""
         return self._database.read(rows.head)
 
     def __len__(self) -> int:
-        """How many checkpoints the chain has; a lookup."""
+        """Return the number of checkpoints in the chain, by a lookup."""
         return self._database.read(rows.tip)[0]
 
     def __bool__(self) -> bool:
-        """True, also of an empty store: a store is not a list, and `if store:` asks whether there is one."""
+        """Return True, for an empty store too: `if store:` asks whether there is a store."""
         return True
 
     # Walks and summaries
@@ -642,10 +642,9 @@ class CheckpointStore:
         newest_first: bool = False,
     ) -> Iterator[Checkpoint]:
         """
-        The recorded checkpoints in chain order, in constant memory.
+        Iterate over the recorded checkpoints in chain order, in constant memory.
 
-        It shows the chain as it was at the call, however long the caller takes; no read transaction stays open between
-        two of its pages.
+        You see the chain as it was at the call, however long you take. No read transaction stays open between two pages.
 
         Args:
             run_id: Only this run.
@@ -684,19 +683,19 @@ class CheckpointStore:
         return chain.from_iterable(pages(self._database.read, chosen, rows.signed_rows, rows.recorded))
 
     def runs(self) -> list[RunSummary]:
-        """A summary of every run, in the order of first appearance; it costs by the number of runs, not of entries."""
+        """Summarize every run, in order of first appearance. The cost grows with the number of runs, not of entries."""
         return self._database.read(rows.runs)
 
     def stages(self) -> list[StageSummary]:
-        """A summary of every stage, in the order of first appearance; it costs by the number of runs, not of entries."""
+        """Summarize every stage, in order of first appearance. The cost grows with the number of runs, not of entries."""
         return self._database.read(rows.stages)
 
     def summary(self) -> StoreSummary:
         """
-        The file on one page: what it holds, where each stage stands, the last runs, the longest silences.
+        Show the file on one page: what it holds, where each stage stands, the last runs, the longest silences.
 
-        It costs by the number of runs and stages, not of entries, so silences are those between runs; within a run they
-        are not looked for. `str()` of it is for a terminal; in a notebook it, and the store itself, show as a table.
+        The cost grows with the number of runs and stages, not of entries, so silences are those between runs. Use `str()`
+        of it on a terminal. In a notebook, it and the store itself show as tables.
         """
         found = self._database.read(rows.contents, RUNS_SHOWN)
         latest_run_id = found.last and found.last.run_id
@@ -769,7 +768,7 @@ class CheckpointStore:
 
     def compare(self, run_id: str, other_run_id: str) -> Comparison:
         """
-        Whether a replay repeated the original: two runs side by side, stage by stage and sequence by sequence.
+        Compare a replay with the original: two runs side by side, stage by stage and sequence by sequence.
 
         Offset, event time and idempotency key are compared; `run_id` and `at_ms` are not, since they differ in any two
         runs. It shows both as they were at the call. A million entries against a million take about a second, in constant
@@ -825,7 +824,7 @@ class CheckpointStore:
         newest_first: bool = False,
     ) -> Frame:
         """
-        What `history` gives, as a table: `polars.DataFrame(store.frame())`, `duckdb.sql("SELECT … FROM frame")`.
+        Return the same as `history`, as a table: `polars.DataFrame(store.frame())`, `duckdb.sql("SELECT … FROM frame")`.
 
         It has the columns position, run_id, stage, sequence, offset, event_time, idempotency_key, at, signature, detail and
         cursor_sha256. It is read when something takes it, and anew each time, in batches of a page; nothing of the file is
@@ -884,12 +883,12 @@ class CheckpointStore:
         return sql.frame(statement, *self._database.read_on_own_connection(sql.ask, statement, parameters))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The whole chain for whoever takes Arrow: `polars.DataFrame(store)`, as `frame()`."""
+        """Return the whole chain as an Arrow stream, as `frame()` does: `polars.DataFrame(store)` takes it."""
         return self.frame().__arrow_c_stream__(requested_schema)
 
     @property
     def plot(self) -> Plot:
-        """What happened, as pictures: `store.plot.progress()`, `.runs()`, `.lag()`, `.compare(…)`."""
+        """Draw what happened: `store.plot.progress()`, `.runs()`, `.lag()`, `.compare(…)`."""
         return Plot(self._database)
 
     # The end

@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 
 class RefusedEntryError(Exception):
-    """An entry cannot stand where it does: its `index` (0, 1, 2 …), and why. For who reads them from somewhere."""
+    """An entry cannot stand where it does. It carries the `index` (0, 1, 2 …) and the reason."""
 
     index: int
     why: str
