@@ -1,11 +1,11 @@
 """
 The contract: three values, their rules and labels, and the pure functions over a chain.
 
-A chain is the checkpoints of one file in the order in which they were recorded, which is the only order there is:
-`at_ms` is evidence, not an order, because clocks jump and a resume point must not jump with them.
+A chain is the checkpoints of one file in the order in which they were recorded. There is no other order. `at_ms` is
+evidence and not an order, because clocks jump, and a resume point must not jump with them.
 
-Everything here is pure, and is the model that the store is tested against: `CheckpointStore.latest()` and its
-neighbours answer in SQL what the functions of the same name answer over the list of all entries.
+Everything here is pure, and is the model that the store is tested against. `CheckpointStore.latest()` and the other
+lookups answer in SQL what the functions of the same name answer over the list of all entries.
 """
 
 from __future__ import annotations

@@ -728,23 +728,23 @@ class CheckpointStore:
         """
         Recompute the chain from the rows, and report everything that does not fit, and where.
 
-        A chain cannot show by itself that its tail was cut off, that an older copy of the file was put back, or that all
-        of it was written anew: for these, give a head that was kept elsewhere as `expected`. The file's own
-        `PRAGMA integrity_check` is part of every verification, on a connection of its own, so that appends and lookups go
-        on; it names in `unchecked` a table of others that only their own program can check, and evaluates no CHECK of
-        theirs. A keyed chain that was opened without its key cannot be judged: that is a fault of the kind `key`. Memory
-        grows with the number of runs, not of entries.
+        A chain alone cannot show that its end was cut off, that an older copy was put back, or that it was written anew.
+        To find these, keep a head elsewhere and give it as `expected`.
+
+        Every verification runs `PRAGMA integrity_check` too, on a connection of its own, so appends and lookups go on. It
+        evaluates no CHECK of other people's tables. A table that only its own program can check is named in `unchecked`.
+        A keyed chain opened without its key cannot be judged, and gives a fault of the kind `key`. Memory grows with the
+        number of runs, not of entries.
 
         Args:
-            run_id: Read the entries of this run only; `expected` is then a head of the run's own chain. They are found as
-                lookups find them: that somebody has hidden its last entries from these, only `expected` shows here, or a
-                verification of the whole chain.
-            trusted: A head that is trusted: only what came after it is read. Runs that began before it go on from what
-                their last rows there say.
-            expected: A head kept elsewhere, which this chain must contain; it may have grown since.
+            run_id: Read the entries of this run only. `expected` is then a head of the run's own chain. The entries are
+                found as lookups find them. If somebody has hidden the last ones from lookups, only `expected` or a
+                verification of the whole chain shows it.
+            trusted: Read only what came after this head. Runs that began before it go on from their last rows there.
+            expected: A head kept elsewhere, which this chain must contain. The chain may have grown since.
             workers: How many processes may share the work, beside this one, which waits for them. They help with the
-                whole chain of a long file; a keyed chain, whose key stays in this process, and a file opened through a VFS
-                are walked by one. What they find wrong is looked into by one.
+                whole chain of a long file. One process walks a keyed chain, whose key stays here, and a file opened
+                through a VFS. One process also looks into what the workers find wrong.
             progress: Called with (entries done, entries in all), every few hundred or thousand entries.
 
         Returns:
