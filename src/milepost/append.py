@@ -199,8 +199,7 @@ class Appender:
         """Append a batch."""
         appended, duplicates = self.appended, self.duplicates
         self.extend(entries, with_details, batch=True)
-        position, signature = self.finish()
-        return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
+        return self._batch_receipt(appended, duplicates)
 
     def restore(
         self, entries: Iterable[Checkpoint], with_details: Iterable[str | None], cursors: Mapping[int, Stored]
@@ -264,8 +263,7 @@ class Appender:
                 self._numbered.clear()
                 self._waiting.clear()
                 self.usable = True
-        position, signature = self.finish()
-        return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
+        return self._batch_receipt(appended, duplicates)
 
     def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
         """
@@ -333,8 +331,7 @@ class Appender:
             if signed != details.of_cursor(details.detail(cursor=point.cursor)):  # a changed one would be signed anew
                 raise apsw.CorruptError(f"the cursor at position {point.position} is not the one that was recorded there")
             self._add(entry, details.of_branch(run_id, point.position, point.cursor), point.cursor)
-        position, signature = self.finish()
-        return BatchReceipt(self.appended - appended, self.duplicates - duplicates, position, signature.hex())
+        return self._batch_receipt(appended, duplicates)
 
     @contextmanager
     def _reserved(self) -> Iterator[None]:
@@ -362,6 +359,12 @@ class Appender:
     def receipt(self) -> Receipt:
         """The receipt of the entry that was added last; it is in the table after `finish`."""
         return receipt_of(self._position, self._signature)
+
+    def _batch_receipt(self, appended_before: int, duplicates_before: int) -> BatchReceipt:
+        """Write what waits; the receipt of a batch that began when this many were appended and were duplicates."""
+        position, signature = self.finish()
+        appended, duplicates = self.appended - appended_before, self.duplicates - duplicates_before
+        return BatchReceipt(appended, duplicates, position, signature.hex())
 
     def finish(self) -> tuple[int, bytes]:
         """Write what waits; the position and the signature of the chain's last entry with it."""

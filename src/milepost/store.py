@@ -219,8 +219,7 @@ class CheckpointStore:
             RejectedCheckpointError: As `append`; it carries the `index` of the entry.
             StoreError: As `append`.
         """
-        writer = self._writer
-        return writer.append_many(checked_entries(entries))
+        return self._writer.append_many(checked_entries(entries))
 
     def advance(
         self,
