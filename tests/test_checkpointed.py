@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milepost import CheckpointStore, InvalidArgumentError, StageMovedError, StoreError, Watermark
+from milepost import Checkpointed, CheckpointStore, InvalidArgumentError, StageMovedError, Start, StoreError, Watermark
 from support.chains import entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -76,19 +75,17 @@ def test_what_joins_a_loop_may_be_given_by_name(store: CheckpointStore) -> None:
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-def test_seek_is_asked_once_one_record_is_done_and_not_before(store: CheckpointStore, transaction: bool) -> None:
-    """An empty source has nothing to seek in, and one record is enough not to begin it again."""
-    asked: list[int] = []
+def test_a_function_is_asked_for_the_records_from_the_start_on(store: CheckpointStore, transaction: bool) -> None:
+    """At first from offset 0, and then from behind what is done."""
+    asked: list[Start] = []
 
-    def seek(offset: int) -> range:
-        asked.append(offset)
-        return range(offset, 2)
+    def rest(start: Start) -> range:
+        asked.append(start)
+        return range(start, len(asked))
 
-    assert _loop(store, [], every=1, seek=seek, transaction=transaction) == []
-    assert _loop(store, range(1), every=1, seek=seek, transaction=transaction) == [0]
-    assert asked == []
-    assert _loop(store, [], every=1, seek=seek, transaction=transaction) == [1]
-    assert asked == [1]
+    assert _loop(store, rest, every=1, transaction=transaction) == [0]
+    assert _loop(store, rest, every=1, transaction=transaction) == [1]
+    assert [(start.offset, start.cursor) for start in asked] == [(0, None), (1, None)]
 
 
 def test_a_record_counts_only_when_the_next_one_is_asked_for(store: CheckpointStore) -> None:
@@ -117,12 +114,11 @@ def test_every_record_is_processed_exactly_once_in_the_sink(
         with store.transaction() as connection:
             connection.execute("CREATE TABLE sink (record INTEGER NOT NULL) STRICT")
         for crash_at in [*crashes, None]:
-            loop = store.checkpointed(
-                range(length),
+            loop: Checkpointed[int] = store.checkpointed(
+                (lambda start: range(start, length)) if seek else range(length),
                 run_id="run-7",
                 stage="load",
                 every=every,
-                seek=(lambda offset: range(offset, length)) if seek else None,
                 transaction=transaction,
             )
             try:
@@ -151,19 +147,6 @@ def test_a_loop_left_by_an_exception_holds_no_transaction_open(store: Checkpoint
                 raise Crash
     with CheckpointStore(path, busy_timeout_ms=0, durability="normal") as other:
         assert _loop(other, range(100), every=10) == list(range(10, 100))
-
-
-def test_seek_is_asked_for_the_rest_and_nothing_done_is_read_again(store: CheckpointStore) -> None:
-    """The source is not touched before the resume point."""
-    assert _loop(store, range(20), every=10) == list(range(20))
-    asked = []
-
-    def seek(offset: int) -> Iterator[int]:
-        asked.append(offset)
-        return iter(range(offset, 40))
-
-    assert _loop(store, range(40), every=10, seek=seek) == list(range(20, 40))
-    assert asked == [20]
 
 
 def test_event_time_is_the_latest_seen_so_that_it_never_falls(store: CheckpointStore) -> None:
@@ -221,15 +204,16 @@ def test_a_resumed_loop_knows_the_latest_event_time_of_what_was_done(store: Chec
 def test_a_source_that_is_shorter_by_one_record_is_told(store: CheckpointStore, seek: bool, transaction: bool) -> None:
     """One of the same length is done, and nothing more."""
 
-    def options(length: int) -> dict[str, Any]:
-        return {"every": 10, "transaction": transaction, "seek": (lambda offset: range(offset, length)) if seek else None}
+    def loop(length: int) -> list[Any]:
+        records: Any = (lambda start: range(start, length)) if seek else range(length)
+        return _loop(store, records, every=10, transaction=transaction)
 
-    _loop(store, range(30), **options(30))
-    assert _loop(store, range(30), **options(30)) == []
+    loop(30)
+    assert loop(30) == []
     found = "it returns no record from offset 29 on" if seek else "it has 29 record"
     with pytest.raises(InvalidArgumentError, match=f"{found}.*, but 30 were already processed"):
-        _loop(store, range(29), **options(29))
-    assert _loop(store, range(31), **options(31)) == [30]
+        loop(29)
+    assert loop(31) == [30]
     assert _offsets(store)[-1] == (31, "load:30-30")
 
 
@@ -250,7 +234,7 @@ def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> Non
     assert list(ended) == [0, 1, 2]
     assert list(ended) == []
     loop = store.checkpointed(
-        [1, "x", 2], run_id="run-8", stage="load", event_time=lambda record: int(str(record)), transaction=True
+        [1, "x", 2], run_id="run-8", stage="load", every=1, event_time=lambda record: int(str(record)), transaction=True
     )
     failed = iter(loop)
     assert next(failed) == 1
@@ -260,7 +244,7 @@ def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> Non
     with pytest.raises(StoreError, match="exists only inside the loop"):
         _ = loop.connection
     store.append(entry(1, run_id="run-9"))  # its block is not open any more
-    assert store.latest_for_stage("load", run_id="run-8") is None
+    assert store.resume_point_for_stage("load", run_id="run-8").watermark.offset == 1
 
 
 @pytest.mark.parametrize("transaction", [False, True])

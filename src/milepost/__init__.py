@@ -28,6 +28,7 @@ from milepost.errors import (
     RunFinishedError,
     SchemaVersionError,
     SequenceError,
+    SourceChangedError,
     StageMovedError,
     StoreBusyError,
     StoreError,
@@ -35,11 +36,15 @@ from milepost.errors import (
     WatermarkRegressionError,
     WrongKeyError,
 )
+from milepost.mapped import Mapped
+from milepost.once import Once
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.run import Run
+from milepost.source import Start, fingerprint
 from milepost.store import CheckpointStore
 from milepost.summary import RunSummary, Silence, StageState, StageSummary, StoreSummary
 from milepost.times import ms
+from milepost.tracked import Tracked
 from milepost.verification import Fault, Verification
 
 __version__ = "0.1.0"
@@ -62,11 +67,13 @@ __all__ = [
     "IdempotencyConflictError",
     "InvalidArgumentError",
     "InvalidCheckpointError",
+    "Mapped",
     "MilepostError",
     "MilepostWarning",
     "MissingPackageError",
     "NoCheckpointError",
     "NotAStoreError",
+    "Once",
     "ReadOnlyStoreError",
     "Receipt",
     "RejectedCheckpointError",
@@ -78,18 +85,22 @@ __all__ = [
     "SchemaVersionError",
     "SequenceError",
     "Silence",
+    "SourceChangedError",
     "StageComparison",
     "StageMovedError",
     "StageState",
     "StageSummary",
+    "Start",
     "StoreBusyError",
     "StoreError",
     "StoreFullError",
     "StoreSummary",
+    "Tracked",
     "Verification",
     "Watermark",
     "WatermarkRegressionError",
     "WrongKeyError",
     "__version__",
+    "fingerprint",
     "ms",
 ]

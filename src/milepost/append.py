@@ -64,6 +64,7 @@ class Step(NamedTuple):
     idempotency_key: str
     after: Watermark | NotAsked | None = NOT_ASKED
     cursor: Stored | None = None
+    source: str | None = None
 
 
 class _Run:
@@ -224,7 +225,7 @@ class Appender:
             InvalidCheckpointError: A value breaks a rule of `valid`.
             RejectedCheckpointError: The step breaks a rule of an advance.
         """
-        run_id, stage, mark, key, after, cursor = step
+        run_id, stage, mark, key, after, cursor, source = step
         entry = Checkpoint(run_id, stage, 0, mark, key, clock())
         state = self._checked_stage(entry, index)
         if after is not NOT_ASKED:
@@ -240,7 +241,8 @@ class Appender:
                 return found[0]
         entry = entry._replace(sequence=max(state.sequence, 0) + 1)
         try:
-            receipt = self._add(entry, details.detail(cursor=cursor), cursor)
+            detail = details.detail(cursor=cursor) if source is None else details.detail(cursor=cursor, source=source)
+            receipt = self._add(entry, detail, cursor)
         except (IdempotencyConflictError, WatermarkRegressionError) as error:
             self.usable = False
             found = rows.find_duplicate(self._connection, run_id, stage, key)
@@ -264,6 +266,39 @@ class Appender:
                 self._waiting.clear()
                 self.usable = True
         return self._batch_receipt(appended, duplicates)
+
+    def recorded_keys(self, run_id: str, stage: str, keys: Sequence[str]) -> set[str]:
+        """Return the keys that the stage of a run has recorded already."""
+        return rows.recorded_keys(self._connection, run_id, stage, keys)
+
+    def append_items(self, run_id: str, stage: str, keys: Sequence[str], clock: Callable[[], int]) -> int:
+        """
+        Append an entry for each item of a bag, but for those that the stage has recorded already.
+
+        Args:
+            run_id: The run.
+            stage: Its stage.
+            keys: The items' keys, each once.
+            clock: Gives the wall clock, ms since the epoch.
+
+        Returns:
+            How many items the stage has recorded now.
+
+        Raises:
+            InvalidCheckpointError: A value breaks a rule of `valid`.
+        """
+        at_ms = clock()
+        first = Checkpoint(run_id, stage, 0, Watermark(0, 0), keys[0], at_ms)
+        state = self._checked_stage(first, None)
+        recorded = self.recorded_keys(run_id, stage, keys)
+        sequence, offset, event_time_ms = max(state.sequence, 0), state.offset, state.event_time_ms
+        new = [key for key in keys if key not in recorded]
+        self.extend(
+            Checkpoint(run_id, stage, sequence + number, Watermark(offset + number, event_time_ms), key, at_ms)
+            for number, key in enumerate(new, 1)
+        )
+        self.finish()
+        return offset + len(new)
 
     def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
         """
@@ -330,7 +365,8 @@ class Appender:
                 raise CursorNotKeptError(run_id, entry.stage, point.position)
             if signed != details.of_cursor(details.detail(cursor=point.cursor)):  # a changed one would be signed anew
                 raise apsw.CorruptError(f"the cursor at position {point.position} is not the one that was recorded there")
-            self._add(entry, details.of_branch(run_id, point.position, point.cursor), point.cursor)
+            source = details.of_source(point.detail)
+            self._add(entry, details.of_branch(run_id, point.position, point.cursor, source), point.cursor)
         return self._batch_receipt(appended, duplicates)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,13 @@ def check_integer(argument: str, value: object, least: int = 0, most: int = MAX_
     if type(value) is int and least <= value <= most:
         return
     raise InvalidArgumentError(*(integer_fault(argument, value) or (argument, value, f"must be from {least} to {most}")))
+
+
+def check_seconds(argument: str, value: object) -> None:
+    """Refuse anything but a finite number of seconds above 0."""
+    if (type(value) is int or type(value) is float) and 0 < value < math.inf:
+        return
+    raise InvalidArgumentError(argument, value, "must be a number of seconds above 0")
 
 
 def check_bool(argument: str, value: object) -> None:

@@ -8,6 +8,7 @@ What milepost itself records with an entry: one JSON object, whose names are her
 | `run` | in the stage `milepost:run`: `"began"`, `"finished"` or `"failed"` |
 | `error` | the type of the exception that ended a run |
 | `branch_of` | the run that the entry was branched from |
+| `source` | text that says which source a loop's records come from |
 | `branch_position` | the position of the entry that it repeats |
 """
 
@@ -48,11 +49,12 @@ def detail(*, cursor: Stored | None = None, **values: str | int) -> str | None:
     return _to_json(values) if values else None
 
 
-def of_branch(run_id: str, position: int, cursor: Stored | None) -> str | None:
+def of_branch(run_id: str, position: int, cursor: Stored | None, source: str | None = None) -> str | None:
     """The detail of an entry that repeats one of another run; without that run's name where it is too long."""
-    found = detail(cursor=cursor, branch_position=position, branch_of=run_id)
+    values = {} if source is None else {"source": source}
+    found = detail(cursor=cursor, branch_position=position, branch_of=run_id, **values)
     if found is not None and len(found.encode()) > MAX_DETAIL_BYTES:
-        return detail(cursor=cursor, branch_position=position)
+        return detail(cursor=cursor, branch_position=position, **values)
     return found
 
 
@@ -77,3 +79,9 @@ def of_attempt(text: str | None) -> tuple[str, str | None]:
 def of_cursor(text: str | None) -> dict[str, Any]:
     """The SHA-256 and the type of the cursor that a detail is about; nothing where it is about none."""
     return {name: value for name, value in parse(text).items() if name in {"cursor", "cursor_type"}}
+
+
+def of_source(text: str | None) -> str | None:
+    """Return which source the records of an entry came from; None where the detail does not say."""
+    source = parse(text).get("source")
+    return source if isinstance(source, str) else None

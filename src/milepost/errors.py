@@ -12,6 +12,7 @@ MilepostError                                  catch this to catch every error o
 ├── NoCheckpointError (LookupError)            nothing is recorded there yet: start from the beginning
 ├── RunFinishedError                           the run has finished: use another run_id, or again=True
 ├── RunExistsError                             a branch into a run that has the stage: branch into another one
+├── SourceChangedError                         a loop would resume with another source: pass the same one
 ├── CursorNotKeptError                         a branch from where the cursor is gone: branch from a later checkpoint
 ├── StoreError                                 the file or its use is at fault, not the entry
 │   ├── NotAStoreError                         the file is not milepost's; it was not changed
@@ -333,6 +334,32 @@ class RunExistsError(MilepostError):
         return (
             f"run {shown(self.run_id)} has stage {shown(self.stage)} already, up to sequence {self.last.sequence}: branch "
             "into a new run_id"
+        )
+
+
+class SourceChangedError(MilepostError):
+    """
+    A loop would resume with another source than the one that its last checkpoint names. Nothing was done.
+
+    Attributes:
+        expected: The source of the last checkpoint.
+        found: The source that you gave.
+        run_id: The run.
+        stage: Its stage.
+    """
+
+    def __init__(self, expected: str, found: str, run_id: str, stage: str) -> None:
+        super().__init__(expected, found, run_id, stage)
+        self.expected: str = expected
+        self.found: str = found
+        self.run_id: str = run_id
+        self.stage: str = stage
+
+    def __str__(self) -> str:
+        return (
+            f"stage {shown(self.stage)} of run {shown(self.run_id)} has read {shown(self.expected)}, and would go on with "
+            f"{shown(self.found)}: pass the same source, use a new run_id, or give accept_source=True if its records are "
+            "the same all the same"
         )
 
 

@@ -9,17 +9,21 @@ from milepost.append import NOT_ASKED
 from milepost.errors import MilepostError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable
     from types import TracebackType
 
     from milepost.append import NotAsked
     from milepost.checkpoint import ResumePoint, Watermark
     from milepost.checkpointed import Checkpointed
+    from milepost.once import Once
     from milepost.receipt import Receipt
+    from milepost.source import Records
     from milepost.store import CheckpointStore
     from milepost.times import Time
+    from milepost.tracked import Tracked
 
 Record = TypeVar("Record")
+Item = TypeVar("Item")
 
 _LONGEST_NAME = 200  # characters of an exception's type
 
@@ -88,12 +92,15 @@ class Run:
 
     def checkpointed(
         self,
-        records: Iterable[Record],
+        records: Records[Record],
         *,
         stage: str,
         every: int = 1000,
+        every_s: float | None = None,
         event_time: Callable[[Record], Time] | None = None,
-        seek: Callable[[int], Iterable[Record]] | None = None,
+        cursor: Callable[[Record], Any] | None = None,
+        source: str | None = None,
+        accept_source: bool = False,
         transaction: bool = False,
     ) -> Checkpointed[Record]:
         """As `CheckpointStore.checkpointed`."""
@@ -102,10 +109,32 @@ class Run:
             run_id=self.run_id,
             stage=stage,
             every=every,
+            every_s=every_s,
             event_time=event_time,
-            seek=seek,
+            cursor=cursor,
+            source=source,
+            accept_source=accept_source,
             transaction=transaction,
         )
+
+    def once(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        stage: str,
+        key: Callable[[Item], str],
+        every: int = 100,
+        every_s: float | None = None,
+        transaction: bool = False,
+    ) -> Once[Item]:
+        """As `CheckpointStore.once`."""
+        return self._store.once(
+            items, run_id=self.run_id, stage=stage, key=key, every=every, every_s=every_s, transaction=transaction
+        )
+
+    def tracked(self, *, stage: str, every: int = 1000, every_s: float | None = None, in_flight: int = 1000) -> Tracked:
+        """As `CheckpointStore.tracked`."""
+        return self._store.tracked(run_id=self.run_id, stage=stage, every=every, every_s=every_s, in_flight=in_flight)
 
     def advance(
         self,

@@ -15,6 +15,7 @@ from milepost.arguments import (
     check_integer,
     check_name,
     check_optional_name,
+    check_seconds,
     hash_for_key,
 )
 from milepost.checkpoint import Checkpoint, ResumePoint, Watermark, resume_point
@@ -31,17 +32,19 @@ from milepost.errors import (
 )
 from milepost.history import checked_filter, pages
 from milepost.html import error_page
+from milepost.once import Once
 from milepost.plot import Plot
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.run import Run
 from milepost.steps import checked_entries, checked_step, checked_steps
 from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states, summary_page
 from milepost.times import to_ms
+from milepost.tracked import Tracked
 from milepost.writer import Writer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     import apsw
@@ -50,12 +53,14 @@ if TYPE_CHECKING:
     from milepost.block import Block
     from milepost.comparison import Comparison
     from milepost.forensics.frames import Frame
+    from milepost.source import Records
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
     from milepost.verification import Verification
     from milepost.writer import Durability
 
 Record = TypeVar("Record")
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
@@ -404,68 +409,177 @@ class CheckpointStore:
 
     def checkpointed(
         self,
-        records: Iterable[Record],
+        records: Records[Record],
         *,
         run_id: str,
         stage: str,
         every: int = 1000,
+        every_s: float | None = None,
         event_time: Callable[[Record], Time] | None = None,
-        seek: Callable[[int], Iterable[Record]] | None = None,
+        cursor: Callable[[Record], Any] | None = None,
+        source: str | None = None,
+        accept_source: bool = False,
         transaction: bool = False,
     ) -> Checkpointed[Record]:
         """
-        Make a loop resumable: `for record in store.checkpointed(records, run_id="run-7", stage="load"): …`.
+        Make a loop over an ordered source resumable: `for record in store.checkpointed(records, run_id=…, stage=…)`.
 
-        The loop starts after the last checkpoint of that stage, gets the rest, and a checkpoint is recorded after every
-        `every` records whose processing has finished, and at the end. A record counts as finished when the loop asks for
-        the next one. An exception, a `break` or a kill leaves the last recorded batch as the resume point, and what was
-        done since is done again; with `transaction=True` it was also undone, so that all is done exactly once.
+        The loop starts after the stage's last checkpoint and hands out the rest. It records a checkpoint after every `every`
+        finished records, and at the end. After an exception, a `break` or a kill, a new loop resumes at the last checkpoint.
+        Records after it are done again. With `transaction=True` they were rolled back, so each is done exactly once.
 
-        The checkpoints have as offset the number of records done, as event time the latest one seen, and as idempotency
-        key the stage and the range of offsets, `load:0-999`.
+        **A record is finished when the loop asks for the next one. If the body only hands it to a thread or a queue, it is
+        recorded before the work is done, and a crash loses it. Use `.map(work)` for workers, `tracked` for your own pool.**
+
+        A checkpoint has as its offset the number of finished records, as its event time the latest one seen, and as its
+        idempotency key the stage and the range of offsets, `load:0-999`. If another process advances the stage meanwhile,
+        the loop raises StageMovedError.
+
+        Use it with `async for` in a task, over an async source or an ordinary one. The loop then never holds the event loop
+        while it records. It has `start`, `done` and `stop()`, and works as a context manager too.
 
         Args:
-            records: What to process, in the same order on every start.
+            records: An iterable that gives the same records in the same order at every start; the loop reads and skips
+                those that are done. Or a function that takes a `Start` and returns the records from there on. `Start` is
+                the offset, 0 at first, and has the last checkpoint's `cursor`.
             run_id: The execution of the pipeline.
             stage: The step of the pipeline.
-            every: How many records make a batch.
+            every: After how many finished records to record a checkpoint.
+            every_s: After how many seconds to record what is finished, also while the source blocks. With
+                `transaction=True` it ends a batch, but not while the source blocks.
             event_time: Returns the event time of a record: ms since the epoch, a datetime with a zone, or ISO 8601 text.
                 Without it, event times stay 0.
-            seek: Returns the records from an offset on, so that the loop reads no finished record again. Without it, the
-                loop reads and skips the first ones of `records`.
-            transaction: Run each batch in one `transaction()` with its checkpoint. The sink's writes go through the
-                `connection` of the loop: `for record in (loop := store.checkpointed(…)): loop.connection.execute(…)`.
+            cursor: Returns where to go on behind a record, such as a page token: what JSON can hold, or bytes, at most
+                65,536 bytes. The loop calls it once for each record, as soon as it is read.
+            source: Text that says which source this is, at most 1,024 bytes, such as `milepost.fingerprint(path)`. The
+                loop records it, and refuses to resume with another one.
+            accept_source: Resume though `source` has changed.
+            transaction: Run each batch in one transaction with its checkpoint. The sink's writes go through the loop's
+                `connection`: `for record in (loop := store.checkpointed(…)): loop.connection.execute(…)`. Inside it, use the
+                loop's own `append` and `advance`. `async for` needs `async with loop:` around it.
 
         Returns:
-            An iterable over the records that are still to be done.
+            A loop over the records that remain.
 
         Raises:
-            InvalidArgumentError: An argument breaks one of these rules, or the source is shorter than it was.
+            InvalidArgumentError: An argument breaks one of these rules; from the loop: the source is shorter than it was, or
+                cannot begin again.
+            SourceChangedError: From the loop: the last checkpoint names another source.
         """
-        check_name("run_id", run_id)
-        check_name("stage", stage)
-        if stage.startswith(details.RESERVED):
-            raise InvalidArgumentError("stage", stage, details.RESERVED_RULE)
-        check_integer("every", every, least=1)
+        self._check_loop(run_id, stage, every, every_s, transaction)
         if event_time is not None:
             check_callable("event_time", event_time, "it takes a record and returns its time")
-        if seek is not None:
-            check_callable("seek", seek, "it takes an offset and returns the records from there on")
-        check_bool("transaction", transaction)
-        try:
-            iter(records)
-        except TypeError:
-            raise InvalidArgumentError("records", records, "must be iterable") from None
+        if cursor is not None:
+            check_callable("cursor", cursor, "it takes a record and returns where to go on behind it")
+        check_optional_name("source", source)
+        check_bool("accept_source", accept_source)
         return Checkpointed(
             self,
             records,
             run_id=run_id,
             stage=stage,
             every=every,
+            every_s=every_s,
             event_time=event_time,
-            seek=seek,
+            cursor=cursor,
+            source=source,
+            accept_source=accept_source,
             transaction=transaction,
         )
+
+    def once(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        run_id: str,
+        stage: str,
+        key: Callable[[Item], str],
+        every: int = 100,
+        every_s: float | None = None,
+        transaction: bool = False,
+    ) -> Once[Item]:
+        """
+        Do each item of a bag once, in any order: `for url in store.once(urls, run_id=…, stage=…, key=str)`.
+
+        The loop hands out the items whose key the stage has not recorded. Items may come in another order at the next start,
+        and others may be added. Each finished item is an entry of its own: its idempotency key is the item's key, and its
+        offset is how many items are done. Entries are recorded `every` at a time.
+
+        **An item is finished when the loop asks for the next one**, as with `checkpointed`. Use `.map(work)` for workers.
+        It hands out `(item, result)` as they finish.
+
+        Several processes may share a bag. What one has recorded, the others pass over from then on. Before that two of them
+        may do the same item, unless `transaction=True`. The key is then looked up again under the lock, so that each
+        item's sink writes are committed once. Only sink writes belong into the body then, since it holds the lock: do the
+        work in `.map`, which runs outside.
+
+        Args:
+            items: The bag: an iterable, or an async one for `async for`.
+            run_id: The execution of the pipeline.
+            stage: The step of the pipeline.
+            key: Returns an item's key: text of 1 to 1,024 bytes, unique in the bag. The second item with a key is passed
+                over.
+            every: After how many finished items to record them.
+            every_s: After how many seconds to record what is finished; as `checkpointed`.
+            transaction: Run each batch in one transaction with its entries; as `checkpointed`.
+
+        Returns:
+            A loop over the items that are not recorded.
+
+        Raises:
+            InvalidArgumentError: An argument breaks one of these rules.
+        """
+        self._check_loop(run_id, stage, every, every_s, transaction)
+        check_callable("key", key, "it takes an item and returns its key, a str")
+        return Once(self, items, run_id=run_id, stage=stage, key=key, every=every, every_s=every_s, transaction=transaction)
+
+    def tracked(
+        self, *, run_id: str, stage: str, every: int = 1000, every_s: float | None = None, in_flight: int = 1000
+    ) -> Tracked:
+        """
+        Track an ordered source whose records your own pool or callbacks finish out of order.
+
+            with store.tracked(run_id="run-7", stage="load") as track, ThreadPoolExecutor() as pool:
+                for offset in range(track.start, 5000):
+                    done = track(offset)
+                    pool.submit(work, offset).add_done_callback(done)
+
+        `track(offset)` says that work on a record begins, and returns `done`. Call `done()` when it is finished, from any
+        thread, or add it to a future as a callback. A checkpoint has the lowest unfinished offset: all below it is finished.
+
+        `track` records what is finished, never the callback. It waits while `in_flight` records are unfinished. If a future
+        failed or was cancelled, its record is not finished. The next `track` raises its exception, and so does the end of
+        the `with`. The end waits for all records. After an exception it waits for none, and records what is finished without
+        a gap.
+
+        In a task, use `async with`, and `done = await track(offset)`.
+
+        Args:
+            run_id: The execution of the pipeline.
+            stage: The step of the pipeline.
+            every: After how many finished records to record a checkpoint.
+            every_s: After how many seconds to record what is finished, also while nobody calls `track`.
+            in_flight: How many records may be begun and not finished.
+
+        Returns:
+            A context manager, for `with` and `async with`. It has `start`, the offset to start at, `done` and `stop()`.
+
+        Raises:
+            InvalidArgumentError: An argument breaks one of these rules.
+        """
+        self._check_loop(run_id, stage, every, every_s, False)
+        check_integer("in_flight", in_flight, least=1)
+        return Tracked(self, run_id, stage, every, every_s, in_flight)
+
+    def _check_loop(self, run_id: str, stage: str, every: int, every_s: float | None, transaction: bool) -> None:
+        check_name("run_id", run_id)
+        check_name("stage", stage)
+        if stage.startswith(details.RESERVED):
+            raise InvalidArgumentError("stage", stage, details.RESERVED_RULE)
+        check_integer("every", every, least=1)
+        if every_s is not None:
+            check_seconds("every_s", every_s)
+        check_bool("transaction", transaction)
 
     # Lookups: each a search through an index, the same at ten entries and at ten million
     #

@@ -286,6 +286,10 @@ class Writer(Database):
         """Append one checkpoint; in a commit of its own, with those of other threads, or within a loop's block."""
         return self._do(Job(lambda end: end.append(entry), entry), within)
 
+    def do(self, work: Callable[[Appender], T], within: Block | None = None) -> T:
+        """Do what a loop records; in a commit of its own, with those of other threads, or within the loop's block."""
+        return self._do(Job(work), within)
+
     def append_many(self, entries: Sequence[Checkpoint]) -> BatchReceipt:
         """Append a batch: all of it, or nothing."""
         return self._do(Job(lambda end: end.append_many(entries)))
@@ -347,6 +351,10 @@ class Writer(Database):
     async def append_async(self, entry: Checkpoint) -> Receipt:
         """As `append`, in a commit with those of other tasks."""
         return await self._do_async(Job(lambda end: end.append(entry), entry))
+
+    async def do_async(self, work: Callable[[Appender], T]) -> T:
+        """As `do`, in a commit with those of other tasks."""
+        return await self._do_async(Job(work))
 
     async def append_many_async(self, entries: Sequence[Checkpoint]) -> BatchReceipt:
         """As `append_many`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from milepost import CheckpointStore, InvalidArgumentError
+from milepost import CheckpointStore, InvalidArgumentError, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -110,20 +110,17 @@ def test_what_makes_its_iterator_anew_may_be_iterated_again(store: CheckpointSto
 
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("found", [0, 7, 29])
-def test_a_source_that_has_become_shorter_is_told_also_by_seek(
-    store: CheckpointStore, found: int, transaction: bool
-) -> None:
+def test_a_function_whose_source_has_become_shorter_is_told(store: CheckpointStore, found: int, transaction: bool) -> None:
     """Silence would look like a finished stage."""
 
     def loop(length: int) -> list[int]:
         records = range(length)
         return list(
             store.checkpointed(
-                records,
+                lambda start: records[start:],
                 run_id="run-7",
                 stage="load",
                 every=10,
-                seek=lambda offset: records[offset:],
                 transaction=transaction,
             )
         )
@@ -136,16 +133,16 @@ def test_a_source_that_has_become_shorter_is_told_also_by_seek(
     assert loop(35) == list(range(30, 35))
 
 
-def test_a_seek_beyond_the_end_may_raise_what_it_likes(store: CheckpointStore) -> None:
+def test_a_function_of_a_start_beyond_the_end_may_raise_what_it_likes(store: CheckpointStore) -> None:
     """The caller's own exception passes through, and nothing is recorded."""
 
     def loop(length: int) -> list[int]:
-        def seek(offset: int) -> Iterator[int]:
-            if offset > length:
+        def rest(start: Start) -> Iterator[int]:
+            if start > length:
                 raise Crash
-            return iter(range(offset, length))
+            return iter(range(start, length))
 
-        return list(store.checkpointed(range(length), run_id="run-7", stage="load", every=10, seek=seek))
+        return list(store.checkpointed(rest, run_id="run-7", stage="load", every=10))
 
     assert loop(30) == list(range(30))
     with pytest.raises(Crash):

@@ -105,6 +105,16 @@ def _loop(store: CheckpointStore, **arguments: Any) -> None:
         pass
 
 
+def _once(store: CheckpointStore, **arguments: Any) -> None:
+    for _ in store.once(["a"], run_id=NEW, key=str, **arguments):
+        pass
+
+
+def _tracked(store: CheckpointStore) -> None:
+    with store.tracked(run_id=NEW, stage="tracked") as track:
+        track(0)()
+
+
 WRITING: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
     "append": lambda s: s.append(entry(1, run_id=NEW)),
     "append_many": lambda s: s.append_many([entry(1, run_id=NEW)]),
@@ -113,6 +123,9 @@ WRITING: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
     "transaction": _block,
     "checkpointed": lambda s: _loop(s, stage="loop"),
     "checkpointed, in transactions": lambda s: _loop(s, stage="transactional loop", transaction=True),
+    "once": lambda s: _once(s, stage="bag"),
+    "once, in transactions": lambda s: _once(s, stage="transactional bag", transaction=True),
+    "tracked": _tracked,
 }
 
 ASYNC: Final[dict[str, Callable[[CheckpointStore], Awaitable[Any]]]] = {

@@ -106,11 +106,10 @@ def transform(attempt: Run, store: CheckpointStore, every: int, watch: Watch) ->
     """Convert `staged` to `cleaned`."""
     staged = partial(_rows, store, _READ_STAGED)
     loop = attempt.checkpointed(
-        staged(0),
+        staged,
         stage="transform",
         every=every,
         event_time=lambda row: event_time(row[1]).ms,
-        seek=staged,
         transaction=True,
     )
     for number, time, category, value in loop:
@@ -123,11 +122,10 @@ def load(attempt: Run, store: CheckpointStore, every: int, watch: Watch) -> None
     """Add `cleaned` to `totals`. This stage needs exactly once, because a record added twice would count twice."""
     cleaned = partial(_rows, store, _READ_CLEANED)
     loop = attempt.checkpointed(
-        cleaned(0),
+        cleaned,
         stage="load",
         every=every,
         event_time=lambda row: row[1],
-        seek=cleaned,
         transaction=True,
     )
     for number, _, day, category, value in loop:

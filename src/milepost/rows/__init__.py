@@ -36,16 +36,19 @@ from milepost.rows.history import (
 )
 from milepost.rows.integrity import integrity, integrity_check, virtual_integrity
 from milepost.rows.lookup import (
+    StageState,
     cursor,
     find,
     get,
     head,
     kept_as_of_now,
     latest,
+    recorded_keys,
     resume_points,
     run_signature,
     signature,
     signature_at,
+    stage_state,
 )
 from milepost.rows.outline import RunStage, between_in_run_stage, count_of_runs, ends_of_run_stage
 from milepost.rows.runs import Attempt, BranchPoint, branch_points, last_attempt
@@ -79,6 +82,7 @@ __all__ = [
     "SignedRow",
     "Snapshot",
     "StagePair",
+    "StageState",
     "Statements",
     "add_cursor",
     "add_entries",
@@ -113,6 +117,7 @@ __all__ = [
     "numbers_at",
     "progress_at",
     "recorded",
+    "recorded_keys",
     "resume_points",
     "rows_after",
     "run_ids_and_stages",
@@ -125,6 +130,7 @@ __all__ = [
     "snapshot",
     "snapshot_of_run",
     "stage_pairs",
+    "stage_state",
     "stages",
     "tip",
     "virtual_integrity",

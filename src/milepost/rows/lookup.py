@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint
+from milepost.checkpoint import MAX_INTEGER, Checkpoint, ResumePoint, Watermark
 from milepost.mileposts import INTERVAL, RUN, RUN_NUMBER, RUN_STAGE, SCOPES, STAGE, STAGE_NUMBER, Scope, scope_of
 from milepost.receipt import Head
 from milepost.rows.columns import (
@@ -21,6 +22,8 @@ from milepost.rows.columns import (
     at_one_moment,
     bindings_for,
     chain_base,
+    checked_cursor,
+    checked_detail,
     checkpoint,
     digits,
     tip,
@@ -28,6 +31,8 @@ from milepost.rows.columns import (
 from milepost.signature import EMPTY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from milepost.cursors import Stored
 
 
@@ -172,6 +177,45 @@ _CURSOR: Final[dict[Scope | None, str]] = {
     f"AND kept.stage_number = entry.stage_number AND kept.position = entry.position) FROM {scope.last_given()}"
     for scope in (STAGE, RUN_STAGE)
 }
+
+
+class StageState(NamedTuple):
+    """Where a stage of a run stands: its last checkpoint, and what belongs to it."""
+
+    watermark: Watermark
+    detail: str | None
+    cursor: Stored | None
+
+
+def stage_state(connection: Statements, run_id: str, stage: str) -> StageState | None:
+    """Return where a stage of a run stands, or None if it has no checkpoint."""
+    row: tuple[Any, ...] | None = connection.execute(_STAGE_STATE, (run_id, stage)).get
+    if row is None:
+        return None
+    offset, event_time_ms, detail, cursor = row
+    if type(offset) is not int or type(event_time_ms) is not int:  # only in a damaged file
+        raise apsw.CorruptError(f"the last checkpoint of stage {stage!a} of run {run_id!a} is not as an append leaves it")
+    return StageState(Watermark(offset, event_time_ms), checked_detail(detail), checked_cursor(cursor))
+
+
+_STAGE_STATE: Final = (
+    "SELECT entry.offset, entry.event_time_ms, entry.detail, (SELECT cursor FROM stage_cursor AS kept "
+    "WHERE kept.run_number = entry.run_number AND kept.stage_number = entry.stage_number "
+    f"AND kept.position = entry.position) FROM {RUN_STAGE.last_given()}"
+)
+
+
+def recorded_keys(connection: Statements, run_id: str, stage: str, keys: Sequence[str]) -> set[str]:
+    """Return those of some keys that a stage of a run has recorded."""
+    found = connection.execute(_RECORDED_KEYS, (json.dumps(keys, ensure_ascii=False), run_id, stage))
+    return {key for (key,) in found}
+
+
+# CROSS JOIN: the keys first, and a search for each.
+_RECORDED_KEYS: Final = (
+    "SELECT entry.idempotency_key FROM json_each(?) AS given CROSS JOIN entry INDEXED BY entry_by_key "
+    f"ON entry.idempotency_key = given.value AND entry.run_number = {RUN_NUMBER} AND entry.stage_number = {STAGE_NUMBER}"
+)
 
 
 def kept_as_of_now(connection: apsw.Connection, run_id: str | None) -> tuple[int, dict[int, Stored]]:

@@ -1,0 +1,439 @@
+"""
+Loops that record what they have finished: how records are handed out, one by one or in transactions.
+
+Each loop is made of three things. A *feed* iterates over pairs of a value and a token. A *progress* notes the tokens of what
+is finished, and records them. The functions and classes here stand between the two: they hand a value out, and it is
+finished when the caller asks for the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from milepost.append import NOT_ASKED
+from milepost.errors import StoreError, shown
+from milepost.source import Start, close, close_async
+from milepost.steps import checked_step
+from milepost.ticker import Ticker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+    from types import TracebackType
+
+    import apsw
+
+    from milepost.append import NotAsked
+    from milepost.block import Block
+    from milepost.checkpoint import Checkpoint, Watermark
+    from milepost.progress import Progress
+    from milepost.receipt import Receipt
+    from milepost.store import CheckpointStore
+
+Value = TypeVar("Value")
+
+
+class Loop(ABC, Generic[Value]):
+    """
+    What every loop of a store can do.
+
+    It is not an iterator. A loop that ends early, by `break` or an exception, drops its iterator. That rolls an open block
+    back, and a new loop resumes. As a context manager, it ends its iterator at the end of the `with`.
+
+    Attributes:
+        run_id: The run.
+        stage: Its stage.
+        every: After how many finished records a checkpoint is recorded.
+        every_s: After how many seconds, or None.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, run_id: str, stage: str, *, every: int, every_s: float | None, transaction: bool
+    ) -> None:
+        self._store = store
+        self.run_id: str = run_id
+        self.stage: str = stage
+        self.every: int = every
+        self.every_s: float | None = every_s
+        self._transaction = transaction
+        self._progress: Progress[Any, Any] | None = None  # of the pass that began last
+        self._stopped = False
+        self._entered = False
+        # The iterator of that pass. Weak, so that dropping the iterator ends its block.
+        self._pass: Callable[[], Any] = _no_pass
+
+    # What a kind of loop is made of
+
+    @abstractmethod
+    def _start(self) -> Start:
+        """Look up where a pass would start."""
+
+    @abstractmethod
+    def _new_progress(self) -> Progress[Any, Any]:
+        """Look up where the stage stands, and begin there."""
+
+    @abstractmethod
+    def _feed(self, progress: Any) -> Iterator[tuple[Value, Any]]:
+        """Iterate over what is to be done, each with its token."""
+
+    @abstractmethod
+    def _feed_async(self, progress: Any) -> AsyncIterator[tuple[Value, Any]]:
+        """Do as `_feed`, for `async for`."""
+
+    # Where it is
+
+    @property
+    def start(self) -> Start:
+        """Where the loop starts, or has started: the offset, as an int, and its `cursor`."""
+        return self._start() if self._progress is None else self._progress.start
+
+    @property
+    def done(self) -> int:
+        """How many records are finished, also before this loop: for a progress bar. The last ones may be unrecorded."""
+        return int(self._start()) if self._progress is None else self._progress.done
+
+    def stop(self) -> None:
+        """
+        Finish the record in hand, record it, and end the loop: for a signal handler, or another thread.
+
+        A source that blocks is waited for. The loop stays stopped: make another one to go on.
+        """
+        self._stopped = True
+        if self._progress is not None:
+            self._progress.stop()
+
+    # Inside its block
+
+    @property
+    def connection(self) -> apsw.Connection:
+        """
+        The connection for the sink's writes, which commit together with the checkpoint.
+
+        Raises:
+            StoreError: You are outside the loop, or it has no `transaction=True`.
+        """
+        connection = getattr(self._pass(), "connection", None)
+        if connection is None:
+            raise StoreError(
+                self._store.path,
+                "a loop's connection needs transaction=True and exists only inside the loop: use store.transaction()",
+            )
+        found: apsw.Connection = connection
+        return found
+
+    def append(self, entry: Checkpoint) -> Receipt:
+        """
+        Append a checkpoint of another stage, which commits together with the loop's own.
+
+        Raises:
+            StoreError: You are outside the loop, or it has no `transaction=True`.
+            MilepostError: The same as `CheckpointStore.append` raises.
+        """
+        return self._store._writer.append(entry, self._block())  # noqa: SLF001 - the store's own loop
+
+    def advance(
+        self,
+        run_id: str,
+        stage: str,
+        watermark: Watermark,
+        *,
+        idempotency_key: str,
+        after: Watermark | NotAsked | None = NOT_ASKED,
+        cursor: Any = None,
+    ) -> Receipt:
+        """
+        Advance another stage, and commit that together with the loop's own checkpoint.
+
+        Raises:
+            StoreError: You are outside the loop, or it has no `transaction=True`.
+            MilepostError: The same as `CheckpointStore.advance` raises.
+        """
+        step = checked_step(run_id, stage, watermark, idempotency_key, after, cursor)
+        return self._store._writer.advance(step, self._store._clock, self._block())  # noqa: SLF001
+
+    def _block(self) -> Block:
+        block: Block | None = getattr(self._pass(), "block", None)
+        if block is None:
+            raise StoreError(
+                self._store.path,
+                "a loop's append() and advance() need transaction=True and work only inside it: use the store's",
+            )
+        return block
+
+    def new_block(self) -> Block:
+        """Make the block of the next batch."""
+        loop = f"the loop over stage {shown(self.stage)} of run {shown(self.run_id)}"
+        return self._store._writer.block(loop)  # noqa: SLF001
+
+    # Passes
+
+    def __iter__(self) -> Iterator[Value]:
+        """Iterate over what is still to be done."""
+        progress = self._begin()
+        feed = self._feed(progress)
+        this = _InTransactions(self, progress, feed) if self._transaction else _one_by_one(progress, feed, self.every_s)
+        self._pass = weakref.ref(this)
+        return this
+
+    def __aiter__(self) -> AsyncIterator[Value]:
+        """Iterate over what is still to be done, in a task."""
+        if self._transaction and not self._entered:
+            raise StoreError(
+                self._store.path,
+                "a loop with transaction=True needs `async with loop:` around its `async for`, which ends its block in time",
+            )
+        progress = self._begin()
+        feed = self._feed_async(progress)
+        this: AsyncGenerator[Value, None] | _InTransactionsAsync[Value]
+        if self._transaction:
+            this = _InTransactionsAsync(self, progress, feed)
+        else:
+            this = _one_by_one_async(progress, feed, self.every_s)
+        self._pass = weakref.ref(this)
+        return this
+
+    def _begin(self) -> Progress[Any, Any]:
+        progress = self._progress = self._new_progress()
+        if self._stopped:  # looked at last: a signal handler stops the progress that it finds
+            progress.stop()
+        return progress
+
+    def __enter__(self) -> Self:
+        self._entered = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._entered = False
+        close(self._pass())
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await close_async(self._pass())
+        self.__exit__(kind, error, traceback)
+
+
+def _no_pass() -> None:
+    """Stand for the reference to an iterator before there is one."""
+
+
+def _one_by_one(
+    progress: Progress[Any, Any], feed: Iterator[tuple[Value, Any]], every_s: float | None
+) -> Generator[Value, None, None]:
+    """Hand values out, and record those that are finished."""
+    ticker = None
+    try:
+        ticker = None if every_s is None else Ticker(progress, every_s)
+        for value, token in feed:
+            if progress.attention and progress.must_end():
+                break
+            yield value
+            # The caller asks for the next one, so it has finished this one.
+            if progress.finish(token):
+                progress.record()
+                if progress.stopped:
+                    break
+        progress.record()
+    finally:
+        progress.end()
+        if ticker is not None:
+            ticker.stop()
+        close(feed)
+
+
+async def _one_by_one_async(
+    progress: Progress[Any, Any], feed: AsyncIterator[tuple[Value, Any]], every_s: float | None
+) -> AsyncGenerator[Value, None]:
+    """Do as `_one_by_one`, for `async for`."""
+    ticker = None
+    try:
+        ticker = None if every_s is None else Ticker(progress, every_s)
+        async for value, token in feed:
+            if progress.attention and progress.must_end():
+                break
+            yield value
+            if progress.finish(token):
+                await progress.record_async()
+                if progress.stopped:
+                    break
+        await progress.record_async()
+    finally:
+        progress.end()
+        if ticker is not None:
+            ticker.stop()
+        await close_async(feed)
+
+
+class _Batches(Generic[Value]):
+    """
+    What the two iterators have in common that run each batch inside a transaction block, which the loop owns.
+
+    They are classes, not generators, so that another thread may continue them. A block ends when its iterator is dropped, in
+    any thread.
+    """
+
+    def __init__(self, loop: Loop[Value], progress: Progress[Any, Any]) -> None:
+        self._loop, self._progress = loop, progress
+        self._batch: Iterator[tuple[Value, Any]] = iter(())
+        self._in_hand: list[Any] = []  # the token of the value that was handed out
+        self.block: Block | None = None
+        self._end: Callable[..., Any] | None = None  # ends the block, also when it is dropped with this iterator
+        self._over = False
+
+    @property
+    def connection(self) -> apsw.Connection | None:
+        """The connection of the block; None outside of a block."""
+        return None if self.block is None or self.block.turn is None else self.block.turn.connection
+
+    def _continue(self) -> None:
+        """Note which thread continues it, and that the value in hand is finished."""
+        if self.block is not None and self.block.turn is not None:
+            self.block.turn.thread = threading.get_ident()
+        while self._in_hand:
+            self._progress.finish(self._in_hand.pop())
+        if self._progress.stopped:
+            self._batch = iter(())
+
+    def _hand_out(self, value: Value, token: Any) -> Value:
+        self._in_hand.append(token)
+        return value
+
+    def _has_enough(self, batch: list[tuple[Value, Any]], since: float) -> bool:
+        """Whether what was read makes a batch."""
+        if len(batch) >= self._progress.every:
+            return True
+        return self._loop.every_s is not None and time.monotonic() - since >= self._loop.every_s
+
+    def _drop(self) -> None:
+        """End the pass. Dropping `_end` rolls back what is open."""
+        self._progress.end()
+        self._over, self._end, self.block = True, None, None
+
+
+class _InTransactions(_Batches[Value]):
+    """The iterator of a `for`."""
+
+    def __init__(self, loop: Loop[Value], progress: Progress[Any, Any], feed: Iterator[tuple[Value, Any]]) -> None:
+        super().__init__(loop, progress)
+        self._feed = feed
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Value:
+        if self._over:
+            raise StopIteration
+        handed_out = False
+        try:
+            self._continue()
+            for value, token in self._batch:
+                self._hand_out(value, token)
+                handed_out = True
+                return value
+            value = self._next_batch()
+            handed_out = True
+            return value
+        finally:
+            if not handed_out:
+                self._drop()
+                close(self._feed)
+
+    def _next_batch(self) -> Value:
+        while True:
+            self._commit()
+            # Read the batch before its transaction begins, so that a slow source keeps no other writer waiting.
+            batch: list[tuple[Value, Any]] = []
+            since = time.monotonic()
+            for each in self._feed if not self._progress.stopped else ():
+                batch.append(each)
+                if self._has_enough(batch, since):
+                    break
+            if not batch or self._progress.stopped:
+                raise StopIteration
+            block = self._loop.new_block()
+            self._end = block.__exit__
+            block.__enter__()
+            self.block = block
+            self._batch = iter(self._progress.admit(batch, block))
+            for value, token in self._batch:
+                return self._hand_out(value, token)
+
+    def _commit(self) -> None:
+        if self.block is not None and self._end is not None:
+            self._progress.record(self.block)
+            self._end(None, None, None)
+            self.block = self._end = None
+
+    def close(self) -> None:
+        """End the pass: what is not recorded is undone."""
+        self._drop()
+        close(self._feed)
+
+
+class _InTransactionsAsync(_Batches[Value]):
+    """The iterator of an `async for`."""
+
+    _end: Callable[..., Awaitable[None]] | None
+
+    def __init__(self, loop: Loop[Value], progress: Progress[Any, Any], feed: AsyncIterator[tuple[Value, Any]]) -> None:
+        super().__init__(loop, progress)
+        self._feed = feed
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Value:
+        if self._over:
+            raise StopAsyncIteration
+        handed_out = False
+        try:
+            self._continue()
+            for value, token in self._batch:
+                self._hand_out(value, token)
+                handed_out = True
+                return value
+            value = await self._next_batch()
+            handed_out = True
+            return value
+        finally:
+            if not handed_out:
+                await self.aclose()
+
+    async def _next_batch(self) -> Value:
+        while True:
+            await self._commit()
+            batch: list[tuple[Value, Any]] = []
+            since = time.monotonic()
+            if not self._progress.stopped:
+                async for each in self._feed:
+                    batch.append(each)
+                    if self._has_enough(batch, since):
+                        break
+            if not batch or self._progress.stopped:
+                raise StopAsyncIteration
+            block = self._loop.new_block()
+            self._end = block.__aexit__
+            await block.__aenter__()
+            self.block = block
+            self._batch = iter(self._progress.admit(batch, block))
+            for value, token in self._batch:
+                return self._hand_out(value, token)
+
+    async def _commit(self) -> None:
+        if self.block is not None and self._end is not None:
+            self._progress.record(self.block)  # no disk is waited for inside a block
+            await self._end(None, None, None)
+            self.block = self._end = None
+
+    async def aclose(self) -> None:
+        """End the pass: what is not recorded is undone."""
+        self._drop()
+        await close_async(self._feed)

@@ -1,0 +1,279 @@
+"""What one pass of a loop has finished, and what of it is recorded."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from milepost import rows
+from milepost.append import Step
+from milepost.checkpoint import MAX_NAME_BYTES, Watermark
+from milepost.source import Start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from milepost.append import Appender
+    from milepost.block import Block
+    from milepost.cursors import Stored
+    from milepost.writer import Writer
+
+Token = TypeVar("Token")
+"""What a feed hands over with each value, so that the value can be recorded once it is finished."""
+Work = TypeVar("Work")
+
+_LOOK_AGAIN_S: Final = 0.001
+"""How often a task checks whether the ticker's thread has recorded what it was about to record, in seconds."""
+
+
+class Progress(ABC, Generic[Token, Work]):
+    """
+    What one pass of a loop has finished, and what of it is recorded.
+
+    The loop calls `finish` and `record`. Beside it a thread of `ticker` may record what is finished so far.
+
+    Args:
+        writer: The store's.
+        clock: The store's: returns ms since the epoch.
+        run_id: The run.
+        stage: Its stage.
+        start: Where the pass starts.
+        every: After how many finished records a checkpoint is due.
+    """
+
+    def __init__(self, writer: Writer, clock: Callable[[], int], run_id: str, stage: str, start: Start, every: int) -> None:
+        self._writer, self._clock = writer, clock
+        self.run_id: str = run_id
+        self.stage: str = stage
+        self.start: Start = start
+        self.every: int = every
+        self.attention: bool = False
+        """Whether to look, between two records, if the loop must end."""
+        self.stopped: bool = False
+        """Whether `stop()` was called."""
+        self._failure: BaseException | None = None  # of the ticker's thread
+        self._over = False
+        self._recording = threading.Lock()
+
+    @property
+    @abstractmethod
+    def done(self) -> int:
+        """How many records are finished: the offset of the checkpoint that would be recorded now."""
+
+    @abstractmethod
+    def finish(self, token: Token) -> bool:
+        """Note that a record is finished. Return whether to record now."""
+
+    @abstractmethod
+    def _unrecorded(self) -> Work | None:
+        """Return what is finished and not recorded."""
+
+    @abstractmethod
+    def _write(self, work: Work, end: Appender) -> Any:
+        """Record that, inside a transaction."""
+
+    @abstractmethod
+    def _note(self, work: Work, outcome: Any) -> None:
+        """Note that it is recorded."""
+
+    def admit(self, batch: Sequence[tuple[Any, Token]], within: Block) -> Sequence[tuple[Any, Token]]:
+        """Return what of a batch is still to be done, under the lock of its transaction."""
+        del within
+        return batch
+
+    def must_end(self) -> bool:
+        """
+        Return whether `stop()` was called.
+
+        Raises:
+            MilepostError: The ticker's thread could not record.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self.stopped
+
+    def stop(self) -> None:
+        """Have the loop end after the record that it is at."""
+        self.stopped = True
+        self.attention = True
+
+    def record(self, within: Block | None = None) -> None:
+        """
+        Record what is finished.
+
+        Args:
+            within: The loop's own transaction block; None for a transaction of its own.
+
+        Raises:
+            MilepostError: It could not be recorded; also by the ticker's thread before.
+        """
+        with self._recording:
+            self._record(within)
+
+    def _record(self, within: Block | None) -> None:
+        self.must_end()
+        work = self._unrecorded()
+        if work is not None:
+            self._note(work, self._writer.do(partial(self._write, work), within))
+
+    async def record_async(self) -> None:
+        """Do as `record`, without holding the event loop."""
+        import asyncio  # noqa: PLC0415 - which most programs do without, takes 30 ms
+
+        while not self._recording.acquire(blocking=False):
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        try:
+            self.must_end()
+            work = self._unrecorded()
+            if work is not None:
+                self._note(work, await self._writer.do_async(partial(self._write, work)))
+        finally:
+            self._recording.release()
+
+    def record_meanwhile(self) -> None:
+        """In the ticker's thread: record what is finished, unless the loop is about to. A failure is the loop's to raise."""
+        if not self._recording.acquire(blocking=False):
+            return
+        try:
+            if not self._over and self._failure is None:
+                self._record(None)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the loop raises it
+            self._failure, self.attention = error, True
+        finally:
+            self._recording.release()
+
+    def end(self) -> None:
+        """The pass is over: nothing more of it is recorded."""
+        self._over = True
+
+
+class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):
+    """
+    How far a loop has come in an ordered source.
+
+    A token is the latest event time up to the record, in ms, and the cursor behind it, as it is stored.
+
+    Args:
+        writer: As `Progress`.
+        clock: As `Progress`.
+        run_id: As `Progress`.
+        stage: As `Progress`.
+        start: As `Progress`.
+        every: As `Progress`.
+        last: The watermark of the stage's last checkpoint, or None.
+        source: Text that says which source it is, or None.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        clock: Callable[[], int],
+        run_id: str,
+        stage: str,
+        start: Start,
+        every: int,
+        last: Watermark | None,
+        source: str | None = None,
+    ) -> None:
+        super().__init__(writer, clock, run_id, stage, start, every)
+        self._last = last
+        self._source = source
+        # Set in one step: the ticker's thread reads it.
+        self._finished: tuple[int, int, Stored | None] = (int(start), last.event_time_ms if last else 0, None)
+        self._due = start + every
+
+    @property
+    def done(self) -> int:
+        """How many records are finished."""
+        return self._finished[0]
+
+    @property
+    def event_time_ms(self) -> int:
+        """The latest event time of a finished record, ms since the epoch."""
+        return self._finished[1]
+
+    def finish(self, token: tuple[int, Stored | None]) -> bool:
+        """Note that the next record is finished. Return whether to record now."""
+        done = self._finished[0] + 1
+        self._finished = done, *token
+        return done >= self._due or self.attention
+
+    def reach(self, offset: int, event_time_ms: int) -> None:
+        """Note that all records below an offset are finished."""
+        self._finished = offset, event_time_ms, None
+
+    def _unrecorded(self) -> Step | None:
+        done, event_time_ms, cursor = self._finished
+        first = self._last.offset if self._last else 0
+        if done <= first:
+            return None
+        key = f"{self.stage}:{first}-{done - 1}"
+        if len(key.encode()) > MAX_NAME_BYTES:
+            key = f"{first}-{done - 1}"  # a key is unique within its stage, whose name is in it for people only
+        return Step(self.run_id, self.stage, Watermark(done, event_time_ms), key, self._last, cursor, self._source)
+
+    def _write(self, work: Step, end: Appender) -> None:
+        end.advance(work, self._clock)
+
+    def _note(self, work: Step, outcome: None) -> None:
+        del outcome
+        self._last = work.watermark
+        self._due = work.watermark.offset + self.every
+
+
+class ItemProgress(Progress[str, "list[str]"]):
+    """
+    Which items of a bag are finished.
+
+    A token is the item's key.
+    """
+
+    def __init__(self, writer: Writer, clock: Callable[[], int], run_id: str, stage: str, start: Start, every: int) -> None:
+        super().__init__(writer, clock, run_id, stage, start, every)
+        self._recorded = int(start)  # how many items the stage has recorded, as far as is known
+        self._finished: list[str] = []  # keys
+        self._begun: set[str] = set()  # keys that were read, and at the last lookup not recorded
+        self._recorded_since: list[str] = []  # keys that were recorded since that lookup
+
+    @property
+    def done(self) -> int:
+        """How many items of the stage are finished."""
+        return self._recorded + len(self._finished)
+
+    def finish(self, token: str) -> bool:
+        """Note that an item is finished. Return whether to record now."""
+        self._finished.append(token)
+        return len(self._finished) >= self.every or self.attention
+
+    def undone(self, items: Sequence[tuple[Any, str]]) -> list[tuple[Any, str]]:
+        """Return the items that are neither recorded nor handed out by this pass, each once."""
+        since, self._recorded_since = self._recorded_since, []
+        self._begun.difference_update(since)
+        keys = [key for _, key in items]
+        recorded = self._writer.read(rows.recorded_keys, self.run_id, self.stage, keys)
+        found = []
+        for item in items:
+            if item[1] not in recorded and item[1] not in self._begun:
+                self._begun.add(item[1])
+                found.append(item)
+        return found
+
+    def admit(self, batch: Sequence[tuple[Any, str]], within: Block) -> Sequence[tuple[Any, str]]:
+        """Return the items that no other process has recorded meanwhile."""
+        keys = [key for _, key in batch]
+        recorded = self._writer.do(lambda end: end.recorded_keys(self.run_id, self.stage, keys), within)
+        self._recorded_since += recorded
+        return [item for item in batch if item[1] not in recorded]
+
+    def _unrecorded(self) -> list[str] | None:
+        return self._finished.copy() or None
+
+    def _write(self, work: list[str], end: Appender) -> int:
+        return end.append_items(self.run_id, self.stage, work, self._clock)
+
+    def _note(self, work: list[str], outcome: int) -> None:
+        self._recorded = outcome
+        del self._finished[: len(work)]
+        self._recorded_since += work

@@ -1,0 +1,234 @@
+"""Where a loop's records come from, and where it starts among them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+
+from milepost.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    import os
+
+Record = TypeVar("Record")
+
+
+class Start(int):
+    """
+    Where a loop starts: an int, the offset, that has the cursor of the last checkpoint too.
+
+    It is an int so that `range(start, 100)`, `rows[start:]` and `tqdm(loop, initial=loop.start)` take it as it is.
+
+    Args:
+        offset: How many records are done, or the offset of a `tracked` source to begin at. 0 at first.
+        cursor: The cursor of the last checkpoint: what JSON can hold, or bytes. None if it has none.
+    """
+
+    _cursor: Any
+
+    def __new__(cls, offset: int, cursor: Any = None) -> Self:  # noqa: D102 - as the class
+        start = super().__new__(cls, offset)
+        start._cursor = cursor
+        return start
+
+    @property
+    def offset(self) -> int:
+        """The offset, as a plain int."""
+        return int(self)
+
+    @property
+    def cursor(self) -> Any:
+        """The cursor of the last checkpoint, or None."""
+        return self._cursor
+
+    def __getnewargs__(self) -> tuple[int, Any]:  # type: ignore[override]
+        return int(self), self._cursor
+
+    def __repr__(self) -> str:
+        return f"Start(offset={int(self)}, cursor={self._cursor!r})"
+
+
+_Rest = Iterable[Record] | AsyncIterable[Record]
+Records = Iterable[Record] | AsyncIterable[Record] | Callable[[Start], _Rest[Record] | Awaitable[_Rest[Record]]]
+"""A source: its records, or a function of `Start` that returns the rest of them."""
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """
+    Describe a file by its whole content, for `source=` of `checkpointed`.
+
+    Two files with the same content have the same fingerprint, whatever their names and times are. It reads all of the file,
+    about 1 GB a second.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `sha256:` and 64 hex digits.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123 - as open() takes it
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+class Source(Generic[Record]):
+    """
+    The records of a loop.
+
+    Args:
+        records: What the caller gave.
+        argument: The name of that argument.
+
+    Raises:
+        InvalidArgumentError: It is no source.
+    """
+
+    def __init__(self, records: Any, argument: str = "records") -> None:
+        kind = type(records)
+        # No iter() here: that may begin what can begin once only.
+        self._iterable = any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "__getitem__"))
+        if not self._iterable and not callable(records):
+            rule = "must be iterable, async iterable, or a function of the start that returns such a thing"
+            raise InvalidArgumentError(argument, records, rule)
+        self._records: Any = records
+        self._argument = argument
+        self._last_iterator: object = None  # to notice a source that cannot begin again
+
+    def open(self, start: Start) -> Iterator[Record]:
+        """
+        Return the records from the start on.
+
+        Raises:
+            InvalidArgumentError: The source is async, cannot begin again, or is shorter than it was.
+        """
+        if not self._iterable:
+            return self._call(start)
+        records = self._begun(self._records)
+        self._refuse_shorter(start, sum(1 for _ in islice(records, start)))
+        return records
+
+    def _call(self, start: Start) -> Iterator[Record]:
+        records = self._begun(self._records(start))
+        if not _can_check(start):
+            return records
+        first = list(islice(records, 1))
+        if not first and not list(islice(self._begun(self._records(Start(start - 1))), 1)):
+            raise self._shorter_error(start, f"it returns no record from offset {start - 1:,} on")
+        return chain(first, records)
+
+    def _begun(self, given: Any) -> Iterator[Record]:
+        if hasattr(type(given), "__aiter__") or inspect.isawaitable(given):
+            _drop(given)
+            raise InvalidArgumentError(self._argument, self._records, "is an async source: loop over it with `async for`")
+        try:
+            iterator: Iterator[Record] = self._noted(iter(given))
+        except TypeError:
+            if self._iterable:
+                raise
+            raise self._no_iterable_error(given) from None
+        return iterator
+
+    async def open_async(self, start: Start) -> AsyncIterator[Record]:
+        """Return the records from the start on, as `open` does. Read a source that is not async as it is."""
+        if not self._iterable:
+            return await self._call_async(start)
+        records = await self._begun_async(self._records)
+        skipped = 0
+        while skipped < start and await anext(records, self) is not self:
+            skipped += 1
+        self._refuse_shorter(start, skipped)
+        return records
+
+    async def _call_async(self, start: Start) -> AsyncIterator[Record]:
+        records = await self._begun_async(self._records(start))
+        if not _can_check(start):
+            return records
+        first = await anext(records, self)
+        if first is not self:
+            return _prepend(cast("Record", first), records)
+        before = await self._begun_async(self._records(Start(start - 1)))
+        try:
+            if await anext(before, self) is self:
+                raise self._shorter_error(start, f"it returns no record from offset {start - 1:,} on")
+        finally:
+            await close_async(before)
+        return records
+
+    async def _begun_async(self, given: Any) -> AsyncIterator[Record]:
+        if inspect.isawaitable(given):
+            given = await given
+        if hasattr(type(given), "__aiter__"):
+            records: AsyncIterator[Record] = self._noted(aiter(given))
+            return records
+        try:
+            return as_async(self._noted(iter(given)))
+        except TypeError:
+            if self._iterable:
+                raise
+            raise self._no_iterable_error(given) from None
+
+    def _noted(self, iterator: Any) -> Any:
+        if self._last_iterator is not None and iterator is self._last_iterator:
+            raise InvalidArgumentError(
+                self._argument,
+                self._records,
+                "it is an iterator that a loop has already read from: give a list, a fresh iterator, or a function of the "
+                "start",
+            )
+        self._last_iterator = iterator
+        return iterator
+
+    def _no_iterable_error(self, given: object) -> InvalidArgumentError:
+        return InvalidArgumentError(self._argument, given, "must return an iterable of the records from the start on")
+
+    def _refuse_shorter(self, start: Start, skipped: int) -> None:
+        if skipped < start:
+            raise self._shorter_error(start, f"it has {skipped:,} record(s)")
+
+    def _shorter_error(self, start: Start, found: str) -> InvalidArgumentError:
+        return InvalidArgumentError(
+            self._argument,
+            self._records,
+            f"{found}, but {start:,} were already processed: pass the same source, or use a new run_id",
+        )
+
+
+def _can_check(start: Start) -> bool:
+    """Whether an empty rest can be told from a source that is shorter now: where the offset alone says where to start."""
+    return start > 0 and start.cursor is None
+
+
+def _drop(given: Any) -> None:
+    if inspect.iscoroutine(given):
+        given.close()  # else Python warns that nobody awaited it
+
+
+async def as_async(records: Iterator[Record]) -> AsyncIterator[Record]:
+    """Iterate over an ordinary iterator, in the event loop's thread."""
+    for record in records:
+        yield record
+
+
+async def _prepend(first: Record, records: AsyncIterator[Record]) -> AsyncIterator[Record]:
+    yield first
+    async for record in records:
+        yield record
+
+
+def close(feed: object) -> None:
+    """Close an iterator that can be closed, such as a generator."""
+    end = getattr(feed, "close", None)
+    if end is not None:
+        end()
+
+
+async def close_async(feed: object) -> None:
+    """Do as `close`, for an async iterator."""
+    end = getattr(feed, "aclose", None)
+    if end is not None:
+        await end()
