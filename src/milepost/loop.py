@@ -8,11 +8,13 @@ finished when the caller asks for the next one.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from milepost.append import NOT_ASKED
 from milepost.errors import StoreError, shown
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from milepost.store import CheckpointStore
 
 Value = TypeVar("Value")
+
+_NOTHING: Final = object()
 
 
 class Loop(ABC, Generic[Value]):
@@ -230,6 +234,7 @@ def _one_by_one(
 ) -> Generator[Value, None, None]:
     """Hand values out, and record those that are finished."""
     ticker = None
+    finish = progress.finish
     try:
         ticker = None if every_s is None else Ticker(progress, every_s)
         for value, token in feed:
@@ -237,7 +242,7 @@ def _one_by_one(
                 break
             yield value
             # The caller asks for the next one, so it has finished this one.
-            if progress.finish(token):
+            if finish(token):
                 progress.record()
                 if progress.stopped:
                     break
@@ -283,7 +288,7 @@ class _Batches(Generic[Value]):
     def __init__(self, loop: Loop[Value], progress: Progress[Any, Any]) -> None:
         self._loop, self._progress = loop, progress
         self._batch: Iterator[tuple[Value, Any]] = iter(())
-        self._in_hand: list[Any] = []  # the token of the value that was handed out
+        self._in_hand: Any = _NOTHING  # the token of the value that was handed out
         self.block: Block | None = None
         self._end: Callable[..., Any] | None = None  # ends the block, also when it is dropped with this iterator
         self._over = False
@@ -297,20 +302,11 @@ class _Batches(Generic[Value]):
         """Note which thread continues it, and that the value in hand is finished."""
         if self.block is not None and self.block.turn is not None:
             self.block.turn.thread = threading.get_ident()
-        while self._in_hand:
-            self._progress.finish(self._in_hand.pop())
-        if self._progress.stopped:
-            self._batch = iter(())
-
-    def _hand_out(self, value: Value, token: Any) -> Value:
-        self._in_hand.append(token)
-        return value
-
-    def _has_enough(self, batch: list[tuple[Value, Any]], since: float) -> bool:
-        """Whether what was read makes a batch."""
-        if len(batch) >= self._progress.every:
-            return True
-        return self._loop.every_s is not None and time.monotonic() - since >= self._loop.every_s
+        if self._in_hand is not _NOTHING:
+            token, self._in_hand = self._in_hand, _NOTHING
+            self._progress.finish(token)
+            if self._progress.stopped:
+                self._batch = iter(())
 
     def _drop(self) -> None:
         """End the pass. Dropping `_end` rolls back what is open."""
@@ -334,11 +330,7 @@ class _InTransactions(_Batches[Value]):
         handed_out = False
         try:
             self._continue()
-            for value, token in self._batch:
-                self._hand_out(value, token)
-                handed_out = True
-                return value
-            value = self._next_batch()
+            value, self._in_hand = next(self._batch, None) or self._next_batch()
             handed_out = True
             return value
         finally:
@@ -346,16 +338,13 @@ class _InTransactions(_Batches[Value]):
                 self._drop()
                 close(self._feed)
 
-    def _next_batch(self) -> Value:
+    def _next_batch(self) -> tuple[Value, Any]:
+        """Commit the batch, read the next one, begin its block, and return its first pair."""
         while True:
             self._commit()
             # Read the batch before its transaction begins, so that a slow source keeps no other writer waiting.
-            batch: list[tuple[Value, Any]] = []
-            since = time.monotonic()
-            for each in self._feed if not self._progress.stopped else ():
-                batch.append(each)
-                if self._has_enough(batch, since):
-                    break
+            rest = islice(() if self._progress.stopped else self._feed, self._progress.every)
+            batch = list(rest if self._loop.every_s is None else _until(time.monotonic() + self._loop.every_s, rest))
             if not batch or self._progress.stopped:
                 raise StopIteration
             block = self._loop.new_block()
@@ -363,8 +352,9 @@ class _InTransactions(_Batches[Value]):
             block.__enter__()
             self.block = block
             self._batch = iter(self._progress.admit(batch, block))
-            for value, token in self._batch:
-                return self._hand_out(value, token)
+            first = next(self._batch, None)
+            if first is not None:  # else others have done all of it meanwhile
+                return first
 
     def _commit(self) -> None:
         if self.block is not None and self._end is not None:
@@ -376,6 +366,14 @@ class _InTransactions(_Batches[Value]):
         """End the pass: what is not recorded is undone."""
         self._drop()
         close(self._feed)
+
+
+def _until(moment: float, pairs: Iterator[tuple[Value, Any]]) -> Iterator[tuple[Value, Any]]:
+    """Give pairs until a moment of the monotonic clock; one at least."""
+    for pair in pairs:
+        yield pair
+        if time.monotonic() >= moment:
+            return
 
 
 class _InTransactionsAsync(_Batches[Value]):
@@ -396,26 +394,23 @@ class _InTransactionsAsync(_Batches[Value]):
         handed_out = False
         try:
             self._continue()
-            for value, token in self._batch:
-                self._hand_out(value, token)
-                handed_out = True
-                return value
-            value = await self._next_batch()
+            value, self._in_hand = next(self._batch, None) or await self._next_batch()
             handed_out = True
             return value
         finally:
             if not handed_out:
                 await self.aclose()
 
-    async def _next_batch(self) -> Value:
+    async def _next_batch(self) -> tuple[Value, Any]:
+        """Do as `_InTransactions._next_batch`."""
         while True:
             await self._commit()
             batch: list[tuple[Value, Any]] = []
-            since = time.monotonic()
+            until = math.inf if self._loop.every_s is None else time.monotonic() + self._loop.every_s
             if not self._progress.stopped:
                 async for each in self._feed:
                     batch.append(each)
-                    if self._has_enough(batch, since):
+                    if len(batch) >= self._progress.every or (until < math.inf and time.monotonic() >= until):
                         break
             if not batch or self._progress.stopped:
                 raise StopAsyncIteration
@@ -424,8 +419,9 @@ class _InTransactionsAsync(_Batches[Value]):
             await block.__aenter__()
             self.block = block
             self._batch = iter(self._progress.admit(batch, block))
-            for value, token in self._batch:
-                return self._hand_out(value, token)
+            first = next(self._batch, None)
+            if first is not None:
+                return first
 
     async def _commit(self) -> None:
         if self.block is not None and self._end is not None:

@@ -181,7 +181,7 @@ class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):
         self._last = last
         self._source = source
         # Set in one step: the ticker's thread reads it.
-        self._finished: tuple[int, int, Stored | None] = (int(start), last.event_time_ms if last else 0, None)
+        self._finished: tuple[int, tuple[int, Stored | None]] = (int(start), (last.event_time_ms if last else 0, None))
         self._due = start + every
 
     @property
@@ -192,20 +192,20 @@ class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):
     @property
     def event_time_ms(self) -> int:
         """The latest event time of a finished record, ms since the epoch."""
-        return self._finished[1]
+        return self._finished[1][0]
 
     def finish(self, token: tuple[int, Stored | None]) -> bool:
         """Note that the next record is finished. Return whether to record now."""
         done = self._finished[0] + 1
-        self._finished = done, *token
+        self._finished = done, token
         return done >= self._due or self.attention
 
     def reach(self, offset: int, event_time_ms: int) -> None:
         """Note that all records below an offset are finished."""
-        self._finished = offset, event_time_ms, None
+        self._finished = offset, (event_time_ms, None)
 
     def _unrecorded(self) -> Step | None:
-        done, event_time_ms, cursor = self._finished
+        done, (event_time_ms, cursor) = self._finished
         first = self._last.offset if self._last else 0
         if done <= first:
             return None
