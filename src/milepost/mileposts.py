@@ -1,11 +1,12 @@
 """
-Mileposts, a sparse index: how rows are found by run and by stage, though only every so many of them are in an index.
+Mileposts, a sparse index: find rows by run and by stage, although only a few of them are in an index.
 
-The first row of a stage of a run is a milepost, and after each milepost the next row of the same stage and run that stands
-`INTERVAL` or more positions behind it. Only mileposts are in the indexes by run, by stage and by sequence, so that most
-appends change two B-trees and not five. Any other row stands less than `INTERVAL` positions behind a milepost of its stage
-and run: an index leads to that, and a few steps along the chain to the row. `Scope` writes this as SQL, once for all that
-look.
+The first row of a stage of a run is a milepost. The next milepost is the first row of the same stage and run that stands
+`INTERVAL` or more positions after it. Only mileposts are in the indexes by run, by stage and by sequence, so most appends
+change two B-trees instead of five.
+
+Every other row stands less than `INTERVAL` positions after a milepost of its stage and run. An index leads to the milepost,
+and a few steps along the chain lead to the row. `Scope` writes this as SQL, once for all queries.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from milepost.checkpoint import MAX_INTEGER
 
 INTERVAL: Final = 40
 """
-Positions from one milepost of a stage of a run to the next, at least.
+The least number of positions from one milepost of a stage of a run to the next.
 
-More would make `get` slower, which walks half as many rows; less would make the indexes larger and appends slower.
+A larger number makes `get` slower, which walks half as many rows. A smaller one makes the indexes larger and appends slower.
 """
 
 BOUND: Final = {"run_number": "?1", "stage_number": "?2"}
-"""The row `of` in the methods of a `Scope`, where a statement is given the numbers themselves."""
+"""The argument `of` in the methods of a `Scope`, for a statement that takes the numbers as parameters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scope:
     """
-    Whose rows are looked for, and the SQL that finds them through their mileposts.
+    A group of rows, and the SQL that finds them through their mileposts.
 
-    In each method `of` says whose: the name of a table in the statement, or the columns' expressions by name.
+    In each method, `of` chooses the group: the name of a table in the statement, or the columns' expressions by name.
 
     Attributes:
-        columns: What the rows have in common.
+        columns: The columns that the rows have in common.
         index: The index of their mileposts.
-        order: What that has them in order of. Within one stage of one run the sequence rises along the chain.
-        given: The numbers of the names that a query is given, as a table of one row, with which it begins. A name that was
-            never recorded has none, and nothing equals NULL. The run is bound first.
+        order: The column that sorts this index. Within one stage of one run, the sequence rises along the chain.
+        given: A table of one row with the numbers of the given names; a query begins with it. The run is bound first. A
+            name that was never recorded has no number, and nothing equals NULL.
     """
 
     columns: tuple[str, ...]
@@ -47,13 +48,13 @@ class Scope:
     given: str
 
     def equal(self, row: str, of: str | dict[str, str]) -> str:
-        """The condition that a row is one of them."""
+        """Return the condition that a row is one of them."""
         return " AND ".join(
             f"{row}.{column} = {f'{of}.{column}' if isinstance(of, str) else of[column]}" for column in self.columns
         )
 
     def milepost(self, of: str | dict[str, str], condition: str = "", *, column: str = "position", last: bool = True) -> str:
-        """A column of their last milepost, or of the first, for which a condition on `post` holds too."""
+        """Return a column of their last milepost, or of the first, for which a condition on `post` also holds."""
         return (
             f"(SELECT post.{column} FROM entry AS post INDEXED BY {self.index} WHERE {self.equal('post', of)} "
             f"AND post.entries_so_far IS NOT NULL {condition} "
@@ -61,23 +62,23 @@ class Scope:
         )
 
     def last(self, of: str | dict[str, str], columns: str) -> str:
-        """Something of `last`, the last of them: their last milepost, or a row close behind it."""
+        """Return columns of `last`, the last of them. It is their last milepost, or a row close after it."""
         return (
             f"(SELECT {columns} FROM entry AS last WHERE last.position <= {self.milepost(of)} + {INTERVAL - 1} "
             f"AND {self.equal('last', of)} ORDER BY last.position DESC LIMIT 1)"
         )
 
     def last_given(self) -> str:
-        """What follows FROM where the last one is wanted, as `entry`."""
+        """Return the text after FROM that finds the last one, as `entry`."""
         return (
             f"{self.given} CROSS JOIN entry ON entry.position <= {self.milepost('given')} + {INTERVAL - 1} "
             f"AND {self.equal('entry', 'given')} ORDER BY entry.position DESC LIMIT 1"
         )
 
     def entries(self, of: str | dict[str, str], least: str = "0", most: str = str(MAX_INTEGER)) -> str:
-        """What follows FROM where all between two positions are wanted, each once: `entry`, behind its milepost `post`."""
+        """Return the text after FROM that finds all between two positions once, as `entry` with its milepost `post`."""
         end = f"post.position + {INTERVAL - 1}"
-        if self.order == "position":  # the mileposts of other stages or runs may stand closer
+        if self.order == "position":  # the mileposts of several stages or runs may be closer together
             following = (
                 f"SELECT next.position FROM entry AS next INDEXED BY {self.index} WHERE {self.equal('next', 'post')} "
                 "AND next.entries_so_far IS NOT NULL AND next.position > post.position ORDER BY next.position LIMIT 1"
@@ -106,14 +107,14 @@ SCOPES: Final = (RUN, STAGE, RUN_STAGE)
 
 
 def scope_of(run_id: str | None, stage: str | None) -> Scope | None:
-    """That of a question with these names; None where it is about the whole chain."""
+    """Return the scope of a query with these names, or None for the whole chain."""
     if run_id is None:
         return None if stage is None else STAGE
     return RUN if stage is None else RUN_STAGE
 
 
 def entries_so_far(of: str | dict[str, str]) -> str:
-    """How many entries a stage of a run has: what its last milepost says, and the rows behind that."""
+    """Return how many entries a stage of a run has, as SQL: the count in its last milepost, and the rows after it."""
     return (
         "(SELECT post.entries_so_far + (SELECT count(*) FROM entry AS behind "
         "WHERE behind.position BETWEEN post.position + 1 "

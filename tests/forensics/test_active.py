@@ -173,5 +173,5 @@ def test_what_no_append_leaves_is_damage(
     _record(path, entry())
     bindings = " WHERE ? + ?" if statement != "_RECENT_RUNS" else " WHERE ?"
     monkeypatch.setattr(active, statement, f"SELECT {value}{bindings}")
-    with pytest.raises(apsw.CorruptError, match="as no append leaves it"):
+    with pytest.raises(apsw.CorruptError, match="which no append writes"):
         active.same_stages(connection, None, 9, 9)

@@ -533,7 +533,7 @@ def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: p
     strange = "SELECT ?, ?" if statement == "_NAMES" else "SELECT 1, 'two', ?, ?"
     strange += " LIMIT ? OFFSET 0 * ?" if statement == "_FROM_MIDDLE" else ""
     monkeypatch.setattr(active if statement == "_NAMES" else outline, statement, strange)
-    with pytest.raises(DamagedStoreError, match="as no append leaves it"):
+    with pytest.raises(DamagedStoreError, match="which no append writes"):
         store.plot.progress()
 
 

@@ -1,5 +1,5 @@
 """
-Which runs and stages a picture shows if it has no room for all: those that recorded something last.
+Choose the runs and stages that a picture shows if it has no room for all: those active last.
 
 The number of rows read here is bounded, however many runs, stages and entries there are. No index leads from a stage of a
 run to its last entry. So these queries read the end of the chain and the last mileposts of a run. They order older runs and
@@ -22,10 +22,10 @@ RECENT: Final = 2000
 """How many entries at the end of the chain are read, and how many of the last mileposts of a run."""
 
 COUNTED: Final = 10_000
-"""Up to how many stages of a run are counted."""
+"""How many stages of a run are counted at most."""
 
-# Stages that milepost alone writes are in no picture, nor is a run that has no others. They count among the entries that are
-# looked at, as 0, which is no number of a run or of a stage: what is read has a bound also where there is nothing else.
+# No picture shows milepost's own stages, or a run that has no others. Among the entries read here they count as 0, which is
+# no number of a run or of a stage. The number of entries read therefore has a bound even if there are no others.
 _DRAWN: Final = f"stage_number NOT IN (SELECT stage_number FROM stage WHERE stage GLOB '{details.RESERVED}*')"
 _RECENT_RUNS: Final = f"SELECT iif({_DRAWN}, run_number, 0) FROM entry WHERE position > 0 ORDER BY position DESC LIMIT ?"
 _NEWEST_RUNS: Final = (
@@ -53,12 +53,12 @@ _NAMES: Final = (
 
 class Excerpt(NamedTuple):
     """
-    What a picture shows of the stages of some runs.
+    A picture's choice of the stages of some runs.
 
     Attributes:
         run_stages: The stages of runs that it shows, in order of first appearance.
         rest: How many it leaves out.
-        or_more: Whether it may leave out more than that.
+        or_more: True if it may leave out even more.
         rest_of_run: How many it leaves out of each run, by run number; a run shown whole is not in it.
     """
 
@@ -69,7 +69,7 @@ class Excerpt(NamedTuple):
 
 
 def same_stages(connection: apsw.Connection, run_id: str | None, runs: int, stages: int) -> Excerpt:
-    """At most `stages` stages, of one run or of the last `runs` runs, for a picture with a look for each stage."""
+    """Choose up to `stages` stages, of one run or of the last `runs` runs, for a picture with a look for each stage."""
     run_numbers = _runs(connection, run_id, runs)
     chosen: dict[int, None] = {}
     for run_number in run_numbers:
@@ -85,7 +85,7 @@ def same_stages(connection: apsw.Connection, run_id: str | None, runs: int, stag
 
 
 def of_each_run(connection: apsw.Connection, runs: int, run_stages: int) -> Excerpt:
-    """Stages of the last `runs` runs, as evenly as possible from each, for a picture with a row for each stage of a run."""
+    """Choose stages of the last `runs` runs, evenly from each, for a picture with a row for each stage of a run."""
     run_numbers = _runs(connection, None, runs)
     counts = _counts(connection, run_numbers)
     shares = dict.fromkeys(run_numbers, 0)
@@ -104,13 +104,13 @@ def of_each_run(connection: apsw.Connection, runs: int, run_stages: int) -> Exce
 
 
 def stage_of_run(connection: apsw.Connection, run_id: str, stage: str) -> rows.RunStage | None:
-    """A stage of a run by its names; None if the run does not have it."""
+    """Find a stage of a run by its names, or None if the run does not have it."""
     run_number = connection.execute(_RUN_NUMBER, (run_id,)).get
     return _run_stage(connection, run_number, connection.execute(_STAGE_NUMBER, (stage,)).get)
 
 
 def _runs(connection: apsw.Connection, run_id: str | None, number: int) -> list[int]:
-    """The numbers of the runs that recorded something last, last first; or the number of one run."""
+    """Return the numbers of the runs active last, last first, or the number of one run."""
     if run_id is not None:
         return _distinct([connection.execute(_RUN_NUMBER, (run_id,)).fetchall()], 1)
     recent = connection.execute(_RECENT_RUNS, (RECENT,)).fetchall()
@@ -119,7 +119,7 @@ def _runs(connection: apsw.Connection, run_id: str | None, number: int) -> list[
 
 def _stages(connection: apsw.Connection, run_number: int, number: int) -> list[int]:
     """
-    The numbers of the stages of a run that recorded something last, last first.
+    Return the numbers of the stages of a run that were active last, last first.
 
     They are ordered by their last mileposts. The last entry of a stage is less than 40 positions behind its last milepost.
     """
@@ -133,7 +133,7 @@ def _distinct(found: Iterable[list[tuple[Any, ...]]], number: int) -> list[int]:
 
 
 def _counts(connection: apsw.Connection, run_numbers: list[int]) -> dict[int, int]:
-    """How many stages each of these runs has, up to `COUNTED`."""
+    """Count the stages of each of these runs, up to `COUNTED`."""
     return {number: _integer(connection.execute(_COUNT_OF_STAGES, (number, COUNTED)).get) for number in run_numbers}
 
 
@@ -151,13 +151,13 @@ def _run_stage(connection: apsw.Connection, run_number: int, stage_number: int) 
         return None
     run_id, stage = row
     if type(run_id) is not str or type(stage) is not str:
-        raise apsw.CorruptError(f"a name is {row!a:.200}, as no append leaves it")
+        raise apsw.CorruptError(f"a name is {row!a:.200}, which no append writes")
     entries = _integer(rows.entries_of_run_stage(connection, run_number, stage_number))
     return rows.RunStage(run_number, stage_number, run_id, stage, entries)
 
 
 def _integer(value: object) -> int:
-    """Refuse whatever a damaged file may have in place of a number."""
+    """Return a number, and refuse anything else that a damaged file may have in its place."""
     if type(value) is not int:
-        raise apsw.CorruptError(f"a number is {value!a:.200}, as no append leaves it")
+        raise apsw.CorruptError(f"a number is {value!a:.200}, which no append writes")
     return value

@@ -1,15 +1,15 @@
 """
-Every question that is asked of SQLite, one function each: types in, rows out, and back.
+The queries on the chain, one function each: types in, rows out, and back.
 
-Each lookup goes through an index of schema.sql; tests/test_query_plans.py holds them to that. Only mileposts are in the
-indexes by run, by stage and by sequence: what lies between two of them is read along the chain (mileposts.py). No SQL text
-is ever made from data: a statement is put together from constants, at import.
+Each lookup goes through an index of schema.sql, and tests/test_query_plans.py checks that. Only mileposts are in the indexes
+by run, by stage and by sequence. The rows between two mileposts are read along the chain (mileposts.py). No SQL text is ever
+made from data. Constants make up each statement at import.
 
-One file for each that asks: `lookup`, `history`, `summary`, `compare`, `outline` (pictures), `verify`, `integrity` and
-`append`; what several of them share is in `columns`.
+There is one file for each caller: `lookup`, `history`, `summary`, `compare`, `outline` (pictures), `verify`, `integrity`,
+`append` and `runs` (attempts and branches). Their shared parts are in `columns`.
 
-A run or stage that was never recorded has no number, and a comparison with that NULL finds nothing: no case of its own.
-A statement is read to its end before a function returns, so that no read transaction stays open behind it.
+A run or stage that was never recorded has no number. A comparison with that NULL finds nothing, so it is no special case.
+Each function reads a statement to its end before it returns, so no read transaction stays open.
 """
 
 from milepost.rows.append import (

@@ -1,4 +1,4 @@
-"""What an append reads and writes, inside its transaction."""
+"""Read and write for an append, inside its transaction."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 def append_state(connection: Statements, run_id: str, stage: str) -> tuple[Any, ...]:
     """
-    All that an append has to know before it writes, in one statement.
+    Return the state that an append needs before it writes, from one statement.
 
     Returns:
-        (position and signature of the chain's last entry; run_number, stage_number, signature of the run's own chain;
-        sequence, offset and event_time_ms of the stage's last checkpoint in that run, and the position of its last
-        milepost): None for what is not there yet.
+        The position and signature of the chain's last entry. The run_number, the stage_number, and the signature of the
+        run's own chain. The sequence, offset and event_time_ms of the stage's last checkpoint in that run, and the position
+        of its last milepost. A missing value is None.
     """
     row: tuple[Any, ...] | None = connection.execute(_STATE, (run_id, stage)).get
     if row is None:  # the first entry of the file
@@ -46,7 +46,7 @@ def append_state(connection: Statements, run_id: str, stage: str) -> tuple[Any, 
     return row
 
 
-# What the columns of a sound row may be; in a damaged file SQLite gives what it finds, STRICT or not.
+# The types of a sound row's columns. In a damaged file, SQLite returns any type that it finds, even from a STRICT table.
 _STATES: Final = {
     (int, bytes, *numbers, signature, *last)
     for numbers in product((int, NoneType), repeat=2)
@@ -64,7 +64,7 @@ _STATE: Final = (
 
 
 def entries_of_run_stage(connection: Statements, run_number: int, stage_number: int) -> int:
-    """How many entries a stage has in a run."""
+    """Return how many entries a stage has in a run."""
     entries: int | None = connection.execute(_ENTRIES_OF_RUN_STAGE, (run_number, stage_number)).get
     return entries or 0
 
@@ -85,7 +85,7 @@ def add_stage(connection: Statements, stage: str) -> int:
 
 
 def add_run_stage(connection: Statements, run_number: int, stage_number: int) -> None:
-    """Note that a run has a stage."""
+    """Record that a run has a stage."""
     connection.execute("INSERT INTO run_stage (run_number, stage_number) VALUES (?, ?)", (run_number, stage_number))
 
 
@@ -98,7 +98,7 @@ def add_entries(connection: Statements, numbered: Sequence[tuple[Any, ...]]) -> 
         numbered: Rows with the columns of `EntryRow`.
 
     Raises:
-        apsw.ConstraintError: The stage of the run has the key of one of them already; the rows before it were added.
+        apsw.ConstraintError: The stage of the run already has the key of one of them. The rows before it were added.
     """
     if len(numbered) == 1:
         connection.execute(_ADD_ENTRY, numbered[0])
@@ -110,7 +110,7 @@ _ADD_ENTRY: Final = f"INSERT INTO entry ({', '.join(EntryRow._fields)}) VALUES (
 
 
 def find_duplicate(connection: Statements, run_id: str, stage: str, key: str) -> tuple[Receipt, Checkpoint] | None:
-    """The checkpoint that a stage of a run has recorded under a key, or None."""
+    """Return the checkpoint of a stage of a run with this key, and its receipt, or None."""
     row = connection.execute(_DUPLICATE, (key, run_id, stage)).get
     if row is None:
         return None
@@ -125,7 +125,7 @@ _DUPLICATE: Final = (
 
 
 def numbers_at(connection: Statements, position: int) -> tuple[int, int]:
-    """The numbers of the run and the stage of an entry."""
+    """Return the numbers of the run and the stage of an entry."""
     row: tuple[Any, ...] | None = connection.execute(_NUMBERS_AT, (position,)).get
     if row is None:
         raise apsw.CorruptError(f"the entry at position {position} is gone")
@@ -139,7 +139,7 @@ _NUMBERS_AT: Final = "SELECT run_number, stage_number FROM entry WHERE position 
 def add_cursor(
     connection: Statements, run_number: int, stage_number: int, position: int, cursor: Stored, last: int | None = None
 ) -> None:
-    """Keep the cursor of a stage's newest entry, and of those before it only the last, whose position may be known."""
+    """Keep the cursor of a stage's newest entry and the one before it. `last` is the position of that one, if known."""
     numbers = run_number, stage_number
     connection.execute(_ADD_CURSOR, (*numbers, position, cursor))
     if last is None:

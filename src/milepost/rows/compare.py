@@ -11,7 +11,7 @@ from milepost.mileposts import BOUND, INTERVAL, RUN_NUMBER, RUN_STAGE, entries_s
 from milepost.rows.columns import OWN_STAGE, at_one_moment
 
 COMPARED_MILEPOSTS: Final = 500
-"""How many mileposts of a run are compared in one statement: up to 10,000 entries, for which other threads wait."""
+"""How many mileposts of a run one statement compares, which is up to 20,000 entries."""
 
 
 class StagePair(NamedTuple):
@@ -19,10 +19,10 @@ class StagePair(NamedTuple):
     One stage of two runs at one moment.
 
     Attributes:
-        through: The last position then.
-        start: The first sequence that is compared: that of a branch, if one of the runs is one there, else 0.
-        run_number: The number of the first run; None if it lacks the stage.
-        other_run_number: The number of the other run, likewise.
+        through: The last position at that moment.
+        start: The first sequence to compare. It is the first of a branch if one of the runs is a branch there, else 0.
+        run_number: The number of the first run, or None if it lacks the stage.
+        other_run_number: The number of the other run, or None.
         stage_number: The number of the stage.
         stage: Its name.
         entries: How many entries the first run has there, from `start` on.
@@ -39,7 +39,7 @@ class StagePair(NamedTuple):
     other_entries: int
 
     def swapped(self) -> StagePair:
-        """The same pair, seen from the other run."""
+        """Return the same pair, seen from the other run."""
         return self._replace(
             run_number=self.other_run_number,
             other_run_number=self.run_number,
@@ -49,7 +49,7 @@ class StagePair(NamedTuple):
 
 
 def stage_pairs(connection: apsw.Connection, run_id: str, other_run_id: str) -> list[StagePair]:
-    """Every stage that one of two runs has, in the order of the stages' first appearance."""
+    """Return every stage that at least one of two runs has, in the order of first appearance."""
     return at_one_moment(connection, _stage_pairs, run_id, other_run_id)
 
 
@@ -72,7 +72,7 @@ def _from_its_start(connection: apsw.Connection, pair: StagePair) -> StagePair:
 
 
 def _start(run: str) -> str:
-    """The first sequence of a stage of a run that is a branch there, else 0."""
+    """Return the first sequence of a stage of a run if it is a branch there, else 0, as SQL."""
     first = {column: RUN_STAGE.milepost(run, column=column, last=False) for column in ("sequence", "detail")}
     return f"iif({first['detail']} LIKE '%\"branch_position\"%', {first['sequence']}, 0)"
 
@@ -102,10 +102,10 @@ class ComparedPage(NamedTuple):
     A page of one stage's entries of the first run, beside the other run's entries with the same sequences.
 
     Attributes:
-        entries: How many the first run has in this page; 0 behind the last page, where all else is None.
-        common: How many of their sequences the other run has too.
-        different: How many of these have another watermark or key.
-        first_different: The first sequence of these.
+        entries: How many the first run has in this page; 0 after the last page.
+        common: How many of their sequences the other run also has.
+        different: How many of those have another watermark or key.
+        first_different: The first sequence of those.
         first_only: The first sequence that the other run lacks.
         last: The last sequence of the page.
     """
@@ -119,8 +119,8 @@ class ComparedPage(NamedTuple):
 
 
 def compared_page(connection: apsw.Connection, pair: StagePair, after: int) -> ComparedPage:
-    """Compare the first run's entries with the next sequences above `after`, as they were when the pair was read."""
-    if after < pair.start and pair.start > 0:  # from the milepost on behind which that stands
+    """Compare the first run's entries with the next sequences above `after`, as of the moment of the pair."""
+    if after < pair.start and pair.start > 0:  # begin at the milepost before that sequence
         numbers = pair.run_number, pair.stage_number
         milepost: int | None = connection.execute(_MILEPOST_AT, (*numbers, pair.start)).get
         after = -1 if milepost is None else milepost - 1

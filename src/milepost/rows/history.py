@@ -1,4 +1,4 @@
-"""Walks along the chain, a page at a time."""
+"""Walk along the chain, a page at a time."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Filter:
     """
-    Which entries of the chain, and in which direction.
+    A choice of entries of the chain, and a direction.
 
     Attributes:
         run_id: Only this run.
         stage: Only this stage.
-        since_ms: Only with a wall clock not below this one, in ms since the epoch.
-        until_ms: Only with a wall clock not above this one.
-        after: Only above this position.
-        before: Only below this one.
-        limit: Only the first so many.
+        since_ms: Only wall clocks from this time on, in ms since the epoch.
+        until_ms: Only wall clocks up to this time.
+        after: Only positions above this one.
+        before: Only positions below this one.
+        limit: At most this many entries.
         newest_first: From the end of the chain to its beginning.
     """
 
@@ -53,7 +53,7 @@ class Filter:
 
 
 class NumberedRow(NamedTuple):
-    """What a checkpoint is made of, its run and stage as numbers."""
+    """The values of a checkpoint, its run and stage as numbers."""
 
     position: int
     run_number: int
@@ -84,12 +84,12 @@ _Columns = type[NumberedRow] | type[SignedRow]
 
 
 def numbered_rows(connection: apsw.Connection, chosen: Filter) -> list[tuple[Any, ...]]:
-    """The entries that are asked for, with the columns of `NumberedRow`."""
+    """Return the chosen entries, with the columns of `NumberedRow`."""
     return _rows(connection, chosen, NumberedRow)
 
 
 def signed_rows(connection: apsw.Connection, chosen: Filter) -> list[tuple[Any, ...]]:
-    """The entries that are asked for, with the columns of `SignedRow`."""
+    """Return the chosen entries, with the columns of `SignedRow`."""
     return _rows(connection, chosen, SignedRow)
 
 
@@ -97,7 +97,7 @@ def _rows(connection: apsw.Connection, chosen: Filter, columns: _Columns) -> lis
     if chosen.after + 1 >= chosen.before:
         return []
     scope = scope_of(chosen.run_id, chosen.stage)
-    # The mileposts behind which there may be such rows.
+    # The range of the mileposts that such rows may follow.
     least, most = chosen.after + 2 - INTERVAL, chosen.before - 1
     if chosen.run_id is not None and chosen.stage is not None:
         least, most = _sequences(connection, chosen.run_id, chosen.stage, chosen.after, chosen.before)
@@ -130,9 +130,9 @@ _ROWS: Final = {
 
 def _sequences(connection: apsw.Connection, run_id: str, stage: str, after: int, before: int) -> tuple[int, int]:
     """
-    The sequences of the first and last milepost of a stage of a run behind which there may be rows between two positions.
+    Return the sequences of the first and last milepost of a stage of a run that rows between two positions may follow.
 
-    They are found by halving, not by walking.
+    A binary search finds them.
     """
     numbers = connection.execute(NUMBERS, (run_id, stage)).get
 
@@ -159,11 +159,11 @@ _POSITION_OF_SEQUENCE: Final = f"SELECT position {_MILEPOSTS} AND sequence >= ? 
 
 
 def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) -> list[Checkpoint]:
-    """The checkpoints of rows that begin with the columns of `NumberedRow`."""
+    """Return the checkpoints of rows that begin with the columns of `NumberedRow`."""
     runs, stages = _names(connection)
     if not numbered:
         return []
-    # Column by column: what would be a loop in Python is one in C, in two thirds of the time.
+    # Column by column: the loop runs in C, and takes two thirds of the time of one in Python.
     _, run_numbers, stage_numbers, sequences, offsets, event_times_ms, keys, ats_ms, *_ = zip(*numbered, strict=True)
     marks = map(new, repeat(Watermark), zip(offsets, event_times_ms, strict=True))
     names = _each_name(runs, run_numbers), _each_name(stages, stage_numbers)
@@ -173,13 +173,13 @@ def checkpoints(connection: apsw.Connection, numbered: list[tuple[Any, ...]]) ->
 def run_ids_and_stages(
     connection: apsw.Connection, run_numbers: Iterable[int], stage_numbers: Iterable[int]
 ) -> tuple[list[str], list[str]]:
-    """The names that the numbers of a page of rows stand for."""
+    """Return the names for the numbers of a page of rows."""
     runs, stages = _names(connection)
     return list(map(runs.__getitem__, run_numbers)), list(map(stages.__getitem__, stage_numbers))
 
 
 def recorded(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> list[tuple[Receipt, Checkpoint, str | None]]:
-    """Of each row with the columns of `SignedRow` the receipt, the checkpoint and the detail."""
+    """Return the receipt, the checkpoint and the detail of each row with the columns of `SignedRow`."""
     rows = map(SignedRow._make, signed)
     receipts = [(receipt_of(row.position, checked_signature(row.signature)), checked_detail(row.detail)) for row in rows]
     entries = checkpoints(connection, signed)
@@ -187,14 +187,14 @@ def recorded(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> list
 
 
 def _each_name(names: _Names, numbers: Sequence[int]) -> Iterator[str]:
-    """The names of a page's numbers, which for the most part are one: looked up once then."""
+    """Return the names of a page's numbers. Mostly all are the same number, which is looked up once."""
     if numbers.count(numbers[0]) == len(numbers):
         return repeat(names[numbers[0]])
     return map(names.__getitem__, numbers)
 
 
 class _Names(dict[int, str]):
-    """The names of the few numbers that a page of rows has. Not kept longer: a rollback may give a number away again."""
+    """The names of a page's few numbers. They are kept no longer, because after a rollback a number may get another name."""
 
     def __init__(self, connection: apsw.Connection, statement: str) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class _Names(dict[int, str]):
 
 
 def _names(connection: apsw.Connection) -> tuple[_Names, _Names]:
-    """Of runs, and of stages."""
+    """Return the names of runs, and of stages."""
     return (
         _Names(connection, "SELECT run_id FROM run WHERE run_number = ?"),
         _Names(connection, "SELECT stage FROM stage WHERE stage_number = ?"),

@@ -1,4 +1,4 @@
-"""What SQLite itself finds wrong in the file."""
+"""SQLite's own check of the file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 class Integrity(NamedTuple):
     """
-    What SQLite found in the file, beside its virtual tables.
+    The result of SQLite's check, without the virtual tables.
 
     Attributes:
-        problems: What is wrong: the first thing in the file or, where not all of it can be checked, in each table.
-        unchecked: The tables that cannot be checked.
+        problems: The first problem in the file. If SQLite cannot check all of it, the first problem in each table.
+        unchecked: The tables that SQLite cannot check.
         virtual: The virtual tables.
     """
 
@@ -29,14 +29,14 @@ class Integrity(NamedTuple):
 
 def integrity(connection: apsw.Connection) -> Integrity:
     """
-    Whether SQLite finds the file sound, on a connection that is used for nothing else; it ends, whatever is in the file.
+    Check whether SQLite finds the file sound. It ends, whatever the file contains. Use a connection for this alone.
 
-    SQLite looks at every page of every tree once, and goes on to the rows only if they are trees: asked for one problem, it
-    never walks along what leads in circles. Modules of virtual tables know no such order, and so are left out.
+    SQLite first reads every page of every tree once, and goes on to the rows only if the trees are sound. Asked for one
+    problem, it never walks in circles. Modules of virtual tables promise no such order, so this leaves them out.
 
-    A table may need a collation or a function that this connection does not know, or in a hostile file a program without
-    end. SQLite then checks nothing at all; so each table is checked by itself, and what cannot be checked is named. That two
-    of them share a page, or that one is lost, is not seen then; whatever that does to our own tables is.
+    A table may need a collation or a function that this connection lacks. In a hostile file it may need an endless program.
+    SQLite then checks nothing at all, so this checks each table by itself, and names each table that it cannot check. It
+    then misses a page that two tables share, and a lost page. It still sees any damage that this does to milepost's tables.
 
     Source:
         https://sqlite.org/pragma.html#pragma_integrity_check
@@ -60,10 +60,10 @@ def integrity(connection: apsw.Connection) -> Integrity:
     return Integrity(problems, unchecked, virtual)
 
 
-# Our own statements have a hundred. Generated columns that are made of one another double a check with each column.
+# Our own statements have a hundred. Generated columns that refer to one another double a check with each column.
 _MOST_OPERATIONS: Final = 5_000_000
 _OURS: Final = {"sqlite_schema", "keyed", "run", "stage", "run_stage", "entry", "stage_cursor", "chain_base"}
-# Something is unknown to the connection; a program is too long; what it makes is too large.
+# The connection lacks something, a program is too long, or its result is too large.
 _UNCHECKED: Final = apsw.SQLError, apsw.NoMemError, apsw.TooBigError
 _TABLES: Final = "SELECT name, rootpage FROM sqlite_schema WHERE lower(type) = 'table'"
 _FIRST_PROBLEM: Final = "PRAGMA integrity_check(1)"
@@ -72,7 +72,7 @@ _COLUMNS_OF_TABLE: Final = "SELECT name FROM pragma_table_info(?)"
 
 
 def _first(found: apsw.Cursor) -> list[str]:
-    """The first problem, if there is one; SQLite does not go on to look for another."""
+    """Return the first problem, if there is one. SQLite does not look for another."""
     try:
         return [message for (message,) in islice(found, 1) if message != "ok"]
     finally:
@@ -80,18 +80,18 @@ def _first(found: apsw.Cursor) -> list[str]:
 
 
 def _of_table(connection: apsw.Connection, name: str) -> apsw.Cursor:
-    """What is wrong with one table and its indexes."""
-    if re.match(r"[-+]?[0-9]", name):  # SQLite takes the name for a number of problems, and checks the whole file
+    """Find the problems of one table and its indexes."""
+    if re.match(r"[-+]?[0-9]", name):  # SQLite would take the name for a number of problems, and check the whole file
         raise apsw.SQLError(f"SQLite cannot check the table {name!a} by itself")
     return connection.execute(_PROBLEMS_OF_TABLE, (name,))
 
 
 def virtual_integrity(connection: apsw.Connection, names: Iterable[str]) -> Integrity:
-    """The same of virtual tables, by the modules that they belong to."""
+    """Check virtual tables, each by its module."""
     problems, unchecked = list[str](), list[str]()
     for name in names:
         try:
-            connection.execute(_COLUMNS_OF_TABLE, (name,)).fetchall()  # else a table without its module counts as sound
+            connection.execute(_COLUMNS_OF_TABLE, (name,)).fetchall()  # or a table without its module would count as sound
             problems += [message for (message,) in _of_table(connection, name) if message != "ok"]
         except apsw.SQLError:
             unchecked.append(name)
@@ -99,7 +99,7 @@ def virtual_integrity(connection: apsw.Connection, names: Iterable[str]) -> Inte
 
 
 def integrity_check(connection: apsw.Connection) -> list[str]:
-    """Up to a hundred things that SQLite finds wrong, where there are any; on a connection as `integrity` takes it."""
+    """Return up to a hundred problems that SQLite finds. Use a connection for this alone."""
     connection.drop_modules(None)
     connection.limit(apsw.SQLITE_LIMIT_VDBE_OP, _MOST_OPERATIONS)
     return [message for (message,) in connection.execute("PRAGMA integrity_check") if message != "ok"]

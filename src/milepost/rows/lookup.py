@@ -1,4 +1,4 @@
-"""The end of the chain, and single checkpoints: each a search through an index."""
+"""Look up the end of the chain and single checkpoints, each through an index."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 
 
 def head(connection: apsw.Connection) -> Head:
-    """How many entries the chain has, and its signature."""
+    """Return how many entries the chain has, and its signature."""
     position, signature = tip(connection)
     return Head(position, digits(signature))
 
 
 def signature(connection: apsw.Connection) -> str:
-    """The chain's signature, 64 hex digits."""
+    """Return the chain's signature, 64 hex digits."""
     return digits(tip(connection)[1])
 
 
 def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
-    """The signature (32 bytes) of the chain up to a position, the base's too; None if there is no such entry."""
+    """Return the signature (32 bytes) of the chain at an entry or at the base, or None if the position is neither."""
     base = chain_base(connection)
     if position == base.position:
         return base.signature
@@ -57,7 +57,7 @@ def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
 
 
 def run_signature(connection: apsw.Connection, run_id: str) -> str:
-    """The signature of the chain over one run's own entries, 64 hex digits; a lookup."""
+    """Look up the signature of the chain over one run's own entries, 64 hex digits."""
     signature: bytes | None = connection.execute(_RUN_SIGNATURE, (run_id,)).get
     return digits(EMPTY if signature is None else signature)
 
@@ -66,7 +66,7 @@ _RUN_SIGNATURE: Final = f"SELECT {RUN.last('given', OWN_SIGNATURE)} FROM {RUN.gi
 
 
 def latest(connection: Statements, run_id: str | None, stage: str | None, as_of_ms: int | None = None) -> Checkpoint | None:
-    """The last checkpoint, of one run or stage where that is given, whose wall clock is not above `as_of_ms`."""
+    """Return the last checkpoint with a wall clock up to `as_of_ms`, in any run and stage or in the given ones."""
     scope = scope_of(run_id, stage)
     if as_of_ms is None:
         row = connection.execute(_LATEST[scope], bindings_for(run_id, stage)).get
@@ -78,7 +78,7 @@ def latest(connection: Statements, run_id: str | None, stage: str | None, as_of_
     return checkpoint(run_id or found_run, stage or found_stage, sequence, offset, event_time_ms, key, at_ms)
 
 
-# What is given is not looked up again.
+# A given name is not looked up again.
 _COLUMNS: Final[dict[Scope | None, str]] = {
     None: f"{RUN_ID}, {STAGE_NAME}, {FIELDS}",
     RUN: f"NULL, {STAGE_NAME}, {FIELDS}",
@@ -100,7 +100,7 @@ _LATEST_AS_OF: Final[dict[Scope | None, str]] = {
 
 
 def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
-    """The checkpoint with one sequence."""
+    """Return the checkpoint with one sequence, or None."""
     row = connection.execute(_GET, (run_id, stage, sequence, sequence)).get
     if row is None or row[0] != sequence:
         return None
@@ -108,7 +108,7 @@ def get(connection: apsw.Connection, run_id: str, stage: str, sequence: int) -> 
     return checkpoint(run_id, stage, sequence, offset, event_time_ms, key, at_ms)
 
 
-# The last row whose sequence is not above the one that is looked for: the last such milepost, or close behind it.
+# Find the last row whose sequence is not above the wanted one: the last such milepost, or a row close after it.
 _GET: Final = (
     f"SELECT {FIELDS} FROM {RUN_STAGE.given} CROSS JOIN entry ON entry.position <= "
     f"{RUN_STAGE.milepost('given', 'AND post.sequence <= ?')} + {INTERVAL - 1} AND entry.sequence <= ? "
@@ -117,10 +117,10 @@ _GET: Final = (
 
 
 def find(connection: apsw.Connection, idempotency_key: str, run_id: str | None, stage: str | None) -> list[Checkpoint]:
-    """The checkpoints with one key, in chain order: at most one in each stage of each run."""
+    """Return the checkpoints with one key, in chain order: at most one in each stage of each run."""
     bindings = idempotency_key, *bindings_for(run_id, stage)
     found: list[tuple[Any, ...]] = connection.execute(_FIND[scope_of(run_id, stage)], bindings).fetchall()
-    found.sort()  # by position, which comes first; the index has them by run and stage
+    found.sort()  # by position, the first column; the index has them by run and stage
     return [checkpoint(*fields) for _, *fields in found]
 
 
@@ -137,9 +137,9 @@ _FIND: Final[dict[Scope | None, str]] = {
 
 def resume_points(connection: apsw.Connection, run_id: str | None, as_of_ms: int | None = None) -> dict[str, ResumePoint]:
     """
-    The last checkpoint of every stage whose wall clock is not above `as_of_ms`, of one run where that is given.
+    Return where every stage starts again: at its last checkpoint with a wall clock up to `as_of_ms`, in any run or in one.
 
-    In the order of the stages' first appearance.
+    The stages are in the order of their first appearance.
     """
     found = connection.execute(
         _RESUME_POINTS[run_id is not None], (*bindings_for(run_id, None), MAX_INTEGER if as_of_ms is None else as_of_ms)
@@ -149,7 +149,7 @@ def resume_points(connection: apsw.Connection, run_id: str | None, as_of_ms: int
 
 
 def _last_as_of(scope: Scope, of: str) -> str:
-    """The position of the last row whose wall clock is not above a time."""
+    """Return the position of the last row with a wall clock up to a given time, as SQL."""
     return (
         f"(SELECT entry.position FROM {scope.entries(of)} WHERE entry.at_ms <= ? "
         f"ORDER BY post.{scope.order} DESC, entry.position DESC LIMIT 1)"
@@ -167,7 +167,7 @@ _RESUME_POINTS: Final = {
 
 
 def cursor(connection: apsw.Connection, run_id: str | None, stage: str) -> Stored | None:
-    """The cursor of a stage's last checkpoint, in any run or in one, as it is stored; None where it has none."""
+    """Return the stored cursor of a stage's last checkpoint, in any run or in one, or None if it has none."""
     stored: Stored | None = connection.execute(_CURSOR[scope_of(run_id, stage)], bindings_for(run_id, stage)).get
     return stored
 
@@ -219,7 +219,7 @@ _RECORDED_KEYS: Final = (
 
 
 def kept_as_of_now(connection: apsw.Connection, run_id: str | None) -> tuple[int, dict[int, Stored]]:
-    """The last position, and the cursors that are kept at that moment, of one run where that is given, by position."""
+    """Return the last position, and the cursors kept at that moment, of all runs or of one, by position."""
     return at_one_moment(connection, _kept_as_of_now, run_id)
 
 

@@ -1,4 +1,4 @@
-"""The few checkpoints of a stage of a run that a picture can show."""
+"""Find the few checkpoints of a stage of a run that a picture can show."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class RunStage:
 
 
 def _typed(row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
-    """A row with values of these types, instead of which a damaged file may have anything."""
+    """Return a row if its values have these types. A damaged file may have anything in their place."""
     if row is None or tuple(map(type, row)) != types:
-        raise apsw.CorruptError(f"a row is {row!a:.200}, as no append leaves it")
+        raise apsw.CorruptError(f"a row is {row!a:.200}, which no append writes")
     return row
 
 
 def count_of_runs(connection: apsw.Connection) -> int:
-    """How many runs there are, without one of milepost's own entries."""
+    """Return how many runs there are, without a run that has only milepost's own entries."""
     number: int | None = connection.execute(_COUNT_OF_RUNS).get
     return number or 0
 
@@ -44,14 +44,14 @@ _COUNT_OF_RUNS: Final = (
 
 
 def ends_of_run_stage(connection: apsw.Connection, run_stage: RunStage) -> list[tuple[int, ...]]:
-    """Sequence, offset, event_time_ms and at_ms of the first and of the last checkpoint of a run_stage."""
+    """Return the sequence, offset, event_time_ms and at_ms of the first and the last checkpoint of a run_stage."""
     numbers = run_stage.run_number, run_stage.stage_number
     found = [connection.execute(statement, numbers).get for statement in (_FIRST_OF_RUN_STAGE, _LAST_OF_RUN_STAGE)]
     return [_typed(row, int, int, int, int) for row in found]
 
 
 def between_in_run_stage(connection: apsw.Connection, run_stage: RunStage, low: int, high: int) -> tuple[int, ...] | None:
-    """The same of a checkpoint of a run_stage between two sequences, from about the middle, or None if there is none."""
+    """Return the same values of a checkpoint between two sequences, from about the middle, or None if there is none."""
     numbers, middle = (run_stage.run_number, run_stage.stage_number), (low + high) // 2
     if middle == low:
         return None
@@ -67,7 +67,7 @@ _OF_RUN_STAGE: Final = (
 _MILEPOST_BELOW: Final = RUN_STAGE.milepost(BOUND, "AND post.sequence <= ?3", column="sequence")
 _FIRST_OF_RUN_STAGE: Final = f"{_OF_RUN_STAGE} ORDER BY post.sequence, entry.position LIMIT 1"
 _LAST_OF_RUN_STAGE: Final = f"{_OF_RUN_STAGE} ORDER BY post.sequence DESC, entry.position DESC LIMIT 1"
-# From the last milepost on whose sequence is not above the least that is looked for.
+# Begin at the last milepost whose sequence is not above the least wanted one.
 _BETWEEN: Final = (
     f"{_OF_RUN_STAGE} WHERE entry.sequence BETWEEN ?3 AND ?4 AND post.sequence <= ?4 AND post.sequence >= "
     f"ifnull({_MILEPOST_BELOW}, 0)"

@@ -1,4 +1,4 @@
-"""How the attempts of a run began and ended, and where another run can start from."""
+"""Look up how the attempts of a run began and ended, and where another run can start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Attempt(NamedTuple):
-    """The last that is recorded of a run's attempts: which one, and whether it began, or how it ended."""
+    """The last entry about a run's attempts: which attempt it was, and whether it began or how it ended."""
 
     attempt: int
     sequence: int
@@ -23,7 +23,7 @@ class Attempt(NamedTuple):
 
 
 def last_attempt(connection: Statements, run_id: str) -> Attempt | None:
-    """The last attempt of a run, or None if there was none."""
+    """Return the last attempt of a run, or None if there was none."""
     row: tuple[Any, ...] | None = connection.execute(_LAST_ATTEMPT, (run_id, details.STAGE_OF_RUNS)).get
     if row is None:
         return None
@@ -35,7 +35,7 @@ _LAST_ATTEMPT: Final = f"SELECT entry.offset, entry.sequence, entry.detail, entr
 
 
 class BranchPoint(NamedTuple):
-    """Where a stage of a run stood."""
+    """The checkpoint where a stage of a run stood."""
 
     position: int
     entry: Checkpoint
@@ -44,7 +44,7 @@ class BranchPoint(NamedTuple):
 
 
 def branch_points(connection: Statements, run_id: str, stage: str | None, as_of_ms: int | None) -> list[BranchPoint]:
-    """Where each stage of a run stood at a time, or one of them; not those that milepost alone writes."""
+    """Return where each stage of a run stood at a time, or one of them. Leave out milepost's own stages."""
     bindings = (run_id, MAX_INTEGER if as_of_ms is None else as_of_ms, stage)
     found: list[tuple[Any, ...]] = connection.execute(_BRANCH_POINTS, bindings).fetchall()
     return [

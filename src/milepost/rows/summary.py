@@ -1,4 +1,4 @@
-"""What a file holds, at a cost that grows with the number of runs and stages only."""
+"""Summarize a file, at a cost that grows with the number of runs and stages only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from milepost.summary import RunSummary, StageSummary
 
 
 def runs(connection: apsw.Connection, after: int = 0) -> list[RunSummary]:
-    """Every run above a run number, in the order of first appearance."""
+    """Return every run above a run number, in the order of first appearance."""
     found: list[tuple[Any, ...]] = connection.execute(_RUNS, (after,)).fetchall()
     return [_run_summary(*row) for row in found]
 
@@ -55,7 +55,7 @@ def _run_summary(
         summary,
         state=state if ended else "open",
         attempts=attempts,
-        killed=max(0, attempts - ends - (not ended)),  # in an import, attempts may have been counted in any way
+        killed=max(0, attempts - ends - (not ended)),  # an import may have counted attempts in any way
         began_at_ms=began_at_ms,
         ended_at_ms=said_at_ms if ended else None,
         error=exception,
@@ -66,7 +66,7 @@ _FIRST_AND_LAST_OF_RUN: Final = f"{RUN.milepost('run', column='at_ms', last=Fals
 _STAGES_OF_RUN: Final = (
     f"run_stage CROSS JOIN stage USING (stage_number) WHERE run_stage.run_number = run.run_number AND stage {OWN_STAGE}"
 )
-# A run of milepost's own, as of an archive, is no run of a pipeline's, which has stages of its own, or attempts.
+# Milepost's own run, such as that of an archive, is not shown. A pipeline's run has other stages, or attempts.
 _SHOWN: Final = (
     f"NOT (run_id = '{details.RUN_OF_MILEPOST}' AND NOT EXISTS "
     "(SELECT 1 FROM run_stage CROSS JOIN stage USING (stage_number) "
@@ -92,7 +92,7 @@ _RUNS: Final = (
 
 
 def stages(connection: apsw.Connection) -> list[StageSummary]:
-    """Every stage, in the order of first appearance."""
+    """Return every stage, in the order of first appearance."""
     return [StageSummary(*row) for row in connection.execute(_STAGES)]
 
 
@@ -107,16 +107,16 @@ _STAGES: Final = (
 @dataclass(frozen=True, slots=True)
 class Contents:
     """
-    What a file holds at one moment, at a cost that grows with the number of runs and stages only.
+    The contents of a file at one moment.
 
     Attributes:
-        head: The chain's.
+        head: The head of the chain.
         first_at_ms: The wall clock of the first entry.
         last: The last entry.
-        spans: Of every run: run_id, and the wall clocks of its first and its last entry.
+        spans: For each run, its run_id, and the wall clocks of its first and its last entry.
         last_runs: Summaries of the last runs, newest first.
-        stages: Of every stage: where it starts again, how many entries it has in that run, its first sequence there.
-        foremost: Where the first stage of the run of the last entry starts again.
+        stages: For each stage, where it starts again, how many entries it has in that run, and its first sequence there.
+        foremost: Where the first stage of the last entry's run starts again.
     """
 
     head: Head
@@ -129,7 +129,7 @@ class Contents:
 
 
 def contents(connection: apsw.Connection, last_runs: int) -> Contents:
-    """What the file holds, with summaries of so many runs."""
+    """Return the contents of the file, with summaries of up to `last_runs` runs."""
     return at_one_moment(connection, _contents, last_runs)
 
 

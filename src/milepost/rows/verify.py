@@ -1,4 +1,4 @@
-"""What a verification recomputes: every row as it is, and what rows are found by."""
+"""Read the rows that a verification recomputes, and the data that lookups use to find rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is kept beside the rows, at one moment: names by number, and which stages each run has (as numbers)."""
+    """The data beside the rows at one moment: names by number, and which stages each run has (as numbers)."""
 
     base: ChainBase
     entries: int
@@ -40,7 +40,7 @@ class Snapshot:
 
 
 def snapshot(connection: apsw.Connection) -> Snapshot:
-    """What is kept while the last position was `entries`, and the chain's signature what that row says."""
+    """Return the data beside the rows, and the position and signature of the last row at that moment."""
     return at_one_moment(connection, _snapshot)
 
 
@@ -51,7 +51,7 @@ def _snapshot(connection: apsw.Connection) -> Snapshot:
 
 
 def snapshot_of_run(connection: apsw.Connection, run_id: str) -> tuple[Snapshot, int]:
-    """A snapshot, and how many entries a run had at that moment."""
+    """Return a snapshot, and how many entries a run had at that moment."""
     return at_one_moment(connection, _snapshot_of_run, run_id)
 
 
@@ -60,19 +60,19 @@ def _snapshot_of_run(connection: apsw.Connection, run_id: str) -> tuple[Snapshot
 
 
 def _run_names(connection: apsw.Connection) -> dict[int, str]:
-    """The run_id of every run number; what is not UTF-8 comes with lone surrogates, and so is no valid name."""
+    """Return the run_id of every run number. Invalid UTF-8 becomes lone surrogates, which no valid name has."""
     found = connection.execute("SELECT run_number, CAST(run_id AS BLOB) FROM run")
     return {number: (name or b"").decode(errors="surrogateescape") for number, name in found}
 
 
 def _stage_names(connection: apsw.Connection) -> dict[int, str]:
-    """The stage of every stage number, as `_run_names`."""
+    """Return the stage of every stage number, as `_run_names` does."""
     found = connection.execute("SELECT stage_number, CAST(stage AS BLOB) FROM stage")
     return {number: (name or b"").decode(errors="surrogateescape") for number, name in found}
 
 
 def empty_run_stages(connection: apsw.Connection) -> list[tuple[Any, ...]]:
-    """(run_number, stage_number) of every run_stage without an entry; no append leaves one."""
+    """Return (run_number, stage_number) of every run_stage without an entry. No append leaves one."""
     return connection.execute(_EMPTY_RUN_STAGES).fetchall()
 
 
@@ -81,10 +81,10 @@ _EMPTY_RUN_STAGES: Final = f"SELECT run_number, stage_number FROM run_stage WHER
 
 class Progress(NamedTuple):
     """
-    How far a run, and a stage of it, had come before a position of the chain; None for what had not begun.
+    How far a run, and a stage of it, had come before a position of the chain. If they had not begun, the values are None.
 
     Attributes:
-        run_signature: The run's own chain.
+        run_signature: The signature of the run's own chain.
         sequence: The stage's last sequence in the run.
         milepost: The position of its last milepost.
         entries: How many entries it had.
@@ -97,12 +97,12 @@ class Progress(NamedTuple):
 
 
 def progress_at(connection: apsw.Connection, position: int, run_number: int, stage_number: int) -> Progress:
-    """How far a run, and a stage of it, had come before a position."""
+    """Return how far a run, and a stage of it, had come before a position."""
     return Progress(*connection.execute(_PROGRESS, (run_number, stage_number, position)).get)
 
 
-# Of its mileposts before the position, a stage's last one has the highest sequence: the index gives it behind those that
-# stand at the position or later, which a walk from there on reads anyway. By run, it would stand behind those of all stages.
+# Among a stage's mileposts before the position, the last one has the highest sequence. The index returns it after the
+# mileposts from the position on, which the walk reads anyway. An index by run would return those of all stages first.
 _PROGRESS: Final = (
     f"SELECT (SELECT {OWN_SIGNATURE} FROM entry AS last WHERE last.position <= "
     f"min(?3 - 1, {RUN.milepost(BOUND, 'AND post.position < ?3')} + {INTERVAL - 1}) AND last.run_number = ?1 "
@@ -116,12 +116,12 @@ _PROGRESS: Final = (
 
 
 def invalid_positions(connection: apsw.Connection) -> list[int]:
-    """Positions that no append gives, below 1: the first hundred."""
+    """Return the first hundred positions below 1, which no append assigns."""
     return [row[0] for row in connection.execute("SELECT position FROM entry WHERE position < 1 LIMIT 100")]
 
 
 def rows_after(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
-    """One page of rows above `after`, with the columns of `EntryRow`, whatever is in them."""
+    """Return one page of rows above `after`, with the columns of `EntryRow`, whatever they hold."""
     try:
         found = connection.execute(_ROWS_AFTER, (after, through, PAGE)).fetchall()
     except UnicodeDecodeError:
@@ -140,7 +140,7 @@ _ROWS_AFTER_AS_BYTES: Final = f"SELECT {_COLUMNS_AS_BYTES} {_BEHIND}"
 
 
 def run_rows_after(connection: apsw.Connection, run_id: str, after: int, through: int) -> list[tuple[Any, ...]]:
-    """One page of rows of one run, as `rows_after`, each with the signature of the row before it in the chain."""
+    """Return one page of rows of one run, as `rows_after`, each with the signature of the row before it in the chain."""
     bindings = run_id, after, through, after + 2 - INTERVAL, through, PAGE
     try:
         found = connection.execute(_RUN_ROWS_AFTER, bindings).fetchall()
@@ -159,7 +159,7 @@ _RUN_ROWS_AFTER_AS_BYTES: Final = f"SELECT {_COLUMNS_AS_BYTES}, {_BEHIND_IN_RUN}
 
 
 def _decoded(found: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Rows whose texts came as bytes: what is not UTF-8 gets lone surrogates, which nothing that was recorded has."""
+    """Decode rows with texts as bytes. Invalid UTF-8 becomes lone surrogates, which no recorded text has."""
     rows = ((EntryRow._make(row[: len(EntryRow._fields)]), row[len(EntryRow._fields) :]) for row in found)
     return [
         (*row._replace(idempotency_key=_text(row.idempotency_key), detail=_text(row.detail)), *more) for row, more in rows
@@ -171,7 +171,7 @@ def _text(stored: Any) -> Any:
 
 
 def entries_of_run(connection: apsw.Connection, run_id: str) -> int:
-    """How many entries a run has."""
+    """Return how many entries a run has."""
     entries: int | None = connection.execute(_ENTRIES_OF_RUN, (run_id,)).get
     return entries or 0
 
@@ -183,17 +183,17 @@ _ENTRIES_OF_RUN: Final = (
 
 
 class KeptCursor(NamedTuple):
-    """A cursor that the file keeps, and the entry that it says to belong to."""
+    """A cursor in the file, and the entry that it claims to belong to."""
 
     position: int
     found: str
-    """Its SHA-256, 64 hex digits, and its type: json, bytes, or what else SQLite has there; "none" where it is gone."""
+    """Its SHA-256, 64 hex digits, and its type: json, bytes, or another type that SQLite found. A lost cursor is "none"."""
     detail: str | None
-    """Of that entry of the same stage and run; None where there is no such entry."""
+    """The detail of that entry of the same stage and run, or None if there is no such entry."""
 
 
 def kept_cursors(connection: apsw.Connection, run_id: str | None) -> list[KeptCursor]:
-    """Every cursor, of one run where that is given; and every last entry of a stage that has lost its own."""
+    """Return every cursor of all runs or of one, and every last entry of a stage that has lost its cursor."""
     return at_one_moment(connection, _kept_cursors, run_id)
 
 
