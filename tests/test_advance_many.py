@@ -162,7 +162,7 @@ BAD_STEPS: dict[str, tuple[object, str]] = {
     "a value is missing": ({"run_id": "r", "stage": "s", "watermark": Watermark(1, 1)}, "must be a mapping or a tuple"),
     "an unknown name": (step(9, sequence=4), "must be a mapping or a tuple"),
     "a name that is no text": (step(9) | {7: 7}, "must be a mapping or a tuple"),
-    "a cursor that is none": (step(9, cursor={1}), "must be bytes, or what JSON can hold"),
+    "a cursor that is none": (step(9, cursor={1}), "must be bytes, or fit into JSON"),
     "an after that is none": (step(9, after=(1, 2)), "must be a milepost.Watermark"),
     "an after that is not valid": (
         ("run-7", "load", Watermark(9, 9), "k", Watermark(-1, 0)),

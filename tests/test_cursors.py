@@ -132,7 +132,7 @@ def test_the_largest_cursor_has_65536_bytes_as_it_is_stored(store: CheckpointSto
     state(cursor)
     assert store.cursor("load") == cursor
     more = [cursor[0] + "y"] if isinstance(cursor, list) else cursor + (b"x" if isinstance(cursor, bytes) else "x")
-    with pytest.raises(InvalidArgumentError, match=r"at most 65,536 bytes, and has 65,537") as told:
+    with pytest.raises(InvalidArgumentError, match=r"at most 65,536 bytes, but has 65,537") as told:
         state(more)
     assert told.value.argument == "cursor"
     assert len(str(told.value)) < 300
@@ -175,7 +175,7 @@ NO_CURSORS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("make", NO_CURSORS.values(), ids=NO_CURSORS)
 def test_what_is_neither_json_nor_bytes_is_refused(store: CheckpointStore, make: Callable[[], object]) -> None:
     """In a sentence that says so, before anything is written."""
-    with pytest.raises(InvalidArgumentError, match="must be bytes, or what JSON can hold") as told:
+    with pytest.raises(InvalidArgumentError, match="must be bytes, or fit into JSON") as told:
         Stated(store)(make())
     assert told.value.argument == "cursor"
     assert len(str(told.value)) < 400

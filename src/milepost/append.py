@@ -1,9 +1,9 @@
 """
-Put checkpoints at the end of the chain, inside one open write transaction: the rules, the links, the rows.
+Append checkpoints to the end of the chain, inside one open write transaction: the rules, the links, the rows.
 
-The duplicate rule costs no lookup of its own on the way in. A key that is recorded already can only belong to an entry
-whose sequence does not rise (it may be a duplicate: look the key up), or to one that conflicts (the unique index refuses
-the row: look it up then).
+The search for duplicates costs a new entry no lookup. If a key is already recorded, one of two things happens. The entry's
+sequence does not rise: it may be a duplicate, so the key is looked up. Or it rises: the unique index refuses the row, and
+the key is looked up then.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from milepost.cursors import Stored
     from milepost.signature import Hash
 
-_BUFFER: Final = 250  # rows that wait for one executemany: gone before Python's garbage collector has seen them
-_RUN_STAGES: Final = 1_000  # stages of runs whose state is kept in memory
+_BUFFER: Final = 250  # rows for one executemany, so few that they are freed before Python's garbage collector scans them
+_RUN_STAGES: Final = 1_000  # how many stages of runs keep their state in memory
 
 
 class NotAsked(Enum):
-    """What `after` is where it is not given: None says that the stage has no checkpoint yet."""
+    """The default of `after`. It cannot be None, which means that the stage has no checkpoint yet."""
 
     NOT_ASKED = "not asked"
 
@@ -56,7 +56,7 @@ NO_DETAILS: Final[Iterable[None]] = repeat(None)
 
 
 class Step(NamedTuple):
-    """What `advance` records, its cursor as it is stored."""
+    """The arguments of `advance`, with the cursor in its stored form."""
 
     run_id: str
     stage: str
@@ -76,7 +76,7 @@ class _Run:
 
 
 class _RunStage:
-    """Where one stage of one run stands: its last sequence and watermark, and where its next milepost is to be."""
+    """The state of one stage of one run: its last sequence and watermark, and where its next milepost goes."""
 
     __slots__ = (
         "added", "entries_before", "event_time_ms", "last_cursor", "next_milepost", "number", "offset", "prefix", "run",
@@ -89,16 +89,16 @@ class _RunStage:
         self.prefix = prefix
         self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -INTERVAL)
         self.next_milepost = milepost + INTERVAL  # the least position that it can have
-        self.last_cursor: int | None = None  # the position of the last cursor, once one was added here
-        self.added = 0  # how many entries this appender has added to it
-        self.entries_before: int | None = None if last else 0  # how many there were; looked up once a milepost needs it
+        self.last_cursor: int | None = None  # the position of the last cursor that this appender added
+        self.added = 0  # how many entries this appender has added
+        self.entries_before: int | None = None if last else 0  # how many there were before; looked up for a milepost only
 
 
 class Appender:
     """
-    The end of the chain, as transactions move it, one after the other, as long as nobody else writes in between.
+    The end of the chain, kept in memory from one transaction to the next, as long as nobody else writes in between.
 
-    Once it has raised an error it is of no further use: what it was given is given up as a whole.
+    After an error it is unusable, and everything that it was given is rolled back.
     """
 
     def __init__(self, connection: apsw.Cursor, hash_function: Hash) -> None:
@@ -118,15 +118,15 @@ class Appender:
         self, entries: Iterable[Checkpoint], with_details: Iterable[str | None] = NO_DETAILS, *, batch: bool = False
     ) -> Receipt | None:
         """
-        Take entries; they are in the table after `finish`.
+        Add entries. After `finish` they are in the table.
 
         Args:
             entries: Checkpoints of any run and stage.
-            with_details: The detail of each: JSON text that was checked, or None.
-            batch: They are a batch, so that an error tells the index of its entry.
+            with_details: The detail of each: checked JSON text, or None.
+            batch: Treat them as a batch, so that an error has the index of its entry.
 
         Returns:
-            The receipt that the last duplicate among them had when it was first recorded, or None without duplicates.
+            The first receipt of the last duplicate among them, or None without duplicates.
 
         Raises:
             InvalidCheckpointError: One of them breaks a rule of `valid`.
@@ -136,7 +136,7 @@ class Appender:
         stages, numbered, waiting, hash_function = self._stages, self._numbered, self._waiting, self._hash_function
         position, signature = self._position, self._signature
         for index, entry, detail in zip(count() if batch else repeat(None), entries, with_details, strict=False):
-            # What nearly every entry is can be told at once; for any other, `fault` has the rules, one by one.
+            # One test accepts nearly every entry. For any other, `_checked_stage` applies the rules one by one.
             stage = None
             if type(entry) is Checkpoint and len(entry) == 6:
                 run_id, stage_name, sequence, mark, key, at_ms = entry
@@ -163,7 +163,7 @@ class Appender:
             canonical = canonical_bytes(stage.prefix, sequence, offset, event_time_ms, key, at_ms, detail)
             run, previous = stage.run, signature
             signature = hash_function(previous + canonical).digest()
-            # The first run of a file has the file's signature while it is alone: neither computed nor kept twice.
+            # While the first run of a file is alone, its signature is the file's. It is neither computed nor stored twice.
             if run.signature == previous:
                 run.signature, run_signature = signature, None
             else:
@@ -172,7 +172,7 @@ class Appender:
             entries_so_far = self._entries_so_far(stage, position) if position >= stage.next_milepost else None
             stage.sequence, stage.offset, stage.event_time_ms = sequence, offset, event_time_ms
             stage.added += 1
-            numbered.append(  # the columns of `rows.EntryRow`; a tuple, in a third of the time
+            numbered.append(  # the columns of `rows.EntryRow`; a plain tuple takes a third of the time
                 (
                     position, run.number, stage.number, sequence, offset, event_time_ms, key, at_ms,
                     signature, run_signature, entries_so_far, detail,
@@ -191,7 +191,7 @@ class Appender:
         return receipt
 
     def append_each(self, entries: Iterable[Checkpoint]) -> list[Receipt]:
-        """Append checkpoints of as many callers; a receipt for each."""
+        """Append one checkpoint for each of several callers, and return a receipt for each."""
         receipts = [self.extend((entry,)) or self.receipt() for entry in entries]
         self.finish()
         return receipts
@@ -205,7 +205,7 @@ class Appender:
     def restore(
         self, entries: Iterable[Checkpoint], with_details: Iterable[str | None], cursors: Mapping[int, Stored]
     ) -> BatchReceipt:
-        """Append a batch as another store had it; the cursors by the positions that their entries get."""
+        """Append a batch from another store. `cursors` has each cursor by the position that its entry gets here."""
         with self._reserved():
             receipt = self.append_many(entries, with_details)
         for position, cursor in cursors.items():
@@ -214,11 +214,11 @@ class Appender:
 
     def advance(self, step: Step, clock: Callable[[], int], index: int | None = None) -> Receipt:
         """
-        Append a checkpoint with the next sequence; a key that is recorded with this watermark is a duplicate.
+        Append a checkpoint with the next sequence. A key already recorded with this watermark is a duplicate.
 
         Args:
-            step: Of which stage, and how far it has come.
-            clock: Gives the wall clock, ms since the epoch.
+            step: The stage, and how far it has come.
+            clock: Returns the wall clock, ms since the epoch.
             index: The step's place in a batch.
 
         Raises:
@@ -234,7 +234,7 @@ class Appender:
                 found = rows.find_duplicate(self._connection, run_id, stage, key)
                 receipt = found[0] if found is not None and found[1].watermark == mark else None
                 raise StageMovedError(after, stands, receipt, run_id, stage, index)
-        if state.sequence >= MAX_INTEGER:  # no sequence is left to stamp, but the step may be recorded
+        if state.sequence >= MAX_INTEGER:  # no sequence is left to assign, but the step may be recorded already
             found = rows.find_duplicate(self._connection, run_id, stage, key)
             if found is not None and found[1].watermark == mark:
                 self.duplicates += 1
@@ -259,7 +259,7 @@ class Appender:
         appended, duplicates = self.appended, self.duplicates
         for index, step in enumerate(steps):
             self.advance(step, clock, index)
-            if not self.usable:  # a step that is recorded: what is known of the end of the chain is of no further use
+            if not self.usable:  # the step was a duplicate, but the attempt to append it has changed this state
                 self._stages.clear()
                 self._runs.clear()
                 self._numbered.clear()
@@ -302,10 +302,10 @@ class Appender:
 
     def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
         """
-        Record that an attempt of a run begins, and give its number: 1, 2, 3 and so on.
+        Record that an attempt of a run begins, and return its number: 1, 2, 3 and so on.
 
         Raises:
-            RunFinishedError: The last attempt has finished, and this is not to be another one.
+            RunFinishedError: The last attempt has finished, and `again` is false.
         """
         last = rows.last_attempt(self._connection, run_id)
         if last is not None and last.state == details.FINISHED and not again:
@@ -316,10 +316,10 @@ class Appender:
 
     def end_run(self, run_id: str, attempt: int, state: str, clock: Callable[[], int], error: str | None) -> Receipt:
         """
-        Record how an attempt has ended.
+        Record how an attempt ended.
 
         Raises:
-            StageMovedError: Another attempt has begun meanwhile, or this one has ended already.
+            StageMovedError: Another attempt has begun meanwhile, or this one has already ended.
         """
         last = rows.last_attempt(self._connection, run_id)
         if last is None or last.attempt != attempt or last.state != details.BEGAN:
@@ -340,12 +340,12 @@ class Appender:
         self, run_id: str, new_run_id: str, stage: str | None, as_of_ms: int | None, clock: Callable[[], int]
     ) -> BatchReceipt:
         """
-        Let a run start where the stages of another one stood, or one of them.
+        Start a run where the stages of another run stood, or where one of them stood.
 
         Raises:
             NoCheckpointError: There is nothing to start from.
-            RunExistsError: The new run has one of the stages already, and from elsewhere.
-            CursorNotKeptError: A stage stood where its cursor is not kept any more.
+            RunExistsError: The new run already has one of the stages, from elsewhere.
+            CursorNotKeptError: A stage stood at a checkpoint whose cursor is no longer kept.
         """
         appended, duplicates = self.appended, self.duplicates
         points = rows.branch_points(self._connection, run_id, stage, as_of_ms)
@@ -363,7 +363,7 @@ class Appender:
             signed = details.of_cursor(point.detail)
             if signed and point.cursor is None:
                 raise CursorNotKeptError(run_id, entry.stage, point.position)
-            if signed != details.of_cursor(details.detail(cursor=point.cursor)):  # a changed one would be signed anew
+            if signed != details.of_cursor(details.detail(cursor=point.cursor)):  # or a changed cursor would be signed
                 raise apsw.CorruptError(f"the cursor at position {point.position} is not the one that was recorded there")
             source = details.of_source(point.detail)
             self._add(entry, details.of_branch(run_id, point.position, point.cursor, source), point.cursor)
@@ -371,7 +371,7 @@ class Appender:
 
     @contextmanager
     def _reserved(self) -> Iterator[None]:
-        """Let stages be written that milepost alone writes; what is known of them is forgotten at the end."""
+        """Allow milepost's own stages. Forget them at the end, because `extend` accepts any stage that it knows."""
         self._takes_reserved = True
         try:
             yield
@@ -381,7 +381,7 @@ class Appender:
                 del self._stages[names]
 
     def _add(self, entry: Checkpoint, detail: str | None, cursor: Stored | None) -> Receipt:
-        """Append one checkpoint with its detail and its cursor; the receipt of the first one if it is a duplicate."""
+        """Append one checkpoint with its detail and its cursor. For a duplicate, return the first receipt."""
         duplicate = self.extend((entry,), (detail,))
         self.finish()
         if duplicate is not None:
@@ -393,27 +393,27 @@ class Appender:
         return self.receipt()
 
     def receipt(self) -> Receipt:
-        """The receipt of the entry that was added last; it is in the table after `finish`."""
+        """Return the receipt of the last added entry. After `finish`, that entry is in the table."""
         return receipt_of(self._position, self._signature)
 
     def _batch_receipt(self, appended_before: int, duplicates_before: int) -> BatchReceipt:
-        """Write what waits; the receipt of a batch that began when this many were appended and were duplicates."""
+        """Write the waiting rows, and return the receipt of a batch that began at these counts."""
         position, signature = self.finish()
         appended, duplicates = self.appended - appended_before, self.duplicates - duplicates_before
         return BatchReceipt(appended, duplicates, position, signature.hex())
 
     def finish(self) -> tuple[int, bytes]:
-        """Write what waits; the position and the signature of the chain's last entry with it."""
+        """Write the waiting rows, and return the position and the signature of the chain's last entry."""
         if not self._stages:
             return rows.tip(self._connection)
         self._write()
         return self._position, self._signature
 
     def _checked_stage(self, entry: Checkpoint, index: int | None) -> _RunStage:
-        """The stage of an entry, looked up where it is new; an error where the entry is not valid."""
+        """Return the stage of an entry, looked up if it is new. Raise an error if the entry is not valid."""
         wrong = fault(entry)
         if wrong is not None:
-            self._write()  # a conflict among those that wait comes first
+            self._write()  # a conflict among the waiting rows comes first
             raise InvalidCheckpointError(*wrong, index)
         run_id, name = entry.run_id, entry.stage
         if name.startswith(details.RESERVED) and not self._takes_reserved:
@@ -442,7 +442,7 @@ class Appender:
         return stage
 
     def _entries_so_far(self, stage: _RunStage, position: int) -> int:
-        """What is kept in the milepost at a position, which the stage reaches now."""
+        """Return the count for a milepost at a position, and set where the stage's next milepost goes."""
         stage.next_milepost = position + INTERVAL
         if stage.entries_before is None:
             self._write()
@@ -451,7 +451,7 @@ class Appender:
         return stage.entries_before + stage.added + 1
 
     def _duplicate(self, entry: Checkpoint, stage: _RunStage, index: int | None) -> Receipt:
-        """The receipt of the first one, or the rule that the entry breaks."""
+        """Return the first receipt of a duplicate, or raise the error for the rule that the entry breaks."""
         self._write()
         found = rows.find_duplicate(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
         if found is not None:
@@ -474,7 +474,7 @@ class Appender:
         try:
             rows.add_entries(self._connection, self._numbered)
         except apsw.ConstraintError:
-            # The rows before the refused one are in the table: the position of the last tells which it was.
+            # The rows before the refused one are in the table, so the last position there identifies it.
             refused = rows.tip(self._connection)[0] - first_position + 1
             if not 0 <= refused < len(self._waiting):  # only in a damaged file
                 raise

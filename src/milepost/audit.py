@@ -1,7 +1,7 @@
 """
-Walk a chain, page by page, and report every fault: the part of `CheckpointStore.verify` that computes.
+Walk a chain page by page, and report every fault: the part of `CheckpointStore.verify` that computes.
 
-Memory stays constant however long the chain is; it grows with the number of runs and stages only.
+Memory grows with the number of runs and stages only, not with the length of the chain.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class _Run:
-    """The chain over one run's own entries, as far as it has been walked."""
+    """The chain over one run's own entries, as far as the walk has come."""
 
     __slots__ = ("instead", "said")
 
     def __init__(self, said: bytes | None) -> None:
-        self.said = said  # by its last row; None where that is not known
-        self.instead: bytes | None = None  # what it should have said, if that is something else
+        self.said = said  # the signature in its last row; None if unknown
+        self.instead: bytes | None = None  # the recomputed signature, if its last row has another one
 
 
 class _RunStage:
-    """One stage of one run, as far as it has been walked."""
+    """One stage of one run, as far as the walk has come."""
 
     __slots__ = ("entries", "next_milepost", "prefix", "run", "sequence")
 
@@ -41,22 +41,22 @@ class _RunStage:
         self.prefix = prefix
         self.sequence = sequence
         self.entries = entries
-        self.next_milepost = next_milepost  # the least position that it can have; infinity where that is not known
+        self.next_milepost = next_milepost  # its lowest possible position; infinity if unknown
 
 
 class Audit:
     """
-    One walk along a chain, from a trusted place on.
+    One walk along a chain, from a trusted place onwards.
 
     Args:
         run_ids: The run_id of each run number.
         stages: The stage of each stage number.
         run_stages: The (run_number, stage_number) of every stage that the file says a run has.
-        hash_function: What the links are made with.
-        start: Where to start: behind the chain's base, or behind a head that is trusted.
-        progress_at_start: How far a run and a stage of it, given by number, had come there (`rows.Progress`); without it,
-            nothing had begun.
-        mark: Where in a run's own chain (`check_run_rows`) to keep the signature as `marked`.
+        hash_function: Makes the links.
+        start: Where to start: after the chain's base, or after a trusted head.
+        progress_at_start: Returns how far a run and its stage, given by number, had come there (`rows.Progress`). Without
+            it, nothing had begun.
+        mark: After how many entries of a run (`check_run_rows`) to keep the signature as `marked`.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Audit:
         self.signature: bytes = start.signature  # recomputed from the rows
         self.entries: int = 0  # of the run whose rows are checked
         self._start = start
-        self._said: bytes | None = start.signature  # by the row before; None where that row is missing
-        self._instead: bytes | None = None  # what it should have said, if that is something else
+        self._said: bytes | None = start.signature  # in the row before; None if that row is missing
+        self._instead: bytes | None = None  # the recomputed signature, if the row before has another one
         self._run_ids, self._stages, self._known_run_stages = run_ids, stages, run_stages
         self._hash_function = hash_function
         self._progress_at_start = progress_at_start or _nothing
@@ -87,7 +87,7 @@ class Audit:
 
     def check_rows(self, page: Iterable[tuple[Any, ...]]) -> None:
         """
-        Go on along a page of neighbouring rows.
+        Continue along a page of neighbouring rows.
 
         Args:
             page: Rows with the columns of `rows.EntryRow`.
@@ -111,7 +111,7 @@ class Audit:
                 continue
             previous, run_previous = self._said, run.said
             expected = hash_function(previous + canonical).digest() if previous is not None else signature
-            # The first run of a file has the file's signature while it is alone, and its rows do not keep that twice.
+            # While the first run of a file is alone, its signature is the file's, and its rows do not store it twice.
             if run_previous is None:
                 run_expected = run_signature
             else:
@@ -129,7 +129,12 @@ class Audit:
                 self._check_milepost(run_stage, entries_so_far)
 
     def check_run_rows(self, page: Iterable[tuple[Any, ...]]) -> None:
-        """Go on along the rows of one run: each as in `check_rows`, then the signature of the row before it in the chain."""
+        """
+        Continue along a page of rows of one run.
+
+        Args:
+            page: Rows as in `check_rows`, each with one column more: the signature of the row before it in the chain.
+        """
         for *row, previous in page:
             position, run_number, *_ = row
             self.position = position - 1
@@ -154,7 +159,7 @@ class Audit:
         try:
             begins = prefix(self._run_ids[run_number], self._stages[stage_number])
         except KeyError:
-            # A number without a name: such text is no canonical text, so the row will not fit its signature.
+            # A number has no name. This text is not canonical, so the row will not match its signature.
             begins = f"[run number {run_number}, stage number {stage_number}, "
         if (run_number, stage_number) not in self._known_run_stages:
             place = self._place(run_number, stage_number)
@@ -166,7 +171,7 @@ class Audit:
         return run_stage
 
     def _forget(self) -> None:
-        """After a row that is missing, or not what it was, nothing is known of what any run had done until then."""
+        """Forget how far every run has come: after a missing or changed row, nothing is known about that."""
         self._runs.clear()
         self._run_stages.clear()
         self._progress_at_start = _unknown
@@ -179,13 +184,13 @@ class Audit:
         link_: tuple[bytes, object],
         run_link: tuple[object, object],
     ) -> bool:
-        """A row that does not fit, or a row after one; whether it is as it was recorded."""
+        """Report the fault of a row that does not fit, or that follows such a row. Return whether its link holds."""
         (last, sequence), (expected, stored), (run_expected, run_stored) = sequences, link_, run_link
         fits = expected == stored or (self._instead is not None and self._link(self._instead, canonical) == stored)
         self.signature = self._link(self.signature, canonical)
         if not fits:
             self.faults.append(Fault("link", self.position, _hex(expected), _hex(stored)))
-            # The next row may follow from what this says (it was edited) or from what it should say (its signature was).
+            # The next row may follow from the stored signature (the row was edited) or the computed one (the signature was).
             self._said, self._instead = _bytes(stored) or expected, expected
             self._forget()
             return False
@@ -208,7 +213,7 @@ class Audit:
         return link(signature, canonical, self._hash_function)
 
     def _check_milepost(self, run_stage: _RunStage, entries_so_far: object) -> None:
-        """A row that is a milepost, or should be one."""
+        """Check a row that is a milepost, or should be one."""
         expected = run_stage.entries if self.position >= run_stage.next_milepost else None
         if run_stage.next_milepost == inf and isinstance(entries_so_far, int):
             run_stage.entries = entries_so_far
@@ -216,19 +221,19 @@ class Audit:
             found = f"entries_so_far {shown(entries_so_far)}"
             self.faults.append(Fault("lookup", self.position, f"entries_so_far {expected}", found))
             if expected is None:
-                return  # the next one stands where it would without this one
+                return  # a false milepost does not move the next one
         run_stage.next_milepost = self.position + INTERVAL
 
     def _place(self, run_number: int, stage_number: int) -> str:
         return f"stage {shown(self._stages.get(stage_number))} of run {shown(self._run_ids.get(run_number))}"
 
     def report_end(self, last: int) -> None:
-        """The chain had a row at the position `last`; where the walk has ended before it, the rest is gone."""
+        """Report the rest as missing if the walk ended before `last`, where the chain had a row."""
         if self.position < last:
             self._report_missing(last + 1)
 
     def report_empty(self, run_stages: Iterable[tuple[int, int]]) -> None:
-        """The file says that a run has these stages, of which it has no entry."""
+        """Report stages that the file lists for a run, but of which it has no entry."""
         for run_number, stage_number in run_stages:
             self.faults.append(Fault("lookup", None, f"an entry of {self._place(run_number, stage_number)}", "none"))
 
@@ -250,12 +255,12 @@ class Audit:
 
 
 def _nothing(_run_number: int, _stage_number: int) -> tuple[Any, ...]:
-    """At the beginning of the chain nothing has begun."""
+    """Return the progress at the beginning of the chain, where nothing has begun."""
     return None, None, None, None
 
 
 def _unknown(_run_number: int, _stage_number: int) -> tuple[Any, ...]:
-    """A run's signature that is none, and a milepost that never comes: whatever the next rows say is taken."""
+    """Return no valid signature and a milepost that never comes, so that the walk accepts what the next rows say."""
     return b"", -1, inf, 0
 
 

@@ -1,8 +1,8 @@
 """
-A cursor: where a source goes on behind a checkpoint, where two integers cannot say it.
+A cursor says where a source goes on after a checkpoint, if two integers cannot say it.
 
-A page token, a log sequence number, a `state_dict`: JSON, or bytes. It is taken as bytes at once, so that nobody changes it
-behind the store's back, and its SHA-256 stands in the detail of its entry, so that a changed one shows.
+A cursor is JSON or bytes, such as a page token, a log sequence number or a `state_dict`. It is encoded at once, so nobody
+can change it afterwards. The detail of its entry has its SHA-256, so a changed cursor shows.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any, Final
 from milepost.errors import InvalidArgumentError, kind
 
 MAX_CURSOR_BYTES: Final = 65_536
-"""Of a cursor as it is stored: JSON in UTF-8, or bytes."""
+"""The greatest length of a stored cursor: JSON in UTF-8, or bytes."""
 
-# Made once: json.dumps makes an encoder at each call, for as long as it takes to use it.
+# Made once, because json.dumps makes an encoder at each call, which takes as long as the encoding.
 _to_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 Stored = str | bytes
-"""A cursor as SQLite has it: JSON as a text, bytes as a blob."""
+"""A cursor in its stored form: JSON as text, bytes as a blob."""
 
 
 def encode(cursor: object) -> Stored | None:
     """
-    A cursor as it is stored; None for none.
+    Return a cursor in its stored form, or None for None.
 
     Raises:
-        InvalidArgumentError: It is neither JSON nor bytes, or too long.
+        InvalidArgumentError: It is neither JSON nor bytes, or it is too long.
     """
     if cursor is None:
         return None
@@ -39,19 +39,19 @@ def encode(cursor: object) -> Stored | None:
         try:
             stored = _to_json(cursor)
             length = len(stored.encode())
-        except Exception as error:  # noqa: BLE001 - whatever an object of the caller's does while it is looked at
-            raise InvalidArgumentError("cursor", cursor, f"must be bytes, or what JSON can hold ({kind(error)})") from None
+        except Exception as error:  # noqa: BLE001 - an object of the caller's may raise anything here
+            raise InvalidArgumentError("cursor", cursor, f"must be bytes, or fit into JSON ({kind(error)})") from None
     if length > MAX_CURSOR_BYTES:
-        raise InvalidArgumentError("cursor", cursor, f"must have at most {MAX_CURSOR_BYTES:,} bytes, and has {length:,}")
+        raise InvalidArgumentError("cursor", cursor, f"must have at most {MAX_CURSOR_BYTES:,} bytes, but has {length:,}")
     return stored
 
 
 def decode(stored: Stored | None) -> Any:
     """
-    The cursor that was stored.
+    Return the cursor of a stored form.
 
     Raises:
-        ValueError: It is none; only in a file that was tampered with, or in an import.
+        ValueError: It is no cursor. That happens only in an import, or in a file that somebody changed.
     """
     if isinstance(stored, str):
         try:
@@ -60,15 +60,15 @@ def decode(stored: Stored | None) -> Any:
             raise ValueError("nested too deeply") from error
     if stored is None or isinstance(stored, bytes):
         return stored
-    raise ValueError(f"neither text nor bytes, but {kind(stored)}")  # SQLite gives what it finds, whatever is declared
+    raise ValueError(f"neither text nor bytes, but {kind(stored)}")  # SQLite returns any type that it finds
 
 
 def check_stored(stored: Stored) -> None:
     """
-    A cursor from elsewhere is one that `encode` may have made.
+    Check that `encode` could have made a cursor from elsewhere.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It could not.
     """
     if decode(stored) is None:
         raise ValueError("null is no cursor")
@@ -81,5 +81,5 @@ def _no_json(constant: str) -> None:
 
 
 def digest(stored: Stored) -> str:
-    """Its SHA-256, 64 hex digits: over the bytes, or over the UTF-8 of the JSON."""
+    """Return the SHA-256 of a stored cursor, 64 hex digits: over the bytes, or over the UTF-8 of the JSON."""
     return sha256(stored if isinstance(stored, bytes) else stored.encode()).hexdigest()

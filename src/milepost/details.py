@@ -1,5 +1,5 @@
 """
-What milepost itself records with an entry: one JSON object, whose names are here.
+The JSON object that milepost itself records with an entry, and the names in it.
 
 | name | value |
 |---|---|
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from milepost.cursors import Stored
 
 RESERVED: Final = "milepost:"
-"""How the names of stages begin that milepost alone writes."""
+"""The beginning of the names of milepost's own stages."""
 
-RESERVED_RULE: Final = f"must not begin with {RESERVED!r}, as those stages do that milepost alone writes"
+RESERVED_RULE: Final = f"must not begin with {RESERVED!r}, which is reserved for milepost's own stages"
 
 STAGE_OF_RUNS: Final = "milepost:run"
 """The stage in which a run's attempts are recorded."""
 
 RUN_OF_MILEPOST: Final = "milepost"
-"""The run of entries that belong to no run, as of an archive."""
+"""The run of entries that belong to no run, such as those of an archive."""
 
 BEGAN: Final = "began"
 FINISHED: Final = "finished"
@@ -43,14 +43,14 @@ _to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).en
 
 
 def detail(*, cursor: Stored | None = None, **values: str | int) -> str | None:
-    """The detail of an entry, JSON text; None where there is nothing to say."""
+    """Return the detail of an entry as JSON text, or None if there is nothing to record."""
     if cursor is not None:
         values |= {"cursor": digest(cursor), "cursor_type": "json" if isinstance(cursor, str) else "bytes"}
     return _to_json(values) if values else None
 
 
 def of_branch(run_id: str, position: int, cursor: Stored | None, source: str | None = None) -> str | None:
-    """The detail of an entry that repeats one of another run; without that run's name where it is too long."""
+    """Return the detail of an entry that repeats another run's entry. Leave out that run's name if it is too long."""
     values = {} if source is None else {"source": source}
     found = detail(cursor=cursor, branch_position=position, branch_of=run_id, **values)
     if found is not None and len(found.encode()) > MAX_DETAIL_BYTES:
@@ -59,7 +59,7 @@ def of_branch(run_id: str, position: int, cursor: Stored | None, source: str | N
 
 
 def parse(text: str | None) -> dict[str, Any]:
-    """What a detail says; nothing where it is none of milepost's."""
+    """Return the values in a detail. A text that is no JSON object has none."""
     try:
         values = json.loads(text) if text else {}
     except (ValueError, TypeError, RecursionError):
@@ -68,7 +68,7 @@ def parse(text: str | None) -> dict[str, Any]:
 
 
 def of_attempt(text: str | None) -> tuple[str, str | None]:
-    """Whether an attempt of a run began, finished or failed, and with which error; what says nothing else has begun."""
+    """Return whether an attempt of a run began, finished or failed, and its error. An unknown state counts as began."""
     values = parse(text)
     state, error = values.get("run"), values.get("error")
     if state == FAILED:
@@ -77,7 +77,7 @@ def of_attempt(text: str | None) -> tuple[str, str | None]:
 
 
 def of_cursor(text: str | None) -> dict[str, Any]:
-    """The SHA-256 and the type of the cursor that a detail is about; nothing where it is about none."""
+    """Return the SHA-256 and the type of the cursor in a detail, or nothing if it has no cursor."""
     return {name: value for name, value in parse(text).items() if name in {"cursor", "cursor_type"}}
 
 

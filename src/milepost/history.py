@@ -1,4 +1,4 @@
-"""Walk along the chain, a page at a time: what `history`, `receipts` and `frame` of a store share."""
+"""Walk along the chain, a page at a time, for `history`, `receipts` and `frame` of a store."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def checked_filter(
     newest_first: bool,
 ) -> Filter:
     """
-    The filter that a caller's arguments make.
+    Return a filter with a caller's arguments.
 
     Raises:
-        InvalidArgumentError: A value that nothing recorded can have.
+        InvalidArgumentError: A value is one that no entry can have.
     """
     check_optional_name("run_id", run_id)
     check_optional_name("stage", stage)
@@ -66,16 +66,16 @@ def pages(
     size: int = rows.PAGE,
 ) -> Iterator[T]:
     """
-    Read what the filter chooses of the chain as it is now, in pages.
+    Read the entries that a filter chooses from the chain as it is now, in pages.
 
     Args:
         read: Runs a query.
         chosen: Which entries.
-        query: Gives the rows of a page, position first.
-        decode: Makes of them what the caller wants, while the file is as it was when they were read.
+        query: Returns the rows of a page, position first.
+        decode: Converts a page of rows for the caller. It sees the file as it was when they were read.
         size: How many rows a page has at most.
     """
-    # Outside the generator below: the chain as it is at the call, not when the first page is asked for.
+    # Read the tip here, not in the generator: the chain counts as it is at the call, not at the first page.
     return _iterate_pages(read, replace(chosen, before=min(chosen.before, read(rows.tip)[0] + 1)), query, decode, size)
 
 

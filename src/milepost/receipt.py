@@ -1,4 +1,4 @@
-"""What the store answers to an append, and the head that one keeps elsewhere."""
+"""The store's answers to an append, and the head of a chain, for you to keep elsewhere."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Receipt:
 
     Attributes:
         position: 1, 2, 3 … along the chain.
-        signature: The chain up to and including it, 64 hex digits.
-        duplicate: It had been recorded before; nothing was written, and this is the place of the first one.
+        signature: The signature of the chain up to and including it, 64 hex digits.
+        duplicate: It was recorded before. Nothing was written, and this is the place of the first one.
     """
 
     position: int
@@ -41,7 +41,7 @@ _set_position, _set_signature, _set_duplicate = (
 
 
 def receipt_of(position: int, signature: bytes, *, duplicate: bool = False) -> Receipt:
-    """A receipt of values that a store has made itself, the signature as 32 bytes: unchecked, in a quarter of the time."""
+    """Return a receipt of the store's own values, unchecked, in a quarter of the time. The signature has 32 bytes."""
     made = object.__new__(Receipt)
     _set_position(made, position)
     _set_signature(made, signature.hex())
@@ -52,11 +52,11 @@ def receipt_of(position: int, signature: bytes, *, duplicate: bool = False) -> R
 @dataclass(frozen=True, slots=True)
 class BatchReceipt:
     """
-    What became of a batch, and the chain's head with it.
+    The result of a batch, and the chain's head after it.
 
     Attributes:
         appended: How many entries were recorded.
-        duplicates: How many had been recorded before, and were left out.
+        duplicates: How many were recorded before, and left out.
         position: The position of the chain's last entry (0 for an empty chain).
         signature: The signature of the chain there, 64 hex digits.
     """
@@ -75,10 +75,10 @@ class BatchReceipt:
 @dataclass(frozen=True, slots=True)
 class Head:
     """
-    The state of a chain in one line: keep it where the writer of the file cannot change it.
+    The state of a chain in one line. Keep it where the writer of the file cannot change it.
 
-    A chain that contains a head kept elsewhere (`verify(expected=head)`) has been neither cut, rolled back nor
-    rewritten up to there. `str(head)` is `entries:signature`; `Head.parse` reads it back.
+    Give it to `verify(expected=head)`. If the chain contains it, nobody has truncated, rolled back or rewritten the chain up
+    to there. `str(head)` is `entries:signature`, and `Head.parse` reads it back.
 
     Attributes:
         entries: How many entries the chain has.
@@ -100,10 +100,10 @@ class Head:
     @classmethod
     def parse(cls, text: str) -> Self:
         """
-        Read what `str(head)` wrote; white space around it is ignored.
+        Read the text of `str(head)`, and ignore white space around it.
 
         Raises:
-            InvalidArgumentError: It is not of the form `entries:signature`.
+            InvalidArgumentError: It does not have the form `entries:signature`.
         """
         match = _HEAD.fullmatch(text.strip()) if type(text) is str else None
         if match is None:

@@ -1,4 +1,4 @@
-"""Read schema.sql: make the tables of a new file, tell whether a file has them, or bring an older one's up to them."""
+"""Read schema.sql: create the tables of a new file, check those of an existing file, and upgrade an older one."""
 
 from __future__ import annotations
 
@@ -56,30 +56,33 @@ UPGRADES: Final[dict[int, str]] = {
     """,
 }
 """
-The steps of `upgrade`: from each older version the SQL that makes the next one of it. None is ever changed or left out.
+The steps of `upgrade`: for each older version, the SQL that makes the next version of it. Never change or remove a step.
 
-- A step sets `PRAGMA user_version`, ends in exactly the tables and indexes of the next version, and begins and ends no
+- A step sets `PRAGMA user_version`, and ends in exactly the tables and indexes of the next version. It begins and ends no
   transaction.
-- It drops the view `checkpoint` first and makes the next version's last.
-- A column more is added last in schema.sql, by an ADD COLUMN that does not end in a comment ("incomplete input"). A table
-  that changes otherwise is made anew under another name, filled, and renamed, its indexes and triggers after that: a RENAME
-  changes nothing else that names the table (https://sqlite.org/lang_altertable.html#otheralter; `legacy_alter_table` is on).
-  A RENAME COLUMN changes the indexes too. It would refuse a file in which a view of somebody else's is broken, but not
-  while `writable_schema` is on, which a step finds so.
-- The schema.sql that it replaces stays beside this file as schema-1.sql, schema-2.sql …: a file is compared with it before
+- It drops the view `checkpoint` first, and creates the next version's view last.
+- To add a column, put it last in its table in schema.sql. The ADD COLUMN must not end in a comment ("incomplete input").
+- To change a table otherwise, create it under another name, fill it and rename it, and then create its indexes and triggers.
+  `legacy_alter_table` is on, so the RENAME changes nothing else that names the table
+  (https://sqlite.org/lang_altertable.html#otheralter).
+- A RENAME COLUMN changes the indexes too. It would refuse a file with somebody else's broken view, but not while
+  `writable_schema` is on, as it is during a step.
+- The replaced schema.sql stays beside this file as schema-1.sql, schema-2.sql and so on. A file is compared with it before
   the step runs.
 """
 
-_LONGEST_CREATE: Final = 100_000  # characters, of which ours have 2,000: a comment may be long, and no file keeps us reading
+_LONGEST_CREATE: Final = 100_000  # characters, of which ours have 2,000: a comment may be long, but has a limit
 
 
 @cache
 def text(version: int | None = None) -> str:
     """
-    The whole of schema.sql, or an older version's, from the wheel or, in a checkout, the top of the repository.
+    Return the whole of schema.sql, or of an older version's.
+
+    It comes from the wheel or, in a checkout, from the top of the repository.
 
     Raises:
-        StoreError: It is in neither, as in an application that was packed without it.
+        StoreError: It cannot be read, as in an application that was packed without it.
         OSError: Too many files are open.
     """
     name = "schema.sql" if version in {None, VERSION} else f"schema-{version}.sql"
@@ -91,12 +94,12 @@ def text(version: int | None = None) -> str:
         if error.errno in {errno.EMFILE, errno.ENFILE}:
             raise
         what = f"this part of milepost cannot be read ({error.strerror})"
-        remedy = "install milepost anew, or pack it with the application (PyInstaller: --collect-data milepost)"
+        remedy = "reinstall milepost, or pack it with the application (PyInstaller: --collect-data milepost)"
         raise StoreError(str(shipped), f"{what}: {remedy}") from error
 
 
 def create(connection: apsw.Connection, keyed: Hash | None = None) -> None:
-    """Make everything of schema.sql in an empty database, for a keyed chain where a keyed hash is given."""
+    """Make everything of schema.sql in an empty database. With a keyed hash, its chain is keyed."""
     connection.execute(text())
     if keyed is not None:
         connection.execute("INSERT INTO keyed (key_check) VALUES (?)", (key_check(keyed),))
@@ -104,13 +107,13 @@ def create(connection: apsw.Connection, keyed: Hash | None = None) -> None:
 
 def chosen_hash(connection: apsw.Connection, path: str, keyed: Hash | None) -> Hash:
     """
-    What the links of the file's chain are made with: the keyed hash if it is the right one, or SHA-256 without a key.
+    Return the hash function for the links of the file's chain: the keyed hash if it is the right one, or SHA-256.
 
     Returns:
-        Where the chain is keyed and no key was given: what raises WrongKeyError as soon as a link is to be made.
+        For a keyed chain without a given key, a function that raises WrongKeyError as soon as a link is made.
 
     Raises:
-        WrongKeyError: A key was given, and the chain has another one or none.
+        WrongKeyError: A key was given, but the chain has another one or none.
     """
     row = connection.execute("SELECT key_check FROM keyed").get
     if row is None:
@@ -133,13 +136,13 @@ def _missing_key(path: str) -> Hash:
 
 def refuse_another_version(header: bytes, path: str) -> None:
     """
-    Look at the first 100 bytes of a file, and at nothing else of it.
+    Refuse a file that is not milepost's, or has an unknown version, by its first 100 bytes alone.
 
-    They may be older than what its WAL holds: once the file is open, `refuse_another_version_now` knows.
+    Its WAL may hold a newer header. Once the file is open, `refuse_another_version_now` sees that one.
 
     Raises:
-        NotAStoreError: It is no SQLite database, or that of another application.
-        SchemaVersionError: It has another version than this one, and none that `upgrade` knows a way from.
+        NotAStoreError: It is no SQLite database, or another application's.
+        SchemaVersionError: It has another version than this one, and `upgrade` has no step from there.
 
     Source:
         https://sqlite.org/fileformat2.html#the_database_header
@@ -151,16 +154,16 @@ def refuse_another_version(header: bytes, path: str) -> None:
         problem = f"an SQLite database of another application (application_id {application_id}, not {APPLICATION_ID})"
         raise NotAStoreError(path, f"{problem}: choose another path for the checkpoints")
     if header[56:60] != b"\0\0\0\1":
-        raise NotAStoreError(path, "its text is not stored as UTF-8, as in every file of milepost: do not trust this file")
+        raise NotAStoreError(path, "its text is not stored as UTF-8, but milepost's always is: do not trust this file")
     if version != VERSION and version not in UPGRADES:
         raise SchemaVersionError(path, version, VERSION)
 
 
 def refuse_another_version_now(connection: apsw.Connection | apsw.Cursor, path: str) -> None:
     """
-    Ask an open file which version it has by now: another process may have upgraded it meanwhile.
+    Refuse an open file that has another version by now, because another process may have upgraded it meanwhile.
 
-    For a writer that has the write lock, before it writes, whenever `data_version()` is not what it was: it takes 1 µs.
+    A writer calls this with the write lock held, before it writes, whenever `data_version()` has changed. It takes 1 µs.
 
     Raises:
         SchemaVersionError: It has another version than this one.
@@ -176,27 +179,27 @@ def _version(connection: apsw.Connection | apsw.Cursor) -> int:
 
 def upgrade(connection: apsw.Connection, path: str) -> None:
     """
-    Bring a file of an older version up to this one, in one transaction: all steps, or none.
+    Upgrade a file of an older version to this one, in one transaction: all steps, or none.
 
-    A file of this version is compared with schema.sql, and not written to. Inside a transaction of the caller's this is
-    a savepoint: where other threads must go on while it waits for the lock and for the disk, begin one by `execute`,
-    IMMEDIATE, and commit it so.
+    A file of this version is compared with schema.sql, and not written. Inside a transaction of yours, this is a savepoint.
+    To let other threads go on while it waits for the lock and the disk, begin and commit that transaction by `execute`, and
+    begin it IMMEDIATE.
 
     Args:
-        connection: One that may write, hardened as `connect` does it, with no statement under way.
+        connection: A connection that may write, hardened by `connect`, without a running statement.
         path: The file's name, for messages.
 
     Raises:
-        NotAStoreError: Before a step, or after the last, it has not exactly the tables and indexes of its version.
+        NotAStoreError: Before a step, or after the last, the tables and indexes are not exactly those of the version.
         SchemaVersionError: No step leads from its version to this one.
-        StoreError: It has a table of somebody else under a name that a newer version needs.
+        StoreError: Something in it has a name that a newer version needs.
     """
     if _version(connection) == VERSION:
         refuse_another_shape(connection, path)
         return
-    connection.transaction_mode = "IMMEDIATE"  # no other process may upgrade it between our look and our step
+    connection.transaction_mode = "IMMEDIATE"  # no other process may upgrade it between the check and the step
     with connection:
-        found = _version(connection)  # another process may have upgraded it while we waited for the lock
+        found = _version(connection)  # another process may have upgraded it during the wait for the lock
         if found not in UPGRADES and found != VERSION:
             raise SchemaVersionError(path, found, VERSION)
         for version in range(found, VERSION):
@@ -209,7 +212,7 @@ def upgrade(connection: apsw.Connection, path: str) -> None:
 
 @contextmanager
 def _whatever_strangers_have(connection: apsw.Connection) -> Iterator[None]:
-    """Let ALTER TABLE pass over a view or trigger of somebody else's that names something which is not there."""
+    """Let ALTER TABLE ignore somebody else's view or trigger that names a missing object."""
     settings = {apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE: 1, apsw.SQLITE_DBCONFIG_DEFENSIVE: 0}
     before = {setting: connection.config(setting, -1) for setting in settings}
     try:
@@ -233,27 +236,28 @@ def _refuse_names_in_the_way(version: int, connection: apsw.Connection, path: st
 
 def refuse_another_shape(connection: apsw.Connection, path: str) -> None:
     """
-    A file is untrusted input: its tables and indexes say what ours say, and nothing of others hangs on them.
+    Refuse a file whose tables and indexes differ from schema.sql, or have anything foreign attached to them.
 
-    What counts is the tokens, so that comments, white space, case and the quotes of names are nobody's format. A view in
-    place of a table, a generated column or a trigger of somebody else would run what its maker wrote. Our own triggers
-    and the view only help people, so a file that lacks them is still read and written. What the view says is not
-    compared: no query of ours asks it, and `store.sql` asks its own (`use_own_view`).
+    A file is untrusted input. A view in place of a table, a generated column or a foreign trigger would run its author's
+    SQL. Only the tokens are compared, so comments, white space, case and quotes around names do not matter.
+
+    The triggers and the view only help people, so a file without them is still read and written. The text of the view is
+    not compared: no query of milepost reads it, and `store.sql` uses a view of its own (`use_own_view`).
 
     Raises:
-        NotAStoreError: Something is missing, other than ours, or added to our tables.
-        SchemaVersionError: By now the file has another version than this one.
+        NotAStoreError: Something is missing, different, or added to the tables.
+        SchemaVersionError: The file has another version by now.
     """
     try:
         _refuse_another_shape_than(VERSION, connection, path)
     except NotAStoreError:
-        refuse_another_version_now(connection, path)  # another version has another shape: then that is what to say
+        refuse_another_version_now(connection, path)  # another version explains another shape, so report the version
         raise
     refuse_another_version_now(connection, path)
 
 
 class _Object(NamedTuple):
-    """A row of `sqlite_schema`; of ours, type, name and table are without case as they are."""
+    """A row of `sqlite_schema`. In the rows that schema.sql makes, type, name and table are in lower case."""
 
     kind: str
     name: str
@@ -263,19 +267,19 @@ class _Object(NamedTuple):
 
 def _refuse_another_shape_than(version: int, connection: apsw.Connection, path: str) -> None:
     ours = _expected(version)
-    tables = {each.table for each in ours.values()}  # the view too: nothing of others hangs on it
+    tables = {each.table for each in ours.values()}  # the view too, so that nothing foreign is attached to it
     missing = dict(ours)
     for row in connection.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema"):
         if row == missing.get(row[1]):
             del missing[row[1]]
             continue
-        # SQLite takes a BLOB for the text that it holds, and a text to its first NUL.
+        # SQLite reads a BLOB as text, and a text up to its first NUL.
         if not all(type(value) is str and "\0" not in value for value in row[:3]):
-            problem = f"its schema has an entry {shown(row[1])} that is not as SQLite writes them"
+            problem = f"its schema has an entry {shown(row[1])} that SQLite would not write"
             raise NotAStoreError(path, f"{problem}: do not trust this file")
         kind, name, table = map(folded, row[:3])
         if name in ours:
-            # There is one of each: a trigger may have the name of a table.
+            # Each name is ours only once, because a trigger may have the name of a table.
             if not _is_ours(_Object(kind, name, table, row[3]), missing.pop(name, None), version):
                 raise NotAStoreError(path, f"its {kind} {shown(name)} is not the one of schema.sql: do not trust this file")
         elif table in tables:
@@ -290,12 +294,12 @@ def _is_ours(found: _Object, ours: _Object | None, version: int) -> bool:
         return False
     if ours.create is None or type(found.create) is not str or len(found.create) > _LONGEST_CREATE:
         return found.create == ours.create
-    if ours.kind == "view":  # a temporary one would stand before ours for every query, and before that of `use_own_view`
+    if ours.kind == "view":  # a temporary view would hide ours from every query, and that of `use_own_view` too
         return sql_tokens.begins(found.create, "create", "view")
     return _says_the_same(found.create, ours.create, version)
 
 
-@lru_cache(maxsize=64)  # reading them takes 0.3 ms where all tables differ, and a reader opens its file again and again
+@lru_cache(maxsize=64)  # it takes 0.3 ms if the text of all tables differs, and a reader reopens its file often
 def _says_the_same(found: str, ours: str, version: int) -> bool:
     return sql_tokens.same(found, _tokens(ours, version), _names(version))
 
@@ -307,7 +311,7 @@ def _tokens(ours: str, version: int) -> tuple[sql_tokens.Token, ...]:
 
 @cache
 def _expected(version: int) -> dict[str, _Object]:
-    """What a version's schema.sql makes, by name."""
+    """Return the objects that a version's schema.sql creates, by name."""
     with closing(_made(version)) as connection:
         found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
         return {name: _Object(kind, name, table, create) for kind, name, table, create in found}
@@ -315,7 +319,7 @@ def _expected(version: int) -> dict[str, _Object]:
 
 @cache
 def _names(version: int) -> frozenset[str]:
-    """The names of all that, and of the columns."""
+    """Return the names of these objects and of their columns."""
     with closing(_made(version)) as connection:
         columns = connection.execute("SELECT p.name FROM sqlite_schema AS s, pragma_table_xinfo(s.name) AS p")
         return frozenset(name for (name,) in columns).union(_expected(version))
@@ -330,18 +334,17 @@ def _made(version: int) -> apsw.Connection:
 
 def use_own_view(connection: apsw.Connection) -> None:
     """
-    Let `checkpoint` be the view of schema.sql on a connection that only reads, whatever the file has under that name.
+    Make `checkpoint` the view of schema.sql on a read-only connection, whatever the file has under that name.
 
-    Where the file has another one, ours is made among the temporary ones of the connection, which SQLite finds first;
-    the file is not touched. So neither a view that lies, which no signature covers, nor that of an older version is what
-    a query of the caller's asks.
+    If the file has another view, this creates a temporary one on the connection, which SQLite finds first. The file is not
+    touched. The caller's query therefore never reads an older version's view, or a forged one, which no signature covers.
     """
     (ours,) = (each for each in _expected(VERSION).values() if each.kind == "view")
     found = connection.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE name = ?", (ours.name,))
     if found.fetchall() == [ours]:
         return
     statement = str(ours.create).replace("CREATE VIEW", "CREATE TEMP VIEW IF NOT EXISTS", 1)
-    connection.pragma("query_only", False)  # it forbids the temporary ones too
+    connection.pragma("query_only", False)  # it forbids temporary views too
     try:
         connection.execute(statement)
     finally:
@@ -350,5 +353,5 @@ def use_own_view(connection: apsw.Connection) -> None:
 
 @cache
 def names() -> frozenset[str]:
-    """The names of everything in schema.sql, in lower case, in which SQLite compares them."""
+    """Return the names of everything in schema.sql, in lower case, as SQLite compares them."""
     return frozenset(name.lower() for name in _expected(VERSION))

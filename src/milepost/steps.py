@@ -1,4 +1,4 @@
-"""What appends and advances are given, as the writer takes it."""
+"""Check the arguments of appends and advances, and convert them for the writer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _NAMES: Final = (*_NEEDED, "after", "cursor")
 
 def checked_entries(entries: Iterable[Checkpoint]) -> list[Checkpoint]:
     """
-    The entries of a batch, to the first that is none.
+    Return the entries of a batch, up to and including the first that is no Checkpoint.
 
     Raises:
-        InvalidArgumentError: They cannot be iterated.
+        InvalidArgumentError: They are not iterable.
     """
     try:
         iterator = iter(entries)
@@ -35,7 +35,7 @@ def checked_entries(entries: Iterable[Checkpoint]) -> list[Checkpoint]:
     batch: list[Checkpoint] = []
     for entry in iterator:
         batch.append(entry)
-        if type(entry) is not Checkpoint:  # the batch ends here in any case, however long the rest is
+        if type(entry) is not Checkpoint:  # the batch fails here in any case, so do not read the rest
             break
     return batch
 
@@ -49,10 +49,10 @@ def checked_step(
     cursor: Any = None,
 ) -> Step:
     """
-    A step of these arguments, its cursor as it is stored; whether its checkpoint is a valid one is for the writer to say.
+    Return a step with these arguments, and its cursor in the stored form. The writer checks the checkpoint.
 
     Raises:
-        InvalidArgumentError: `after` or `cursor` is not what it must be.
+        InvalidArgumentError: `after` or `cursor` breaks a rule.
     """
     after = with_plain_integers(after)
     if after is not NOT_ASKED and after is not None and not valid_watermark(after):
@@ -62,10 +62,10 @@ def checked_step(
 
 def checked_steps(steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Step]:
     """
-    A step of each of them.
+    Return a step for each of them.
 
     Raises:
-        InvalidArgumentError: They cannot be iterated, or one is neither a mapping of `advance`'s arguments nor a tuple.
+        InvalidArgumentError: They are not iterable, or one is neither a mapping nor a tuple of `advance`'s arguments.
     """
     given: object = steps
     if type(given) is dict or type(given) is str or type(given) is bytes:
@@ -81,10 +81,10 @@ def _checked(argument: str, step: Any) -> Step:
     try:
         named = dict(step) if isinstance(step, Mapping) else dict(zip(_NAMES, step, strict=False))
         fits = not isinstance(step, str | bytes | Checkpoint) and len(step) == len(named)
-    except Exception:  # noqa: BLE001 - whatever an object of the caller's does while it is looked at
+    except Exception:  # noqa: BLE001 - an object of the caller's may raise anything here
         fits, named = False, {}
     if not fits or not set(_NEEDED) <= named.keys() <= set(_NAMES):
-        rule = f"must be a mapping or a tuple of {', '.join(_NEEDED)}, and maybe after and cursor"
+        rule = f"must be a mapping or a tuple of {', '.join(_NEEDED)}, and optionally after and cursor"
         raise InvalidArgumentError(argument, step, rule)
     try:
         return checked_step(**named)

@@ -1,4 +1,4 @@
-"""What a verification finds: a verdict, and every fault."""
+"""The result of a verification: a verdict, and every fault."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FAULTS_SHOWN: Final = 20
-"""How many faults a page shows, the first ones; it counts the rest."""
+"""How many faults a page shows. It counts the rest."""
 
 FINDING_LENGTH: Final = 300
-"""How many characters a page shows of what a fault expected or found."""
+"""How many characters of a fault's `expected` and `found` a page shows."""
 
 UNCHECKED_SHOWN: Final = 20
-"""How many names of unchecked tables a page shows; it counts the rest."""
+"""How many names of unchecked tables a page shows. It counts the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """
-    One thing that differs from what was recorded.
+    One difference between the file and a sound chain.
 
     Attributes:
         kind: `link`: a row does not follow from the row before it, so the row or its place was changed.
@@ -37,8 +37,8 @@ class Fault:
             `key`: the chain is keyed and you gave no key, so its links cannot be judged.
             `file`: SQLite itself found something wrong in the file (`PRAGMA integrity_check`).
         position: Where in the chain, 1, 2, 3 …; None if the fault has no single place.
-        expected: What should be there.
-        found: What is there.
+        expected: The value that should be there.
+        found: The value that is there.
     """
 
     kind: str
@@ -54,13 +54,13 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """
-    What a verification found.
+    The result of a verification.
 
     Attributes:
-        ok: Whether nothing is wrong.
+        ok: True if nothing is wrong.
         entries: How many entries the chain has.
         signature: The chain's signature, recomputed from the rows as they are now, 64 hex digits.
-        faults: Every fault: first the faults of rows, in chain order.
+        faults: Every fault. The faults of rows come first, in chain order.
         unchecked: Tables of other programs that SQLite cannot check here. They need a collation, a function or a module
             that only their own program has. They are no fault, and the verdict is about the chain and milepost's own
             tables. The names come from the file.
@@ -101,7 +101,7 @@ class Verification:
 
 
 def verdict(found: Verification) -> str:
-    """Whether the chain is intact, and how many faults it has."""
+    """Say whether the chain is intact, and how many faults it has."""
     return "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
 
 

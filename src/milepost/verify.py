@@ -1,4 +1,4 @@
-"""Read a chain from its file, page by page, and hand it to an audit: what `CheckpointStore.verify` does."""
+"""Read a chain from its file page by page, and hand it to an audit, for `CheckpointStore.verify`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def verify_chain(
     database: Database, trusted: Head | None, expected: Head | None, processes: int, progress: Progress
 ) -> Verification:
-    """Verify the chain of the file, or what came after `trusted`; `processes` may share the work."""
+    """Verify the chain of the file, or the part after `trusted`. Up to `processes` workers may share the work."""
     faults: list[Fault] = []
     audit = Audit({}, {}, set(), database.hash)
     read = database.read
@@ -35,11 +35,11 @@ def verify_chain(
         audit = Audit({}, {}, set(), database.hash, start)
         invalid = read(rows.invalid_positions)
         faults += [Fault("unreadable", position, "no row", "a row that no append put there") for position in invalid]
-        if kept.base != START:  # nothing that writes a base is made yet: somebody else has hidden the beginning of the chain
+        if kept.base != START:  # milepost writes no base yet, so somebody else has hidden the beginning of the chain
             faults.append(Fault("missing", 1, f"rows at positions 1 to {kept.base.position}", "none"))
         for head in (trusted, expected):
             if head is not None:
-                # What has been added since the snapshot is not judged, and so confirms nothing.
+                # Rows added since the snapshot are not verified, so they confirm nothing.
                 stored = read(rows.signature_at, head.entries) if head.entries <= total else None
                 faults += _contains(head, stored, total)
         faults += _wrong_cursors(read(rows.kept_cursors, None))
@@ -66,7 +66,7 @@ def verify_chain(
 
 
 def verify_run(database: Database, run_id: str, expected: Head | None, progress: Progress) -> Verification:
-    """Verify the entries of one run: each against the row before it in the chain, and the row before it in the run."""
+    """Verify the entries of one run, each against the row before it in the chain and the row before it in the run."""
     faults: list[Fault] = []
     audit = Audit({}, {}, set(), database.hash)
     read = database.read
@@ -93,7 +93,7 @@ def _cannot_judge(error: WrongKeyError) -> Fault:
 
 
 def _wrong_cursors(kept: list[rows.KeptCursor]) -> list[Fault]:
-    """Cursors that are not those whose SHA-256 the details of their entries have; the walk judges the details."""
+    """Return a fault for each cursor that does not match its entry's detail. The walk verifies the details."""
     faults: list[Fault] = []
     for cursor in kept:
         said = details.parse(cursor.detail)
@@ -104,7 +104,7 @@ def _wrong_cursors(kept: list[rows.KeptCursor]) -> list[Fault]:
 
 
 def _plain(value: object) -> str:
-    """A word as it is, such as a SHA-256, and anything else as it may stand in a message: a file may say anything."""
+    """Return a plain word, such as a SHA-256, as it is. Make anything else fit for a message, as a file may say anything."""
     return value if isinstance(value, str) and value.isascii() and value.isalnum() and len(value) <= 64 else shown(value)
 
 

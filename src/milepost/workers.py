@@ -1,10 +1,10 @@
 """
-Share the walk of a verification among processes: Python computes on one core a process.
+Share the walk of a verification among processes, because Python computes on one core per process.
 
-A chain can be walked from any entry on, because each row keeps the signature before the next one, that of its run too.
+A walk can begin after any entry, because each row stores the signatures of the chain and of its run.
 
-Workers can only confirm. Whatever else they report, or if one of them dies, the whole walk is done again by one process,
-which tells exactly what is wrong and where: there is one set of rules for faults, and no second one to keep in step.
+Workers can only confirm. If one reports anything else, or dies, one process repeats the whole walk and says what is wrong,
+and where. There is therefore one set of rules for faults, and no second one to keep in step.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 LEAST: Final = 10_000
-"""How many entries a part has at least: a tenth of the time that a process takes to start."""
+"""How many entries a part has at least. Walking them takes a tenth of the time that a process takes to start."""
 
-_PARTS: Final = 4  # for each worker: who is done early takes another
-_STEP: Final = 5_000  # entries between two words of progress, each of which costs the process that hears it 40 µs
+_PARTS: Final = 4  # for each worker, so that a fast one can take another
+_STEP: Final = 5_000  # entries between two reports of progress, each of which costs the receiving process 40 µs
 _PROGRAM: Final = "import sys; sys.path += sys.argv[1:]; from milepost.workers import work; work()"
 _PYTHON: Final = re.compile("python|pypy|graalpy", re.IGNORECASE)  # what the program's name begins with
 
@@ -61,11 +61,11 @@ class Part:
 
 
 _Task = Part | None
-"""A part of the chain to walk, or None: check the file itself, which cannot be parted, and so goes first."""
+"""A part of the chain to walk. None stands for the check of the file itself, which comes first, since it cannot be split."""
 
 
 def progress_at(database: Database, position: int) -> Callable[[int, int], rows.Progress]:
-    """How far a run and a stage of it, given by number, had come at the position that a walk starts behind."""
+    """Return a function that looks up how far a run and its stage, by number, had come at a walk's starting position."""
     return lambda run_number, stage_number: database.read(rows.progress_at, position + 1, run_number, stage_number)
 
 
@@ -77,12 +77,12 @@ def confirm(
     progress: Callable[[int, int], object] | None,
 ) -> Integrity | None:
     """
-    Whether workers find the whole chain sound, and the file.
+    Let workers confirm that the whole chain and the file are sound.
 
     Returns:
-        What SQLite found, which is no problem; None says nothing but that one process has to look itself.
+        The result of SQLite's check, without problems. None says only that one process has to look itself.
     """
-    # The key of a keyed chain stays in this process, and a VFS of the caller's is known to this process only.
+    # The key of a keyed chain stays in this process, and only this process knows the caller's VFS.
     if database.hash is not sha256 or database.vfs is not None or not _can_start():
         return None
     wanted = min(workers * _PARTS, (kept.entries - start.position) // LEAST)
@@ -108,7 +108,7 @@ def confirm(
 
 
 def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> Integrity | None:
-    """Have the parts walked and the file itself checked: what came of that if all is well, or None."""
+    """Let workers walk the parts and check the file. Return the result of SQLite's check if all is well, or None."""
     sound = 0
     unchecked: list[str] = []
     try:
@@ -126,7 +126,7 @@ def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], ob
 
 
 def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, Any]]:
-    """What workers say while they do the tasks, the first of them first; the workers end with this."""
+    """Let workers do the tasks in order, and yield their replies. The workers end when this generator ends."""
     waiting = deque(tasks)
     replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     children: list[subprocess.Popen[str]] = []
@@ -150,21 +150,21 @@ def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, 
 
 def _can_start() -> bool:
     """
-    Whether a Python can be started by the name of this one.
+    Return whether `sys.executable` names a Python that can be started.
 
-    A program with Python inside (PyInstaller and the like) has its own name there, or none: it would start itself anew.
+    A program with Python inside (PyInstaller and the like) has its own name there, or none. It would start itself again.
     """
     return not getattr(sys, "frozen", False) and bool(_PYTHON.match(Path(sys.executable or "").name))
 
 
 def _start() -> subprocess.Popen[str]:
     """
-    Start a worker, which imports Python's own modules first, and all else from where this process does.
+    Start a worker. It imports Python's own modules first, and all else from the same places as this process.
 
-    So no file that happens to lie in the working directory, in a place of PYTHONPATH or beside this package is run.
+    A file in the working directory, on PYTHONPATH or beside this package therefore never replaces a module of Python's.
     """
     places = [place for place in sys.path if isinstance(place, str) and Path(place).is_absolute()]
-    return subprocess.Popen(  # noqa: S603 - our own program, and nothing of anybody's in its arguments but places
+    return subprocess.Popen(  # noqa: S603 - our own program; only the directories come from elsewhere
         [sys.executable, "-I", "-S", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _PROGRAM, *places],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -178,7 +178,7 @@ def _employ(
     waiting: deque[_Task],
     replies: queue.SimpleQueue[dict[str, Any] | None],
 ) -> None:
-    """Give one worker one task after another, until none is left, and hand over what it says."""
+    """Give one worker one task after another until none is left, and pass its replies on."""
     try:
         _say(child.stdin, path=path)
         while waiting:
@@ -193,7 +193,7 @@ def _employ(
                 if "done" not in reply:
                     break
     except (OSError, ValueError):
-        pass  # it has died, and its task is not confirmed
+        pass  # the worker has died, so its task stays unconfirmed
     finally:
         replies.put(None)
 
@@ -205,7 +205,7 @@ def _say(to: IO[str] | None, **message: object) -> None:
 
 
 def work() -> None:
-    """What a worker does: a path, then tasks, on standard input, a line each; what it finds on standard output."""
+    """Run a worker. Read a path and then tasks from standard input, one a line, and write the results to standard output."""
     database = Database(json.loads(sys.stdin.readline())["path"], None, None).open()
     try:
         for line in sys.stdin:
