@@ -172,7 +172,7 @@ def test_a_cursor_that_is_not_kept_any_more_refuses_the_branch(store: Checkpoint
     with pytest.raises(CursorNotKeptError) as told:
         store.branch("old", "new", as_of=times[1])
     assert (told.value.run_id, told.value.stage, told.value.position) == ("old", "load", 2)
-    assert str(told.value).startswith("the cursor of stage 'load' of run 'old' at position 2 is not kept")
+    assert str(told.value).startswith("the cursor of stage 'load' of run 'old' at position 2 is no longer kept")
     assert list(store.receipts()) == before
     assert store.branch("old", "sort alone", stage="sort", as_of=times[1]).appended == 1
     for position in (3, 4):

@@ -1,4 +1,4 @@
-"""Walk along two runs side by side: what `CheckpointStore.compare` does."""
+"""Walk along two runs side by side, for `CheckpointStore.compare`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare_runs(database: Database, run_id: str, other_run_id: str) -> Comparison:
-    """Compare two runs as they were at the call; the lock is held for a page of entries at a time."""
+    """Compare two runs as they were at the call, one page of entries at a time."""
     check_name("run_id", run_id)
     check_name("other_run_id", other_run_id)
     pairs = database.read(rows.stage_pairs, run_id, other_run_id)
@@ -42,7 +42,7 @@ def _stage(database: Database, run_id: str, other_run_id: str, pair: rows.StageP
     parting = [each for each in (first_different, first_only, other_first_only) if each is not None]
     if parting:
         sequence = min(parting)
-        # Not asked of a side that lacked it when this began: it may have come meanwhile.
+        # If a side lacked it at the start, it is not asked now, because the entry may have come meanwhile.
         one = None if sequence == other_first_only else database.read(rows.get, run_id, pair.stage, sequence)
         other = None if sequence == first_only else database.read(rows.get, other_run_id, pair.stage, sequence)
         divergence = Divergence(sequence, one, other)
@@ -52,7 +52,7 @@ def _stage(database: Database, run_id: str, other_run_id: str, pair: rows.StageP
 
 
 def _pages(database: Database, pair: rows.StagePair) -> Iterator[rows.ComparedPage]:
-    """What the comparison of each page of the first run's entries found."""
+    """Compare the first run's entries page by page, and yield the result of each page."""
     after = pair.start - 1
     while (page := database.read(rows.compared_page, pair, after)).entries:
         yield page

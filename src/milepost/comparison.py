@@ -1,4 +1,4 @@
-"""What `CheckpointStore.compare` returns: two runs side by side, stage by stage."""
+"""The result of `CheckpointStore.compare`: two runs side by side, stage by stage."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StageComparison:
 
     @property
     def identical(self) -> bool:
-        """Whether both runs have the same sequences with the same watermarks and keys."""
+        """True if both runs have the same sequences with the same watermarks and keys."""
         return self.divergence is None
 
     @property
@@ -76,7 +76,7 @@ class StageComparison:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """
-    Whether one run repeats another. `run_id` and `at_ms` do not count: they differ in any two runs.
+    Two runs side by side. `run_id` and `at_ms` do not count, because they differ in any two runs.
 
     Attributes:
         run_id: The first run.
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
-        """Whether both runs have the same stages, and every stage is identical."""
+        """True if both runs have the same stages, and every stage is identical."""
         return all(stage.identical for stage in self.stages)
 
     @property
@@ -105,7 +105,7 @@ class Comparison:
 
     def excerpt(self, number: int) -> tuple[tuple[StageComparison, ...], str]:
         """
-        Choose the stages to show, and say in a sentence what the others are; it is empty if there are none.
+        Choose the stages to show, and describe the others in a sentence. Without others, the sentence is empty.
 
         If there are too many, the stages that part at the lowest sequence come first, and identical stages come last.
 
@@ -151,7 +151,7 @@ class Comparison:
 
 
 def _parting(stage: StageComparison) -> tuple[bool, int]:
-    """What an excerpt sorts the stages by."""
+    """Return the key by which an excerpt sorts the stages."""
     return (True, 0) if stage.divergence is None else (False, stage.divergence.sequence)
 
 

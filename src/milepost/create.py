@@ -112,7 +112,7 @@ def backup(read: Read, path: str) -> None:
 
 def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
     """
-    Copy what a connection sees into the file `temporary`, replacing what an earlier attempt left there.
+    Copy the contents that a connection sees into the file `temporary`, in place of an earlier attempt's.
 
     An open statement holds one read transaction, which blocks no writer in WAL mode. The copy goes in steps, because Python
     handles a signal between two steps only. Errors name `path`, the final name of the copy.
@@ -175,7 +175,7 @@ def refuse_long_directory(path: str, levels: int = 1) -> None:
 @contextlib.contextmanager
 def put_in_place(path: str) -> Iterator[str]:
     """
-    Give the temporary name of a new, empty file, and link the finished file into place, durably and as a whole.
+    Yield the temporary name of a new, empty file, and link the finished file into place, durably and as a whole.
 
     Only its owner may read the file.
 
@@ -219,8 +219,8 @@ def sweep(path: str) -> None:
     """
     Remove temporary directories that killed processes left beside a file.
 
-    It does nothing on a shared file system, where the lock of another machine is invisible, and nothing on Windows, which
-    has no such lock. It ignores every error, because nothing depends on it.
+    It does nothing on a shared file system, because the lock of another machine is invisible there. It does nothing on
+    Windows, which has no such lock. It ignores every error, because nothing depends on it.
     """
     if sys.platform == "win32":
         return

@@ -167,12 +167,12 @@ class Database:
             own.close()
 
     def copy_to(self, path: str) -> None:
-        """Make an exact copy of what is committed, on a connection of its own, so that other threads continue."""
+        """Copy the committed contents exactly, on a connection of its own, so that other threads continue."""
         create.backup(self.read_on_own_connection, path)
 
     @property
     def closed(self) -> bool:
-        """Whether the file is closed, or was carried over a fork."""
+        """True if the file is closed, or was carried over a fork."""
         return isinstance(self._ended, ClosedStoreError | ForkedStoreError)
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ class Database:
         Refuse any call after the file was closed, after a fork in the child, and after a failure.
 
         Raises:
-            StoreError: Of the class that says which of these.
+            StoreError: Its class says which of these.
         """
         if os.getpid() != self._process and not self.closed:
             self.carried_over()
@@ -251,12 +251,12 @@ class Database:
     # The hooks that a fork calls (open_files.py)
 
     def let_go(self, deadline: float) -> bool:
-        """Before a fork: close every connection. Reads wait until `take_back`."""
+        """Close every connection before a fork. Reads wait until `take_back`."""
         self._paused.add(threading.get_ident())
         return self.close_readers(deadline)
 
     def take_back(self) -> None:
-        """After a fork, in the parent: let reads continue."""
+        """Let reads continue in the parent after a fork."""
         self._paused.discard(threading.get_ident())
 
     def make_way(self, deadline: float) -> bool:
@@ -264,7 +264,7 @@ class Database:
         return self.close_readers(deadline)
 
     def carried_over(self) -> None:
-        """After a fork, in the child: never touch an inherited connection again, not even to close it."""
+        """Give up every inherited connection in the child of a fork, without even closing it."""
         self._ended = ForkedStoreError(
             self.path, "this store was opened before a fork: open a store of its own in the child process"
         )

@@ -101,10 +101,10 @@ class MilepostError(Exception):
     """The base class of every exception of milepost."""
 
     def __repr__(self) -> str:
-        """Show it as every exception, and shortened if a value in it cannot be shown: asyncio shows what a task raised."""
+        """Show the error as Python does, or shortened if a value in it has no repr: asyncio shows the error of a task."""
         try:
             return super().__repr__()
-        except Exception:  # noqa: BLE001 - whatever a value of the caller's does there
+        except Exception:  # noqa: BLE001 - a value of the caller's may raise anything there
             return f"{type(self).__name__}({', '.join(map(shown, self.args))})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -118,7 +118,7 @@ class MilepostWarning(UserWarning):
 
 
 class InvalidArgumentError(MilepostError, ValueError):
-    """An argument breaks a rule; nothing was done."""
+    """An argument breaks a rule. Nothing was done."""
 
     argument: str
     value: object
@@ -133,7 +133,7 @@ class InvalidArgumentError(MilepostError, ValueError):
 
 
 class InvalidCheckpointError(MilepostError, ValueError):
-    """A checkpoint breaks a rule of `milepost.checkpoint.valid`; `index` is its place in a batch (0, 1, 2 …)."""
+    """A checkpoint breaks a rule of `milepost.checkpoint.valid`. `index` is its place in a batch (0, 1, 2 …)."""
 
     field: str
     value: object
@@ -297,8 +297,8 @@ class RunFinishedError(MilepostError):
 
     Attributes:
         run_id: The run.
-        attempt: Which of its attempts has finished it.
-        at_ms: When, ms since the epoch.
+        attempt: The attempt that finished it.
+        at_ms: When it finished, in ms since the epoch.
     """
 
     def __init__(self, run_id: str, attempt: int, at_ms: int) -> None:
@@ -316,12 +316,12 @@ class RunFinishedError(MilepostError):
 
 class RunExistsError(MilepostError):
     """
-    A branch would write into a run that has the stage already; nothing was written.
+    A branch would write into a run that already has the stage. Nothing was written.
 
     Attributes:
         run_id: The run.
         stage: Its stage.
-        last: The last checkpoint of that.
+        last: The last checkpoint of that stage.
     """
 
     def __init__(self, run_id: str, stage: str, last: Checkpoint) -> None:
@@ -365,12 +365,12 @@ class SourceChangedError(MilepostError):
 
 class CursorNotKeptError(MilepostError):
     """
-    A branch would start where the cursor is not kept any more: of each stage of a run the last two are.
+    A branch would start at a checkpoint whose cursor is no longer kept. The store keeps the last two of a stage in a run.
 
     Attributes:
         run_id: The run.
         stage: Its stage.
-        position: Of the checkpoint that had the cursor.
+        position: The position of the checkpoint.
     """
 
     def __init__(self, run_id: str, stage: str, position: int) -> None:
@@ -381,8 +381,8 @@ class CursorNotKeptError(MilepostError):
 
     def __str__(self) -> str:
         return (
-            f"the cursor of stage {shown(self.stage)} of run {shown(self.run_id)} at position {self.position} is not kept "
-            "any more: branch from one of its last two checkpoints, or start a new run from the source's beginning"
+            f"the cursor of stage {shown(self.stage)} of run {shown(self.run_id)} at position {self.position} is no longer "
+            "kept: branch from one of its last two checkpoints, or start a new run"
         )
 
 

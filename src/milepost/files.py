@@ -168,17 +168,17 @@ def warn_of_remote(path: str) -> None:
     kind = remote_kind(path)
     if kind is not None:
         warnings.warn(
-            f"{path}: the file system is {kind}, which another machine may share, so SQLite cannot rely on its locks or on "
-            "the WAL's shared memory: keep the store on a local disk, and copy it with backup()",
+            f"{path}: another machine may share this {kind} file system, so SQLite cannot rely on locks or shared memory: "
+            "keep the store on a local disk, and copy it with backup()",
             MilepostWarning,
-            stacklevel=5,  # of who opens the store
+            stacklevel=5,  # the line that opens the store
         )
 
 
 @contextlib.contextmanager
 def vfs_file(path: str, vfs: str | None, flags: int) -> Iterator[apsw.VFSFile | None]:
     """
-    Open a file through the VFS, and give None for no file. A test's VFS therefore sees this access too.
+    Open a file through the VFS, and yield None if there is none. A test's VFS therefore sees this access too.
 
     Raises:
         StoreError: There is a file, but it cannot be opened.

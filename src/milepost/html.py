@@ -1,8 +1,8 @@
 """
 The pieces of the pages that a notebook shows: plain HTML with a style sheet, without scripts and without addresses.
 
-Each value puts its own page together from these, beside its `__str__`. Text is escaped as it enters an element, so that
-nothing from data becomes markup. A page shows what a reader can take in, and counts the rest.
+Each value builds its own page from these, beside its `__str__`. Text is escaped as it enters an element, so no data becomes
+markup. A page shows as much as a reader can take in, and counts the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME_LENGTH: Final = 80
 
 
 class Html(str):
-    """Text that is HTML already; any other text is escaped where it enters an element."""
+    """Text that is already HTML. Any other text is escaped when it enters an element."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
 
 def page(parts: Iterable[Html]) -> str:
-    """A whole page, with its style sheet."""
+    """Return a whole page, with its style sheet."""
     return f'<div class="milepost"><style>{_style()}</style>{"".join(parts)}</div>'
 
 
@@ -51,37 +51,37 @@ def _style() -> str:
 
 
 def error_page(title: str, error: Exception) -> str:
-    """A page in place of one that cannot be made, and why."""
+    """Return a page that says why another page cannot be made."""
     return page([paragraph(title, "mp-title"), paragraph(verdict(False, str(error)))])
 
 
 def element(tag: str, content: str, attributes: str = "") -> Html:
-    """An element; its content is escaped unless it is `Html`."""
+    """Return an element. Its content is escaped unless it is `Html`."""
     return Html(f"<{tag}{attributes}>{content if type(content) is Html else text(content)}</{tag}>")
 
 
 def paragraph(content: str, style: str = "") -> Html:
-    """A paragraph, in a class of style.css."""
+    """Return a paragraph, in a class of style.css."""
     return element("p", content, _class(style))
 
 
 def labelled(label: str, code: str) -> Html:
-    """A paragraph with a label and, in a font for code, a value."""
+    """Return a paragraph with a label and, in a font for code, a value."""
     return paragraph(Html(f"{element('span', f'{label} ', _class('mp-muted'))}{element('code', code)}"))
 
 
 def rest(number: int, noun: str) -> Html:
-    """A paragraph about what is left out; nothing where nothing is."""
+    """Return a paragraph that counts the rest, or nothing if there is no rest."""
     return paragraph(f"and {count(number, noun)}", "mp-muted") if number > 0 else Html()
 
 
 def verdict(good: bool, sentence: str) -> Html:
-    """A verdict as a sign, words and a colour."""
+    """Return a verdict as a sign, words and a colour."""
     return element("span", f"{'✓' if good else '✗'} {sentence}", _class("mp-good" if good else "mp-bad"))
 
 
 def table(caption: str, columns: Sequence[Column], lines: Iterable[Sequence[str]]) -> Html:
-    """A table; each line has a cell for each column."""
+    """Return a table. Each line has a cell for each column."""
     head = "".join(element("th", column.title, f' scope="col"{_class(column.style)}') for column in columns)
     body = "".join(
         element(
@@ -95,7 +95,7 @@ def table(caption: str, columns: Sequence[Column], lines: Iterable[Sequence[str]
 
 def text(content: str) -> str:
     """
-    Text without markup, and without characters that hide themselves or turn the writing direction.
+    Return text without markup, and without characters that hide themselves or turn the writing direction.
 
     `<bdi>` keeps a name that is written from right to left from reordering its neighbours.
     """
@@ -104,7 +104,7 @@ def text(content: str) -> str:
 
 
 def name(content: str) -> str:
-    """A name from data, shortened to what a page has room for; it is not escaped yet."""
+    """Shorten a name from data to the room on a page. It is not escaped yet."""
     return shorten(content, NAME_LENGTH)
 
 

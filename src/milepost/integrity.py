@@ -36,7 +36,7 @@ class Integrity(NamedTuple):
 
 def check(database: Database) -> Integrity:
     """
-    Check what is committed in the file, on connections of its own, so that appends and lookups continue.
+    Check the committed contents of the file, on connections of its own, so that appends and lookups continue.
 
     No bound fits the check of somebody else's table. Its B-tree is therefore checked first for circles, and then walked
     without a bound. Virtual tables run foreign code, so their check is bounded.

@@ -48,7 +48,7 @@ class OpenFile(Protocol):
         """Close the readers that keep a writer of this process from opening the file. Wait as `let_go` does."""
 
     def carried_over(self) -> None:
-        """In the child of a fork: never touch a connection again, not even to close it."""
+        """Give up every connection in the child of a fork, without even closing it."""
 
 
 _lock = threading.Lock()
@@ -71,7 +71,7 @@ def register(file: OpenFile) -> None:
     deadline = time.monotonic() + 2 * _FORK_TIMEOUT_S
     while True:
         with _lock:
-            # A file opened after the fork has asked who is to let go would be inherited, and nobody would know.
+            # A fork asks the registered files to close. It would inherit a file opened after that, unnoticed.
             if not _still_open_by_thread.keys() - {threading.get_ident()} or time.monotonic() > deadline:
                 _open[id(file)] = file
                 return
@@ -145,8 +145,8 @@ def _identity(path: str) -> tuple[int, int] | None:
 def _inherited_error(path: str) -> ForkedStoreError:
     return ForkedStoreError(
         path,
-        "the parent process had the file open at the fork, in a block, a long call or a foreign connection, so SQLite takes "
-        "no locks on it here: fork while nothing uses the file, or start this process by spawn, forkserver or exec",
+        "the parent process was using the file at the fork, so SQLite cannot lock it here: fork while nothing uses it, or "
+        "start this process by spawn, forkserver or exec",
     )
 
 

@@ -1,4 +1,4 @@
-"""How people read times, counts, sizes, durations and names: one function for each, for every place that shows one."""
+"""Format times, counts, sizes, durations and names for people, each by one function for every place that shows one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Unicode calls these printable, and shows nothing for them: fillers, joiners, blanks and variation selectors.
+# Unicode calls these printable, but they show nothing: fillers, joiners, blanks and variation selectors.
 _UNSEEN: Final = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
     + "".join(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
@@ -18,12 +18,12 @@ _UNSEEN: Final = frozenset(
 
 
 def iso(ms: int) -> str:
-    """A time as ISO 8601 in UTC, in a sentence: `2013-03-01T03:12:00Z`. After the year 9999 it is `253402300800000 ms`."""
+    """Format a time for a sentence, as ISO 8601 in UTC: `2013-03-01T03:12:00Z`, or `253402300800000 ms` after year 9999."""
     return _iso(ms, "milliseconds" if ms % 1000 else "seconds") or f"{ms} ms"
 
 
 def iso_with_ms(ms: int) -> str | None:
-    """A time as ISO 8601 in UTC, always 24 characters: `2013-03-01T03:12:00.000Z`. After the year 9999 it is None."""
+    """Format a time as ISO 8601 in UTC with 24 characters: `2013-03-01T03:12:00.000Z`. Return None after the year 9999."""
     return _iso(ms, "milliseconds")
 
 
@@ -36,7 +36,7 @@ def _iso(ms: int, precision: str) -> str | None:
 
 
 def duration(ms: int) -> str:
-    """A length of time in its two largest units, as in `2 d 3 h`."""
+    """Format a length of time in its two largest units, as in `2 d 3 h`."""
     if ms < 0:
         return f"-{duration(-ms)}"
     parts = []
@@ -50,7 +50,7 @@ def duration(ms: int) -> str:
 
 
 def age(ms: int) -> str:
-    """How long ago something was, as in `2 d 3 h ago`; a negative age is in the future."""
+    """Say how long ago something was, as in `2 d 3 h ago`. A negative age is in the future."""
     return f"{duration(ms)} ago" if ms >= 0 else f"{duration(-ms)} in the future"
 
 
@@ -58,14 +58,14 @@ def age(ms: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things, in singular or plural, as in `1 entry` or `2,000 entries`."""
+    """Format a number of things, in singular or plural, as in `1 entry` or `2,000 entries`."""
     if number != 1:
         noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number:,} {noun}"
 
 
 def size(number: int) -> str:
-    """A number of bytes in three digits, as in `28.7 kB`; a kB has 1,000 bytes."""
+    """Format a number of bytes in three digits, as in `28.7 kB`. A kB has 1,000 bytes."""
     if number < 1000:
         return count(number, "byte")
     amount = float(number)
@@ -77,7 +77,7 @@ def size(number: int) -> str:
 
 
 def rate(per_second: float) -> str:
-    """A number of records a second in three digits, as in `0.125` or `12,300`."""
+    """Format a number of records per second, as in `0.125` or `12,345`. Below 1,000 it has up to three digits."""
     return f"{per_second:,.0f}" if per_second >= 999.5 else f"{per_second:.3g}"
 
 
@@ -86,7 +86,7 @@ def rate(per_second: float) -> str:
 
 def visible(text: str) -> str:
     r"""
-    A text from outside on one line, so that no terminal obeys it and no reader overlooks a part of it.
+    Return a text from outside on one line, so that no terminal obeys it and no reader overlooks a part of it.
 
     Python's escapes, like `\x1b` or `\u202e`, replace controls (C0, C1), line ends, marks that turn the writing direction
     and characters of no width. Everything else stays as it is.
@@ -98,9 +98,9 @@ def visible(text: str) -> str:
 
 def shorten(text: str, length: int) -> str:
     """
-    A text from outside as `visible` shows it, cut to at most `length` characters and an ellipsis.
+    Return a text from outside as `visible` shows it, cut to at most `length` characters and an ellipsis.
 
-    The limit counts what is shown, since one hidden character may take ten to show. No escape is cut in two.
+    The limit counts shown characters, since one hidden character may take ten to show. No escape is cut in two.
     """
     pieces: list[str] = []
     left = length
@@ -113,7 +113,7 @@ def shorten(text: str, length: int) -> str:
 
 
 def shorten_middle(text: str, length: int) -> str:
-    """A text from outside as `visible` shows it; of a longer one than `length`, the begin and the end."""
+    """Return a text from outside as `visible` shows it. If it is longer than `length`, keep the beginning and the end."""
     if len(text) > length:
         end = length * 3 // 8
         text = f"{text[: length - end]}…{text[-end:]}"

@@ -1,5 +1,5 @@
 """
-One read-only connection, which gives consistent answers whatever lies beside the file, and while others change it.
+One read-only connection. Its answers are consistent whatever lies beside the file, and while others change it.
 
 `SnapshotReader` changes no byte of the file or its directory. It reads a WAL database in one of four ways:
 
@@ -59,7 +59,7 @@ class Reader(ABC):
     bound: Bound
     hash: Hash
     may_go_stale: bool
-    """Whether the caller has to check `stale` before and after each read."""
+    """True if the caller must check `stale` before and after each read."""
 
     def __init__(self, path: str, vfs: str | None, hmac: Hash | None) -> None:
         self.key: int = id(self)  # its database finds it by this, without a call that an interrupt could follow
@@ -183,7 +183,7 @@ class SnapshotReader(Reader):
         self._surroundings = self._look()
         self._file = self._identity()
         _, of_wal, of_shm = self._surroundings
-        # A header without a frame holds no data. Its writer may be dead, and SQLite would wait for it for ever.
+        # A header without a frame holds no data. Its writer may be dead, and SQLite would wait for it forever.
         frames = of_wal is not None and of_wal[0] > wal.HEADER_BYTES
         self._live = of_shm is not None and frames and not waited
         refuse_foreign_header(self._path, self._vfs)

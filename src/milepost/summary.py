@@ -1,4 +1,4 @@
-"""What a store holds: one line for each run and each stage, and the whole store on one page."""
+"""The contents of a store: one line for each run and each stage, and the whole store on one page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from milepost.checkpoint import ResumePoint
 
 RUNS_SHOWN: Final = 10
-"""How many runs a summary lists, the last ones; it counts the rest."""
+"""How many of the last runs a summary lists. It counts the rest."""
 
 STAGES_SHOWN: Final = 20
-"""How many stages a summary shows when you print it; it counts the rest."""
+"""How many stages a summary shows when you print it. It counts the rest."""
 
 SILENCES_SHOWN: Final = 3
-"""How many silences a summary lists, the longest ones."""
+"""How many of the longest silences a summary lists."""
 
 
 ERROR_SHOWN: Final = 60
@@ -41,17 +41,17 @@ class RunSummary:
         entries: How many checkpoints it has.
         stages: Its stages, in order of first appearance in the file.
         first_at_ms: The wall clock of its first checkpoint or attempt, in ms since the epoch.
-        last_at_ms: The wall clock of the last entry of it.
-        signature: The chain over its own entries, 64 hex digits.
-        state: Of its last attempt: `"finished"`, `"failed"`, or `"open"`, which has no end yet, or was killed; None for a
-            run that was not begun by `run()`. Of attempts before the last one, those without an end were killed.
-        attempts: How many attempts were begun.
-        killed: How many of them were killed: no end of theirs is recorded, and another one began.
-        began_at_ms: When the last attempt began; None without one.
+        last_at_ms: The wall clock of its last entry.
+        signature: The signature of the chain over its own entries, 64 hex digits.
+        state: The state of its last attempt: `"finished"`, `"failed"` or `"open"`. An open attempt goes on, or was killed.
+            None for a run that `run()` did not begin.
+        attempts: How many attempts began.
+        killed: How many attempts were killed: they have no recorded end, and another one began.
+        began_at_ms: When the last attempt began; None without attempts.
         ended_at_ms: When it ended; None while it is open.
         error: The type of the exception that it failed with, or None.
-        records: How far the foremost of its stages has come, as an offset; of a branch, from where it started.
-        chain_entries: How many entries its own chain has: the checkpoints, and what was recorded of its attempts.
+        records: The greatest offset of its stages. For a branched stage, the offset where it started is subtracted.
+        chain_entries: How many entries its own chain has: its checkpoints, and the entries about its attempts.
     """
 
     run_id: str
@@ -71,12 +71,12 @@ class RunSummary:
 
     @property
     def head(self) -> Head:
-        """The head of its own chain: keep it elsewhere, for `verify(run_id=…, expected=…)`."""
+        """The head of its own chain. Keep it elsewhere, for `verify(run_id=…, expected=…)`."""
         return Head(self.chain_entries, self.signature)
 
     @property
     def duration_ms(self) -> int:
-        """How long the last attempt took, or has taken by what it recorded last; of all that there is without attempts."""
+        """The time of the last attempt, up to its end or the run's last entry. Without attempts, that of the whole run."""
         began = self.first_at_ms if self.began_at_ms is None else self.began_at_ms
         ended = self.last_at_ms if self.ended_at_ms is None else self.ended_at_ms
         return max(0, ended - began)
@@ -84,9 +84,9 @@ class RunSummary:
     @property
     def rate(self) -> float | None:
         """
-        Records a second over that time.
+        Records per second over that time.
 
-        None if the clock has not moved, and after a second attempt: earlier ones did a part of the records.
+        None if the clock has not moved, or after a second attempt, because earlier attempts did a part of the records.
         """
         return self.records * 1000 / self.duration_ms if self.duration_ms and self.attempts <= 1 else None
 
@@ -122,7 +122,7 @@ class StageState:
         missing: How many sequences between its first and its last checkpoint there have none.
         lag_offset: How far its offset is behind the first stage of the latest run. It is negative if the stage is ahead,
             and None if it resumes in another run.
-        lag_ms: How far its event time is behind that stage, in ms; likewise.
+        lag_ms: How far its event time is behind that stage, in ms. It is negative or None for the same reasons.
     """
 
     point: ResumePoint
@@ -221,7 +221,7 @@ class StoreSummary:
 
 
 def contents(summary: StoreSummary) -> str:
-    """How many entries there are, and from when; it shows no names."""
+    """Say how many entries there are, and from when. It shows no names."""
     if summary.first_at_ms is None or summary.last_at_ms is None:
         return "empty"
     counts = f"{count(summary.head.entries, 'entry')} in {count(summary.runs, 'run')}"
@@ -231,24 +231,24 @@ def contents(summary: StoreSummary) -> str:
 
 
 def how_opened(summary: StoreSummary) -> str:
-    """What an acknowledgement means, or that the store only reads."""
+    """Name the durability, or say that the store only reads."""
     return "opened to read" if summary.durability is None else f"durability {summary.durability}"
 
 
 def run_state(run: RunSummary, at_ms: int) -> str:
-    """How the last attempt of a run ended, or how old the last entry of an open one is; nothing without attempts."""
+    """Say how the last attempt of a run ended, or how old an open one's last entry is. Without attempts, say nothing."""
     if run.state == "open":
         return f"open, last entry {age(at_ms - run.last_at_ms)}"
     return f"{run.state}: {shorten(run.error, ERROR_SHOWN)}" if run.error is not None else run.state or ""
 
 
 def run_attempts(run: RunSummary) -> str:
-    """How many attempts a run had, and how many of them were killed; nothing without attempts."""
+    """Say how many attempts a run had, and how many were killed. Without attempts, say nothing."""
     return f"{run.attempts:,}{f' ({run.killed:,} killed)' if run.killed else ''}" if run.attempts else ""
 
 
 def run_rate(run: RunSummary) -> str:
-    """How many records a second a run did; a dash where that is not known."""
+    """Return how many records per second a run did, or a dash if that is unknown."""
     return "–" if run.rate is None else rate(run.rate)
 
 
@@ -270,7 +270,7 @@ def _state(stage: StageState) -> str:
 
 
 def summary_page(found: StoreSummary) -> str:
-    """A store on one page, as HTML."""
+    """Return a store on one page, as HTML."""
     facts = html.text(f"{size(found.size_bytes)} · {how_opened(found)}")
     parts = [
         html.paragraph(html.name(PurePath(found.path).name), "mp-title"),
@@ -288,7 +288,7 @@ def summary_page(found: StoreSummary) -> str:
 
 
 def _active(found: StoreSummary) -> Sequence[StageState]:
-    """The stages that a page has room for: of the latest runs first, and in a run by latest event time."""
+    """Choose the stages that fit on a page: of the latest runs first, and within a run by latest event time."""
     if len(found.stages) <= STAGES_SHOWN:
         return found.stages
     order = {run.run_id: place for place, run in enumerate(found.last_runs, 1)}
@@ -381,14 +381,14 @@ def _silences(found: StoreSummary) -> html.Html:
     )
 
 
-# What the rows say
+# From rows to values
 
 
 def stage_states(
     stages: Iterable[tuple[ResumePoint, int, int]], latest_run_id: str | None, first: ResumePoint | None
 ) -> tuple[StageState, ...]:
     """
-    Where stages stand.
+    Return where stages stand.
 
     Args:
         stages: For each stage its resume point, its number of entries in that run, and its first sequence there.
@@ -410,7 +410,7 @@ def stage_states(
 
 
 def longest_silences(spans: Iterable[tuple[str, int, int]]) -> tuple[Silence, ...]:
-    """The longest times outside every run, longest first. A span is a run_id with its first and last wall clock."""
+    """Return the longest times outside every run, longest first. A span is a run_id with its first and last wall clock."""
     found: list[Silence] = []
     last, last_ms = "", MAX_INTEGER
     # A clock may jump back within a run, and runs may overlap.

@@ -1,4 +1,4 @@
-"""Take the entries of a store out of it, exactly, and make a new store of them with the same signatures."""
+"""Read the entries of a store exactly, and make a new store of them with the same signatures."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint
     from milepost.cursors import Stored
 
-_BATCH: Final = 10_000  # entries that are appended at a time
+_BATCH: Final = 10_000  # entries appended at a time
 
 
 class Entry(NamedTuple):
-    """All that a store has recorded of a checkpoint, but for its place in the chain."""
+    """Everything that a store has recorded of a checkpoint, except its place in the chain."""
 
     checkpoint: Checkpoint
     detail: str | None = None
-    cursor: Stored | None = None  # where it is still kept
+    cursor: Stored | None = None  # None if it is no longer kept
 
 
 class RefusedEntryError(Exception):
@@ -48,12 +48,12 @@ class RefusedEntryError(Exception):
 
 def entries_of(path: str, run_id: str | None, stage: str | None) -> Iterator[Entry]:
     """
-    The entries of a store in chain order, as it is when the first is asked for, and so are their cursors.
+    Yield the entries of a store in chain order, with their cursors, as they are when you ask for the first one.
 
-    These are in memory meanwhile: a pipeline that goes on would drop them before their entries are read.
+    The cursors stay in memory, because a running pipeline would drop them before their entries are read.
 
     Raises:
-        InvalidArgumentError: A name that nothing recorded can have.
+        InvalidArgumentError: A name is one that no entry can have.
         StoreError: The file cannot be read.
     """
     chosen = checked_filter(run_id, stage, None, None, 0, None, newest_first=False)
@@ -71,23 +71,23 @@ def entries_of(path: str, run_id: str | None, stage: str | None) -> Iterator[Ent
 
 def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None:
     """
-    Make a store of these entries: all of them, under its name and durably, or nothing.
+    Make a store of these entries. It appears durably with all of them, or not at all.
 
     Args:
         path: The absolute name of a file that does not exist yet.
-        entries: In chain order; details and cursors were checked.
-        hmac_key: Makes the chain a keyed one.
+        entries: The entries in chain order, with checked details and cursors.
+        hmac_key: The key of a keyed chain, or None.
 
     Raises:
-        InvalidArgumentError: The key is none.
-        RefusedEntryError: One of them is not valid, breaks a rule of an append, or is there already.
-        StoreError: The file cannot be written, or there is one.
+        InvalidArgumentError: `hmac_key` is no key.
+        RefusedEntryError: An entry is not valid, breaks a rule of an append, or is a duplicate.
+        StoreError: The file cannot be written, or exists already.
     """
-    refuse_long_directory(path, levels=2)  # the store that is filled is made within the directory that is made for it
+    refuse_long_directory(path, levels=2)  # the store to fill needs a temporary directory within this one
     with directory_beside(path) as made:
         writer = Writer(
             str(Path(made, "new")),
-            synchronous="normal",  # the copy of this is what has to last
+            synchronous="normal",  # only the copy of it must be durable
             busy_timeout_ms=0,
             vfs=None,
             hmac=hash_for_key(hmac_key),

@@ -1,4 +1,4 @@
-"""Handle the bytes of the WAL: sync it, grow it, write it back, and count what SQLite would skip in it."""
+"""Handle the bytes of the WAL: sync it, grow it, write it back, and count the commits that SQLite would skip."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _SystemFile(io.FileIO):
 
 @contextlib.contextmanager
 def _open(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
-    """Open the WAL, and give None for no file. It goes through the VFS that the caller named, if any, which sees all I/O."""
+    """Open the WAL, and yield None if there is none. A VFS that the caller named sees this access too."""
     if vfs is not None or os.name == "nt":
         with files.vfs_file(wal, vfs, flags) as file:
             yield file

@@ -130,7 +130,7 @@ def _pages(recorded: Iterator[_Recorded]) -> Iterator[list[_Recorded]]:
 def _follow(
     store: CheckpointStore, recorded: Callable[[int, int | None], Iterator[_Recorded]], after: int, limit: int | None
 ) -> Iterator[list[_Recorded]]:
-    """Return pages for ever, or until `limit` entries. A page is empty if nothing is new."""
+    """Yield pages without end, or until `limit` entries. A page is empty if nothing is new."""
     remaining = MAX_INTEGER if limit is None else limit
     seen = 0
     while True:

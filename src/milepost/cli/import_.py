@@ -95,7 +95,7 @@ def _entry(number: int, values: object) -> Entry:
     if values.keys() - {"detail", "cursor"} != set(record.FIELDS):
         wrong = [f"{name} is missing" for name in record.FIELDS if name not in values]
         wrong += [f"{shown(name)} is not a value of a checkpoint" for name in values if name not in record.FIELDS]
-        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}, and maybe detail and cursor")
+        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}, and optionally detail and cursor")
     run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in record.FIELDS)
     checkpoint = Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
     detail, cursor = values.get("detail"), values.get("cursor")
@@ -107,7 +107,7 @@ def _entry(number: int, values: object) -> Entry:
 
 
 def _cursor(number: int, cursor: object, detail: str | None) -> Stored:
-    """The cursor of a line, which is the one that the detail has the SHA-256 of."""
+    """Return the cursor of a line. The detail must have its type and its SHA-256."""
     said = details.parse(detail)
     if not isinstance(cursor, str) or said.get("cursor_type") not in ("json", "bytes"):
         raise WrongLine(number, f"cursor {shown(cursor)}: must be a text, and the detail must have its type and its SHA-256")
@@ -115,7 +115,7 @@ def _cursor(number: int, cursor: object, detail: str | None) -> Stored:
         stored: Stored = base64.b64decode(cursor, validate=True) if said["cursor_type"] == "bytes" else cursor
         check_stored(stored)
     except ValueError as error:
-        raise WrongLine(number, f"cursor {shown(cursor)}: is none ({error})") from None
+        raise WrongLine(number, f"cursor {shown(cursor)}: it is no cursor ({error})") from None
     if digest(stored) != said.get("cursor"):
         raise WrongLine(number, f"cursor {shown(cursor)}: its SHA-256 is not the one in the detail")
     return stored

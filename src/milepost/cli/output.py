@@ -164,7 +164,7 @@ def colored() -> bool:
 
 
 def time(at_ms: int) -> str:
-    """A time for a column of a table: all of the same width, and as JSON has it."""
+    """Format a time for a column of a table, as in JSON. All times up to the year 9999 have the same width."""
     return iso_with_ms(at_ms) or f"{at_ms} ms"
 
 

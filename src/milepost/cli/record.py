@@ -103,7 +103,7 @@ def head(found: Head) -> Record:
 
 
 def batch(found: BatchReceipt) -> Record:
-    """Return what a batch has recorded, with the head behind it."""
+    """Return the result of a batch, with the head after it."""
     return {
         "appended": found.appended,
         "duplicates": found.duplicates,

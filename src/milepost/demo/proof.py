@@ -106,5 +106,5 @@ def _divergence(resumed: CheckpointStore, unkilled: CheckpointStore) -> str | No
 
 
 def _of_stages(store: CheckpointStore) -> Iterator[Checkpoint]:
-    """Leave out what milepost recorded of the run's attempts, of which the killed run has one more."""
+    """Leave out the entries about the run's attempts, because the killed run has one attempt more."""
     return (entry for entry in store.history() if not entry.stage.startswith(details.RESERVED))

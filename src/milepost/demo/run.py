@@ -93,7 +93,7 @@ def run_demo(source: Source, output: str | None, *, overwrite: bool) -> bool:
         overwrite: Whether to replace an existing file.
 
     Returns:
-        Whether every check succeeded.
+        True if every check succeeded.
 
     Raises:
         InvalidArgumentError: The CSV cannot be read, or the output file exists already.

@@ -1,4 +1,4 @@
-"""Packages that milepost can do without: imported on use, and if missing, named in one sentence."""
+"""Import packages that milepost can do without. An error names a missing one in one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def extra(module: str, install: str = '"milepost[notebook]"') -> Any:
 
     Args:
         module: Its full name.
-        install: What to give to pip.
+        install: The argument for `pip install`.
 
     Raises:
         MissingPackageError: The package is not installed.

@@ -23,8 +23,8 @@ else:
 _NAME: Final = arrow.DataType.dictionary(arrow.DataType.int32(), arrow.DataType.utf8())
 _TIME: Final = arrow.DataType.timestamp("ms", tz="UTC")
 
-# The signature has the 64 hex digits of receipts, heads and the view `checkpoint`, so you can compare them directly. 32
-# bytes would take half the memory, but every library shows bytes differently.
+# The signature has the 64 hex digits of receipts, heads and the view `checkpoint`, so you can compare them directly. As
+# bytes it would take half the memory, but every library shows bytes differently.
 CHECKPOINTS: Final = arrow.Schema(
     [
         arrow.Field("position", arrow.DataType.int64(), nullable=False),
@@ -53,9 +53,9 @@ class Frame:
     `polars.DataFrame(frame)`, `pyarrow.table(frame)`, `duckdb.sql("SELECT … FROM frame")` and
     `pandas.DataFrame.from_arrow(frame)` take it through the Arrow PyCapsule interface.
 
-    A frame of checkpoints reads the store anew each time, page by page, and gives what is recorded by then. Between two
-    pages it holds nothing of the file, so a slow or forgotten reader does not make the WAL grow. The answer to a query is
-    in memory already.
+    A frame of checkpoints reads the store again each time, page by page, and returns the entries recorded by then. Between
+    two pages it holds nothing of the file, so a slow or forgotten reader does not make the WAL grow. The answer to a query
+    is already in memory.
 
     Source:
         https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html
@@ -145,7 +145,7 @@ def _count(found: list[tuple[Any, ...]]) -> str:
 
 
 def _values(column: arrow.ChunkedArray | arrow.Array) -> list[Any]:
-    """The values of a column. Times become text, since not every time fits a datetime."""
+    """Return the values of a column. Times become text, since not every time fits a datetime."""
     if arrow.DataType.is_timestamp(column.type):
         return [iso(ms) for ms in column.cast(arrow.DataType.int64()).to_pylist()]
     return column.to_pylist()
@@ -160,7 +160,7 @@ def _short(text: str) -> str:
 
 
 def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
-    """Make a frame of checkpoints; each reader begins the batches anew."""
+    """Make a frame of checkpoints. Each reader starts the batches from the beginning."""
     return Frame(CHECKPOINTS, batches)
 
 
@@ -185,8 +185,8 @@ def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.R
             arrow.Array(stored_details, arrow.DataType.utf8()),
             arrow.Array([_text(details.parse(each).get("cursor")) for each in stored_details], arrow.DataType.utf8()),
         ]
-    except (TypeError, ValueError) as error:  # of a damaged file SQLite returns whatever is there, STRICT or not
-        raise apsw.CorruptError(f"a row has what no append writes: {error}") from error
+    except (TypeError, ValueError) as error:  # from a damaged file SQLite returns any type, even from a STRICT table
+        raise apsw.CorruptError(f"a row has a value that no append writes: {error}") from error
     if any(array.null_count for array in arrays[:-2]):
         raise apsw.CorruptError("a row has NULL, which no append writes")
     return arrow.RecordBatch.from_arrays(arrays, schema=CHECKPOINTS)

@@ -1,4 +1,4 @@
-"""The shape of a stage of a run, in as many checkpoints as a picture can show, even out of ten million."""
+"""Find the shape of a stage of a run, in as many checkpoints as a picture can show, even out of ten million."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Mark(NamedTuple):
-    """What a picture needs of a checkpoint."""
+    """The values of a checkpoint that a picture needs."""
 
     sequence: int
     offset: int
@@ -27,7 +27,7 @@ class Outline:
 
     Attributes:
         marks: The marks.
-        neighbours: For each mark but the last, whether no checkpoint lies between it and the next mark.
+        neighbours: For each mark but the last, True if no checkpoint lies between it and the next mark.
         entries: How many checkpoints there are in all.
     """
 
@@ -75,16 +75,16 @@ def outline(
     """
     Choose marks so that the line through them passes close to all others.
 
-    Offset and event time never fall along the sequence, and a clock seldom does. So whatever lies between two marks is
-    within their distance of both. The two that are farthest apart get a mark between them, until all are close enough or
-    there are enough marks. Each mark costs one search in an index; nothing is scanned.
+    Offset and event time never fall along the sequence, and a clock seldom does. So every checkpoint between two marks is
+    within their distance of both. The two marks farthest apart get another mark between them, until all are close enough
+    or there are enough marks. Each mark costs one search in an index, and no scan.
 
     Args:
         first: The first mark.
         last: The last mark.
         entries: How many checkpoints there are.
-        between: Gives a mark from about the middle between two sequences, or None if there is none.
-        distance: How far apart two marks are in the picture, as a share of its size.
+        between: Returns a mark from about the middle between two sequences, or None if there is none.
+        distance: Returns how far apart two marks are in the picture, as a share of its size.
         points: How many marks to choose at most; 2 or more.
         enough: The distance at which two marks are close enough.
     """

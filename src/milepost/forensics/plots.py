@@ -47,16 +47,16 @@ FAULT: Final = "#D55E00"
 GREY: Final = "#808080"  # 4 to 1 on white, 5 to 1 on black
 _DASHES: Final = ("-", "--", ":", "-.")  # with five colours, a look of its own for each of twenty stages
 
-RUNS: Final = 20  # of more runs, a picture shows those that were active last
-STAGES: Final = 20  # where each has its own look and label; of more, likewise
+RUNS: Final = 20  # of more runs, a picture shows those active last
+STAGES: Final = 20  # each has its own look and label; of more, a picture shows those active last
 BARS: Final = 60  # one below the other: three stages of each run
-PANELS: Final = 8  # likewise; of more stages, a picture shows those that part first
+PANELS: Final = 8  # one below the other; of more stages, a picture shows those that part first
 _HIGHEST: Final = 15.8  # inches, and so less than 1,600 pixels at 100 to the inch
 _POINTS: Final = 20_000  # marks in a picture, at most
 _LABEL: Final = 0.17  # inches from one label to the next, at least
 _LONGEST: Final = 32  # characters of a name
 _WIDEST: Final = 20  # times the size of the font, which is about as wide as so many letters
-_TALLEST: Final = 1.35  # likewise: a letter with two accents and a tail
+_TALLEST: Final = 1.35  # times the size of the font: a letter with two accents and a tail
 _PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False}  # a name is no formula
 _DAY_MS: Final = 86_400_000
 _LAST_DATE_MS: Final = 253_402_214_400_000  # the last day of the year 9999, where Python's calendar ends
@@ -242,7 +242,7 @@ def _difference(found: Comparison, divergence: Divergence) -> str:
     return "another event time" if one.watermark != other.watermark else "another idempotency key"
 
 
-# What is drawn
+# The lines to draw
 
 
 def _lines(
@@ -254,8 +254,8 @@ def _lines(
     """
     Outline stages of runs for a picture in which each mark is at `place`.
 
-    `apart` gives the largest distance along each axis between two marks and all marks between them. Without it, this is the
-    distance of the two marks, which is right for values that do not fall.
+    `apart` returns the largest distance along each axis between two marks and all marks between them. Without it, the
+    distance of the two marks counts, which is right for values that do not fall.
     """
     ends = [[Mark(*end) for end in read(rows.ends_of_run_stage, run_stage)] for run_stage in run_stages]
     corners = [place(mark) for pair in ends for mark in pair]
@@ -306,13 +306,13 @@ def _lag_ms(mark: Mark) -> int:
 
 
 def _lag_apart(one: Mark, two: Mark) -> tuple[float, float]:
-    """Lag rises and falls: between two marks the clock at most runs on while event time stands still, or the reverse."""
+    """Return the largest distances between two marks: the clock runs on while event time stands still, or the reverse."""
     most, least = max(1, two.at_ms - one.event_time_ms), max(1, one.at_ms - two.event_time_ms)
     return two.at_ms - one.at_ms, log10(most / least)
 
 
 def _day(ms: int) -> float:
-    """A time in matplotlib's unit: days since the epoch."""
+    """Convert a time to matplotlib's unit: days since the epoch."""
     return ms / _DAY_MS
 
 
@@ -320,7 +320,7 @@ def _days(marks: Iterable[Mark]) -> list[float]:
     return [_day(mark.at_ms) for mark in marks]
 
 
-# How it is drawn
+# The drawing
 
 
 def _figure(title: str, height: float, panels: int, *, share: bool = True) -> tuple[Picture, Sequence[Axes]]:
@@ -347,7 +347,7 @@ def _style(line: _Line) -> dict[str, Any]:
 
 
 def _points(marks: Sequence[Mark], lines: Sequence[_Line]) -> dict[str, Any]:
-    """Markers for single checkpoints; among many lines, only for one that has no other beside it."""
+    """Return markers for single checkpoints. Among many lines, only a checkpoint with no other beside it gets one."""
     return {"marker": "o", "markersize": 3} if len(marks) < (30 if len(lines) <= RUNS else 2) else {}
 
 
@@ -360,7 +360,7 @@ def _mark_silences(axes: Axes, line: _Line, height: Callable[[Mark], float]) -> 
 
 
 def _last_lines(lines: list[_Line]) -> list[_Line]:
-    """The line of the last run of each stage."""
+    """Return the line of the last run of each stage."""
     return list({line.run_stage.stage: line for line in lines}.values())
 
 

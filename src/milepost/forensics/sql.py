@@ -83,7 +83,7 @@ def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] |
 
 
 def _line(error: Exception) -> str:
-    """The message of an error on one line of limited length, since it may quote the statement."""
+    """Return the message of an error on one line of limited length, since it may quote the statement."""
     return shorten_middle(str(error), 160)
 
 
