@@ -232,7 +232,7 @@ def test_another_process_is_waited_for_until_the_time_is_up_and_no_longer(
 ) -> None:
     """Counted from the first look on."""
     fake = FakeTime()
-    monkeypatch.setattr("milepost.writer.time", fake)
+    monkeypatch.setattr("milepost.writable_database.time", fake)
     with CheckpointStore(path, durability="normal", busy_timeout_ms=1000) as store:
         looks = []
         for later in (0, 0.5, 0.4995, 0.0005, 1):
@@ -343,7 +343,7 @@ def test_who_has_written_for_long_lets_others_in_before_it_writes_again(
 ) -> None:
     """For a twentieth of the time, and a millisecond at most; after a short one, not at all."""
     fake, lasts = FakeTime(), [0.0]
-    monkeypatch.setattr("milepost.writer.time", fake)
+    monkeypatch.setattr("milepost.writable_database.time", fake)
 
     def clock() -> int:
         fake.now += lasts[0]
@@ -366,7 +366,7 @@ def test_who_has_written_for_long_lets_others_in_before_it_writes_again(
 def test_who_writes_a_while_after_a_long_write_is_not_kept_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have had their time by then."""
     fake = FakeTime()
-    monkeypatch.setattr("milepost.writer.time", fake)
+    monkeypatch.setattr("milepost.writable_database.time", fake)
     with CheckpointStore(path, durability="normal") as store:
         with store.transaction():
             fake.now += 5
@@ -1131,7 +1131,7 @@ def test_who_commits_for_others_waits_a_little_for_those_whom_the_last_commit_se
         with CheckpointStore(path, durability=durability) as store, monkeypatch.context() as patch:
             fake = FakeTime()
             fake.step = 0.00003
-            patch.setattr("milepost.writer.time", fake)
+            patch.setattr("milepost.group_writer.time", fake)
             with ThreadPoolExecutor(1) as pool:
                 for group, slept in ((1, []), (3, patience), (1, [])):
                     if group > 1:

@@ -30,7 +30,7 @@ from milepost.turn import NOW, Turn
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from milepost.writer import Job
+    from milepost.job import Job
 
 T = TypeVar("T")
 

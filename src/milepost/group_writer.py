@@ -1,0 +1,156 @@
+"""Group commit: what several threads want to write at once is done in one transaction."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+
+import apsw
+
+from milepost import append
+from milepost.block_writer import BlockWriter
+from milepost.errors import MilepostError, StoreBusyError, StoreError
+from milepost.job import Job
+from milepost.turn import NOW, Turn
+
+if TYPE_CHECKING:
+    from milepost.block import Block
+    from milepost.helper import Batch
+    from milepost.receipt import Receipt
+    from milepost.writable_database import Options
+
+T = TypeVar("T")
+
+PATIENCE_NS: Final = {"full": 100_000, "normal": 0}  # a sync of the disk takes longer, a write to its cache does not
+
+
+class GroupWriter(BlockWriter):
+    """
+    A writer whose threads do their jobs together.
+
+    Args:
+        path: The file's absolute name.
+        options: As `WritableDatabase` takes them.
+    """
+
+    def __init__(self, path: str, **options: Unpack[Options]) -> None:
+        super().__init__(path, **options)
+        self._main_thread = threading.main_thread().ident
+        self._group = 1  # how many jobs the last commit had
+
+    def _do(self, job: Job[T], within: Block | None = None) -> T:
+        """Have a job done: in the caller's own block, in a transaction of its own, or in another thread's with others."""
+        self.refuse_if_ended()
+        holder = self._in_the_way()
+        if holder is not None:
+            block = self._block_of_caller(holder, within)
+            if block is not None:
+                return self._do_in_block(block, job)
+        elif within is not None:
+            raise StoreError(self.path, "the loop's block has ended: record inside the loop")
+        try:
+            if not self._turns.take(job, self.busy_timeout_ms / 1000):
+                raise StoreBusyError(self.path, self.busy_timeout_ms)
+            if not job.done:
+                self._commit(job)
+        finally:
+            if NOW in self._turns.held and self._turns.held[NOW] is job:
+                del self._turns.held[NOW]
+            job.given_up = True
+            self._turns.wake_first()
+        if job.error is not None:
+            raise job.error
+        return job.outcome
+
+    def _commit(self, leader: Job[Any] | Batch) -> None:
+        """
+        Do a job, or a batch of tasks, in one transaction with what other threads have queued; what fails fails alone.
+
+        Args:
+            leader: Whose turn it is.
+        """
+        own: list[Job[Any]] = []
+        others: list[Turn] = []
+        settled = False
+        try:
+            group = leader.thread != self._main_thread
+            if group:
+                self._await_company()
+            self._begin()
+            own = leader.claim()
+            if group:
+                others += self._turns.take_over()
+            self._group = 1 + len(others)
+            if own or others:  # else all were withdrawn
+                appended = self._do_all([*own, *others])  # type: ignore[list-item]
+                self._let_others_in()
+                self._commit_transaction(appended)
+            settled = True
+        except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:
+            self._end = None
+            self._tell_all([*(own or leader.claim_those_that_waited()), *others], error)  # type: ignore[list-item]
+            settled = True
+        except Exception as error:  # noqa: BLE001 - the clock's: of the only job, for in a group it is the job's alone
+            self._end = None
+            self._tell_all(own or leader.claim_those_that_waited(), error)
+        finally:
+            try:
+                self._rules.ours = True
+                if self._connection is not None and self._connection.in_transaction:
+                    self._execute("ROLLBACK")
+            except apsw.Error:  # SQLite has rolled back itself
+                pass
+            finally:
+                if not settled:
+                    self._end = None
+                    self._turns.put_back(others)
+                else:
+                    for other in others:
+                        other.finish()
+
+    def _tell_all(self, jobs: list[Job[Any]], error: BaseException) -> None:
+        """Jobs have failed: one exception for each, since threads raise them side by side."""
+        told = self._told(error)
+        for job in jobs:
+            job.error, told = told, self._told(error, again=True)
+
+    def _await_company(self) -> None:
+        """
+        Let those come back whom the last commit served: without them every second commit would have one job.
+
+        It ends when all are back, or none has come for a while; after a commit of one job there is nobody to wait for.
+        """
+        came, since = -1, 0
+        while (waiting := self._turns.waiting) < self._group - 1:
+            now = time.monotonic_ns()
+            if waiting > came:
+                came, since = waiting, now
+            elif now - since >= PATIENCE_NS[self._synchronous]:
+                return
+            time.sleep(0)  # gives the interpreter to another thread
+
+    def _do_all(self, jobs: list[Job[Any]]) -> int:
+        """Do the jobs of a transaction; how many entries were appended."""
+        return self._do_alone(jobs[0]) if len(jobs) == 1 else self._do_group(jobs)
+
+    def _do_alone(self, job: Job[Any]) -> int:
+        """Do the only job of a transaction; how many entries were appended."""
+        end, self._end = self._end or append.Appender(self._statements, self.hash), None
+        before = end.appended
+        job.outcome = job.work(end)
+        self._end = end if end.usable else None
+        return end.appended - before
+
+    def _do_group(self, jobs: list[Job[Any]]) -> int:
+        """Do several jobs; those that append one checkpoint together, if none of these fails."""
+        appended = 0
+        single = [job for job in jobs if job.entry is not None]
+        if len(single) > 1:
+            together: Job[list[Receipt]] = Job(lambda end: end.append_each([job.entry for job in single if job.entry]))
+            appended = self._do_in_savepoint(together, 0)
+            if together.error is None:
+                for job, receipt in zip(single, together.outcome, strict=True):
+                    job.outcome = receipt
+                jobs = [job for job in jobs if job.entry is None]
+        return appended + sum(self._do_in_savepoint(job, 0) for job in jobs)

@@ -1,0 +1,381 @@
+"""
+Open one file to write, begin its transactions, and look at it again before a commit is acknowledged.
+
+What an ordinary WAL database with synchronous=FULL still loses, and what is done about it here:
+
+- two processes that create the file at once, or a kill while it is made: `create` links it into place when it is whole;
+- a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
+  goes: `wal.make_durable` writes the WAL's bytes again and syncs them before the first answer;
+- a file, WAL or shared memory that is unlinked under us by another program: looked at before a commit is acknowledged;
+- a sync that failed, after which the kernel calls the lost pages clean: the writer refuses all further work;
+- a descriptor of the live file closed in our own process, which drops all of SQLite's locks on it: nothing here opens
+  the file but SQLite's own VFS, which knows of this;
+- a fork: `open_files`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import warnings
+from typing import TYPE_CHECKING, Final, Literal, NotRequired, TypedDict
+
+import apsw
+
+from milepost import create, files, open_files, schema, wal
+from milepost.block import outside
+from milepost.bound import Bound
+from milepost.connection import connect, refuse_foreign_header
+from milepost.database import Database
+from milepost.errors import (
+    FailedStoreError,
+    MilepostError,
+    MilepostWarning,
+    ReadOnlyStoreError,
+    StoreBusyError,
+    StoreError,
+)
+from milepost.lent import LentConnection, Rules
+from milepost.reader import CACHE_KIB, Reader, SharedReader
+from milepost.sqlite_errors import sync_failed, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from milepost.append import Appender
+    from milepost.signature import Hash
+
+Durability = Literal["full", "normal"]
+"""What an acknowledgement survives: power loss, or a crash of the process."""
+
+_POLL_S: Final = 0.0005  # between two looks whether another process has given back its lock
+_LONG_S: Final = 0.001  # who has held the lock for longer lets others in before it takes it again …
+_PART: Final = 20  # … for this part of the time that it held it,
+_MOST_S: Final = 2 * _POLL_S  # and no longer than it takes others to look
+
+
+class Options(TypedDict):
+    """How a file is opened to write."""
+
+    synchronous: Durability
+    busy_timeout_ms: int
+    vfs: str | None
+    hmac: Hash | None
+    on_connect: NotRequired[Callable[[apsw.Connection], object] | None]
+
+
+class WritableDatabase(Database):
+    """
+    A file that one connection writes to. It is made if it is missing.
+
+    Args:
+        path: The file's absolute name.
+        synchronous: `"full"` or `"normal"`.
+        busy_timeout_ms: How long to wait for another writer, in ms.
+        vfs: The name of an SQLite VFS; None for SQLite's own.
+        hmac: The hash that the caller's key gives; None without a key.
+        on_connect: Called with each connection that is opened to write.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        synchronous: Durability,
+        busy_timeout_ms: int,
+        vfs: str | None,
+        hmac: Hash | None,
+        on_connect: Callable[[apsw.Connection], object] | None = None,
+    ) -> None:
+        super().__init__(path, vfs, hmac)
+        self.busy_timeout_ms = busy_timeout_ms
+        self._synchronous = synchronous
+        self._on_connect = on_connect
+        self._connection: LentConnection | None = None  # None too while it has let go of the file for a fork
+        # The end of the chain as our own last commit left it, and SQLite's data_version then: it is good for as long as
+        # nobody else, of this process or another, has written since.
+        self._end: Appender | None = None
+        self._version: int | None = None
+        self._deadline: float | None = None  # of the wait for another process's lock
+        self._began = 0.0  # when the last transaction began, on the monotonic clock
+        self._free_until = 0.0  # until when the lock is left to others
+
+    # Opening
+
+    def _open_first(self) -> None:
+        if not files.is_store_file(self.path):
+            create.create(self.path, self.vfs, self._hmac)
+        files.warn_of_remote(self.path)
+        create.sweep(self.path)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Open the connection that writes."""
+        open_files.refuse_inherited(self.path)
+        refuse_foreign_header(self.path, self.vfs)
+        if os.stat(self.path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
+            create.refuse_second_name(self.path)
+        found = files.status(f"{self.path}-wal")
+        connection: LentConnection | None = None
+        try:
+            open_files.opening_to_write[id(self)] = self.path
+            others = [other for other in open_files.opened() if other.path == self.path and other is not self]
+            # Beside another writer the shared memory is mapped already, to be written to.
+            if not any(isinstance(other, WritableDatabase) and other.has_open_file for other in others):
+                deadline = time.monotonic() + self.busy_timeout_ms / 1000
+                if not all(other.make_way(deadline) for other in others):
+                    raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - undone as for every other error
+            connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
+            if found is not None and found.st_size > 0:
+                self._leave_wal_alone(connection)  # until it is durable: an opening that is refused must not write it back
+            with files.opening(self.path):
+                self._prepare(connection)
+            self._connection = connection
+        except BaseException:
+            if connection is not None and self._connection is not connection:
+                apsw.Connection.close(connection, True)
+            raise
+        finally:
+            open_files.opening_to_write.pop(id(self), None)
+
+    def _prepare(self, connection: LentConnection) -> None:
+        self._rules = connection.rules = Rules(self.path)
+        connection.set_authorizer(self._rules.judge)
+        connection.set_busy_handler(self._wait_for_lock)
+        self._deadline = None
+        self._bound = Bound(connection, self.path)
+        # One cursor for all of milepost's own: the next statement ends one that an interrupt has left half read.
+        self._statements = apsw.Cursor(connection)
+        self._execute = self._statements.execute
+        self._lent = connection
+        if connection.readonly("main"):
+            raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
+        schema.upgrade(connection, self.path)
+        self.hash: Hash = schema.chosen_hash(connection, self.path, self._hmac)
+        self.hash(b"")  # refuses a missing key now, not at the first append
+        if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
+            raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
+        connection.pragma("cache_size", -CACHE_KIB)
+        connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
+        self._leave_wal_alone(connection)
+        self._wal = wal.Wal(connection, self.path, self.vfs, grows_ahead=self._synchronous == "full")
+        self._make_durable(connection)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        self._bound.steps = None
+        if self._on_connect is not None:
+            self._rules.opening, self._rules.ours = True, False
+            self._on_connect(connection)
+            self._rules.opening, self._rules.ours = False, True
+            if connection.in_transaction:
+                raise StoreError(self.path, "on_connect has left a transaction open: let it end what it begins")
+            self._reset(connection)
+        connection.cursor_factory = self._refuse_outside
+
+    def _make_durable(self, connection: LentConnection) -> None:
+        """Before the first answer: what the file holds is durable, and the locks on it are this process's own."""
+        frames = self._wal.frames()
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            named = [(name, files.identity_of(name)) for name in (self.path, self._wal.name, f"{self.path}-shm")]
+            opened = [(name, identity, identity()) for name, identity in named]
+            self._files = [each for each in opened if each[2] is not None]
+            if len(self._files) < 3 and self.vfs is None:
+                raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
+            open_files.refuse_without_locks(self.path, f"{self.path}-shm")
+            unread = 0 if frames is None else wal.unread_commits(self._wal.name, self.vfs, frames[0])
+            wal.make_durable(self._wal.name, self.vfs)
+            files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
+            self._execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                self._execute("ROLLBACK")
+        if unread > 1 and self._wal.frames() == frames:  # else a neighbour has gone on meanwhile
+            warnings.warn(
+                f"{self.path}: its -wal file holds {unread} commits that cannot be read, since a page before them is not as "
+                "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
+                "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
+                MilepostWarning,
+                stacklevel=7,  # of who opens the store
+            )
+
+    def _reset(self, connection: LentConnection) -> None:
+        """Undo what the caller has set on the connection, but for functions, collations and modules."""
+        self._rules.ours = True
+        if connection.authorizer != self._rules.judge:
+            connection.set_authorizer(self._rules.judge)
+        connection.cursor_factory = self._refuse_outside
+        connection.row_trace = connection.exec_trace = None
+        connection.set_busy_handler(self._wait_for_lock)
+        connection.set_commit_hook(None)
+        connection.set_rollback_hook(None)
+        connection.set_wal_hook(None)
+        connection.wal_autocheckpoint(0)
+        self._bound.install(connection)
+
+    def _refuse_outside(self, _connection: apsw.Connection) -> apsw.Cursor:
+        raise outside(self.path)
+
+    def _leave_wal_alone(self, connection: apsw.Connection) -> None:
+        """
+        Closing the connection must not write the WAL back: a sync of it would now succeed and mean nothing.
+
+        The next opener writes the WAL again first (`wal.make_durable`); a power loss before that would leave the file half
+        written back, and the WAL that would mend it gone.
+        """
+        with contextlib.suppress(apsw.Error):
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+    def _close_connection(self) -> None:
+        if self._connection is not None:
+            self._rules.ours = True
+            with contextlib.suppress(apsw.Error):  # the WAL could not be written back: the next opener does that
+                # Forced: a cursor that a block has left open would keep the file open, and its locks with it.
+                self._connection.close(True)
+            self._connection = self._end = self._version = None
+
+    def _new_reader(self) -> Reader:
+        return SharedReader(self.path, self.vfs, self._hmac)
+
+    @property
+    def has_open_file(self) -> bool:
+        """Whether its connection is open; not before the first one is, nor while it has let go of the file."""
+        return self._connection is not None
+
+    def _connections(self) -> list[apsw.Connection]:
+        return super()._connections() + ([] if self._connection is None else [self._connection])
+
+    def make_way(self, deadline: float) -> bool:
+        """Nothing has to be closed: its readers map the shared memory as a writer does."""
+        del deadline
+        return True
+
+    # A transaction
+
+    def _begin(self) -> None:
+        """Begin a transaction, with all that an append has to know."""
+        self.refuse_if_ended()
+        if self._connection is None:  # it has let go of the file, for a fork
+            self._connect()
+        self._rules.ours = True
+        self._roll_back_what_was_left()
+        self._deadline = None
+        if self._free_until:
+            time.sleep(max(0.0, self._free_until - time.monotonic()))
+            self._free_until = 0.0
+        self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or a neighbour could pass us
+        self._began = time.monotonic()
+        self._refuse_another(*self._files[-1])
+        self._bound.steps = 0
+        if self._lent.data_version() != self._version:
+            self._end = None
+            schema.refuse_another_version_now(self._statements, self.path)
+        self._wal.make_room()
+
+    def _roll_back_what_was_left(self) -> None:
+        """
+        Nothing is open when a transaction begins: an interrupt, or a commit that fails, may leave one open.
+
+        A retry inside that would find its own entry there, call it a duplicate, and acknowledge what nobody commits.
+        """
+        connection = self._lent
+        if connection.in_transaction:
+            with contextlib.suppress(apsw.Error):
+                self._execute("ROLLBACK")
+            if connection.in_transaction:
+                self._ended = FailedStoreError(
+                    self.path, "a transaction can be neither committed nor undone: open the store anew"
+                )
+                raise self._ended
+
+    def _let_others_in(self) -> None:
+        """
+        Before a transaction ends: if it was long, others get the lock next.
+
+        SQLite has no queue for it: others look again and again, and would find it free only by luck, were it taken again at
+        once, batch after batch.
+        """
+        now = time.monotonic()
+        held = now - self._began
+        if held > _LONG_S:
+            self._free_until = now + min(held / _PART, _MOST_S)
+
+    def _wait_for_lock(self, _calls: int) -> bool:
+        """Between two tries to get a lock that another process has: False when the time is up."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self.busy_timeout_ms / 1000
+        if now >= self._deadline:
+            return False
+        time.sleep(_POLL_S)
+        return True
+
+    def _commit_transaction(self, appended: int) -> None:
+        """Commit; it may be acknowledged when this returns."""
+        self._execute("COMMIT")
+        self._version = self._lent.data_version()
+        self._before_acknowledging(appended)
+
+    def _before_acknowledging(self, appended: int) -> None:
+        """After a commit: what the caller relies on is durable, and where a reader will find it."""
+        if appended == 0 and self._synchronous == "full":
+            # All that was stated is recorded already, perhaps by a neighbour that was killed before its sync.
+            self._refuse_another_file()
+            self._wal.sync()
+        self._refuse_another_file()
+        self._wal.write_back()
+
+    def _refuse_another_file(self) -> None:
+        """
+        The file, its WAL and its shared memory are still the ones of these names.
+
+        A neighbour with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
+        database, and `rm` does so anyway; SQLite goes on writing to the unlinked file without an error. A neighbour that
+        finds no shared memory makes another one, and each then writes over the other's frames: so that one is looked at
+        before a write too.
+        """
+        for name, identity, opened in self._files:
+            self._refuse_another(name, identity, opened)
+
+    def _refuse_another(self, name: str, identity: Callable[[], object], opened: object) -> None:
+        what = "file" if name == self.path else f"{name[len(self.path) :]} file"
+        try:
+            found = identity()
+        except OSError as error:
+            raise FailedStoreError(
+                self.path,
+                f"its {what} can no longer be looked at ({error.strerror}), and what was written last may be lost: close "
+                "the store, open it again, and look for the last checkpoint",
+            ) from error
+        if found != opened:
+            if name.endswith("-shm") and self._wal.is_in_place():  # another process may write to it, without our knowledge
+                self._leave_wal_alone(self._lent)
+            raise FailedStoreError(
+                self.path,
+                f"its {what} was removed or replaced by another program while the store was open, and what was "
+                "written since may be lost: close the store, open it again, and look for the last checkpoint",
+            )
+
+    def _told(self, error: BaseException, *, again: bool = False) -> BaseException:
+        """
+        What is raised for an error, a new exception for each who is told.
+
+        Args:
+            error: APSW's, the operating system's or one of ours.
+            again: Another one was told already.
+        """
+        if isinstance(error, apsw.Error | UnicodeDecodeError):
+            told: MilepostError = translate(error, self.path, self.busy_timeout_ms)
+        elif isinstance(error, MilepostError):
+            told = type(error)(*error.args) if again else error
+        elif isinstance(error, OSError):
+            told = files.from_os(self.path, error)
+        else:
+            return error
+        if told is not error:
+            told.__cause__ = error
+        if isinstance(told, FailedStoreError):
+            self._ended = FailedStoreError(*told.args)
+            if self._connection is not None and sync_failed(error):
+                self._leave_wal_alone(self._connection)
+        return told
