@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from milepost.block import Block, BlockTurn
 from milepost.database import CLOSING
@@ -29,12 +29,14 @@ from milepost.writable_database import Durability, Options
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from milepost.append import Step
+    from milepost.append import Appender, Step
     from milepost.checkpoint import Checkpoint
     from milepost.cursors import Stored
     from milepost.receipt import BatchReceipt, Receipt
 
 __all__ = ["Durability", "Writer"]
+
+T = TypeVar("T")
 
 
 class Writer(TaskWriter):
