@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
-from typing import TYPE_CHECKING
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,11 +19,25 @@ from support.used_store import used_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+# Tests start hundreds of Pythons. Where the environment says that none keeps bytecode, each would compile milepost anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+MEMORY: Final = Path("/dev/shm")
+ROOM: Final = 1 << 30  # bytes; the tests need a quarter of that
 
 # The machines that run this are shared: how long an example takes says nothing.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
+
+
+def pytest_configure() -> None:
+    """Put the stores of tests into memory where there is room; a test that wants a real disk takes `disk_path`."""
+    fits = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM
+    if fits and "TMPDIR" not in os.environ:
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # look again
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +57,14 @@ def _ctrl_c_arrives() -> None:
 def path(tmp_path: Path) -> Path:
     """Where a test may make a store."""
     return tmp_path / "orders.milepost"
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """Where a test may make a store whose syncs go to a disk."""
+    place = Path("/var/tmp")
+    with tempfile.TemporaryDirectory(prefix="milepost-disk-", dir=place if place.is_dir() else None) as directory:
+        yield Path(directory).resolve() / "orders.milepost"
 
 
 @pytest.fixture

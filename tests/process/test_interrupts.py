@@ -50,9 +50,11 @@ def test_a_kept_exception_of_an_interrupted_block_makes_no_later_append_be_lost(
 
 @LONG
 @pytest.mark.parametrize("operation", ["Append", "Edges"])
-def test_syncs_of_a_real_disk_are_interrupted_and_lose_nothing(path: Path, operation: str) -> None:
+def test_syncs_of_a_real_disk_are_interrupted_and_lose_nothing(disk_path: Path, operation: str) -> None:
     """Where most of the time is spent inside a sync."""
-    outcome = interrupt(path.parent, [operation], how="timer", rounds=5_000, seed=SEED, durability="full", keeping=[False])
+    outcome = interrupt(
+        disk_path.parent, [operation], how="timer", rounds=5_000, seed=SEED, durability="full", keeping=[False]
+    )
     assert outcome.problems == [], outcome.problems[0]
     assert outcome.hits == 5_000
 
@@ -66,10 +68,10 @@ def test_sys_exit_in_a_handler_comes_out_as_such(rounds: int) -> None:
 
 
 @pytest.mark.parametrize("rounds", [50, pytest.param(5_000, marks=LONG)])
-def test_threads_beside_the_interrupted_one_never_see_its_interrupts(path: Path, rounds: int) -> None:
+def test_threads_beside_the_interrupted_one_never_see_its_interrupts(disk_path: Path, rounds: int) -> None:
     """In the same group commit, on a real disk: they go on appending, and each of their receipts is in the chain."""
     orders: dict[str, Any] = {"durability": "full", "workers": 3, "patience_ms": 5000}
-    outcome = interrupt(path.parent, ["Append"], how="timer", rounds=rounds, seed=SEED, **orders)
+    outcome = interrupt(disk_path.parent, ["Append"], how="timer", rounds=rounds, seed=SEED, **orders)
     assert outcome.problems == [], outcome.problems[0]
     assert outcome.hits == rounds
 
