@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import milepost.checkpoint as contract
 from milepost import Checkpoint, NoCheckpointError, ResumePoint, Watermark
-from support.chains import MAX, chain, checkpoints, entry, mixed, names
+from support.chains import MAX, chain, entry, mixed
+from support.strategies import checkpoints, names
 
 MARK = Watermark(500, 1767225600000)
 ENTRY = Checkpoint("run-7", "load", 1, MARK, "load:0-499", 1767225601000)

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost import Checkpoint, CheckpointStore, RejectedCheckpointError
-from support.chains import MAX, chain, checkpoints, entry, mixed
+from support.chains import MAX, chain, entry, mixed
 from support.command import answer, on_terminal, process, run
 from support.exported import FIELDS, recorded, values
+from support.strategies import checkpoints
 
 
 @settings(max_examples=20)  # each makes three files, durably

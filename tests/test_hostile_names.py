@@ -11,7 +11,8 @@ from hypothesis import given, settings
 
 from milepost import Checkpoint, CheckpointStore, Head, ResumePoint, Watermark
 from milepost.checkpoint import chain_signature
-from support.chains import entry, names
+from support.chains import entry
+from support.strategies import names
 
 if TYPE_CHECKING:
     from pathlib import Path

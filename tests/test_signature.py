@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from milepost import Checkpoint, CheckpointStore, InvalidCheckpointError, SequenceError, Watermark
 from milepost.checkpoint import chain_signature, signed, valid
 from milepost.signature import EMPTY, canonical_bytes, link, prefix
-from support.chains import checkpoints, entry
+from support.chains import entry
+from support.strategies import checkpoints
 
 VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("vectors.json").read_text(encoding="utf-8"))["chains"]
 

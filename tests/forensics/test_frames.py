@@ -28,8 +28,9 @@ from milepost import (
     Watermark,
     rows,
 )
-from support.chains import MAX, chain, checkpoints, entry, mixed
+from support.chains import MAX, chain, entry, mixed
 from support.doors import connections
+from support.strategies import checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,8 +1,6 @@
-"""What tests make chains from: plain builders, and hypothesis strategies for everything that a checkpoint may be."""
+"""What tests make chains from. Programs that tests start import it too: it imports nothing that is slow."""
 
 from __future__ import annotations
-
-from hypothesis import strategies as st
 
 from milepost import Checkpoint, Watermark
 
@@ -38,10 +36,3 @@ def mixed(length: int) -> list[Checkpoint]:
     """A chain in which runs and stages take turns, unevenly, and the clock jumps."""
     turns = [(f"run-{i % 3}", ("extract", "transform", "load")[i * 7 // 3 % 3], i) for i in range(length)]
     return [entry(i, run_id=run, stage=stage, key=f"step-{i}", at_ms=(i * 7919) % 1000) for run, stage, i in turns]
-
-
-characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-names = st.text(characters, min_size=1, max_size=20).filter(lambda name: len(name.encode()) <= 1024)
-integers = st.one_of(st.integers(0, 5), st.integers(0, MAX))
-watermarks = st.builds(Watermark, integers, integers)
-checkpoints = st.builds(Checkpoint, names, names, integers, watermarks, names, integers)
