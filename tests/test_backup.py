@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,7 @@ def test_a_kill_while_the_file_is_put_in_place_leaves_a_store_that_opens(path: P
 
 BEGIN = """
 import sys
+import time
 from support.chains import chain
 from milepost import CheckpointStore
 store = CheckpointStore(sys.argv[1])
@@ -259,10 +261,14 @@ def test_a_signal_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing(path: Pa
     ended = 0
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(chain(5000))
+        began = time.monotonic()
+        store.backup(path.with_name("copy"))
+        whole = time.monotonic() - began
+        path.with_name("copy").unlink()
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
-            for delay in range(1, 60):
-                signal.setitimer(signal.ITIMER_REAL, delay / 2000)
+            for moment in range(1, 60):
+                signal.setitimer(signal.ITIMER_REAL, whole * moment / 40)
                 try:
                     store.backup(path.with_name("copy"))
                 except KeyboardInterrupt:
