@@ -90,7 +90,7 @@ class Calls(dict[str, Call]):
         if type(value) is HostileType:
             return ""  # there is nothing in it that could be shown
         try:
-            text = repr(value)[: 1 if isinstance(value, dict) else 10]
+            text = repr(value[:20] if isinstance(value, (str, bytes)) else value)[: 1 if isinstance(value, dict) else 10]
         except Exception:  # noqa: BLE001 - what cannot be shown
             return type(value).__name__
         return text if text.isprintable() else ascii(text)[1:-1]
