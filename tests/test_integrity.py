@@ -211,7 +211,7 @@ def test_a_broken_table_of_another_is_told_beside_such_a_table(file: Path) -> No
 @pytest.mark.parametrize("columns", [COLUMNS, CHECKS], ids=["generated columns", "checks"])
 def test_a_table_whose_check_takes_many_steps_is_judged(file: Path, columns: str, opener: Any) -> None:
     """Some 400 steps of SQLite's for each byte of the file: its tree is sound, so the check comes to an end."""
-    some = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+    some = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) "
     run(file, f"CREATE TABLE sink (a INT, {columns})", f"{some} INSERT INTO sink (a) SELECT i % 100 FROM n")
     assert verify(file, opener) == Verification(True, LENGTH, chain_signature(chain(LENGTH)), ())
 

@@ -74,20 +74,26 @@ def test_workers_find_a_sound_chain_sound(path: Path, name: str, confirmed: list
     assert confirmed == [True, True]
 
 
-@pytest.mark.parametrize("name", CHAINS)
+EDITS = [
+    "UPDATE entry SET offset = offset + 1 WHERE position = 3",
+    "UPDATE entry SET at_ms = at_ms + 1 WHERE position = 120",
+    "UPDATE entry SET signature = x'00' WHERE position = 240",
+    "DELETE FROM entry WHERE position = 60",
+    "UPDATE entry SET run_signature = zeroblob(32) WHERE position = 121",
+    "UPDATE entry SET entries_so_far = entries_so_far + 1 WHERE entries_so_far > 3",
+    "UPDATE entry SET entries_so_far = NULL WHERE entries_so_far > 1",
+    "UPDATE entry SET entries_so_far = 7 WHERE position = 170",
+    "DELETE FROM run_stage WHERE run_number = 1",
+    "UPDATE run SET run_id = 'another' WHERE run_number = 1",
+]
+
+
 @pytest.mark.parametrize(
-    "edit",
-    [
-        "UPDATE entry SET offset = offset + 1 WHERE position = 3",
-        "UPDATE entry SET at_ms = at_ms + 1 WHERE position = 120",
-        "UPDATE entry SET signature = x'00' WHERE position = 240",
-        "DELETE FROM entry WHERE position = 60",
-        "UPDATE entry SET run_signature = zeroblob(32) WHERE position = 121",
-        "UPDATE entry SET entries_so_far = entries_so_far + 1 WHERE entries_so_far > 3",
-        "UPDATE entry SET entries_so_far = NULL WHERE entries_so_far > 1",
-        "UPDATE entry SET entries_so_far = 7 WHERE position = 170",
-        "DELETE FROM run_stage WHERE run_number = 1",
-        "UPDATE run SET run_id = 'another' WHERE run_number = 1",
+    ("name", "edit"),
+    [  # each edit of two chains, and in the long dose of all four
+        pytest.param(name, edit, marks=() if (place - number) % 4 in {0, 1} else pytest.mark.long)
+        for number, edit in enumerate(EDITS)
+        for place, name in enumerate(CHAINS)
     ],
 )
 def test_workers_find_a_fault_as_one_process_does(path: Path, name: str, edit: str, confirmed: list[bool]) -> None:

@@ -38,7 +38,7 @@ from support.tampering import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "7000"))
 OPENERS: Final[tuple[Any, ...]] = (CheckpointStore.open_readonly, CheckpointStore)
@@ -234,15 +234,16 @@ VALUES: Final = (None, 1.5, float("inf"), "", "text", "7", "x" * 100_000, "\0", 
                  -(2**63))  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [VALUES[::3], pytest.param(VALUES, marks=pytest.mark.long)], ids=["some", "all"])
+@pytest.mark.parametrize("everywhere", [False, pytest.param(True, marks=pytest.mark.long)], ids=["some", "all"])
 @pytest.mark.parametrize(("table", "column"), [(table, column) for table, columns in COLUMNS.items() for column in columns])
 def test_a_value_of_a_wrong_kind_is_an_error_of_ours_or_a_fault(
-    template: tuple[Path, bytes], table: str, column: str, values: Sequence[Any]
+    template: tuple[Path, bytes], table: str, column: str, everywhere: bool
 ) -> None:
-    """Promise F2: in the first, a middle and the last row of each table, each kind of value that SQLite has."""
+    """Promise F2: in the first, a middle or the last row of each table, kinds of values that SQLite has; in the end, all."""
     tally = Tally()
-    for value in values:
-        for place in ("min(rowid)", "7", "max(rowid)") if table != "run_stage" else ("",):
+    for number, value in enumerate(VALUES if everywhere else VALUES[::3]):
+        places = ("min(rowid)", "7", "max(rowid)") if table != "run_stage" else ("",)
+        for place in places if everywhere else (places[number % len(places)],):
             where = f"WHERE rowid = (SELECT {place} FROM {table})" if place else "WHERE run_number = 1 AND stage_number = 1"
             try:
                 path = _laid(template, (f"UPDATE {table} SET {column} = ? {where}", (value,)), loose=True)
@@ -305,7 +306,8 @@ def test_a_file_cut_at_any_page_is_told(wal: bool, writable: bool) -> None:
     assert tally.tried > 50
 
 
-def test_files_of_different_times_and_stores_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("both", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_files_of_different_times_and_stores_are_told_apart(tmp_path: Path, both: bool) -> None:
     """Promise E4: a file, a WAL and a shm, each of its own moment, missing, empty, garbage, or of another store."""
     files: list[bytes] = []
     wals: list[bytes | None] = [None, b"", bytes(5000)]
@@ -323,7 +325,7 @@ def test_files_of_different_times_and_stores_are_told_apart(tmp_path: Path) -> N
     with fast_directory() as directory:
         for number, combination in enumerate(itertools.product(dict.fromkeys(files), wals, shms)):
             laid = dict(zip((NAME, f"{NAME}-wal", f"{NAME}-shm"), combination, strict=True))
-            for writable in (False, True):
+            for writable in (False, True) if both else (number % 2 == 1,):
                 lay(directory, {name: bytes(data) for name, data in laid.items() if data is not None})
                 examine(directory / NAME, f"{number}", TRUTH, HEAD, Dose(notice=with_head, writable=writable), tally)
     print(f"{tally.tried} combinations, {tally.refused} refused, {tally.changed} with a changed answer")
@@ -343,9 +345,9 @@ def _mutations(sample: int, seeds: range) -> list[Dose]:
 @pytest.mark.filterwarnings("ignore::milepost.MilepostWarning")  # a spoilt WAL is told of
 def test_a_sample_of_spoilt_files_raises_nothing_raw_and_lies_in_nothing() -> None:
     """Promise E3: bytes, blocks and pages overwritten, exchanged, taken out, put in."""
-    tally = _every(mutate, *_mutations(250, range(SEED, SEED + 1)))
+    tally = _every(mutate, *_mutations(100, range(SEED, SEED + 1)))
     assert (tally.missed, tally.problems) == ([], [])
-    assert tally.changed > 200
+    assert tally.changed > 80
 
 
 @pytest.mark.long

@@ -135,10 +135,10 @@ def test_a_kill_at_a_sample_of_vfs_calls_loses_and_doubles_nothing() -> None:
     began, tally, rng = time.monotonic(), Tally(), random.Random(SEED)
     with _server() as server:
         changing, others = _points(server)
-        _kill([*rng.sample(changing, 110), *rng.sample(others, 20)], tally, server)
+        _kill([*rng.sample(changing, 60), *rng.sample(others, 10)], tally, server)
     _report(tally, began)
     assert tally.problems == []
-    assert tally.kills == 130
+    assert tally.kills == 70
 
 
 def test_a_sink_that_commits_apart_from_its_checkpoint_is_caught() -> None:

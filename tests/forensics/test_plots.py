@@ -48,7 +48,13 @@ PICTURES: dict[str, Draw] = {
     "lag of a run": lambda store: store.plot.lag("run-7"),
     "compare": lambda store: store.plot.compare("run-7", "run-8"),
 }
-each_picture = pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES.keys())
+each_picture = pytest.mark.parametrize(  # where one run is drawn as all of them are, by the same code
+    "draw",
+    [
+        pytest.param(draw, marks=pytest.mark.long if name == "lag of a run" else (), id=name)
+        for name, draw in PICTURES.items()
+    ],
+)
 
 
 def _ticking(length: int, *, run_id: str = "run-7", stage: str = "load", outage: int | None = None) -> list[Checkpoint]:
@@ -282,8 +288,8 @@ def _many(stages: int, runs: int) -> Iterator[Checkpoint]:
                 yield entry(i, run_id=f"run-{run + 7}", stage=f"stage-{stage}", offset=offset, at_ms=at_ms)
 
 
-AMOUNTS = [(1, 1), (300, 2), (3, 300), (40, 40)]
-MORE_AMOUNTS = [(40, 2), (2000, 2), (1, 40), (2, 2000)]
+AMOUNTS = [(1, 1), (40, 40)]  # the second is more of both than is drawn
+MORE_AMOUNTS = [(40, 2), (300, 2), (2000, 2), (1, 40), (3, 300), (2, 2000)]
 
 
 @pytest.fixture(
@@ -411,7 +417,9 @@ def test_of_many_stages_those_that_part_first_are_compared(store: CheckpointStor
     assert f"wide, light: run-7 · narrow, dark: run-8 · {rest}" in _texts(figure)
 
 
-@pytest.mark.parametrize("stages", [2, 6, 13, 20])
+@pytest.mark.parametrize(
+    "stages", [2, pytest.param(6, marks=pytest.mark.long), pytest.param(13, marks=pytest.mark.long), 20]
+)
 def test_every_label_has_its_place_beside_the_axes(store: CheckpointStore, stages: int) -> None:
     """None on top of another one, and none below, where a picture would grow by it."""
     store.append_many(entry(i, stage=f"stage-{k}", at_ms=EVENT_MS + i) for i in range(9) for k in range(stages))

@@ -23,7 +23,7 @@ def _interrupt(operations: Sequence[str], rounds: int, **orders: Any) -> Outcome
 
 
 @pytest.mark.parametrize("durability", ["normal", "full"])
-@pytest.mark.parametrize("rounds", [1_000, pytest.param(25_000, marks=LONG)])
+@pytest.mark.parametrize("rounds", [500, pytest.param(25_000, marks=LONG)])
 def test_appends_go_on_after_interrupts_and_lose_nothing(rounds: int, durability: str) -> None:
     """Ctrl-C every millisecond: another process sees each acknowledged entry and can append at once; so can the store."""
     outcome = _interrupt(["Append"], rounds, durability=durability)
@@ -32,7 +32,7 @@ def test_appends_go_on_after_interrupts_and_lose_nothing(rounds: int, durability
 
 
 @pytest.mark.parametrize("durability", ["normal", "full"])
-@pytest.mark.parametrize("rounds", [1_000, pytest.param(25_000, marks=LONG)])
+@pytest.mark.parametrize("rounds", [300, pytest.param(25_000, marks=LONG)])
 def test_blocks_batches_and_loops_go_on_after_interrupts_and_are_whole(rounds: int, durability: str) -> None:
     """Each is in the file as a whole or not at all, with its rows of the sink; a loop does each record once in the sink."""
     outcome = _interrupt(["Edges"], rounds, durability=durability, keeping=[False])
