@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from milepost import Checkpointed, CheckpointStore, InvalidArgumentError, StageM
 from support.chains import entry
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 
@@ -295,3 +297,22 @@ def test_what_a_loop_records_of_other_stages_commits_with_its_own_batch(store: C
     assert [item.stage for item in store.history()] == ["other", "third", "other", "third", "load"] * 2
     with pytest.raises(StoreError, match="work only inside it"):
         loop.append(entry(9, stage="other"))
+
+
+class _ForBoth(list[int]):
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self._each()
+
+    async def _each(self) -> AsyncIterator[int]:
+        for record in self:
+            yield record
+
+
+def test_a_source_for_both_kinds_of_loops_is_taken_by_both(store: CheckpointStore) -> None:
+    """Some classes of HTTP libraries are iterable and async iterable."""
+
+    async def loop() -> list[int]:
+        return [record async for record in store.checkpointed(_ForBoth([1, 2, 3]), run_id="run-7", stage="load")]
+
+    assert _loop(store, _ForBoth([1, 2])) == [1, 2]
+    assert asyncio.run(loop()) == [3]

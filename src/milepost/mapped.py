@@ -179,7 +179,7 @@ class Mappable(Loop[Record], Generic[Record]):
         check_integer("workers", workers, least=1)
         if in_flight is not None:
             check_integer("in_flight", in_flight, least=1)
-        if executor is not None and not callable(getattr(executor, "submit", None)):
+        if executor is not None and not callable(getattr(type(executor), "submit", None)):
             raise InvalidArgumentError("executor", executor, "must be a concurrent.futures.Executor")
         if executor is not None and inspect.iscoroutinefunction(work):
             raise InvalidArgumentError("work", work, "is a coroutine function, which an executor cannot run")

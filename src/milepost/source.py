@@ -122,8 +122,9 @@ class Source(Generic[Record]):
         return chain(first, records)
 
     def _begun(self, given: Any) -> Iterator[Record]:
-        if hasattr(type(given), "__aiter__") or inspect.isawaitable(given):
-            _drop(given)
+        if _is_async(type(given)):
+            if inspect.iscoroutine(given):
+                given.close()  # else Python warns that nobody awaited it
             raise InvalidArgumentError(self._argument, self._records, "is an async source: loop over it with `async for`")
         try:
             iterator: Iterator[Record] = self._noted(iter(given))
@@ -160,7 +161,7 @@ class Source(Generic[Record]):
         return records
 
     async def _begun_async(self, given: Any) -> AsyncIterator[Record]:
-        if inspect.isawaitable(given):
+        if hasattr(type(given), "__await__"):
             given = await given
         if hasattr(type(given), "__aiter__"):
             records: AsyncIterator[Record] = self._noted(aiter(given))
@@ -203,9 +204,9 @@ def _can_check(start: Start) -> bool:
     return start > 0 and start.cursor is None
 
 
-def _drop(given: Any) -> None:
-    if inspect.iscoroutine(given):
-        given.close()  # else Python warns that nobody awaited it
+def _is_async(kind: type) -> bool:
+    """Whether a `for` cannot iterate over it. Some classes are for both, `for` and `async for`."""
+    return hasattr(kind, "__await__") or (hasattr(kind, "__aiter__") and not hasattr(kind, "__iter__"))
 
 
 async def as_async(records: Iterator[Record]) -> AsyncIterator[Record]:
