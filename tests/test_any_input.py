@@ -57,6 +57,8 @@ def test_no_verb_raises_anything_but_errors_of_milepost_whatever_it_is_given(
         "entries": [],
         "watermark": Watermark(MAX, MAX),
         "records": [],
+        "items": [],
+        "key": str,
         "idempotency_key": "load:1",
         "run_id": "run-7",
         "other_run_id": "run-7",
@@ -65,7 +67,7 @@ def test_no_verb_raises_anything_but_errors_of_milepost_whatever_it_is_given(
     }
     arguments = {name: good[name] for name in ARGUMENTS[verb] if name in good}
     for name in data.draw(st.lists(st.sampled_from(ARGUMENTS[verb]), min_size=1, unique=True)):
-        arguments[name] = data.draw(NOT_CALLABLE if name in {"event_time", "seek", "progress"} else ANYTHING)
+        arguments[name] = data.draw(NOT_CALLABLE if name in {"event_time", "cursor", "key", "progress"} else ANYTHING)
     head = used.head()
     refused: MilepostError | None = None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -16,18 +17,20 @@ import pytest
 from milepost import (
     BatchReceipt,
     Checkpoint,
+    Checkpointed,
     CheckpointStore,
     Head,
     InvalidArgumentError,
     InvalidCheckpointError,
     Receipt,
+    Tracked,
     Watermark,
 )
 from support.chains import MAX, entry
 from support.hostile import HOSTILE, TEN_MEGABYTES, Entry, HostileError, Kept, Mark, Number, Text
 from support.methods import public, without_arguments
 from support.refusals import Call, Calls, left_as_it_was
-from support.used_store import advance, clock_of_used, loop, resume
+from support.used_store import advance, clock_of_used, loop, mapped, once, resume, track, tracked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -103,6 +106,12 @@ NAMES = Calls(
         "advance key": Call("idempotency_key", lambda s, x: advance(s, idempotency_key=x), BAD_NAMES | NONE),
         "checkpointed run_id": Call("run_id", lambda s, x: s.checkpointed([], run_id=x, stage="load"), BAD_NAMES | NONE),
         "checkpointed stage": Call("stage", lambda s, x: s.checkpointed([], run_id="run-7", stage=x), BAD_NAMES | NONE),
+        "checkpointed source": Call("source", lambda s, x: loop(s, source=x), BAD_NAMES),
+        "once run_id": Call("run_id", lambda s, x: s.once([], run_id=x, stage="load", key=str), BAD_NAMES | NONE),
+        "once stage": Call("stage", lambda s, x: s.once([], run_id="run-7", stage=x, key=str), BAD_NAMES | NONE),
+        "once key gives": Call("key", lambda s, x: once(s, key=lambda _: x), BAD_NAMES | NONE),
+        "tracked run_id": Call("run_id", lambda s, x: s.tracked(run_id=x, stage="load"), BAD_NAMES | NONE),
+        "tracked stage": Call("stage", lambda s, x: s.tracked(run_id="run-7", stage=x), BAD_NAMES | NONE),
         "latest run_id": Call("run_id", lambda s, x: s.latest(x), BAD_NAMES),
         "latest_for_stage stage": Call("stage", lambda s, x: s.latest_for_stage(x), BAD_NAMES | NONE),
         "latest_for_stage run_id": Call("run_id", lambda s, x: s.latest_for_stage("load", run_id=x), BAD_NAMES),
@@ -213,6 +222,12 @@ INTEGERS = Calls(
         "checkpointed every": Call(
             "every", lambda s, x: s.checkpointed([], run_id="run-7", stage="load", every=x), BAD_INTEGERS | NONE | {"0": 0}
         ),
+        "map workers": Call("workers", lambda s, x: mapped(s, workers=x), BAD_INTEGERS | NONE | {"0": 0}),
+        "map in_flight": Call("in_flight", lambda s, x: mapped(s, in_flight=x), BAD_INTEGERS | {"0": 0}),
+        "once every": Call("every", lambda s, x: once(s, every=x), BAD_INTEGERS | NONE | {"0": 0}),
+        "tracked every": Call("every", lambda s, x: tracked(s, every=x), BAD_INTEGERS | NONE | {"0": 0}),
+        "tracked in_flight": Call("in_flight", lambda s, x: tracked(s, in_flight=x), BAD_INTEGERS | NONE | {"0": 0}),
+        "track offset": Call("offset", track, NO_INTEGERS | NONE | {"2^63-1": MAX}),
         "get sequence": Call("sequence", lambda s, x: s.get("run-7", "load", x), BAD_INTEGERS | NONE),
         "history after": Call("after", lambda s, x: s.history(after=x), BAD_INTEGERS | NONE),
         "history limit": Call("limit", lambda s, x: s.history(limit=x), BAD_INTEGERS),
@@ -234,6 +249,37 @@ INTEGERS = Calls(
 def test_a_bad_integer_is_named_and_changes_nothing(used: CheckpointStore, name: str, wrong: str) -> None:
     """Sequences, offsets, times in ms, positions and counts."""
     INTEGERS.check(used, name, wrong)
+
+
+# Seconds
+
+BAD_SECONDS: dict[str, Any] = {
+    "bool": True,
+    "0": 0,
+    "-1": -1,
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "Decimal": Decimal(1),
+    "str": "1",
+    "list": [1],
+    "int subclass": Number(1),
+    "10 MB": TEN_MEGABYTES,
+    **HOSTILE,
+}
+
+SECONDS = Calls(
+    {
+        "checkpointed every_s": Call("every_s", lambda s, x: loop(s, every_s=x), BAD_SECONDS),
+        "once every_s": Call("every_s", lambda s, x: once(s, every_s=x), BAD_SECONDS),
+        "tracked every_s": Call("every_s", lambda s, x: tracked(s, every_s=x), BAD_SECONDS),
+    }
+)
+
+
+@SECONDS.each_with_every_bad_value
+def test_a_bad_number_of_seconds_is_named_and_changes_nothing(used: CheckpointStore, name: str, wrong: str) -> None:
+    """It is above 0, and finite."""
+    SECONDS.check(used, name, wrong)
 
 
 # Times
@@ -261,6 +307,7 @@ TIMES = Calls(
         "checkpointed event_time gives, in a transaction": Call(
             "event_time", lambda s, x: loop(s, event_time=lambda _: x, transaction=True), BAD_TIMES | NONE
         ),
+        "track event_time": Call("event_time", lambda s, x: track(s, 0, event_time=x), BAD_TIMES),
         "branch as_of": Call("as_of", lambda s, x: s.branch("run-7", "new", as_of=x), BAD_TIMES),
         "latest as_of": Call("as_of", lambda s, x: s.latest(as_of=x), BAD_TIMES),
         "latest_for_stage as_of": Call("as_of", lambda s, x: s.latest_for_stage("load", as_of=x), BAD_TIMES),
@@ -335,6 +382,8 @@ BAD_STEPS: dict[str, Any] = {
     **HOSTILE,
 }
 BAD_ITERABLES: dict[str, Any] = {"None": None, "bool": True, "int": 7, "NaN": float("nan"), "class": Checkpoint, **HOSTILE}
+BAD_SOURCES: dict[str, Any] = {name: value for name, value in BAD_ITERABLES.items() if not callable(value)}
+"""A class may be a function of the start."""
 
 ENTRIES = Calls(
     {
@@ -354,8 +403,13 @@ ENTRIES = Calls(
         "advance_many_async steps": Call("steps", lambda s, x: _run(s.advance_many_async(x)), BAD_ITERABLES),
         "append_async entry": Call("entry", lambda s, x: _run(s.append_async(x)), BAD_ENTRIES),
         "append_many_async entries": Call("entries", lambda s, x: _run(s.append_many_async(x)), BAD_ITERABLES),
-        "checkpointed records": Call("records", lambda s, x: s.checkpointed(x, run_id="run-7", stage="load"), BAD_ITERABLES),
-        "checkpointed seek gives": Call("seek", lambda s, x: resume(s, seek=lambda _: x), BAD_ITERABLES),
+        "checkpointed records": Call("records", lambda s, x: s.checkpointed(x, run_id="run-7", stage="load"), BAD_SOURCES),
+        "checkpointed records give": Call("records", lambda s, x: resume(s, records=lambda _: x), BAD_ITERABLES),
+        "checkpointed cursor gives": Call("cursor", lambda s, x: loop(s, cursor=lambda _: x), BAD_CURSORS),
+        "checkpointed cursor gives, in a transaction": Call(
+            "cursor", lambda s, x: loop(s, cursor=lambda _: x, transaction=True), BAD_CURSORS
+        ),
+        "once items": Call("items", lambda s, x: s.once(x, run_id="run-7", stage="load", key=str), BAD_SOURCES),
     }
 )
 
@@ -407,6 +461,8 @@ SWITCHES = Calls(
         "receipts newest_first": Call("newest_first", lambda s, x: s.receipts(newest_first=x), BAD_BOOLS),
         "frame newest_first": Call("newest_first", lambda s, x: s.frame(newest_first=x), BAD_BOOLS),
         "checkpointed transaction": Call("transaction", lambda s, x: loop(s, transaction=x), BAD_BOOLS),
+        "checkpointed accept_source": Call("accept_source", lambda s, x: loop(s, accept_source=x), BAD_BOOLS),
+        "once transaction": Call("transaction", lambda s, x: once(s, transaction=x), BAD_BOOLS),
         "Receipt duplicate": Call("duplicate", lambda _, x: Receipt(1, DIGITS, x), BAD_BOOLS),
     }
 )
@@ -425,7 +481,10 @@ BAD_CALLABLES: dict[str, Any] = {"bool": True, "int": 1767225600000, "str": "tim
 CALLABLES = Calls(
     {
         "checkpointed event_time": Call("event_time", lambda s, x: loop(s, event_time=x), BAD_CALLABLES),
-        "checkpointed seek": Call("seek", lambda s, x: loop(s, seek=x), BAD_CALLABLES),
+        "checkpointed cursor": Call("cursor", lambda s, x: loop(s, cursor=x), BAD_CALLABLES),
+        "once key": Call("key", lambda s, x: once(s, key=x), BAD_CALLABLES | NONE),
+        "map work": Call("work", lambda s, x: mapped(s, work=x), BAD_CALLABLES | NONE),
+        "map executor": Call("executor", lambda s, x: mapped(s, executor=x), BAD_CALLABLES),
         "verify progress": Call("progress", lambda s, x: s.verify(progress=x), BAD_CALLABLES),
     }
 )
@@ -435,6 +494,29 @@ CALLABLES = Calls(
 def test_what_cannot_be_called_is_named_and_changes_nothing(used: CheckpointStore, name: str, wrong: str) -> None:
     """Before anything is done that it was wanted for."""
     CALLABLES.check(used, name, wrong)
+
+
+# Words
+
+BAD_ERRORS: dict[str, Any] = {
+    "None": None,
+    "bool": True,
+    "bytes": b"raise",
+    "str subclass": Text("raise"),
+    "list": ["raise"],
+    "empty": "",
+    "upper case": "RAISE",
+    "10 MB": TEN_MEGABYTES,
+    **HOSTILE,
+}
+
+WORDS = Calls({"map errors": Call("errors", lambda s, x: mapped(s, errors=x), BAD_ERRORS)})
+
+
+@WORDS.each_with_every_bad_value
+def test_a_word_that_is_none_of_the_two_is_named_and_changes_nothing(used: CheckpointStore, name: str, wrong: str) -> None:
+    """To the letter."""
+    WORDS.check(used, name, wrong)
 
 
 # SQL
@@ -637,12 +719,28 @@ def test_a_path_of_millions_of_directories_is_refused_at_once(tmp_path: Path) ->
 
 # All of them
 
-CALLS = (NAMES, INTEGERS, TIMES, ENTRIES, SWITCHES, CALLABLES, SQL, HEADS, OPENING)
+CALLS = (NAMES, INTEGERS, SECONDS, TIMES, ENTRIES, SWITCHES, CALLABLES, WORDS, SQL, HEADS, OPENING)
 
 
 def test_the_tables_have_every_argument_of_every_method() -> None:
     """A method that is new must be added to them."""
-    assert public() - without_arguments() <= {call.split()[0] for calls in CALLS for call in calls}
+    assert public() - without_arguments() | {"map", "track"} <= {call.split()[0] for calls in CALLS for call in calls}
+
+
+LOOPS: dict[str, Callable[..., object]] = {
+    "checkpointed": CheckpointStore.checkpointed,
+    "once": CheckpointStore.once,
+    "tracked": CheckpointStore.tracked,
+    "map": Checkpointed.map,
+    "track": Tracked.__call__,
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_tables_have_every_argument_of_the_loops(loop: str) -> None:
+    """They have many."""
+    arguments = set(inspect.signature(LOOPS[loop]).parameters) - {"self"}
+    assert arguments <= {call.split()[1] for calls in CALLS for call in calls if call.split()[0] == loop}
 
 
 LONGEST = "x" * 1024
@@ -655,6 +753,11 @@ LONGEST = "x" * 1024
         lambda s: s.append_many([Checkpoint(LONGEST, LONGEST, MAX, Watermark(MAX, MAX), LONGEST, MAX)]),
         lambda s: s.advance(LONGEST, LONGEST, Watermark(MAX, MAX), idempotency_key=LONGEST),
         lambda s: list(s.checkpointed([1], run_id=LONGEST, stage=LONGEST, every=MAX, event_time=lambda _: MAX)),
+        lambda s: list(s.checkpointed([1], run_id=LONGEST, stage="source", source=LONGEST, every_s=MAX)),
+        lambda s: list(s.checkpointed([1], run_id=LONGEST, stage="cursor", cursor=lambda _: b"x" * 65_536)),
+        lambda s: list(s.checkpointed([1], run_id=LONGEST, stage="map").map(str, workers=MAX, in_flight=MAX)),
+        lambda s: list(s.once([1], run_id=LONGEST, stage="bag", key=lambda _: LONGEST, every=MAX, every_s=MAX)),
+        lambda s: tracked(s, run_id=LONGEST, stage=LONGEST, every=MAX, every_s=MAX, in_flight=MAX),
         lambda s: s.latest(LONGEST, as_of=MAX),
         lambda s: s.latest_for_stage(LONGEST, run_id=LONGEST, as_of=MAX),
         lambda s: s.get(LONGEST, LONGEST, MAX),

@@ -12,7 +12,7 @@ from milepost import Checkpoint, CheckpointStore
 from support.chains import entry
 from support.hostile import HostileError, hostile
 from support.refusals import left_as_it_was
-from support.used_store import advance, loop, resume
+from support.used_store import advance, loop, mapped, once, resume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -64,6 +64,10 @@ class _RaisesAtOnce:
         raise HostileError
 
 
+class _RaisesAtSubmit:
+    submit = hostile
+
+
 class _RaisesAsPath:
     def __fspath__(self) -> str:
         raise HostileError
@@ -78,7 +82,13 @@ class _RaisesAsPath:
         pytest.param(lambda s: _loop_over(s, _raises_half_way(), transaction=True), id="checkpointed transaction, half way"),
         pytest.param(lambda s: loop(s, event_time=hostile), id="checkpointed event_time"),
         pytest.param(lambda s: loop(s, event_time=hostile, transaction=True), id="checkpointed transaction event_time"),
-        pytest.param(lambda s: resume(s, seek=hostile), id="checkpointed seek"),
+        pytest.param(lambda s: resume(s, records=hostile), id="checkpointed records"),
+        pytest.param(lambda s: loop(s, cursor=hostile), id="checkpointed cursor"),
+        pytest.param(lambda s: loop(s, cursor=hostile, transaction=True), id="checkpointed transaction cursor"),
+        pytest.param(lambda s: mapped(s, work=hostile), id="map work"),
+        pytest.param(lambda s: mapped(s, executor=_RaisesAtSubmit()), id="map executor"),
+        pytest.param(lambda s: once(s, key=hostile), id="once key"),
+        pytest.param(lambda s: once(s, key=hostile, transaction=True), id="once transaction key"),
         pytest.param(lambda s: s.verify(progress=hostile), id="verify progress"),
         pytest.param(lambda _: CheckpointStore(_RaisesAsPath()), id="open path"),
         pytest.param(lambda _: CheckpointStore.open_readonly(_RaisesAsPath()), id="open_readonly path"),

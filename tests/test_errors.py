@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[Any, ...]] = {
     "NoCheckpointError": (None, "load"),
     "RunFinishedError": ("run-7", 2, 1767225600000),
     "RunExistsError": ("run-8", "load", entry(7)),
+    "SourceChangedError": ("sha256:aa", "sha256:bb", "run-7", "load"),
     "CursorNotKeptError": ("run-7", "load", 12),
     "SchemaVersionError": ("orders.milepost", 2, 1),
     "StoreBusyError": ("orders.milepost", 5000),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # A loop looks first where it stands, and is told by that.
 WRITES: Final[dict[str, Callable[[CheckpointStore], object]]] = {
-    **{name: write for name, write in WRITING.items() if method(name) != "checkpointed"},
+    **{name: write for name, write in WRITING.items() if method(name) not in {"checkpointed", "once", "tracked"}},
     "a duplicate": lambda store: store.append(entry(1)),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from milepost import CheckpointStore, Watermark
+from milepost import CheckpointStore, Tracked, Watermark
 from support.chains import MAX, entry
 from support.doors import wal
 
@@ -40,10 +40,33 @@ def loop(store: CheckpointStore, **arguments: Any) -> None:
         pass
 
 
-def resume(store: CheckpointStore, **arguments: Any) -> None:
+def resume(store: CheckpointStore, records: Any = (1, 2, 3), **arguments: Any) -> None:
     """A loop that goes on after the second of three records."""
-    for _ in store.checkpointed([1, 2, 3], run_id="resumed", stage="load", **arguments):
+    for _ in store.checkpointed(records, run_id="resumed", stage="load", **arguments):
         pass
+
+
+def mapped(store: CheckpointStore, work: Any = str, **arguments: Any) -> None:
+    """A loop over a run of its own, whose records are worked on by threads."""
+    for _ in store.checkpointed([1, 2, 3], run_id="new run", stage="load", every=2).map(work, **arguments):
+        pass
+
+
+def once(store: CheckpointStore, **arguments: Any) -> None:
+    """A loop over a bag."""
+    for _ in store.once(["a", "b"], run_id="new run", stage="bag", **({"key": str} | arguments)):
+        pass
+
+
+def tracked(store: CheckpointStore, **arguments: Any) -> Tracked:
+    """A source that the caller's own workers finish."""
+    return store.tracked(**({"run_id": "new run", "stage": "tracked"} | arguments))
+
+
+def track(store: CheckpointStore, offset: Any, event_time: Any = None, **arguments: Any) -> None:
+    """Work on one record of it."""
+    with tracked(store, **arguments) as begin:
+        begin(offset, event_time=event_time)()
 
 
 def advance(store: CheckpointStore, **changed: Any) -> object:
