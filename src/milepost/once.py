@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sized
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from milepost import rows
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 _MOST: Final = 256
-"""How many items are looked up at once."""
+"""How many items of a collection are looked up at once."""
 
 _PATIENCE_S: Final = 0.005
-"""How long items are read ahead before those are looked up that came, in seconds."""
+"""How long to read items before those that came are looked up, in seconds: an item of a collection may take time to make."""
 
 
 class Once(Mappable[Item]):
@@ -51,8 +51,8 @@ class Once(Mappable[Item]):
         super().__init__(store, run_id, stage, every=every, every_s=every_s, transaction=transaction)
         self._source: Source[Item] = Source(items, "items")
         self._key = key
-        # Nothing of it has to be waited for, so items are always read ahead.
-        self._is_at_hand = isinstance(items, Sized)
+        # Any other source may block, or wait for what comes of the item before.
+        self._most = _MOST if isinstance(items, Collection) else 1
 
     def _start(self) -> Start:
         state = self._store._database.read(rows.stage_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
@@ -66,34 +66,31 @@ class Once(Mappable[Item]):
         return self._undone(self._source.open(Start(0)), progress)
 
     def _undone(self, items: Iterator[Item], progress: ItemProgress) -> Iterator[tuple[Item, str]]:
-        ahead = _Ahead(self._is_at_hand)
-        while True:
-            batch = []
+        more = True
+        while more:
+            more, batch, since = False, [], time.monotonic()
             for item in items:
                 batch.append((item, self._checked_key(item)))
-                if ahead.has_enough(batch):
+                if self._has_enough(batch, since):
+                    more = True
                     break
-            if not batch:
-                return
-            undone = progress.undone(batch)
-            ahead.next(undone)
-            yield from undone
+            yield from progress.undone(batch)
 
     async def _feed_async(self, progress: Any) -> AsyncIterator[tuple[Item, str]]:
         items = await self._source.open_async(Start(0))
-        ahead = _Ahead(self._is_at_hand)
-        while True:
-            batch = []
+        more = True
+        while more:
+            more, batch, since = False, [], time.monotonic()
             async for item in items:
                 batch.append((item, self._checked_key(item)))
-                if ahead.has_enough(batch):
+                if self._has_enough(batch, since):
+                    more = True
                     break
-            if not batch:
-                return
-            undone = progress.undone(batch)
-            ahead.next(undone)
-            for each in undone:
+            for each in progress.undone(batch):
                 yield each
+
+    def _has_enough(self, batch: list[Any], since: float) -> bool:
+        return len(batch) >= self._most or time.monotonic() - since > _PATIENCE_S
 
     def _checked_key(self, item: Item) -> str:
         key = self._key(item)
@@ -101,25 +98,3 @@ class Once(Mappable[Item]):
         if wrong is not None:
             raise InvalidArgumentError(*wrong)
         return key
-
-
-class _Ahead:
-    """
-    How many items to read before they are looked up together.
-
-    A source may block. So only one is read while there is something to do, and more and more while everything is done.
-    """
-
-    def __init__(self, is_at_hand: bool) -> None:
-        self._is_at_hand = is_at_hand
-        self._number = _MOST if is_at_hand else 1
-        self._since = time.monotonic()
-
-    def has_enough(self, batch: list[Any]) -> bool:
-        return len(batch) >= self._number or (not self._is_at_hand and time.monotonic() - self._since > _PATIENCE_S)
-
-    def next(self, undone: list[Any]) -> None:
-        """Set out to read the next ones."""
-        if not self._is_at_hand:
-            self._number = 1 if undone else min(2 * self._number, _MOST)
-        self._since = time.monotonic()

@@ -514,7 +514,8 @@ class CheckpointStore:
         work in `.map`, which runs outside.
 
         Args:
-            items: The bag: an iterable, or an async one for `async for`.
+            items: The bag: an iterable, or an async one for `async for`. A collection is looked up 256 items at a time, any
+                other source item by item, since it may block.
             run_id: The execution of the pipeline.
             stage: The step of the pipeline.
             key: Returns an item's key: text of 1 to 1,024 bytes, unique in the bag. The second item with a key is passed
