@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from milepost import rows
 from milepost.arguments import check_integer, plain_integer
 from milepost.checkpoint import MAX_INTEGER
-from milepost.errors import InvalidArgumentError, MilepostError, StoreError
+from milepost.errors import InvalidArgumentError, MilepostError, StageMovedError, StoreError
 from milepost.progress import OffsetProgress
 from milepost.source import Start
 from milepost.ticker import Ticker
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from milepost.append import Step
+    from milepost.block import Block
+    from milepost.checkpoint import Watermark
     from milepost.store import CheckpointStore
     from milepost.times import Time
 
@@ -31,7 +34,16 @@ _LOOK_AGAIN_S: Final = 0.05
 
 
 class _Stopped(BaseException):
-    """Ends the `with` after `stop()`. No `except Exception` of the caller's catches it."""
+    """
+    Ends the `with` after `stop()`. No `except Exception` of the caller's catches it.
+
+    Args:
+        of: The tracking that was stopped: another one's `with` lets it pass.
+    """
+
+    def __init__(self, of: _Tracking) -> None:
+        super().__init__()
+        self.of: _Tracking = of
 
 
 class Done:
@@ -42,15 +54,15 @@ class Done:
     call does nothing.
     """
 
-    __slots__ = ("_claim", "_ended", "_ring", "error", "event_time_ms", "finished", "offset")
+    __slots__ = ("__weakref__", "_progress", "_record", "_ring")
 
-    def __init__(self, offset: int, event_time_ms: int, ended: deque[Done], ring: Callable[[], object]) -> None:
-        self.offset: int = offset
-        self.event_time_ms: int = event_time_ms
-        self.finished: bool = False
-        self.error: BaseException | None = None
-        self._claim = [None]  # emptied in one step, by the first call
-        self._ended, self._ring = ended, ring
+    def __init__(self, record: _Record, progress: _TrackedProgress, ring: Callable[[], object]) -> None:
+        self._record, self._progress, self._ring = record, progress, ring
+
+    @property
+    def offset(self) -> int:
+        """The record's offset."""
+        return self._record.offset
 
     def __call__(self, future: Any = None, /) -> None:
         """
@@ -63,16 +75,13 @@ class Done:
             InvalidArgumentError: `future` is none.
         """
         error = None if future is None else _error_of(future)
-        with suppress(IndexError):
-            self._claim.pop()
-            self.error = error
-            self.finished = error is None
-            self._ended.append(self)
-            self._ring()
+        if not self._record.outcomes:
+            self._record.outcomes.append(error)
+        self._progress.free(self._record)
+        self._ring()
 
     def __repr__(self) -> str:
-        state = "finished" if self.finished else "under way" if self._claim else f"failed with {self.error!r}"
-        return f"<Done of offset {self.offset}, {state}>"
+        return f"<Done of offset {self.offset}, {self._record.state}>"
 
 
 def _error_of(future: Any) -> BaseException | None:
@@ -89,24 +98,58 @@ def _cancelled() -> BaseException:
     return CancelledError("the future of a tracked record was cancelled")
 
 
+class _Record(NamedTuple):
+    """
+    A record that has begun.
+
+    Attributes:
+        offset: Its offset.
+        event_time_ms: Its event time, or 0.
+        outcomes: Empty while work on it is under way. The first one counts: None, or what its future has failed with. A list
+            takes an outcome in one step, which no signal handler can come between.
+    """
+
+    offset: int
+    event_time_ms: int
+    outcomes: list[BaseException | None]
+
+    @property
+    def finished(self) -> bool:
+        """Whether work on it has come to a good end."""
+        return bool(self.outcomes) and self.outcomes[0] is None
+
+    @property
+    def state(self) -> str:
+        """How it stands, in words."""
+        if not self.outcomes:
+            return "under way"
+        return "finished" if self.outcomes[0] is None else f"failed with {self.outcomes[0]!r}"
+
+
 class _TrackedProgress(OffsetProgress):
     """
     The records that have begun, and how far they are finished without a gap.
 
-    Everything but `ended` is changed under a lock, since the ticker's thread collects too.
+    A lock guards it, since the ticker's thread collects too. `done()` takes none. Each of its steps is whole, so a signal
+    handler may call it within any other.
     """
 
     def begin_tracking(self) -> Self:
         """Set up what `Progress` does not have."""
-        self._begun: deque[Done] = deque()
-        self.ended: deque[Done] = deque()
-        self.unfinished: int = 0
-        self.failures: list[BaseException] = []
-        self._told = 0  # how many of these track() has raised
+        self._begun: deque[_Record] = deque()  # from the first one that is not finished
+        # By offset: those that somebody may still finish. Weak, to notice that nobody can.
+        self._under_way: dict[int, tuple[_Record, weakref.ref[Done]]] = {}
+        self._failures: deque[BaseException] = deque()  # those that track() is still to raise
         self._last_begun: int | None = None
         self._passed = self._passed_recorded = self._passed_in_step = 0  # how many records
+        self._asked: list[Watermark] = []  # what was to be recorded since it was last heard that something was
         self._collecting = threading.Lock()
         return self
+
+    @property
+    def unfinished(self) -> int:
+        """How many records somebody is at work on."""
+        return len(self._under_way)
 
     def begin(self, offset: int, event_time_ms: int, ring: Callable[[], object]) -> Done:
         """Note that work on a record begins."""
@@ -115,32 +158,60 @@ class _TrackedProgress(OffsetProgress):
             if offset < least:
                 rule = f"must rise from one call to the next, and be {least:,} or more here: see `start`"
                 raise InvalidArgumentError("offset", offset, rule)
-            done = Done(offset, event_time_ms, self.ended, ring)
+            record = _Record(offset, event_time_ms, [])
+            done = Done(record, self, ring)
+            # In this order, for an interrupt may come in between: what was not handed out is neither finished nor awaited.
+            self._begun.append(record)
             self._last_begun = offset
-            self._begun.append(done)
-            self.unfinished += 1
+            self._under_way[offset] = record, weakref.ref(done)
         return done
 
-    def collect(self) -> None:
-        """Take what has ended, and see how far all is finished."""
-        with self._collecting:
-            while self.ended:
-                done = self.ended.popleft()
-                self.unfinished -= 1
-                if done.error is not None:
-                    self.failures.append(done.error)
-            event_time_ms = self.event_time_ms
-            while self._begun and self._begun[0].finished:
-                event_time_ms = max(event_time_ms, self._begun.popleft().event_time_ms)
-                self._passed += 1
-            if self._last_begun is not None:
-                self.reach(self._begun[0].offset if self._begun else self._last_begun + 1, event_time_ms)
+    def free(self, record: _Record) -> None:
+        """Note that a record has ended, from any thread: it gives its slot back."""
+        if self._under_way.pop(record.offset, None) is not None and record.outcomes[0] is not None:
+            self._failures.append(record.outcomes[0])
+
+    def give_up_dropped(self) -> None:
+        """Give back the slots of records that nobody can finish any more."""
+        for record, done in list(self._under_way.values()):
+            dropped = done() is None  # looked at first: whoever called it has come to the end
+            if dropped and not record.outcomes:
+                problem = f"nobody can finish the record at offset {record.offset:,}: keep what track() returns, and call it"
+                record.outcomes.append(StoreError(self._writer.path, problem))
+            if record.outcomes:
+                self.free(record)
+
+    def collect(self, *, wait: bool = True) -> None:
+        """See how far all is finished. Without `wait`, skip it where another thread, or an interrupted call, is at it."""
+        if self._collecting.acquire(blocking=wait):
+            try:
+                self._collect()
+            finally:
+                self._collecting.release()
+
+    def _collect(self) -> None:
+        passed, event_time_ms = 0, self.event_time_ms
+        for record in self._begun:
+            if not record.finished:
+                break
+            passed += 1
+            event_time_ms = max(event_time_ms, record.event_time_ms)
+        self._passed += passed
+        if self._last_begun is not None:
+            first = self._begun[passed].offset if passed < len(self._begun) else self._last_begun + 1
+            self.reach(first, event_time_ms)
+        for _ in range(passed):  # last: after an interrupt they are looked at again, and nothing is left out
+            self._begun.popleft()
 
     def raise_failed(self) -> None:
         """Raise what the future of a record has failed with, each once."""
-        if self._told < len(self.failures):
-            self._told += 1
-            raise self.failures[self._told - 1]
+        if self._failures:
+            raise self._failures.popleft()
+
+    def failed(self) -> list[BaseException]:
+        """Return what the futures of records have failed with, the lowest offset first."""
+        outcomes = (outcome for record in self._begun for outcome in record.outcomes[:1])
+        return [outcome for outcome in outcomes if outcome is not None]
 
     @property
     def is_due(self) -> bool:
@@ -148,13 +219,46 @@ class _TrackedProgress(OffsetProgress):
         return self._passed - self._passed_recorded >= self.every or self.attention
 
     def _unrecorded(self) -> Step | None:
-        self.collect()
-        self._passed_in_step = self._passed
-        return super()._unrecorded() if self._passed > self._passed_recorded else None
+        with self._collecting:
+            self._collect()
+            self._passed_in_step = self._passed
+            step = super()._unrecorded() if self._passed > self._passed_recorded else None
+        if step is None:
+            self._passed_recorded = self._passed_in_step
+        else:
+            self._asked.append(step.watermark)
+        return step
 
     def _note(self, work: Step, outcome: None) -> None:
         super()._note(work, outcome)
         self._passed_recorded = self._passed_in_step
+        self._asked.clear()
+
+    def _record(self, within: Block | None) -> None:
+        try:
+            super()._record(within)
+        except MilepostError as error:
+            if not self._was_recorded(error):
+                raise
+            super()._record(within)
+
+    async def record_async(self) -> None:
+        """As `Progress.record_async`."""
+        try:
+            await super().record_async()
+        except MilepostError as error:
+            if not self._was_recorded(error):
+                raise
+            await super().record_async()
+
+    def _was_recorded(self, error: MilepostError) -> bool:
+        """Whether the stage was moved by this progress itself: by a recording that was interrupted, and went well."""
+        before = self._asked[:-1]  # the last one is what has failed now
+        self._asked.clear()
+        if not isinstance(error, StageMovedError) or error.found not in before:
+            return False
+        self._last = error.found
+        return True
 
 
 class _Tracking:
@@ -190,7 +294,7 @@ class _Tracking:
         """The lowest unfinished offset: all below it is finished. The last ones may be unrecorded."""
         if self._progress is None:
             return int(self.start)
-        self._progress.collect()
+        self._progress.collect(wait=False)  # for a signal handler may ask
         return self._progress.done
 
     def stop(self) -> None:
@@ -203,9 +307,12 @@ class _Tracking:
         if self._progress is not None:
             self._progress.stop()
 
-    def _open(self) -> None:
+    def _refuse_a_second_time(self) -> None:
         if self._progress is not None:
             raise StoreError(self._store.path, "a tracked source is entered once: call tracked() again")
+
+    def _open(self) -> _TrackedProgress:
+        self._refuse_a_second_time()
         state = self._state()
         self._progress = _TrackedProgress(
             self._store._writer,  # noqa: SLF001
@@ -221,6 +328,7 @@ class _Tracking:
         self._is_open = True
         if self.every_s is not None:
             self._ticker = Ticker(self._progress, self.every_s)
+        return self._progress
 
     def _close(self) -> None:
         self._is_open = False
@@ -232,6 +340,7 @@ class _Tracking:
     def _opened(self) -> _TrackedProgress:
         if self._progress is None or not self._is_open:
             raise StoreError(self._store.path, "track() works inside its `with` only")
+        self._store._writer.refuse_if_ended()  # noqa: SLF001 - in the child of a fork a lock may be held for ever
         return self._progress
 
     def _checked(self, offset: object, event_time: Time | None) -> tuple[int, int]:
@@ -244,7 +353,21 @@ class _Tracking:
         progress.collect()
         progress.raise_failed()
         if progress.must_end():
-            raise _Stopped
+            raise _Stopped(self)
+
+    def _to_leave(self, error: BaseException | None) -> tuple[_TrackedProgress, BaseException | None]:
+        """Return what is to be recorded at the end of the `with`, and the exception that ends it, but for the own stop."""
+        if self._progress is None or not self._is_open:
+            raise StoreError(self._store.path, "this `with` has ended already")
+        return self._progress, self._without_stop(error)
+
+    def _without_stop(self, error: BaseException | None) -> BaseException | None:
+        """Return an exception without what `track()` raises after `stop()`: a TaskGroup puts that into a group."""
+        if isinstance(error, _Stopped):
+            return None if error.of is self else error
+        if isinstance(error, BaseExceptionGroup):
+            return error.split(lambda each: isinstance(each, _Stopped) and each.of is self)[1]
+        return error
 
     def _after(self, error: BaseException | None, failure: Exception) -> None:
         """What is finished could not be recorded, after the body has raised: that is what the caller has to hear."""
@@ -253,6 +376,30 @@ class _Tracking:
         error.add_note(
             f"and what is finished could not be recorded: {failure if isinstance(failure, MilepostError) else repr(failure)}"
         )
+
+    def _end(self, progress: _TrackedProgress, given: BaseException | None, error: BaseException | None) -> bool:
+        """
+        Raise what has to be heard at the end of the `with`.
+
+        Args:
+            progress: Its records.
+            given: What has ended the `with`, or None.
+            error: The same without the own stop, or None.
+
+        Returns:
+            Whether Python is to forget what has ended it.
+        """
+        failed = progress.failed()
+        if isinstance(given, BaseExceptionGroup):
+            from concurrent.futures import CancelledError  # noqa: PLC0415 - asyncio has imported it
+
+            # The TaskGroup has cancelled the work under way, because the stop came out of it.
+            failed = [each for each in failed if not isinstance(each, CancelledError)]
+        if error is None and failed:
+            raise failed[0]
+        if error is not None and error is not given:
+            raise error from None
+        return given is not None and error is None
 
 
 class Tracked(_Tracking):
@@ -270,10 +417,12 @@ class Tracked(_Tracking):
         in_flight: How many records may be begun and not finished.
     """
 
+    _async: AsyncTracked | None = None
+
     def __enter__(self) -> Self:
-        self._open()
         self._bell = threading.Lock()
         self._bell.acquire()
+        self._open()
         return self
 
     def __call__(self, offset: int, *, event_time: Time | None = None) -> Done:
@@ -300,7 +449,7 @@ class Tracked(_Tracking):
         if progress.is_due:
             progress.record()
         while progress.unfinished >= self.in_flight:
-            self._wait()
+            self._wait(progress)
             self._look(progress)
             if progress.is_due:
                 progress.record()
@@ -310,46 +459,46 @@ class Tracked(_Tracking):
         with suppress(RuntimeError):  # it rings already
             self._bell.release()
 
-    def _wait(self) -> None:
-        if not self._progress or not self._progress.ended:
-            if _in_event_loop():
-                raise StoreError(
-                    self._store.path,
-                    f"{self.in_flight:,} records are unfinished, which would hold the event loop: use `async with`",
-                )
-            self._bell.acquire(timeout=_LOOK_AGAIN_S)
+    def _wait(self, progress: _TrackedProgress) -> None:
+        if _in_event_loop():
+            raise StoreError(
+                self._store.path,
+                f"{progress.unfinished:,} records are unfinished, which would hold the event loop: use `async with`",
+            )
+        if not self._bell.acquire(timeout=_LOOK_AGAIN_S):
+            progress.give_up_dropped()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, given: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        progress = self._opened()
-        stopped = isinstance(error, _Stopped)
+        progress, error = self._to_leave(given)
         try:
-            if error is None or stopped:
-                while progress.unfinished:
-                    self._wait()
-                    progress.collect()
+            while error is None and progress.unfinished:
+                self._store._writer.refuse_if_ended()  # noqa: SLF001 - closed, or the child of a fork: there nobody finishes any
+                self._wait(progress)
         finally:
             try:
+                self._store._writer.refuse_if_ended()  # noqa: SLF001
                 progress.record()
             except Exception as failure:  # noqa: BLE001 - the body's exception is what the caller has to hear
-                self._after(None if stopped else error, failure)
+                self._after(error, failure)
             finally:
                 self._close()
-        if (error is None or stopped) and progress.failures:
-            raise progress.failures[0]
-        return stopped
+        return self._end(progress, given, error)
 
     async def __aenter__(self) -> AsyncTracked:
-        self._async = AsyncTracked(self._store, self.run_id, self.stage, self.every, self.every_s, self.in_flight)
+        self._refuse_a_second_time()
+        inner = AsyncTracked(self._store, self.run_id, self.stage, self.every, self.every_s, self.in_flight)
+        self._progress = await inner.enter()
+        self._async = inner
         if self._stopped:
-            self._async.stop()
-        return await self._async.enter()
+            inner.stop()
+        return inner
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        return await self._async.leave(error)
+        return self._async is not None and await self._async.leave(error)
 
 
 class AsyncTracked(_Tracking):
@@ -364,14 +513,14 @@ class AsyncTracked(_Tracking):
         in_flight: How many records may be begun and not finished.
     """
 
-    async def enter(self) -> Self:
+    async def enter(self) -> _TrackedProgress:
         """Begin, as `async with` does."""
         import asyncio  # noqa: PLC0415 - which most programs do without, takes 30 ms
 
-        self._open()
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._bell = asyncio.Event()
-        return self
+        self._turn = asyncio.Lock()
+        return self._open()
 
     async def __call__(self, offset: int, *, event_time: Time | None = None) -> Done:
         """
@@ -391,47 +540,52 @@ class AsyncTracked(_Tracking):
         """
         progress = self._opened()
         plain, event_time_ms = self._checked(offset, event_time)
-        self._look(progress)
-        if progress.is_due:
-            await progress.record_async()
-        while progress.unfinished >= self.in_flight:
-            await self._wait()
+        async with self._turn:  # several tasks begin their records in the order of their calls
             self._look(progress)
             if progress.is_due:
                 await progress.record_async()
-        return progress.begin(plain, event_time_ms, self._ring)
+            while progress.unfinished >= self.in_flight:
+                await self._wait(progress)
+                self._look(progress)
+                if progress.is_due:
+                    await progress.record_async()
+            return progress.begin(plain, event_time_ms, self._ring)
 
     def _ring(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
             self._loop.call_soon_threadsafe(self._bell.set)
 
-    async def _wait(self) -> None:
-        self._bell.clear()
-        if not self._progress or not self._progress.ended:
-            await self._bell.wait()
-
-    async def leave(self, error: BaseException | None) -> bool:
-        """End, as `async with` does."""
-        progress = self._opened()
-        stopped = isinstance(error, _Stopped)
+    async def _wait(self, progress: _TrackedProgress) -> None:
+        again = self._loop.call_later(_LOOK_AGAIN_S, self._look_again, progress)
         try:
-            if error is None or stopped:
-                while progress.unfinished:
-                    await self._wait()
-                    progress.collect()
+            await self._bell.wait()
+            self._bell.clear()
+        finally:
+            again.cancel()
+
+    def _look_again(self, progress: _TrackedProgress) -> None:
+        progress.give_up_dropped()
+        self._bell.set()
+
+    async def leave(self, given: BaseException | None) -> bool:
+        """End, as `async with` does."""
+        progress, error = self._to_leave(given)
+        try:
+            while error is None and progress.unfinished:
+                self._store._writer.refuse_if_ended()  # noqa: SLF001 - as Tracked.__exit__
+                await self._wait(progress)
         finally:
             try:
-                await self._record_last(progress, error)
+                await self._record_last(progress)
             except Exception as failure:  # noqa: BLE001 - the body's exception is what the caller has to hear
-                self._after(None if stopped else error, failure)
+                self._after(error, failure)
             finally:
                 self._close()
-        if (error is None or stopped) and progress.failures:
-            raise progress.failures[0]
-        return stopped
+        return self._end(progress, given, error)
 
-    async def _record_last(self, progress: _TrackedProgress, error: BaseException | None) -> None:
-        if isinstance(error, GeneratorExit):  # the task is gone, and nothing can be awaited
+    async def _record_last(self, progress: _TrackedProgress) -> None:
+        self._store._writer.refuse_if_ended()  # noqa: SLF001
+        if isinstance(sys.exception(), GeneratorExit):  # the task is gone, and nothing can be awaited
             progress.record()
         else:
             await progress.record_async()
