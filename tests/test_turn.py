@@ -126,8 +126,7 @@ def test_shared_turns_are_taken_over_as_far_as_the_first_that_is_not() -> None:
         taken = turns.take_over()
         assert [type(turn) for turn in taken] == [Shared, Shared]
         assert turns.waiting == 2
-        for turn in taken:
-            turn.finish()
+        turns.finish(taken)
         _leave(turns, first)
     assert sorted(had) == [(0, True), (1, True), (2, False), (3, False)]
 
@@ -166,7 +165,7 @@ def test_what_is_taken_over_is_waited_for_beyond_its_time() -> None:
         assert turns.take_over() == [second]
         time.sleep(0.2)
         assert not waiting.done()
-        second.finish()
+        turns.finish([second])
         assert waiting.result() is True
     assert second.done
 
@@ -256,12 +255,115 @@ def test_who_comes_when_a_turn_was_just_given_back_wakes_the_first_that_waits_an
     assert woken[0] is waits
 
 
-def test_who_has_work_done_by_another_is_woken_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only as it looks again."""
-    seen: list[bool] = []
-    monkeypatch.setattr(Turn, "wake", lambda self: seen.append(self.done))
-    Shared().finish()
-    assert seen == [True]
+def test_those_whose_work_is_done_by_another_are_woken_one_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only as they look again, nor all at once; the first by the one that did it."""
+    monkeypatch.setattr(turn, "_LOOK_AGAIN_S", 60)
+    turns, first = Turns(), Turn()
+    assert turns.take(first, 0)
+    wake, woken, seen = Turn.wake, list[tuple[int, Turn]](), list[bool]()
+
+    def noted(self: Turn) -> None:
+        woken.append((threading.get_ident(), self))
+        seen.append(self.done)
+        wake(self)
+
+    monkeypatch.setattr(Turn, "wake", noted)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = []
+        for number in range(4):
+            waiting.append(pool.submit(lambda: turns.take(Shared(), 60)))
+            _until(lambda number=number: turns.waiting == number + 1)  # type: ignore[misc]
+        taken = turns.take_over()
+        turns.finish(taken)
+        assert [each.result(10) for each in waiting] == [True] * 4
+    assert [each for _, each in woken] == taken
+    assert [thread for thread, _ in woken] == [first.thread, *(each.thread for each in taken[:3])]
+    assert seen == [True] * 4
+
+
+def test_one_that_has_given_up_wakes_nobody_and_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt has ended its thread's wait."""
+    monkeypatch.setattr(turn, "_LOOK_AGAIN_S", 60)
+    turns, first, ghost = Turns(), Turn(), Shared()
+    assert turns.take(first, 0)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = []
+        for number in range(2):
+            waiting.append(pool.submit(turns.take, Shared(), 60))
+            _until(lambda number=number: turns.waiting == number + 1)  # type: ignore[misc]
+        one, other = turns.take_over()
+        ghost.given_up = True
+        turns.finish([ghost, one, ghost, other, ghost])
+        assert [each.result(10) for each in waiting] == [True, True]
+
+
+def test_who_is_done_as_it_takes_the_turn_wakes_the_next_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has looked just before, and finds the turn given back."""
+    turns, one, other = Turns(), Shared(), Shared()
+    first = Turn()
+    assert turns.take(first, 0)
+    other.prepare_to_sleep()
+
+    def finish_and_leave(self: Turn, seconds: float) -> None:
+        if not self.done:
+            turns.take_over()
+            one.wakes = other
+            del turns.held[NOW]
+
+    monkeypatch.setattr(Turn, "sleep", finish_and_leave)
+    assert turns.take(one, 60)
+    assert turns.holder is one
+    monkeypatch.undo()
+    began = time.monotonic()
+    other.sleep(60)
+    assert time.monotonic() - began < 10
+
+
+def test_who_waits_for_others_sleeps_until_the_last_of_them_has_come() -> None:
+    """However long its patience is."""
+    turns, first = Turns(), Turn()
+    assert turns.take(first, 0)
+    with ThreadPoolExecutor(4) as pool:
+        for each in range(3):
+            pool.submit(turns.take, Turn(), 60)
+            _until(lambda each=each: turns.waiting == each + 1)  # type: ignore[misc]
+        waits = pool.submit(turns.wait_for_others, first, 4, 60)
+        time.sleep(0.05)
+        assert not waits.done()
+        last = threading.Thread(target=turns.take, args=(Turn(), 60))
+        last.start()
+        waits.result(10)
+        for still in list(turns._queue):
+            still.given_up = True
+            still.wake()
+        last.join()
+
+
+def test_who_waits_for_others_goes_on_when_none_has_come_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its patience begins anew with each that comes."""
+    turns, first, slept = Turns(), Turn(), list[float]()
+    assert turns.take(first, 0)
+    came = [Turn(), Turn()]
+
+    def sleep(self: Turn, seconds: float) -> None:
+        assert self is first
+        slept.append(seconds)
+        if came:
+            turns._queue.append(came.pop())
+
+    monkeypatch.setattr(Turn, "sleep", sleep)
+    turns.wait_for_others(first, 5, 0.25)
+    assert slept == [0.25] * 3
+    turns._queue.clear()
+
+
+def test_without_patience_others_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sleeps."""
+    turns, first, slept = Turns(), Turn(), list[float]()
+    assert turns.take(first, 0)
+    monkeypatch.setattr("milepost.turn.time.sleep", slept.append)
+    turns.wait_for_others(first, 5, 0)
+    assert slept == [0]
 
 
 def test_who_is_woken_twice_sleeps_no_more() -> None:

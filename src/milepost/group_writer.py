@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 import apsw
@@ -76,7 +75,7 @@ class GroupWriter(BlockWriter):
         try:
             group = leader.thread != self._main_thread
             if group:
-                self._await_company()
+                self._await_company(leader)
             self._begin()
             own = leader.claim()
             if group:
@@ -106,8 +105,7 @@ class GroupWriter(BlockWriter):
                     self._end = None
                     self._turns.put_back(others)
                 else:
-                    for other in others:
-                        other.finish()
+                    self._turns.finish(others)
 
     def _tell_all(self, jobs: list[Job[Any]], error: BaseException) -> None:
         """Jobs have failed: one exception for each, since threads raise them side by side."""
@@ -115,20 +113,15 @@ class GroupWriter(BlockWriter):
         for job in jobs:
             job.error, told = told, self._told(error, again=True)
 
-    def _await_company(self) -> None:
+    def _await_company(self, leader: Turn) -> None:
         """
         Let those come back whom the last commit served: without them every second commit would have one job.
 
         It ends when all are back, or none has come for a while; after a commit of one job there is nobody to wait for.
         """
-        came, since = -1, 0
-        while (waiting := self._turns.waiting) < self._group - 1:
-            now = time.monotonic_ns()
-            if waiting > came:
-                came, since = waiting, now
-            elif now - since >= PATIENCE_NS[self._synchronous]:
-                return
-            time.sleep(0)  # gives the interpreter to another thread
+        others = self._group - 1
+        if self._turns.waiting < others:
+            self._turns.wait_for_others(leader, others, PATIENCE_NS[self._synchronous] / 1e9)
 
     def _do_all(self, jobs: list[Job[Any]]) -> int:
         """Do the jobs of a transaction; how many entries were appended."""

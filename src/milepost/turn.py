@@ -13,10 +13,13 @@ import contextlib
 import threading
 import time
 from collections import deque
+from itertools import pairwise
 from typing import Final
 
 _LOOK_AGAIN_S: Final = 0.05
 """How often a waiting thread checks for itself, in seconds: an interrupt may lose its wake-up."""
+
+_NEVER: Final = 2**63
 
 NOW: Final = "now"
 """The key of `Turns.held`."""
@@ -28,18 +31,14 @@ class Turn:
     shared: bool = False
     """Whether the thread that has the turn may do this work together with its own."""
 
-    __slots__ = ("_asleep", "done", "given_up", "thread")
+    __slots__ = ("_asleep", "done", "given_up", "thread", "wakes")
 
     def __init__(self) -> None:
         self.thread: int = threading.get_ident()
         self.done: bool = False
         self.given_up: bool = False  # its caller no longer waits
+        self.wakes: Turn | None = None  # the one that its thread wakes, once both are done
         self._asleep: threading.Lock | None = None  # its thread sleeps on this while it waits
-
-    def finish(self) -> None:
-        """Mark the work as done by the thread that had the turn, so that its own thread needs no turn."""
-        self.done = True
-        self.wake()
 
     def wake(self) -> None:
         """Wake its thread, to check again."""
@@ -81,6 +80,7 @@ class Turns:
         self.held: dict[str, Turn] = {}
         """The turn in progress, under the key `NOW`; empty if there is none."""
         self._queue: deque[Turn] = deque()
+        self._wanted = _NEVER  # how many have to wait before the holder is woken
 
     @property
     def holder(self) -> Turn | None:
@@ -108,26 +108,58 @@ class Turns:
             return True
         turn.prepare_to_sleep()
         self._queue.append(turn)
-        if NOW not in self.held:  # the turn was given back before this one could be woken
+        holder = self.holder
+        if holder is None:  # the turn was given back before this one could be woken
             self.wake_first()
+        elif len(self._queue) >= self._wanted:
+            holder.wake()
         deadline = time.monotonic() + timeout_s
-        while True:
-            turn.sleep(min(_LOOK_AGAIN_S, max(0.0, deadline - time.monotonic())))
-            if turn.done:
-                return True
-            if turn.given_up:  # by another thread
-                with contextlib.suppress(ValueError):
-                    self._queue.remove(turn)
-                return False
-            if self.held.setdefault(NOW, turn) is turn:
-                # The turn before may have taken this one over, and finished it or put it back.
-                with contextlib.suppress(ValueError):
-                    self._queue.remove(turn)
-                return True
-            if time.monotonic() >= deadline:
-                with contextlib.suppress(ValueError):  # not in the queue: another thread is doing its work
-                    self._queue.remove(turn)
-                    return turn.done
+        try:
+            while True:
+                turn.sleep(min(_LOOK_AGAIN_S, max(0.0, deadline - time.monotonic())))
+                if turn.done:
+                    return True
+                if turn.given_up:  # by another thread
+                    with contextlib.suppress(ValueError):
+                        self._queue.remove(turn)
+                    return False
+                if self.held.setdefault(NOW, turn) is turn:
+                    # The turn before may have taken this one over, and finished it or put it back.
+                    with contextlib.suppress(ValueError):
+                        self._queue.remove(turn)
+                    return True
+                if time.monotonic() >= deadline:
+                    with contextlib.suppress(ValueError):  # not in the queue: another thread is doing its work
+                        self._queue.remove(turn)
+                        return turn.done
+        finally:
+            if turn.wakes is not None:
+                turn.wakes.wake()
+
+    def wait_for_others(self, turn: Turn, number: int, patience_s: float) -> None:
+        """
+        Let others come, in the thread that has the turn, until so many wait, or none has come for a while.
+
+        It sleeps meanwhile, and the last of them wakes it: to look again and again would take the interpreter from those
+        that it waits for.
+
+        Args:
+            turn: The turn in progress.
+            number: How many.
+            patience_s: How long to wait for the next one. If it is 0, others run once, and it does not sleep.
+        """
+        came = -1
+        try:
+            turn.prepare_to_sleep()
+            self._wanted = number
+            while came < (waiting := len(self._queue)) < number:
+                came = waiting
+                if patience_s:
+                    turn.sleep(patience_s)
+                else:
+                    time.sleep(0)
+        finally:
+            self._wanted = _NEVER
 
     def take_over(self) -> list[Turn]:
         """Remove the first waiting turns from the queue, as far as they are `shared`. The caller then does their work."""
@@ -138,6 +170,20 @@ class Turns:
                 if not turn.given_up:
                     taken.append(turn)
         return taken
+
+    def finish(self, turns: list[Turn]) -> None:
+        """
+        Mark turns that were taken over as done, and wake the first. Each wakes the next, before its thread goes on.
+
+        Woken all at once, they would only queue for the interpreter, and each would have to be woken once more.
+        """
+        waiting = [turn for turn in turns if not turn.given_up]
+        for turn, following in pairwise(waiting):
+            turn.wakes = following
+        for turn in waiting:
+            turn.done = True
+        if waiting:
+            waiting[0].wake()
 
     def put_back(self, turns: list[Turn]) -> None:
         """Put turns that were taken over but not done back at the front of the queue."""
