@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import apsw
 import pytest
 
-from milepost import CheckpointStore, MilepostError, Receipt, SequenceError, StoreError, StoreFullError, Watermark
+from milepost import (
+    CheckpointStore,
+    FailedStoreError,
+    MilepostError,
+    Receipt,
+    SequenceError,
+    StoreError,
+    StoreFullError,
+    Watermark,
+)
 from milepost.append import Appender
 from milepost.checkpoint import chain_signature
 from support.chains import entry
@@ -179,3 +188,61 @@ def test_a_clock_that_raises_fails_its_own_advance_only(path: Path) -> None:
             assert {type(future.exception()) for future in broken_ones} == {ZeroDivisionError}
             assert {future.exception() for future in sound_ones} == {None}
         assert len(store) == 51
+
+
+def _statements(store: CheckpointStore, jobs: list[Any]) -> tuple[list[str], list[Any]]:
+    """What a group of jobs gives to SQLite that begins, ends and undoes, and what its threads get."""
+    seen: list[str] = []
+    words = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
+    writer(store)._lent.trace_v2(apsw.SQLITE_TRACE_STMT, lambda report: seen.append(report["sql"].partition(" ")[0]))
+    answers = _held_up(store, jobs)
+    writer(store)._lent.trace_v2(0, None)
+    return [word for word in seen if word in words][2:], answers  # but for the block that all wait for
+
+
+def test_a_group_in_which_nothing_fails_takes_no_savepoint(store: CheckpointStore) -> None:
+    """With one open, SQLite copies each page before it changes it."""
+    jobs: list[Any] = [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)]
+    jobs += [lambda n=n: store.advance(f"run-{n}", "load", Watermark(1, 1), idempotency_key="a") for n in range(3, 6)]
+    statements, answers = _statements(store, jobs)
+    assert statements == ["BEGIN", "COMMIT"]
+    assert sorted(answer.position for answer in answers) == list(range(1, 7))
+
+
+def test_a_group_in_which_one_fails_begins_anew_with_a_savepoint_for_each(store: CheckpointStore) -> None:
+    """What was written by then is undone, and written again."""
+    jobs: list[Any] = [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(2)]
+    jobs.append(lambda: store.append_many([entry(1, run_id="run-7"), entry(1)._replace(sequence=-1)]))
+    statements, answers = _statements(store, jobs)
+    assert statements == [
+        "BEGIN",
+        "ROLLBACK",
+        "BEGIN",
+        *["SAVEPOINT", "RELEASE"] * 2,
+        "SAVEPOINT",
+        "ROLLBACK",
+        "RELEASE",
+        "COMMIT",
+    ]
+    assert sorted(type(answer).__name__ for answer in answers) == ["InvalidCheckpointError", "Receipt", "Receipt"]
+    assert len(store) == 2
+    assert store.verify().ok
+
+
+def test_a_group_in_which_a_sync_fails_is_not_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later sync of the same bytes would succeed and mean nothing."""
+    tries = []
+
+    def fail(end: Appender, *given: object) -> NoReturn:
+        tries.append(given)
+        error = apsw.IOError("fsync")
+        error.result, error.extendedresult = apsw.SQLITE_IOERR, apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
+        raise error
+
+    with CheckpointStore(path) as store:
+        monkeypatch.setattr(Appender, "append_each", fail)
+        answers = _held_up(store, [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)])
+        assert [type(answer) for answer in answers] == [FailedStoreError] * 3
+        assert len(tries) == 1
+        with pytest.raises(FailedStoreError):
+            store.append(entry(1))

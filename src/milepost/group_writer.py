@@ -128,7 +128,7 @@ class GroupWriter(BlockWriter):
         return self._do_alone(jobs[0]) if len(jobs) == 1 else self._do_group(jobs)
 
     def _do_alone(self, job: Job[Any]) -> int:
-        """Do the only job of a transaction; how many entries were appended."""
+        """Do a job that is the only one, or that takes all others with it if it fails; how many entries were appended."""
         end, self._end = self._end or append.Appender(self._statements, self.hash), None
         before = end.appended
         job.outcome = job.work(end)
@@ -136,14 +136,29 @@ class GroupWriter(BlockWriter):
         return end.appended - before
 
     def _do_group(self, jobs: list[Job[Any]]) -> int:
-        """Do several jobs; those that append one checkpoint together, if none of these fails."""
-        appended = 0
+        """
+        Do several jobs, at first as if none could fail: with a savepoint open, SQLite copies each page before it changes it.
+
+        If one does, the transaction begins anew, and each job has a savepoint of its own.
+        """
+        try:
+            return self._do_together(jobs)
+        except BaseException as error:  # it is raised again, for the job that it belongs to
+            if not self._lent.in_transaction:  # SQLite has undone all, as it does when the disk is full
+                raise
+            self._told(error)  # a failed sync ends the store
+        self._execute("ROLLBACK")
+        self._begin()
+        return sum(self._do_in_savepoint(job, 0) for job in jobs)
+
+    def _do_together(self, jobs: list[Job[Any]]) -> int:
+        """Do several jobs, and first those that append one checkpoint, which need one statement for all."""
         single = [job for job in jobs if job.entry is not None]
+        appended = 0
         if len(single) > 1:
             together: Job[list[Receipt]] = Job(lambda end: end.append_each([job.entry for job in single if job.entry]))
-            appended = self._do_in_savepoint(together, 0)
-            if together.error is None:
-                for job, receipt in zip(single, together.outcome, strict=True):
-                    job.outcome = receipt
-                jobs = [job for job in jobs if job.entry is None]
-        return appended + sum(self._do_in_savepoint(job, 0) for job in jobs)
+            appended = self._do_alone(together)
+            for job, receipt in zip(single, together.outcome, strict=True):
+                job.outcome = receipt
+            jobs = [job for job in jobs if job.entry is None]
+        return appended + sum(self._do_alone(job) for job in jobs)
