@@ -72,7 +72,7 @@ def test_nothing_in_a_name_is_obeyed_in_a_pipe(file: Path) -> None:
         assert obeyed(answer("compare", file, "--", HOSTILE[0], other, exit_code=1)) <= {"\n"}
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, pytest.param(120, marks=pytest.mark.long)])
 @pytest.mark.parametrize("command", [command for command in READING if "--newest-first" not in command], ids=" ".join)
 def test_nothing_in_a_name_is_obeyed_on_a_terminal(file: Path, command: list[str], columns: int) -> None:
     """What is left, once our own bold type and the bar of verify are taken away, is text."""

@@ -42,7 +42,7 @@ def test_a_table_in_a_pipe_leaves_nothing_out(path: Path) -> None:
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.long), 120])
 @pytest.mark.parametrize("command", ["runs", "stages", "resume", "history"])
 def test_a_table_fits_the_terminal(file: Path, command: str, columns: int) -> None:
     """No line is wider than the screen; a column that is left out is named, on standard error."""

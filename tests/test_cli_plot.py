@@ -32,8 +32,14 @@ def file(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.parametrize("ending", SIGNATURES)
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        pytest.param(ending, kind, marks=pytest.mark.long if ending == ".svg" and kind != "progress" else ())
+        for ending in SIGNATURES
+        for kind in RUNS
+    ],
+)
 def test_a_picture_is_drawn_into_a_new_file(file: Path, kind: str, ending: str) -> None:
     """PNG or SVG, by its ending; and nothing else changes."""
     before = file.read_bytes()
@@ -51,8 +57,17 @@ def test_every_kind_is_tested() -> None:
     assert set(RUNS) == set(plot.commands)
 
 
-@pytest.mark.parametrize("first", range(0, len(HOSTILE), 9))
-@pytest.mark.parametrize("kind", RUNS)
+FIRST = range(0, len(HOSTILE), 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [  # every kind, and every name; in the long dose every name in every kind
+        pytest.param(kind, first, marks=() if number % len(FIRST) == place else pytest.mark.long)
+        for number, kind in enumerate(RUNS)
+        for place, first in enumerate(FIRST)
+    ],
+)
 def test_names_in_a_picture_are_text(path: Path, kind: str, first: int) -> None:
     """An SVG of hostile names, nine at a time, is well-formed, with nothing in it that a screen would obey."""
     names = HOSTILE[first : first + 9]
