@@ -101,8 +101,8 @@ def test_a_failed_sync_leaves_a_shorter_intact_chain_with_normal_durability() ->
 
 
 def test_a_store_that_a_killed_process_was_making_is_there_after_power_loss() -> None:
-    """Whoever opens it makes its name durable: every second moment of a short plan."""
-    tally = _run(kill_retry_power_loss, [Dose(SEED, stride=2, length=0)])
+    """Whoever opens it makes its name durable: every fourth moment of a short plan."""
+    tally = _run(kill_retry_power_loss, [Dose(SEED, stride=4, length=0)])
     assert tally.losses == []
     assert tally.distinct > 200
 
