@@ -79,7 +79,13 @@ class Checkpointed(Mappable[Record]):
         records = self._source.open(progress.start)
         if self._event_time is None and self._cursor is None:
             return zip(records, repeat((progress.event_time_ms, None)))
-        return map(self._describe(progress.event_time_ms), records)
+        return self._described(records, progress.event_time_ms)
+
+    def _described(self, records: Iterator[Record], seen_ms: int) -> Iterator[tuple[Record, _Token]]:
+        # No map(): a StopIteration of the caller's functions would end it, as if all records were done.
+        describe = self._describe(seen_ms)
+        for record in records:
+            yield describe(record)
 
     async def _feed_async(self, progress: Any) -> AsyncIterator[tuple[Record, _Token]]:
         describe = self._describe(progress.event_time_ms)

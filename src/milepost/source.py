@@ -127,7 +127,7 @@ class Source(Generic[Record]):
                 given.close()  # else Python warns that nobody awaited it
             raise InvalidArgumentError(self._argument, self._records, "is an async source: loop over it with `async for`")
         try:
-            iterator: Iterator[Record] = self._noted(iter(given))
+            iterator: Iterator[Record] = self._fresh(iter(given))
         except TypeError:
             if self._iterable:
                 raise
@@ -164,16 +164,19 @@ class Source(Generic[Record]):
         if hasattr(type(given), "__await__"):
             given = await given
         if hasattr(type(given), "__aiter__"):
-            records: AsyncIterator[Record] = self._noted(aiter(given))
+            records: AsyncIterator[Record] = self._fresh(aiter(given))
             return records
         try:
-            return as_async(self._noted(iter(given)))
+            return as_async(self._fresh(iter(given)))
         except TypeError:
             if self._iterable:
                 raise
             raise self._no_iterable_error(given) from None
 
-    def _noted(self, iterator: Any) -> Any:
+    def _fresh(self, iterator: Any) -> Any:
+        """Return the iterator, unless it is one that was read from. A function may put one at its start, and return it."""
+        if not self._iterable:
+            return iterator
         if self._last_iterator is not None and iterator is self._last_iterator:
             raise InvalidArgumentError(
                 self._argument,
@@ -206,7 +209,7 @@ def _can_check(start: Start) -> bool:
 
 def _is_async(kind: type) -> bool:
     """Whether a `for` cannot iterate over it. Some classes are for both, `for` and `async for`."""
-    return hasattr(kind, "__await__") or (hasattr(kind, "__aiter__") and not hasattr(kind, "__iter__"))
+    return hasattr(kind, "__await__") or (hasattr(kind, "__aiter__") and getattr(kind, "__iter__", None) is None)
 
 
 async def as_async(records: Iterator[Record]) -> AsyncIterator[Record]:
@@ -229,7 +232,18 @@ def close(feed: object) -> None:
 
 
 async def close_async(feed: object) -> None:
-    """Do as `close`, for an async iterator."""
+    """Do as `close`, for an async iterator. One that is being closed already, as the end of an event loop does, is left."""
     end = getattr(feed, "aclose", None)
-    if end is not None:
+    if end is not None and not getattr(feed, "ag_running", False):
         await end()
+
+
+def can_await() -> bool:
+    """Whether an event loop runs. What is dropped after its end is closed, but cannot await."""
+    import asyncio  # noqa: PLC0415 - who asks has imported it
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
