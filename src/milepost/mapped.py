@@ -66,7 +66,8 @@ class Mapped(Loop[tuple[Record, Result]]):
     def _pool(self) -> Pool:
         from milepost.pool import Pool  # noqa: PLC0415 - asyncio, which most programs do without, takes 30 ms
 
-        return Pool(self._work, self._workers, self._in_flight, self._executor, ordered=self._ordered)
+        look = self._store._writer.refuse_if_ended  # noqa: SLF001 - the store's own loop
+        return Pool(self._work, self._workers, self._in_flight, self._executor, look, ordered=self._ordered)
 
     def _feed(self, progress: Any) -> Iterator[tuple[tuple[Record, Result], Any]]:
         if self._is_async:
@@ -165,7 +166,7 @@ class Mappable(Loop[Record], Generic[Record]):
             in_flight: How many records may be begun and not handed out; 4 for each worker by default. After a kill so many
                 are done again, and at most one batch.
             executor: A `concurrent.futures.Executor` to run `work` instead, such as a ProcessPoolExecutor. It is not shut
-                down.
+                down. When you leave the loop early, what it has begun goes on.
             errors: With `"raise"` an exception of `work` comes out of the loop at its record. With `"return"` it takes the
                 place of the result.
 

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from milepost.errors import InvalidArgumentError
-from milepost.source import close_async
+from milepost.source import can_await, close_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN_S: Final = 1.0
 """How often a waiting loop looks for itself, in seconds. On some systems only a wait that ends can be interrupted."""
+_POLL_S: Final = 0.002
+"""How often a task looks whether the workers have ended, in seconds."""
 
 
 class Job:
@@ -46,7 +48,9 @@ class _Workers(Protocol):
     """Those who do the jobs."""
 
     def begin(self, job: Job) -> None: ...
-    def end(self) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def are_at_work(self) -> bool: ...
 
 
 class _Threads:
@@ -74,15 +78,27 @@ class _Threads:
             self._threads.append(thread)
             thread.start()
 
-    def end(self) -> None:
-        """Do nothing more, and wait for the jobs that have begun."""
+    def stop(self) -> None:
+        """Do nothing more but the jobs that have begun."""
         with suppress(Empty):
             while True:
                 self._queue.get_nowait()
-        for _ in self._threads:
+        self._queue.put(None)
+
+    def __del__(self) -> None:
+        """Let the threads end, also where an interrupt has come before `stop`."""
+        with suppress(AttributeError):  # before __init__
             self._queue.put(None)
+
+    @property
+    def are_at_work(self) -> bool:
+        """Whether a thread has not ended; but for the caller's, which the garbage collector may be in."""
+        return any(thread.is_alive() and thread is not threading.current_thread() for thread in self._threads)
+
+    def wait(self) -> None:
+        """Wait for the jobs that have begun."""
         for thread in self._threads:
-            if thread.ident is not None and thread is not threading.current_thread():
+            if thread.is_alive() and thread is not threading.current_thread():
                 thread.join()
 
 
@@ -90,16 +106,18 @@ def _serve(queue: SimpleQueue[Job | None], work: Callable[[Any], Any], ring: Cal
     while (job := queue.get()) is not None:
         try:
             job.result = work(job.record)
-            if inspect.isawaitable(job.result):
-                _refuse_awaitable(work, job.result)
+            _refuse_awaitable(work, job.result)
         except BaseException as error:  # noqa: BLE001 - the loop raises it
             job.error = error
         job.finished = True
         ring(job)
         del job
+    queue.put(None)  # for the next thread
 
 
 def _refuse_awaitable(work: object, result: Any) -> None:
+    if not hasattr(type(result), "__await__"):
+        return
     if inspect.iscoroutine(result):
         result.close()  # else Python warns that nobody awaited it
     raise InvalidArgumentError(
@@ -125,16 +143,20 @@ class _Executed:
             job.error = future.exception()
             if job.error is None:
                 job.result = future.result()
-        except CancelledError as error:
+                _refuse_awaitable(self._work, job.result)
+        except (CancelledError, InvalidArgumentError) as error:
             job.error = error
         self._futures.pop(job, None)
         job.finished = True
         self._ring(job)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Withdraw the jobs that have not begun."""
         for future in list(self._futures.values()):
             future.cancel()
+
+    are_at_work = False
+    """Those that have begun are not waited for: it would be for ever where the garbage collector runs in one of them."""
 
 
 class _Tasks:
@@ -144,38 +166,103 @@ class _Tasks:
         self._work, self._most, self._ring = work, workers, ring
         self._queue: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._serving = 0  # how many of them will look into the queue again
 
     def begin(self, job: Job) -> None:
         """Have a task do the job."""
         self._queue.append(job)
-        if len(self._tasks) < self._most:
+        if self._serving < self._most:
+            self._serving += 1
             task = asyncio.create_task(self._serve(), name="milepost-worker")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _serve(self) -> None:
         while self._queue:
-            job = self._queue.popleft()
-            try:
-                job.result = await self._work(job.record)
-            except BaseException as error:
-                job.error = error
-                if isinstance(error, asyncio.CancelledError | GeneratorExit):
-                    raise
-            finally:
-                job.finished = True
-                self._ring(job)
+            await self._do(self._queue.popleft())
+        self._serving -= 1  # at once: a job that is begun before the callback above runs needs another task
 
-    def end(self) -> None:
+    async def _do(self, job: Job) -> None:
+        try:
+            job.result = await self._work(job.record)
+        except BaseException as error:
+            job.error = error
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                raise
+        finally:
+            job.finished = True
+            self._ring(job)
+
+    def stop(self) -> None:
         """Cancel what is under way."""
         self._queue.clear()
         for task in list(self._tasks):
             task.cancel()
 
+    @property
+    def are_at_work(self) -> bool:
+        """Whether a task has not ended."""
+        return bool(self._tasks)
+
+
+class _Reader:
+    """
+    A task that reads an async source when it is told to.
+
+    One task reads all of it, and closes it: an asyncio.timeout(), or a task group, that a source has entered belongs to the
+    task.
+    """
+
+    def __init__(self, feed: AsyncIterator[tuple[Any, Any]], ring: Callable[[], object]) -> None:
+        self._feed, self._ring = feed, ring
+        self._wanted = asyncio.Event()
+        self._pairs: list[tuple[Any, Any]] = []
+        self.is_reading = False
+        self.has_ended = False
+        self.error: BaseException | None = None
+        self.task = asyncio.create_task(self._read(), name="milepost-reader")
+
+    def read(self) -> None:
+        """Begin to read the next record."""
+        self.is_reading = True
+        self._wanted.set()
+
+    def take(self) -> tuple[Any, Any] | None:
+        """Return what was read, or None."""
+        if not self._pairs:
+            return None
+        self.is_reading = False
+        return self._pairs.pop()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                pair = await anext(self._feed, None)
+                if pair is None:
+                    return
+                self._pairs.append(pair)
+                self._ring()
+        except BaseException as error:
+            self.error = error
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                raise
+        finally:
+            self.is_reading, self.has_ended = False, True
+            self._ring()
+            if can_await():
+                await close_async(self._feed)
+
+    def stop(self) -> None:
+        """Close the source."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.task.cancel()
+
     async def ended(self) -> None:
-        """Wait until all have ended."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait until it is closed."""
+        if not self.task.done():
+            await asyncio.wait([self.task])
 
 
 class Pool:
@@ -187,12 +274,21 @@ class Pool:
         workers: How many jobs to do at once.
         in_flight: How many jobs may be begun and not handed over.
         executor: Does the jobs instead of threads of the pool's own, or None.
+        look: Called before each wait: raises where nobody will end it, such as in a forked child.
         ordered: Whether to hand over in the order of the source, or else as jobs finish.
     """
 
     def __init__(
-        self, work: Callable[[Any], Any], workers: int, in_flight: int, executor: Executor | None, *, ordered: bool
+        self,
+        work: Callable[[Any], Any],
+        workers: int,
+        in_flight: int,
+        executor: Executor | None,
+        look: Callable[[], object],
+        *,
+        ordered: bool,
     ) -> None:
+        self._look = look
         self._work, self._number, self._in_flight, self._executor, self._ordered = (
             work, workers, in_flight, executor, ordered,
         )  # fmt: skip
@@ -244,26 +340,39 @@ class Pool:
 
         workers = self._workers(ring)
         more = True
+        failure: Exception | None = None
         try:
             while True:
                 job = self._next()
                 if job is not None:
                     yield job
                 elif more and self._begun < self._in_flight:
-                    pair = next(feed, None)
+                    try:
+                        pair = next(feed, None)
+                    except Exception as error:  # noqa: BLE001 - raised at its place, behind the records before it
+                        more, failure = False, error
+                        continue
                     if pair is None:
                         more = False
                     else:
                         self._begin(workers, *pair)
                 elif self._begun == 0:
+                    if failure is not None:
+                        raise failure
                     return
                 else:
+                    self._look()
                     self._awaited = self._pending[0] if self._ordered else True
-                    if not (self._pending[0].finished if self._ordered else self._finished):
+                    if not self._has_next():
                         bell.acquire(timeout=_LOOK_AGAIN_S)
                     self._awaited = False
         finally:
-            workers.end()
+            workers.stop()
+            if isinstance(workers, _Threads):
+                workers.wait()
+
+    def _has_next(self) -> bool:
+        return bool(self._pending and self._pending[0].finished) if self._ordered else bool(self._finished)
 
     async def run_async(self, feed: AsyncIterator[tuple[Any, Any]]) -> AsyncIterator[Job]:
         """Do the records of a feed, for an `async for`: results are handed over while the source is awaited too."""
@@ -280,42 +389,33 @@ class Pool:
             if self._executor is None and inspect.iscoroutinefunction(self._work)
             else self._workers(ring)
         )
-        reading: asyncio.Task[Any] | None = None
-        more = True
+        reader = _Reader(feed, bell.set)
         try:
             while True:
                 job = self._next()
                 if job is not None:
                     yield job
                     continue
-                if reading is not None and reading.done():
-                    pair, reading = reading.result(), None
-                    if pair is None:
-                        more = False
-                    else:
-                        self._begin(workers, *pair)
+                pair = reader.take()
+                if pair is not None:
+                    self._begin(workers, *pair)
                     continue
-                if more and reading is None and self._begun < self._in_flight:
-                    reading = asyncio.create_task(_read(feed))
-                elif self._begun == 0 and reading is None:
+                if self._begun == 0 and reader.has_ended:
+                    if reader.error is not None:
+                        raise reader.error
                     return
+                if self._begun < self._in_flight and not reader.is_reading and not reader.has_ended:
+                    reader.read()
+                self._look()
                 self._awaited = self._pending[0] if self._ordered and self._pending else True
                 bell.clear()
-                if (self._ordered and self._pending and self._pending[0].finished) or self._finished:
-                    continue
-                if reading is not None:
-                    reading.add_done_callback(lambda _: bell.set())
-                await bell.wait()
+                if not self._has_next():
+                    await bell.wait()
                 self._awaited = False
         finally:
-            workers.end()
-            if reading is not None:
-                reading.cancel()
-                await asyncio.wait([reading])
-            if isinstance(workers, _Tasks):
-                await workers.ended()
-            await close_async(feed)
-
-
-async def _read(feed: AsyncIterator[tuple[Any, Any]]) -> tuple[Any, Any] | None:
-    return await anext(feed, None)
+            workers.stop()
+            reader.stop()
+            if can_await():
+                while workers.are_at_work:
+                    await asyncio.sleep(_POLL_S)
+                await reader.ended()
