@@ -30,6 +30,16 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
     return [block for block in found if language in {None, block.language}]
 
 
+def sections(page: Path) -> dict[str, list[Block]]:
+    """The Python blocks below each heading of the second level."""
+    parts = re.split(r"^## (.*)$", text(page), flags=re.MULTILINE)
+    found = {
+        title: [Block(*each.groups()) for each in _BLOCK.finditer(body)]
+        for title, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    return {title: [block for block in blocks if block.language == "python"] for title, blocks in found.items()}
+
+
 def name(page: Path) -> str:
     """What a test calls it."""
     return page.relative_to(TOP).as_posix()
