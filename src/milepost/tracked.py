@@ -181,13 +181,15 @@ class _TrackedProgress(OffsetProgress):
             if record.outcomes:
                 self.free(record)
 
-    def collect(self, *, wait: bool = True) -> None:
-        """See how far all is finished. Without `wait`, skip it where another thread, or an interrupted call, is at it."""
-        if self._collecting.acquire(blocking=wait):
-            try:
-                self._collect()
-            finally:
-                self._collecting.release()
+    def collect(self) -> None:
+        """See how far all is finished."""
+        with self._collecting:  # no acquire(): an interrupt could come between that and its `try`
+            self._collect()
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether a thread is at it: perhaps the caller's own, in the middle of what a signal handler has interrupted."""
+        return self._collecting.locked()
 
     def _collect(self) -> None:
         passed, event_time_ms = 0, self.event_time_ms
@@ -294,7 +296,8 @@ class _Tracking:
         """The lowest unfinished offset: all below it is finished. The last ones may be unrecorded."""
         if self._progress is None:
             return int(self.start)
-        self._progress.collect(wait=False)  # for a signal handler may ask
+        if not self._progress.is_collecting:
+            self._progress.collect()
         return self._progress.done
 
     def stop(self) -> None:
