@@ -24,7 +24,8 @@ WAYS: Final = ("for", "for, mapped", "async for", "async for, mapped")
 
 def _read(store: CheckpointStore, records: Any, way: str = "for", *, most: int | None = None, **options: Any) -> list[Any]:
     """The records of a loop, at most so many; in whichever way."""
-    loop: Any = store.checkpointed(records, **({"run_id": "run-7", "stage": "load", "every": 2} | options))
+    given: dict[str, Any] = {"run_id": "run-7", "stage": "load", "every": 2} | options
+    loop: Any = store.checkpointed(records, **given)
     if "mapped" in way:
         loop = loop.map(lambda record: record, workers=2, in_flight=5)
     found: list[Any] = []
@@ -141,7 +142,8 @@ def test_a_function_that_is_exhausted_does_not_look_like_the_end_of_the_source(
     """`next()` of an iterator that has ended raises StopIteration, which ends a map() in silence."""
     given = iter(range(4))
     with pytest.raises(RuntimeError, match=r"StopIteration|StopAsyncIteration"):
-        _read(store, range(10), way, transaction=transaction, every=1, **{argument: lambda _: next(given)})
+        options: dict[str, Any] = {argument: lambda _: next(given)}
+        _read(store, range(10), way, transaction=transaction, every=1, **options)
     assert len(store) <= 4
 
 

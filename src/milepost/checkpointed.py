@@ -10,7 +10,7 @@ from milepost.errors import InvalidArgumentError, SourceChangedError
 from milepost.mapped import Mappable
 from milepost.progress import OffsetProgress
 from milepost.signature import MAX_DETAIL_BYTES
-from milepost.source import Source, Start
+from milepost.source import Source, Start, can_await
 from milepost.times import to_ms
 
 if TYPE_CHECKING:
@@ -89,8 +89,13 @@ class Checkpointed(Mappable[Record]):
 
     async def _feed_async(self, progress: Any) -> AsyncIterator[tuple[Record, _Token]]:
         describe = self._describe(progress.event_time_ms)
-        async for record in await self._source.open_async(progress.start):
-            yield describe(record)
+        records = await self._source.open_async(progress.start)
+        try:
+            async for record in records:
+                yield describe(record)
+        finally:
+            if can_await():
+                await self._source.close_async(records)
 
     def _describe(self, seen_ms: int) -> Callable[[Record], tuple[Record, _Token]]:
         """

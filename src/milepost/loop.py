@@ -8,7 +8,6 @@ finished when the caller asks for the next one.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import weakref
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from milepost.append import NOT_ASKED
 from milepost.errors import StoreError, shown
-from milepost.source import Start, close, close_async
+from milepost.source import Start, can_await, close, close_async
 from milepost.steps import checked_step
 from milepost.ticker import Ticker
 
@@ -65,9 +64,11 @@ class Loop(ABC, Generic[Value]):
         self._transaction = transaction
         self._progress: Progress[Any, Any] | None = None  # of the pass that began last
         self._stopped = False
-        self._entered = False
+        self._entered = False  # by `async with`
         # The iterator of that pass. Weak, so that dropping the iterator ends its block.
         self._pass: Callable[[], Any] = _no_pass
+        # What `async with` closes at its end. Python would close a generator that a `break` has dropped some time later.
+        self._held: object = None
 
     # What a kind of loop is made of
 
@@ -197,32 +198,39 @@ class Loop(ABC, Generic[Value]):
         else:
             this = _one_by_one_async(progress, feed, self.every_s)
         self._pass = weakref.ref(this)
+        if self._entered:
+            self._held = feed if self._transaction else this  # a block ends when its iterator is dropped
         return this
 
     def _begin(self) -> Progress[Any, Any]:
+        if self._progress is not None:
+            self._progress.over = True
         progress = self._progress = self._new_progress()
         if self._stopped:  # looked at last: a signal handler stops the progress that it finds
             progress.stop()
         return progress
 
     def __enter__(self) -> Self:
-        self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._entered = False
         close(self._pass())
 
     async def __aenter__(self) -> Self:
-        return self.__enter__()
+        self._entered = True
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await close_async(self._pass())
-        self.__exit__(kind, error, traceback)
+        self._entered = False
+        held, self._held = self._held, None
+        try:
+            await close_async(self._pass())
+        finally:
+            await close_async(held)
 
 
 def _no_pass() -> None:
@@ -237,7 +245,7 @@ def _one_by_one(
     finish = progress.finish
     try:
         ticker = None if every_s is None else Ticker(progress, every_s)
-        for value, token in feed:
+        for value, token in feed if not progress.stopped else ():
             if progress.attention and progress.must_end():
                 break
             yield value
@@ -248,9 +256,10 @@ def _one_by_one(
                     break
         progress.record()
     finally:
-        progress.end()
+        progress.over = True  # first, and without a call that could be interrupted
         if ticker is not None:
             ticker.stop()
+        progress.end()
         close(feed)
 
 
@@ -261,20 +270,23 @@ async def _one_by_one_async(
     ticker = None
     try:
         ticker = None if every_s is None else Ticker(progress, every_s)
-        async for value, token in feed:
-            if progress.attention and progress.must_end():
-                break
-            yield value
-            if progress.finish(token):
-                await progress.record_async()
-                if progress.stopped:
+        if not progress.stopped:
+            async for value, token in feed:
+                if progress.attention and progress.must_end():
                     break
+                yield value
+                if progress.finish(token):
+                    await progress.record_async()
+                    if progress.stopped:
+                        break
         await progress.record_async()
     finally:
-        progress.end()
+        progress.over = True
         if ticker is not None:
             ticker.stop()
-        await close_async(feed)
+        if can_await():
+            await close_async(feed)
+            await progress.end_async()
 
 
 class _Batches(Generic[Value]):
@@ -308,10 +320,18 @@ class _Batches(Generic[Value]):
             if self._progress.stopped:
                 self._batch = iter(())
 
+    def _is_over(self, until: float | None) -> bool:
+        """Return whether to read no more into a batch."""
+        return self._progress.stopped or (until is not None and time.monotonic() >= until)
+
+    def _until(self) -> float | None:
+        """Return until when to read a batch, on the monotonic clock; None for as long as it takes."""
+        return None if self._loop.every_s is None else time.monotonic() + self._loop.every_s
+
     def _drop(self) -> None:
         """End the pass. Dropping `_end` rolls back what is open."""
-        self._progress.end()
-        self._over, self._end, self.block = True, None, None
+        self._progress.over = True
+        self._end = self.block = None
 
 
 class _InTransactions(_Batches[Value]):
@@ -335,16 +355,20 @@ class _InTransactions(_Batches[Value]):
             return value
         finally:
             if not handed_out:
-                self._drop()
-                close(self._feed)
+                self._over = True  # first, and without a call that could be interrupted
+                self.close()
 
     def _next_batch(self) -> tuple[Value, Any]:
         """Commit the batch, read the next one, begin its block, and return its first pair."""
         while True:
             self._commit()
             # Read the batch before its transaction begins, so that a slow source keeps no other writer waiting.
-            rest = islice(() if self._progress.stopped else self._feed, self._progress.every)
-            batch = list(rest if self._loop.every_s is None else _until(time.monotonic() + self._loop.every_s, rest))
+            batch: list[tuple[Value, Any]] = []
+            until = self._until()
+            for each in islice(() if self._progress.stopped else self._feed, self._progress.every):
+                batch.append(each)
+                if self._is_over(until):
+                    break
             if not batch or self._progress.stopped:
                 raise StopIteration
             block = self._loop.new_block()
@@ -364,16 +388,9 @@ class _InTransactions(_Batches[Value]):
 
     def close(self) -> None:
         """End the pass: what is not recorded is undone."""
+        self._over = True
         self._drop()
         close(self._feed)
-
-
-def _until(moment: float, pairs: Iterator[tuple[Value, Any]]) -> Iterator[tuple[Value, Any]]:
-    """Give pairs until a moment of the monotonic clock; one at least."""
-    for pair in pairs:
-        yield pair
-        if time.monotonic() >= moment:
-            return
 
 
 class _InTransactionsAsync(_Batches[Value]):
@@ -399,6 +416,7 @@ class _InTransactionsAsync(_Batches[Value]):
             return value
         finally:
             if not handed_out:
+                self._over = True
                 await self.aclose()
 
     async def _next_batch(self) -> tuple[Value, Any]:
@@ -406,11 +424,11 @@ class _InTransactionsAsync(_Batches[Value]):
         while True:
             await self._commit()
             batch: list[tuple[Value, Any]] = []
-            until = math.inf if self._loop.every_s is None else time.monotonic() + self._loop.every_s
+            until = self._until()
             if not self._progress.stopped:
                 async for each in self._feed:
                     batch.append(each)
-                    if len(batch) >= self._progress.every or (until < math.inf and time.monotonic() >= until):
+                    if len(batch) >= self._progress.every or self._is_over(until):
                         break
             if not batch or self._progress.stopped:
                 raise StopAsyncIteration
@@ -431,5 +449,6 @@ class _InTransactionsAsync(_Batches[Value]):
 
     async def aclose(self) -> None:
         """End the pass: what is not recorded is undone."""
+        self._over = True
         self._drop()
         await close_async(self._feed)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import weakref
 from collections import deque
 from concurrent.futures import CancelledError, Executor
 from contextlib import suppress
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from milepost.errors import InvalidArgumentError
 from milepost.source import can_await, close_async
+from milepost.ticker import start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -55,7 +57,9 @@ class _Workers(Protocol):
 
 class _Threads:
     """
-    Worker threads. They keep no interpreter alive.
+    Worker threads. They keep no interpreter alive, and end with this object, should an interrupt come before `stop`.
+
+    It has no `__del__`: Python ignores an interrupt that comes inside one.
 
     Args:
         work: What they do with a record.
@@ -73,10 +77,13 @@ class _Threads:
         self._queue.put(job)
         if len(self._threads) < self._most:
             thread = threading.Thread(
-                target=_serve, args=(self._queue, self._work, self._ring), name="milepost-worker", daemon=True
+                target=_serve,
+                args=(self._queue, self._work, self._ring, weakref.ref(self)),
+                name="milepost-worker",
+                daemon=True,
             )
             self._threads.append(thread)
-            thread.start()
+            start(thread)
 
     def stop(self) -> None:
         """Do nothing more but the jobs that have begun."""
@@ -84,11 +91,6 @@ class _Threads:
             while True:
                 self._queue.get_nowait()
         self._queue.put(None)
-
-    def __del__(self) -> None:
-        """Let the threads end, also where an interrupt has come before `stop`."""
-        with suppress(AttributeError):  # before __init__
-            self._queue.put(None)
 
     @property
     def are_at_work(self) -> bool:
@@ -102,8 +104,21 @@ class _Threads:
                 thread.join()
 
 
-def _serve(queue: SimpleQueue[Job | None], work: Callable[[Any], Any], ring: Callable[[Job], object]) -> None:
-    while (job := queue.get()) is not None:
+def _serve(
+    queue: SimpleQueue[Job | None],
+    work: Callable[[Any], Any],
+    ring: Callable[[Job], object],
+    workers: weakref.ref[_Threads],
+) -> None:
+    while True:
+        try:
+            job = queue.get(timeout=_LOOK_AGAIN_S)
+        except Empty:
+            if workers() is None:
+                return
+            continue
+        if job is None:
+            break
         try:
             job.result = work(job.record)
             _refuse_awaitable(work, job.result)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from milepost import rows
 from milepost.append import Step
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
+from milepost.errors import MilepostError
 from milepost.source import Start
 
 if TYPE_CHECKING:
@@ -53,9 +55,11 @@ class Progress(ABC, Generic[Token, Work]):
         """Whether to look, between two records, if the loop must end."""
         self.stopped: bool = False
         """Whether `stop()` was called."""
+        self.over: bool = False
+        """Whether the pass is over, and nothing more of it may be recorded."""
         self._failure: BaseException | None = None  # of the ticker's thread
-        self._over = False
         self._recording = threading.Lock()
+        self._ticking: threading.Thread | None = None  # the ticker's thread while it records
 
     @property
     @abstractmethod
@@ -109,6 +113,7 @@ class Progress(ABC, Generic[Token, Work]):
         Raises:
             MilepostError: It could not be recorded; also by the ticker's thread before.
         """
+        self._writer.refuse_if_ended()  # in a forked child nobody gives the lock back that its parent's ticker has had
         with self._recording:
             self._record(within)
 
@@ -119,34 +124,82 @@ class Progress(ABC, Generic[Token, Work]):
             self._note(work, self._writer.do(partial(self._write, work), within))
 
     async def record_async(self) -> None:
-        """Do as `record`, without holding the event loop."""
+        """Do as `record`, without holding the event loop. Once its transaction has begun, wait for it, whoever cancels."""
         import asyncio  # noqa: PLC0415 - which most programs do without, takes 30 ms
 
+        from milepost.helper import outlast  # noqa: PLC0415 - as asyncio
+
+        self._writer.refuse_if_ended()
         while not self._recording.acquire(blocking=False):
             await asyncio.sleep(_LOOK_AGAIN_S)
         try:
             self.must_end()
             work = self._unrecorded()
-            if work is not None:
-                self._note(work, await self._writer.do_async(partial(self._write, work)))
+            if work is None:
+                return
+            claim = [None]  # emptied in one step: by the thread that records, or by the task that was cancelled before
+            try:
+                self._note(work, await self._writer.do_async(partial(self._write_claimed, work, claim)))
+            except asyncio.CancelledError:
+                try:
+                    claim.pop()
+                except IndexError:
+                    # Another loop that begins now must find what is recorded. All that has queued before is over when
+                    # this is.
+                    with suppress(MilepostError):
+                        await outlast(asyncio.ensure_future(self._writer.do_async(_nothing)))
+                raise
         finally:
             self._recording.release()
+
+    def _write_claimed(self, work: Work, claim: list[None], end: Appender) -> Any:
+        try:
+            claim.pop()
+        except IndexError:
+            return None  # nobody waits for it
+        return self._write(work, end)
 
     def record_meanwhile(self) -> None:
         """In the ticker's thread: record what is finished, unless the loop is about to. A failure is the loop's to raise."""
         if not self._recording.acquire(blocking=False):
             return
         try:
-            if not self._over and self._failure is None:
+            self._ticking = threading.current_thread()
+            if not self.over and self._failure is None:
                 self._record(None)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the loop raises it
             self._failure, self.attention = error, True
         finally:
+            self._ticking = None
             self._recording.release()
 
     def end(self) -> None:
-        """The pass is over: nothing more of it is recorded."""
-        self._over = True
+        """
+        Note that the pass is over. Wait for a transaction that the ticker has begun.
+
+        Without that, a loop that begins now would start before it, and be told that the stage has moved.
+        """
+        self.over = True
+        if self._is_ticking():
+            with self._recording:
+                pass
+
+    async def end_async(self) -> None:
+        """Do as `end`, without holding the event loop."""
+        import asyncio  # noqa: PLC0415 - as above
+
+        self.over = True
+        while self._is_ticking():
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def _is_ticking(self) -> bool:
+        ticking = self._ticking
+        # The garbage collector may end a pass in the ticker's own thread. In a forked child that thread is not alive.
+        return ticking is not None and ticking is not threading.current_thread() and ticking.is_alive()
+
+
+def _nothing(_: Appender) -> None:
+    """Do nothing, in a transaction."""
 
 
 class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):

@@ -145,6 +145,11 @@ class Source(Generic[Record]):
         self._refuse_shorter(start, skipped)
         return records
 
+    async def close_async(self, records: AsyncIterator[Record]) -> None:
+        """Close what `open_async` has made. An iterator that the caller gave stays open."""
+        if records is not self._last_iterator:
+            await close_async(records)
+
     async def _call_async(self, start: Start) -> AsyncIterator[Record]:
         records = await self._begun_async(self._records(start))
         if not _can_check(start):
@@ -219,9 +224,13 @@ async def as_async(records: Iterator[Record]) -> AsyncIterator[Record]:
 
 
 async def _prepend(first: Record, records: AsyncIterator[Record]) -> AsyncIterator[Record]:
-    yield first
-    async for record in records:
-        yield record
+    try:
+        yield first
+        async for record in records:
+            yield record
+    finally:
+        if can_await():
+            await close_async(records)
 
 
 def close(feed: object) -> None:

@@ -6,7 +6,7 @@ import atexit
 import threading
 import time
 import weakref
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -16,11 +16,16 @@ _AT_EXIT_S: Final = 5.0
 """How long the end of the interpreter waits for a transaction of a ticker's."""
 
 
+_LOOK_AGAIN_S: Final = 1.0
+"""How often a ticker checks whether its pass was dropped, in seconds."""
+
+
 class Ticker:
     """
     Records the progress of one pass of a loop every `every_s` seconds, until `stop`.
 
-    It ends too when the pass is dropped, and with the interpreter, which it never keeps alive.
+    It ends too when the pass is dropped, and with the interpreter, which it never keeps alive. It has no `__del__`, nor a
+    weak reference with a callback: Python ignores an interrupt that comes inside one.
 
     Args:
         progress: What the pass has finished.
@@ -31,42 +36,55 @@ class Ticker:
         self._bell = threading.Lock()
         self._bell.acquire()
         self.thread = threading.Thread(
-            target=_tick, args=(weakref.ref(progress), every_s, self._bell), name="milepost-ticker", daemon=True
+            target=_tick,
+            args=(weakref.ref(progress), weakref.ref(self), every_s, self._bell),
+            name="milepost-ticker",
+            daemon=True,
         )
-        _tickers[id(self)] = weakref.ref(self, partial(_forget, id(self)))
-        self.thread.start()
+        start(self.thread)
 
     def stop(self) -> None:
         """Let the thread end. A transaction that it has begun goes on."""
-        try:  # noqa: SIM105 - also at the end of the interpreter, when contextlib may be gone
+        with suppress(RuntimeError):  # a second time
             self._bell.release()
-        except RuntimeError:  # a second time
-            pass
-
-    __del__ = stop
 
 
-def _tick(progress: weakref.ref[Progress[Any, Any]], every_s: float, bell: threading.Lock) -> None:
-    while not bell.acquire(timeout=min(every_s, threading.TIMEOUT_MAX)):
-        found = progress()
-        if found is None:
-            return
-        found.record_meanwhile()
-        del found
+def start(thread: threading.Thread) -> None:
+    """Start a thread. Raise an interrupt as such: it may make Python's own code release a lock that it does not have."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if error.__context__ is None or isinstance(error.__context__, Exception):
+            raise
+        raise error.__context__ from None
 
 
-_tickers: dict[int, weakref.ref[Ticker]] = {}
+def _tick(
+    progress: weakref.ref[Progress[Any, Any]], ticker: weakref.ref[Ticker], every_s: float, bell: threading.Lock
+) -> None:
+    _tickers[threading.current_thread()] = bell
+    try:
+        due = time.monotonic() + every_s
+        while not bell.acquire(timeout=max(0.0, min(due - time.monotonic(), _LOOK_AGAIN_S))):
+            found = progress()
+            if found is None or found.over or ticker() is None:
+                return
+            if time.monotonic() >= due:
+                found.record_meanwhile()
+                due = time.monotonic() + every_s
+            del found
+    finally:
+        _tickers.pop(threading.current_thread(), None)
 
 
-def _forget(number: int, ticker: weakref.ref[Ticker]) -> None:
-    if _tickers.get(number) is ticker:
-        del _tickers[number]
+_tickers: dict[threading.Thread, threading.Lock] = {}
 
 
 @atexit.register
 def _at_exit() -> None:
     """Python ends a thread in the middle of a transaction, and the end of the store would wait for that."""
     deadline = time.monotonic() + _AT_EXIT_S
-    for ticker in [found for each in list(_tickers.values()) if (found := each()) is not None]:
-        ticker.stop()
-        ticker.thread.join(max(0.0, deadline - time.monotonic()))
+    for thread, bell in list(_tickers.items()):
+        with suppress(RuntimeError):
+            bell.release()
+        thread.join(max(0.0, deadline - time.monotonic()))

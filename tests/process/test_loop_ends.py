@@ -1,0 +1,377 @@
+"""What a loop records while its source blocks, how it is stopped, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import random
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from milepost import CheckpointStore, StageMovedError, StoreError, Watermark
+from support.chains import entry
+from support.other_process import other_process
+from support.patience import begin, in_time, result, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "2000"))
+
+
+def _offset(store: CheckpointStore, stage: str = "load") -> int:
+    point = store.resume_points("run-7").get(stage)
+    return point.watermark.offset if point else 0
+
+
+def _loop(store: CheckpointStore, records: Any, **options: Any) -> Any:
+    return store.checkpointed(records, **({"run_id": "run-7", "stage": "load"} | options))
+
+
+class Blocking:
+    """A source that blocks until it is given something; None ends it."""
+
+    def __init__(self, *records: int) -> None:
+        self.queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        for record in records:
+            self.queue.put(record)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.queue.get, None)
+
+
+def _no_ticker() -> bool:
+    return not [each for each in threading.enumerate() if each.name == "milepost-ticker"]
+
+
+# every_s
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_finished_is_recorded_while_the_source_blocks(store: CheckpointStore, is_async: bool) -> None:
+    """The last batch of an idle source is not kept back; the record in hand is not finished, and not recorded."""
+    source = Blocking(0, 1, 2)
+
+    async def run_async() -> list[int]:
+        async def records() -> AsyncIterator[int]:
+            while (record := await asyncio.to_thread(source.queue.get)) is not None:
+                yield record
+
+        return [record async for record in _loop(store, records(), every_s=0.01)]
+
+    running = begin(lambda: asyncio.run(run_async()) if is_async else list(_loop(store, source, every_s=0.01)))
+    until(lambda: _offset(store) == 3)
+    source.queue.put(3)
+    until(lambda: _offset(store) == 4)
+    source.queue.put(None)
+    assert result(running) == [0, 1, 2, 3]
+    until(_no_ticker)
+    assert _offset(store) == 4
+
+
+def test_a_pool_under_async_for_hands_out_while_the_source_blocks(store: CheckpointStore) -> None:
+    """And what was handed out is recorded."""
+    source = Blocking(0, 1, 2)
+
+    async def run() -> None:
+        async def records() -> AsyncIterator[int]:
+            while (record := await asyncio.to_thread(source.queue.get)) is not None:
+                yield record
+
+        async for _ in _loop(store, records(), every_s=0.01).map(str):
+            pass
+
+    running = begin(lambda: asyncio.run(run()))
+    until(lambda: _offset(store) == 3)
+    source.queue.put(None)
+    result(running)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_nothing_is_recorded_after_the_loop_was_left(store: CheckpointStore, kept: bool) -> None:
+    """Though somebody keeps its iterator, where the loop is a context manager."""
+    loop = _loop(store, range(10), every_s=0.05)
+    with loop:
+        records = iter(loop)
+        for _ in records:
+            if loop.done == 3:
+                break
+        if not kept:
+            del records
+    time.sleep(0.12)
+    assert _offset(store) == 0
+    until(_no_ticker)
+
+
+def test_a_loop_that_begins_as_another_is_left_is_not_told_that_the_stage_has_moved(path: Path) -> None:
+    """The ticker may be in the middle of a commit: it is waited for."""
+    with CheckpointStore(path) as store:
+        offset = 0
+        for _ in range(60):
+            records = iter(_loop(store, lambda start: range(start, 10**6), every_s=0.0005))
+            for _ in range(20):
+                next(records)
+                time.sleep(0.0003)
+            del records
+            assert _offset(store) >= offset
+            offset = _offset(store)
+        assert offset > 0
+        next(iter(_loop(store, lambda start: range(start, 10**6), every=1)))
+
+
+def test_a_failure_of_the_tickers_thread_comes_out_of_the_loop(store: CheckpointStore) -> None:
+    """At the next record, once; nothing is recorded after it."""
+    loop = _loop(store, range(1000), every_s=0.005)
+    store_moves = False
+    with pytest.raises(StageMovedError):
+        for record in loop:
+            if record == 2 and not store_moves:
+                store_moves = True
+                store.advance("run-7", "load", Watermark(1, 0), idempotency_key="another process")
+                until(_no_more(loop))
+            assert record < 4
+    assert _offset(store) == 1
+    until(_no_ticker)
+
+
+def _no_more(loop: Any) -> Any:
+    return lambda: loop._progress.attention
+
+
+def test_a_ticker_that_stands_still_in_a_fork_holds_no_child(path: Path) -> None:
+    """The child's copy of the loop is refused, though nobody gives back the lock that the ticker had; so is its pool's."""
+    with CheckpointStore(path) as store:
+        for number in range(20):
+            loop = _loop(store, range(10**6), stage=f"s{number}", every=10**6, every_s=0.0002)
+            mapped = _loop(store, range(10**6), stage=f"m{number}", every_s=0.0002).map(_slow, workers=2)
+            records, pairs = iter(loop), iter(mapped)
+            next(records), next(pairs)
+            for _ in range(number):
+                next(records)
+                time.sleep(0.0002)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # ends it where it hangs
+                refused = 0
+                for each in (pairs, records):
+                    try:
+                        loop.stop(), mapped.stop()
+                        list(each)
+                    except StoreError:
+                        refused += 1
+                del each, records, pairs
+                os._exit(0 if refused == 2 else 1)
+            assert os.waitpid(child, 0)[1] == 0, number
+            next(records), next(pairs)
+            records.close(), pairs.close()
+        store.verify().raise_if_broken()
+
+
+def _slow(record: int) -> int:
+    time.sleep(0.001)
+    return record
+
+
+# stop()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_sigterm_handler_stops_a_loop_and_loses_nothing(path: Path, transaction: bool, mapped: bool) -> None:
+    """The record in hand is finished and recorded, whatever `every` is."""
+    with CheckpointStore(path, durability="normal") as store:
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (record INTEGER)")
+        loop = _loop(store, range(10**6), every=50, transaction=transaction)
+        loop = loop.map(_slow, workers=2) if mapped else loop
+        before = signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+        try:
+            finished = 0
+            for _ in loop:
+                finished += 1
+                if transaction:
+                    loop.connection.execute("INSERT INTO sink VALUES (1)")
+                if finished == 120:
+                    os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert finished == _offset(store) == 120 == loop.done
+        if transaction:
+            with store.transaction() as connection:
+                assert connection.execute("SELECT count(*) FROM sink").get == 120
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_loop_stops_between_the_records_of_a_slow_source(store: CheckpointStore, transaction: bool) -> None:
+    """With transaction=True too, where a batch is read before it is handed out: it need not fill up."""
+    source = Blocking(0)
+    loop = _loop(store, source, every=1000, transaction=transaction)
+    running = begin(lambda: list(loop))
+    until(source.queue.empty)
+    loop.stop()
+    source.queue.put(1)
+    assert result(running) in ([0], [])
+    assert len(running.result()) == _offset(store)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_loop_that_was_stopped_before_it_begins_reads_nothing(
+    store: CheckpointStore, transaction: bool, mapped: bool
+) -> None:
+    """And stays stopped; another one goes on."""
+    loop = _loop(store, Blocking(), transaction=transaction)
+    loop = loop.map(str) if mapped else loop
+    loop.stop()
+    assert in_time(lambda: list(loop)) == []
+
+    async def run() -> list[Any]:
+        async with loop:
+            return [each async for each in loop]
+
+    assert in_time(lambda: asyncio.run(run())) == []
+    assert list(_loop(store, range(2), transaction=transaction)) == [0, 1]
+
+
+# async for
+
+
+def test_async_for_with_transactions_needs_async_with(store: CheckpointStore) -> None:
+    """A `with` ends no block of a task in time."""
+
+    async def run() -> None:
+        loop = _loop(store, range(4), transaction=True)
+        with pytest.raises(StoreError, match="needs `async with loop:`"):
+            aiter(loop)
+        with loop, pytest.raises(StoreError, match="needs `async with loop:`"):
+            aiter(loop)
+        async with loop:
+            assert [record async for record in loop] == [0, 1, 2, 3]
+
+    in_time(lambda: asyncio.run(run()))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_break_out_of_async_for_ends_its_block_at_once(store: CheckpointStore, mapped: bool) -> None:
+    """The next statement finds no open transaction, and at the end of the `async with` no task is left."""
+
+    async def run() -> None:
+        loop = _loop(store, range(10), every=4, transaction=True)
+        loop = loop.map(str) if mapped else loop
+        async with loop:
+            async for _ in loop:
+                loop.append(entry(1, run_id="undone"))
+                break
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        with CheckpointStore(store.path, busy_timeout_ms=0, durability="normal") as other:
+            other.append(entry(1, run_id="other"))
+        assert [run.run_id for run in store.runs()] == ["other"]
+
+    in_time(lambda: asyncio.run(run()))
+
+
+def test_the_event_loop_goes_on_while_another_process_has_the_lock(path: Path) -> None:
+    """And while the work under way is waited for, when the loop was left."""
+
+    async def longest_pause(over: asyncio.Event) -> float:
+        longest, last = 0.0, time.monotonic()
+        while not over.is_set():
+            await asyncio.sleep(0.002)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        return longest
+
+    async def run(store: CheckpointStore, other: Any) -> None:
+        over = asyncio.Event()
+        watching = asyncio.create_task(longest_pause(over))
+        for options in ({}, {"transaction": True}):
+            other.tell("for 0.5")
+            async with _loop(store, range(4), stage=f"{options}", every=2, every_s=0.01, **options) as loop:
+                async for _ in loop:
+                    await asyncio.sleep(0.02)
+        async with _loop(store, range(4), stage="work").map(lambda _: time.sleep(0.5)) as loop:
+            async for _ in loop:
+                break
+        await asyncio.sleep(0.01)
+        over.set()
+        assert await watching < 0.4
+
+    with CheckpointStore(path) as store, other_process("hold", path) as other:
+        assert other.hear() == "ready"
+        in_time(lambda: asyncio.run(run(store, other)))
+
+
+@pytest.mark.parametrize("rounds", [150, pytest.param(5_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_task_that_is_cancelled_anywhere_is_resumed_by_another_at_once(path: Path, transaction: bool, rounds: int) -> None:
+    """While it reads, works, waits for its block, or commits: what is recorded was done, and the sink has it once."""
+    chance = random.Random(SEED)
+
+    async def run(store: CheckpointStore) -> None:
+        for number in range(rounds):
+            mapped, every_s = chance.random() < 0.5, chance.choice([None, 0.001])
+            loop = _loop(
+                store, _from_start, every=chance.randint(1, 4), every_s=every_s, transaction=transaction, source="s"
+            )
+            loop = loop.map(_work, workers=2) if mapped else loop
+            seen: list[int] = []
+
+            async def use(loop: Any = loop, mapped: bool = mapped, seen: list[int] = seen) -> None:
+                async with loop:
+                    async for each in loop:
+                        record = each[0] if mapped else each
+                        seen.append(record)
+                        if transaction:
+                            loop.connection.execute("INSERT INTO sink VALUES (?)", (record,))
+                        await asyncio.sleep(0)
+
+            start = _offset(store)
+            task = asyncio.create_task(use())
+            await asyncio.sleep(chance.random() * 0.01)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            done = _offset(store)
+            assert seen == list(range(start, start + len(seen)))
+            assert done <= start + len(seen)
+            assert asyncio.all_tasks() == {asyncio.current_task()}, number
+        if transaction:
+            async with store.transaction() as connection:
+                rows = [record for (record,) in connection.execute("SELECT record FROM sink ORDER BY rowid")]
+            assert rows == list(range(_offset(store)))
+
+    with CheckpointStore(path) as store:
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (record INTEGER)")
+        in_time(lambda: asyncio.run(run(store)), 25 if rounds < 1_000 else 600)
+        assert _offset(store) > 0
+        store.verify().raise_if_broken()
+
+
+async def _from_start(start: int) -> AsyncIterator[int]:
+    for record in range(start, start + 1000):
+        if record % 3 == 0:
+            await asyncio.sleep(0)
+        yield record
+
+
+async def _work(record: int) -> int:
+    await asyncio.sleep(0)
+    return record
+
+
+def test_a_mapped_loop_may_be_continued_and_dropped_in_another_thread(store: CheckpointStore) -> None:
+    """Its workers end with it."""
+    held = [iter(_loop(store, range(100), every=2, every_s=0.001).map(_slow, workers=3))]
+    assert next(held[0])[0] == 0
+    assert [in_time(lambda: next(held[0]))[0] for _ in range(5)] == [1, 2, 3, 4, 5]
+    in_time(held.clear)
+    until(lambda: not [each for each in threading.enumerate() if each.name.startswith("milepost-")])
+    assert _offset(store) in {4, 5}
+    assert [record for record, _ in _loop(store, range(100)).map(_slow)][-1] == 99
