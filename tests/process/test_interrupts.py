@@ -40,6 +40,15 @@ def test_blocks_batches_and_loops_go_on_after_interrupts_and_are_whole(rounds: i
     assert outcome.hits == rounds
 
 
+@pytest.mark.parametrize("operation", ["MappedLoop", "TransactionalMappedLoop"])
+@pytest.mark.parametrize("rounds", [300, pytest.param(10_000, marks=LONG)])
+def test_loops_with_workers_go_on_after_interrupts(rounds: int, operation: str) -> None:
+    """The pool and the thread of `every_s` end; the next loop does what is left, and the sink has each record once."""
+    outcome = _interrupt([operation], rounds, least_ms=0.3, most_ms=4.0, keeping=[False], patience_ms=5000)
+    assert outcome.problems == [], outcome.problems[0]
+    assert outcome.hits == rounds
+
+
 @pytest.mark.parametrize("rounds", [100, pytest.param(10_000, marks=LONG)])
 def test_a_kept_exception_of_an_interrupted_block_makes_no_later_append_be_lost(rounds: int) -> None:
     """A notebook keeps the last exception, and with it the block: until it is gone an append is refused, or it is there."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from milepost import Checkpoint, CheckpointStore, ClosedStoreError, MilepostError, SequenceError, Watermark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import apsw
 
@@ -404,6 +404,7 @@ class Loop(Operation):
     """A checkpointed loop over five records, in batches of two."""
 
     transaction: ClassVar[bool] = False
+    every_s: ClassVar[float | None] = None
     number: int
     seen: list[int]
     loop: Checkpointed[int] | None
@@ -422,11 +423,20 @@ class Loop(Operation):
         """The loop, from where it stands, and rely on it once it has ended."""
         if self.loop is None:
             self.loop = self.scene.store.checkpointed(
-                range(5), run_id="looping", stage=self.stage, every=2, transaction=self.transaction
+                range(5),
+                run_id="looping",
+                stage=self.stage,
+                every=2,
+                every_s=self.every_s,
+                transaction=self.transaction,
             )
-        for record in self.loop:
+        for record in self.records(self.loop):
             self.process(record)
         self.acknowledge()
+
+    def records(self, loop: Checkpointed[int]) -> Iterable[int]:
+        """What the loop gives."""
+        return loop
 
     def process(self, record: int) -> None:
         """The body of the loop."""
@@ -473,6 +483,55 @@ class TransactionalLoop(Loop):
         """Each batch with its checkpoint."""
         batches = {f"{self.stage}:0-1": (0, 1), f"{self.stage}:2-3": (2, 3), f"{self.stage}:4-4": (4,)}
         return [[key, *(f"{SINK}{self.stage}/{record}" for record in records)] for key, records in batches.items()]
+
+
+class MappedLoop(Loop):
+    """A loop whose records threads work on, and a thread records what is finished."""
+
+    every_s = 0.0003
+    lent: Any = None
+
+    def records(self, loop: Checkpointed[int]) -> Iterator[int]:
+        """Those that come from the pool, in order."""
+        self.lent = loop.map(_work, workers=2, in_flight=3)
+        for record, result in self.lent:
+            if result != -record:
+                raise BrokenPromiseError(f"the result of {record} is {result}")
+            yield record
+
+    def acknowledge(self) -> None:
+        """Where it was recorded depends on the time."""
+
+    def again(self) -> None:
+        """Resume it, and see the threads of the interrupted one end."""
+        super().again()
+        deadline = time.monotonic() + 20
+        while [each for each in threading.enumerate() if each.name in {"milepost-worker", "milepost-ticker"}]:
+            if time.monotonic() > deadline:
+                raise BrokenPromiseError("threads of a loop are left")
+            time.sleep(0.001)
+
+
+def _work(record: int) -> int:
+    time.sleep(0.0001)
+    return -record
+
+
+class TransactionalMappedLoop(TransactionalLoop):
+    """A loop whose records threads work on, each batch in one transaction with its checkpoint."""
+
+    lent: Any = None
+
+    def records(self, loop: Checkpointed[int]) -> Iterator[int]:
+        """Those that come from the pool."""
+        self.lent = loop.map(_work, workers=2, in_flight=3)
+        for record, _ in self.lent:
+            yield record
+
+    def process(self, record: int) -> None:
+        """A row of the sink."""
+        self.seen.append(record)
+        self.lent.connection.execute("INSERT INTO sink VALUES (?)", (f"{self.stage}/{record}",))
 
 
 class Latest(Operation):
