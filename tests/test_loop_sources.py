@@ -307,7 +307,7 @@ def test_one_task_reads_all_of_an_async_source_and_closes_it(store: CheckpointSt
 
     async def records(start: Start) -> AsyncIterator[int]:
         try:
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(0.5):
                 yield from_task()
                 yield from_task()
                 await asyncio.sleep(30)
