@@ -28,6 +28,7 @@ ORDER = [
     "audit",
     "comparison",
     "owner",
+    "threads",
     "turn",
     "remote",
     "files",

@@ -329,3 +329,35 @@ def test_one_task_reads_all_of_an_async_source_and_closes_it(store: CheckpointSt
     assert len(tasks) == 3
     assert len(set(tasks)) == 1
     assert store.resume_point_for_stage("load").watermark.offset == 2
+
+
+@pytest.mark.parametrize("with_async", [False, True])
+def test_a_source_with_cursors_may_end_where_its_last_cursor_says_nothing(store: CheckpointStore, with_async: bool) -> None:
+    """The offset says that something is done, and the cursor that nothing follows: nobody asks what came before."""
+    pages: dict[str | None, str | None] = {None: "a", "a": None}
+    asked: list[tuple[int, Any]] = []
+
+    def rest(start: Start) -> Iterator[str | None]:
+        asked.append((int(start), start.cursor))
+        token = start.cursor
+        while not start or token is not None:
+            yield (token := pages[token])
+            if token is None:
+                return
+
+    def loop() -> Any:
+        return store.checkpointed(rest, run_id="r", stage="s", every=1, cursor=lambda token: token)
+
+    async def read() -> list[Any]:
+        return [token async for token in loop()]
+
+    assert [asyncio.run(read()) if with_async else list(loop()) for _ in range(2)] == [["a", None], []]
+    assert asked == [(0, None), (2, None)]
+
+
+def test_the_connection_of_a_mapped_loop_is_that_of_the_loop_too(store: CheckpointStore) -> None:
+    """Whichever of the two a program has kept."""
+    loop = store.checkpointed(range(3), run_id="r", stage="s", transaction=True)
+    mapped = loop.map(str)
+    for _ in mapped:
+        assert loop.connection is mapped.connection

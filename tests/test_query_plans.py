@@ -39,7 +39,7 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "kept_as_of_now of a run": lambda store: store._database.read(rows.kept_as_of_now, "run-1"),
     "kept_cursors of a run": lambda store: store._database.read(rows.kept_cursors, "run-1"),
     "recorded_keys": lambda store: store._database.read(rows.recorded_keys, "run-1", "load", ["step-7", "page-1", "new"]),
-    "stage_state": lambda store: store._database.read(rows.stage_state, "run-1", "load"),
+    "resume_state": lambda store: store._database.read(rows.resume_state, "run-1", "load"),
     "last_attempt": lambda store: store._database.read(rows.last_attempt, "run-1"),
     "begin_run": lambda store: store.run("run-1").__enter__(),
     "begin_run and end_run": _attempt,

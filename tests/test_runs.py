@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import signal
@@ -821,3 +822,41 @@ def test_a_summary_of_runs_does_the_same_work_however_many_checkpoints_they_have
     fill(252, 24 * 252)
     assert few > 0
     assert steps() == few
+
+
+@pytest.mark.parametrize("how", ["checkpointed", "map", "once", "tracked", "async tracked"])
+def test_a_run_whose_loop_was_stopped_has_not_finished(store: CheckpointStore, how: str) -> None:
+    """Records are left: the next start goes on, where a finished run would be refused."""
+
+    async def track(run: Run) -> None:
+        async with run.tracked(stage="s") as tracked:
+            for offset in range(tracked.start, 10):
+                (await tracked(offset))()
+                if offset == 3:
+                    tracked.stop()
+
+    def work(run: Run) -> None:
+        if how == "async tracked":
+            asyncio.run(track(run))
+        elif how == "tracked":
+            with run.tracked(stage="s") as tracked:
+                for offset in range(tracked.start, 10):
+                    tracked(offset)()
+                    if offset == 3:
+                        tracked.stop()
+        else:
+            loop: Any = run.once(map(str, range(10)), stage="s", key=str) if how == "once" else None
+            loop = loop or run.checkpointed(range(10), stage="s")
+            for number, _ in enumerate(loop.map(str) if how == "map" else loop, loop.start):
+                if number == 3:
+                    loop.stop()
+            assert loop.stopped == (loop.start == 0)
+
+    with store.run("nightly") as run:
+        work(run)
+    assert (summary(store).state, summary(store).error) == ("failed", "stopped")
+    assert store.resume_point_for_stage("s").watermark.offset == 4
+    with store.run("nightly") as run:
+        work(run)
+    assert (summary(store).state, summary(store).attempts) == ("finished", 2)
+    assert store.resume_point_for_stage("s").watermark.offset == 10

@@ -47,14 +47,14 @@ class Checkpointed(Mappable[Record]):
         transaction: bool,
     ) -> None:
         super().__init__(store, run_id, stage, every=every, every_s=every_s, transaction=transaction)
-        self._source: Source[Record] = Source(records)
+        self._source: Source[Record] = Source(records, has_cursors=cursor is not None)
         self._event_time, self._cursor = event_time, cursor
         self._name, self._accepts_another = source, accept_source
         if source is not None and len((details.detail(cursor=b"", source=source) or "").encode()) > MAX_DETAIL_BYTES:
             raise InvalidArgumentError("source", source, "is too long as JSON: give its SHA-256, as fingerprint() does")
 
-    def _state(self) -> rows.StageState | None:
-        return self._store._database.read(rows.stage_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
+    def _state(self) -> rows.ResumeState | None:
+        return self._store._database.read(rows.resume_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
 
     def _start(self) -> Start:
         return _start_of(self._state())
@@ -113,5 +113,5 @@ class Checkpointed(Mappable[Record]):
         return describe
 
 
-def _start_of(state: rows.StageState | None) -> Start:
+def _start_of(state: rows.ResumeState | None) -> Start:
     return Start(0) if state is None else Start(state.watermark.offset, cursors.decode(state.cursor))

@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from milepost.errors import StoreError
+from milepost.threads import start
 from milepost.turn import NOW, Turn
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ class Helper:
         thread = threading.Thread(target=run, name="milepost", daemon=True)
         self._calls.add(thread)
         try:
-            _start(thread)
+            start(thread)
         except RuntimeError as error:
             self._calls.discard(thread)
             raise self._no_thread(error) from error
@@ -287,7 +288,7 @@ class Helper:
     def _begin(self, server: _Server) -> None:
         try:
             if self._serving.setdefault(NOW, server) is server:
-                _start(server)
+                start(server)
             else:  # another loop was faster
                 self.begin()
         except RuntimeError as error:  # others may have seen this one, and wait for it
@@ -447,16 +448,6 @@ async def outlast(future: asyncio.Future[T]) -> T:
     if cancelled is not None:
         raise cancelled
     return outcome
-
-
-def _start(thread: threading.Thread) -> None:
-    """Start it, and raise an interrupt meanwhile as such: it may make Python's own code release a lock that it has not."""
-    try:
-        thread.start()
-    except RuntimeError as error:
-        if error.__context__ is None or isinstance(error.__context__, Exception):
-            raise
-        raise error.__context__ from None
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -64,6 +64,8 @@ class Loop(ABC, Generic[Value]):
         self._transaction = transaction
         self._progress: Progress[Any, Any] | None = None  # of the pass that began last
         self._stopped = False
+        self.stops: list[None] = []
+        """One more for each `stop()`. A run shares it with its loops."""
         self._entered = False  # by `async with`
         # The iterator of that pass. Weak, so that dropping the iterator ends its block.
         self._pass: Callable[[], Any] = _no_pass
@@ -100,6 +102,11 @@ class Loop(ABC, Generic[Value]):
         """How many records are finished, also before this loop: for a progress bar. The last ones may be unrecorded."""
         return int(self._start()) if self._progress is None else self._progress.done
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop()` was called."""
+        return self._stopped
+
     def stop(self) -> None:
         """
         Finish the record in hand, record it, and end the loop: for a signal handler, or another thread.
@@ -107,6 +114,7 @@ class Loop(ABC, Generic[Value]):
         A source that blocks is waited for. The loop stays stopped: make another one to go on.
         """
         self._stopped = True
+        self.stops.append(None)
         if self._progress is not None:
             self._progress.stop()
 
@@ -180,7 +188,7 @@ class Loop(ABC, Generic[Value]):
         progress = self._begin()
         feed = self._feed(progress)
         this = _InTransactions(self, progress, feed) if self._transaction else _one_by_one(progress, feed, self.every_s)
-        self._pass = weakref.ref(this)
+        self._begin_pass(this)
         return this
 
     def __aiter__(self) -> AsyncIterator[Value]:
@@ -197,10 +205,13 @@ class Loop(ABC, Generic[Value]):
             this = _InTransactionsAsync(self, progress, feed)
         else:
             this = _one_by_one_async(progress, feed, self.every_s)
-        self._pass = weakref.ref(this)
+        self._begin_pass(this)
         if self._entered:
             self._held = feed if self._transaction else this  # a block ends when its iterator is dropped
         return this
+
+    def _begin_pass(self, this: Any) -> None:
+        self._pass = weakref.ref(this)
 
     def _begin(self) -> Progress[Any, Any]:
         if self._progress is not None:

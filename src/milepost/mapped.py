@@ -63,6 +63,10 @@ class Mapped(Loop[tuple[Record, Result]]):
         super().stop()
         self._inner.stop()
 
+    def _begin_pass(self, this: Any) -> None:
+        super()._begin_pass(this)
+        self._inner._begin_pass(this)  # noqa: SLF001 - so that its `connection` is there too
+
     def _pool(self) -> Pool:
         from milepost.pool import Pool  # noqa: PLC0415 - asyncio, which most programs do without, takes 30 ms
 

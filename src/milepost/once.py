@@ -55,7 +55,7 @@ class Once(Mappable[Item]):
         self._most = _MOST if isinstance(items, Collection) else 1
 
     def _start(self) -> Start:
-        state = self._store._database.read(rows.stage_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
+        state = self._store._database.read(rows.resume_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
         return Start(state.watermark.offset if state else 0)
 
     def _new_progress(self) -> ItemProgress:
@@ -79,15 +79,18 @@ class Once(Mappable[Item]):
     async def _feed_async(self, progress: Any) -> AsyncIterator[tuple[Item, str]]:
         items = await self._source.open_async(Start(0))
         more = True
-        while more:
-            more, batch, since = False, [], time.monotonic()
-            async for item in items:
-                batch.append((item, self._checked_key(item)))
-                if self._has_enough(batch, since):
-                    more = True
-                    break
-            for each in progress.undone(batch):
-                yield each
+        try:
+            while more:
+                more, batch, since = False, [], time.monotonic()
+                async for item in items:
+                    batch.append((item, self._checked_key(item)))
+                    if self._has_enough(batch, since):
+                        more = True
+                        break
+                for each in progress.undone(batch):
+                    yield each
+        finally:
+            await self._source.close_async(items)
 
     def _has_enough(self, batch: list[Any], since: float) -> bool:
         return len(batch) >= self._most or time.monotonic() - since > _PATIENCE_S

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from milepost.errors import InvalidArgumentError
 from milepost.source import can_await, close_async
-from milepost.ticker import start
+from milepost.threads import start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

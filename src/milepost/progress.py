@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ from milepost.append import Step
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
 from milepost.errors import MilepostError
 from milepost.source import Start
+from milepost.turn import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ Token = TypeVar("Token")
 Work = TypeVar("Work")
 
 _LOOK_AGAIN_S: Final = 0.001
-"""How often a task checks whether the ticker's thread has recorded what it was about to record, in seconds."""
+"""How often a loop checks whether the ticker's thread has recorded what it was about to record, in seconds."""
 
 
 class Progress(ABC, Generic[Token, Work]):
@@ -58,8 +60,8 @@ class Progress(ABC, Generic[Token, Work]):
         self.over: bool = False
         """Whether the pass is over, and nothing more of it may be recorded."""
         self._failure: BaseException | None = None  # of the ticker's thread
-        self._recording = threading.Lock()
-        self._ticking: threading.Thread | None = None  # the ticker's thread while it records
+        # Who records, under NOW. An entry is set and deleted in one step each, so that no interrupt leaves a lock held.
+        self._recorder: dict[str, threading.Thread | object] = {}
 
     @property
     @abstractmethod
@@ -113,9 +115,16 @@ class Progress(ABC, Generic[Token, Work]):
         Raises:
             MilepostError: It could not be recorded; also by the ticker's thread before.
         """
-        self._writer.refuse_if_ended()  # in a forked child nobody gives the lock back that its parent's ticker has had
-        with self._recording:
+        me = object()
+        try:
+            while self._recorder.setdefault(NOW, me) is not me:
+                self._writer.refuse_if_ended()  # in a forked child, where its parent's ticker never ends
+                time.sleep(_LOOK_AGAIN_S)
+            self._writer.refuse_if_ended()
             self._record(within)
+        finally:
+            if NOW in self._recorder and self._recorder[NOW] is me:
+                del self._recorder[NOW]
 
     def _record(self, within: Block | None) -> None:
         self.must_end()
@@ -129,10 +138,12 @@ class Progress(ABC, Generic[Token, Work]):
 
         from milepost.helper import outlast  # noqa: PLC0415 - as asyncio
 
-        self._writer.refuse_if_ended()
-        while not self._recording.acquire(blocking=False):
-            await asyncio.sleep(_LOOK_AGAIN_S)
+        me = object()
         try:
+            while self._recorder.setdefault(NOW, me) is not me:
+                self._writer.refuse_if_ended()
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            self._writer.refuse_if_ended()
             self.must_end()
             work = self._unrecorded()
             if work is None:
@@ -150,7 +161,8 @@ class Progress(ABC, Generic[Token, Work]):
                         await outlast(asyncio.ensure_future(self._writer.do_async(_nothing)))
                 raise
         finally:
-            self._recording.release()
+            if NOW in self._recorder and self._recorder[NOW] is me:
+                del self._recorder[NOW]
 
     def _write_claimed(self, work: Work, claim: list[None], end: Appender) -> Any:
         try:
@@ -161,17 +173,15 @@ class Progress(ABC, Generic[Token, Work]):
 
     def record_meanwhile(self) -> None:
         """In the ticker's thread: record what is finished, unless the loop is about to. A failure is the loop's to raise."""
-        if not self._recording.acquire(blocking=False):
+        if self._recorder.setdefault(NOW, threading.current_thread()) is not threading.current_thread():
             return
         try:
-            self._ticking = threading.current_thread()
             if not self.over and self._failure is None:
                 self._record(None)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the loop raises it
             self._failure, self.attention = error, True
         finally:
-            self._ticking = None
-            self._recording.release()
+            del self._recorder[NOW]
 
     def end(self) -> None:
         """
@@ -180,9 +190,8 @@ class Progress(ABC, Generic[Token, Work]):
         Without that, a loop that begins now would start before it, and be told that the stage has moved.
         """
         self.over = True
-        if self._is_ticking():
-            with self._recording:
-                pass
+        while self._is_ticking():
+            time.sleep(_LOOK_AGAIN_S)
 
     async def end_async(self) -> None:
         """Do as `end`, without holding the event loop."""
@@ -193,9 +202,9 @@ class Progress(ABC, Generic[Token, Work]):
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _is_ticking(self) -> bool:
-        ticking = self._ticking
+        recorder = self._recorder.get(NOW)
         # The garbage collector may end a pass in the ticker's own thread. In a forked child that thread is not alive.
-        return ticking is not None and ticking is not threading.current_thread() and ticking.is_alive()
+        return isinstance(recorder, threading.Thread) and recorder is not threading.current_thread() and recorder.is_alive()
 
 
 def _nothing(_: Appender) -> None:

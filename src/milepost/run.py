@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from milepost.append import NotAsked
     from milepost.checkpoint import ResumePoint, Watermark
     from milepost.checkpointed import Checkpointed
+    from milepost.loop import Loop
     from milepost.once import Once
     from milepost.receipt import Receipt
     from milepost.source import Records
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 Item = TypeVar("Item")
+AnyLoop = TypeVar("AnyLoop", bound="Loop[Any] | Tracked")
 
 _LONGEST_NAME = 200  # characters of an exception's type
+
+_STOPPED = "stopped"
+"""What stands for the type of an exception where a loop of the run was stopped."""
 
 
 class Run:
@@ -45,6 +50,7 @@ class Run:
         self.run_id: str = run_id
         self.attempt: int | None = None
         self._again = again
+        self._stops: list[None] = []  # one for each stop() of a loop: then the run has not finished
 
     def __enter__(self) -> Self:
         self._refuse_a_second_time()
@@ -86,8 +92,8 @@ class Run:
             raise StoreError(self._store.path, f"attempt {self.attempt} was begun with this: call run() again for another")
 
     def _end(self, kind: type[BaseException] | None) -> tuple[str, int, str, Callable[[], int], str | None]:
-        state = details.FINISHED if kind is None else details.FAILED
-        error = None if kind is None else _name_of(kind)
+        state = details.FAILED if kind is not None or self._stops else details.FINISHED
+        error = _name_of(kind) if kind is not None else _STOPPED if self._stops else None
         return self.run_id, self.attempt or 0, state, self._store._clock, error  # noqa: SLF001
 
     def checkpointed(
@@ -104,17 +110,19 @@ class Run:
         transaction: bool = False,
     ) -> Checkpointed[Record]:
         """As `CheckpointStore.checkpointed`."""
-        return self._store.checkpointed(
-            records,
-            run_id=self.run_id,
-            stage=stage,
-            every=every,
-            every_s=every_s,
-            event_time=event_time,
-            cursor=cursor,
-            source=source,
-            accept_source=accept_source,
-            transaction=transaction,
+        return self._with(
+            self._store.checkpointed(
+                records,
+                run_id=self.run_id,
+                stage=stage,
+                every=every,
+                every_s=every_s,
+                event_time=event_time,
+                cursor=cursor,
+                source=source,
+                accept_source=accept_source,
+                transaction=transaction,
+            )
         )
 
     def once(
@@ -128,13 +136,21 @@ class Run:
         transaction: bool = False,
     ) -> Once[Item]:
         """As `CheckpointStore.once`."""
-        return self._store.once(
-            items, run_id=self.run_id, stage=stage, key=key, every=every, every_s=every_s, transaction=transaction
+        return self._with(
+            self._store.once(
+                items, run_id=self.run_id, stage=stage, key=key, every=every, every_s=every_s, transaction=transaction
+            )
         )
 
     def tracked(self, *, stage: str, every: int = 1000, every_s: float | None = None, in_flight: int = 1000) -> Tracked:
         """As `CheckpointStore.tracked`."""
-        return self._store.tracked(run_id=self.run_id, stage=stage, every=every, every_s=every_s, in_flight=in_flight)
+        return self._with(
+            self._store.tracked(run_id=self.run_id, stage=stage, every=every, every_s=every_s, in_flight=in_flight)
+        )
+
+    def _with(self, loop: AnyLoop) -> AnyLoop:
+        loop.stops = self._stops
+        return loop
 
     def advance(
         self,

@@ -83,12 +83,13 @@ class Source(Generic[Record]):
     Args:
         records: What the caller gave.
         argument: The name of that argument.
+        has_cursors: Whether its checkpoints have cursors, so that the offset alone does not say where to start.
 
     Raises:
         InvalidArgumentError: It is no source.
     """
 
-    def __init__(self, records: Any, argument: str = "records") -> None:
+    def __init__(self, records: Any, argument: str = "records", *, has_cursors: bool = False) -> None:
         kind = type(records)
         # No iter() here: that may begin what can begin once only.
         self._iterable = any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "__getitem__"))
@@ -97,6 +98,7 @@ class Source(Generic[Record]):
             raise InvalidArgumentError(argument, records, rule)
         self._records: Any = records
         self._argument = argument
+        self._has_cursors = has_cursors
         self._last_iterator: object = None  # to notice a source that cannot begin again
 
     def open(self, start: Start) -> Iterator[Record]:
@@ -114,12 +116,16 @@ class Source(Generic[Record]):
 
     def _call(self, start: Start) -> Iterator[Record]:
         records = self._begun(self._records(start))
-        if not _can_check(start):
+        if not self._can_check(start):
             return records
         first = list(islice(records, 1))
         if not first and not list(islice(self._begun(self._records(Start(start - 1))), 1)):
             raise self._shorter_error(start, f"it returns no record from offset {start - 1:,} on")
         return chain(first, records)
+
+    def _can_check(self, start: Start) -> bool:
+        """Return whether an empty rest can be told from a source that has become shorter."""
+        return start > 0 and start.cursor is None and not self._has_cursors
 
     def _begun(self, given: Any) -> Iterator[Record]:
         if _is_async(type(given)):
@@ -152,7 +158,7 @@ class Source(Generic[Record]):
 
     async def _call_async(self, start: Start) -> AsyncIterator[Record]:
         records = await self._begun_async(self._records(start))
-        if not _can_check(start):
+        if not self._can_check(start):
             return records
         first = await anext(records, self)
         if first is not self:
@@ -205,11 +211,6 @@ class Source(Generic[Record]):
             self._records,
             f"{found}, but {start:,} were already processed: pass the same source, or use a new run_id",
         )
-
-
-def _can_check(start: Start) -> bool:
-    """Whether an empty rest can be told from a source that is shorter now: where the offset alone says where to start."""
-    return start > 0 and start.cursor is None
 
 
 def _is_async(kind: type) -> bool:

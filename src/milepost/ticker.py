@@ -9,12 +9,13 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from milepost.threads import start
+
 if TYPE_CHECKING:
     from milepost.progress import Progress
 
 _AT_EXIT_S: Final = 5.0
 """How long the end of the interpreter waits for a transaction of a ticker's."""
-
 
 _LOOK_AGAIN_S: Final = 1.0
 """How often a ticker checks whether its pass was dropped, in seconds."""
@@ -47,16 +48,6 @@ class Ticker:
         """Let the thread end. A transaction that it has begun goes on."""
         with suppress(RuntimeError):  # a second time
             self._bell.release()
-
-
-def start(thread: threading.Thread) -> None:
-    """Start a thread. Raise an interrupt as such: it may make Python's own code release a lock that it does not have."""
-    try:
-        thread.start()
-    except RuntimeError as error:
-        if error.__context__ is None or isinstance(error.__context__, Exception):
-            raise
-        raise error.__context__ from None
 
 
 def _tick(

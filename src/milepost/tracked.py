@@ -278,10 +278,12 @@ class _Tracking:
         self._progress: _TrackedProgress | None = None
         self._ticker: Ticker | None = None
         self._stopped = False
+        self.stops: list[None] = []
+        """One more for each `stop()`. A run shares it with its loops."""
         self._is_open = False
 
-    def _state(self) -> rows.StageState | None:
-        return self._store._database.read(rows.stage_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
+    def _state(self) -> rows.ResumeState | None:
+        return self._store._database.read(rows.resume_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
 
     @property
     def start(self) -> Start:
@@ -300,6 +302,11 @@ class _Tracking:
             self._progress.collect()
         return self._progress.done
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop()` was called."""
+        return self._stopped
+
     def stop(self) -> None:
         """
         Have the next `track()` end the `with` block, which waits for what has begun, and records it.
@@ -307,6 +314,7 @@ class _Tracking:
         For a signal handler, or another thread.
         """
         self._stopped = True
+        self.stops.append(None)
         if self._progress is not None:
             self._progress.stop()
 
@@ -493,7 +501,7 @@ class Tracked(_Tracking):
         self._refuse_a_second_time()
         inner = AsyncTracked(self._store, self.run_id, self.stage, self.every, self.every_s, self.in_flight)
         self._progress = await inner.enter()
-        self._async = inner
+        self._async, inner.stops = inner, self.stops
         if self._stopped:
             inner.stop()
         return inner

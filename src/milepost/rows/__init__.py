@@ -36,7 +36,7 @@ from milepost.rows.history import (
 )
 from milepost.rows.integrity import integrity, integrity_check, virtual_integrity
 from milepost.rows.lookup import (
-    StageState,
+    ResumeState,
     cursor,
     find,
     get,
@@ -45,10 +45,10 @@ from milepost.rows.lookup import (
     latest,
     recorded_keys,
     resume_points,
+    resume_state,
     run_signature,
     signature,
     signature_at,
-    stage_state,
 )
 from milepost.rows.outline import RunStage, between_in_run_stage, count_of_runs, ends_of_run_stage
 from milepost.rows.runs import Attempt, BranchPoint, branch_points, last_attempt
@@ -78,11 +78,11 @@ __all__ = [
     "Filter",
     "KeptCursor",
     "Progress",
+    "ResumeState",
     "RunStage",
     "SignedRow",
     "Snapshot",
     "StagePair",
-    "StageState",
     "Statements",
     "add_cursor",
     "add_entries",
@@ -119,6 +119,7 @@ __all__ = [
     "recorded",
     "recorded_keys",
     "resume_points",
+    "resume_state",
     "rows_after",
     "run_ids_and_stages",
     "run_rows_after",
@@ -130,7 +131,6 @@ __all__ = [
     "snapshot",
     "snapshot_of_run",
     "stage_pairs",
-    "stage_state",
     "stages",
     "tip",
     "virtual_integrity",

@@ -179,7 +179,7 @@ _CURSOR: Final[dict[Scope | None, str]] = {
 }
 
 
-class StageState(NamedTuple):
+class ResumeState(NamedTuple):
     """Where a stage of a run stands: its last checkpoint, and what belongs to it."""
 
     watermark: Watermark
@@ -187,18 +187,18 @@ class StageState(NamedTuple):
     cursor: Stored | None
 
 
-def stage_state(connection: Statements, run_id: str, stage: str) -> StageState | None:
+def resume_state(connection: Statements, run_id: str, stage: str) -> ResumeState | None:
     """Return where a stage of a run stands, or None if it has no checkpoint."""
-    row: tuple[Any, ...] | None = connection.execute(_STAGE_STATE, (run_id, stage)).get
+    row: tuple[Any, ...] | None = connection.execute(_RESUME_STATE, (run_id, stage)).get
     if row is None:
         return None
     offset, event_time_ms, detail, cursor = row
     if type(offset) is not int or type(event_time_ms) is not int:  # only in a damaged file
         raise apsw.CorruptError(f"the last checkpoint of stage {stage!a} of run {run_id!a} is not as an append leaves it")
-    return StageState(Watermark(offset, event_time_ms), checked_detail(detail), checked_cursor(cursor))
+    return ResumeState(Watermark(offset, event_time_ms), checked_detail(detail), checked_cursor(cursor))
 
 
-_STAGE_STATE: Final = (
+_RESUME_STATE: Final = (
     "SELECT entry.offset, entry.event_time_ms, entry.detail, (SELECT cursor FROM stage_cursor AS kept "
     "WHERE kept.run_number = entry.run_number AND kept.stage_number = entry.stage_number "
     f"AND kept.position = entry.position) FROM {RUN_STAGE.last_given()}"
