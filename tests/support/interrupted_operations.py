@@ -411,8 +411,8 @@ class Loop(Operation):
 
     def prepare(self) -> None:
         """A stage of its own."""
+        self.number = self.scene.number()  # first, or an interrupt would leave the stage of the loop before
         self.seen, self.loop = [], None
-        self.number = self.scene.number()
 
     @property
     def stage(self) -> str:

@@ -24,7 +24,7 @@ _PRODUCER: Final = 0
 
 
 def _librdkafka() -> CDLL:
-    (library,) = Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka*/**/librdkafka*")
+    (library,) = Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka*")
     found = CDLL(str(library))
     found.rd_kafka_conf_new.restype = c_void_p
     found.rd_kafka_conf_set.argtypes = (c_void_p, c_char_p, c_char_p, c_char_p, c_int)
