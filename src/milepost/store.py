@@ -355,7 +355,7 @@ class CheckpointStore:
         Begin an attempt of a run: `with store.run("nightly-2026-11-28") as run:`, or `async with`.
 
         That the attempt began, and how it ended, are entries in the stage `milepost:run`: finished, or failed with the type
-        of the exception. An attempt that was killed has no end; a later one shows that it was. `runs()` has the state, the
+        of the exception. If a loop of the run was stopped, the attempt has failed, with the error `stopped`. An attempt that was killed has no end; a later one shows that it was. `runs()` has the state, the
         number of attempts and how long the last one took. A failure to record the end never masks the body's exception.
 
         Args:
@@ -450,7 +450,8 @@ class CheckpointStore:
             event_time: Returns the event time of a record: ms since the epoch, a datetime with a zone, or ISO 8601 text.
                 Without it, event times stay 0.
             cursor: Returns where to go on behind a record, such as a page token: what JSON can hold, or bytes, at most
-                65,536 bytes. The loop calls it once for each record, as soon as it is read.
+                65,536 bytes. The loop calls it once for each record, as soon as it is read. None says that the offset alone
+                tells where to go on, or that nothing follows.
             source: Text that says which source this is, at most 1,024 bytes, such as `milepost.fingerprint(path)`. The
                 loop records it, and refuses to resume with another one.
             accept_source: Resume though `source` has changed.

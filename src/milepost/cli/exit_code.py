@@ -86,7 +86,8 @@ def explain_errors() -> Iterator[None]:
         raise
     finally:
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            # A second one comes while the process ends, and must not change its exit code.
+            signal.signal(number, signal.SIG_IGN if heard else signal.SIG_DFL)
 
 
 def _explain(error: BaseException) -> None:
