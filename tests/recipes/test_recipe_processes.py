@@ -30,7 +30,7 @@ def test_a_bag_that_processes_share_is_done_once(tmp_path: Path, rounds: int, ki
     for directory in directories(tmp_path, rounds):
         photos = _photos(directory, 2000)
         recipe = Recipe("Share a bag of files among processes", directory)
-        killed_and_resumed(recipe, kills, within_s=0.3)
+        killed_and_resumed(recipe, kills, within_s=0.15)
         assert ask(directory / "photos.milepost", "SELECT path, checksum FROM photo ORDER BY path") == photos
         check_store(directory / "photos.milepost", "checksum", len(photos))
 
