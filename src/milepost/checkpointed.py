@@ -78,8 +78,8 @@ class Checkpointed(Mappable[Record]):
     def _feed(self, progress: Any) -> Iterator[tuple[Record, _Token]]:
         records = self._source.open(progress.start)
         if self._event_time is None and self._cursor is None:
-            return zip(records, repeat((progress.event_time_ms, None)))
-        return self._described(records, progress.event_time_ms)
+            return zip(records, repeat((progress.recorded_ms, None)))
+        return self._described(records, progress.recorded_ms)
 
     def _described(self, records: Iterator[Record], seen_ms: int) -> Iterator[tuple[Record, _Token]]:
         # No map(): a StopIteration of the caller's functions would end it, as if all records were done.
@@ -88,7 +88,7 @@ class Checkpointed(Mappable[Record]):
             yield describe(record)
 
     async def _feed_async(self, progress: Any) -> AsyncIterator[tuple[Record, _Token]]:
-        describe = self._describe(progress.event_time_ms)
+        describe = self._describe(progress.recorded_ms)
         records = await self._source.open_async(progress.start)
         try:
             async for record in records:

@@ -253,7 +253,7 @@ def _one_by_one(
 ) -> Generator[Value, None, None]:
     """Hand values out, and record those that are finished."""
     ticker = None
-    finish = progress.finish
+    finished, every = progress.finished, progress.every
     try:
         ticker = None if every_s is None else Ticker(progress, every_s)
         for value, token in feed if not progress.stopped else ():
@@ -261,7 +261,8 @@ def _one_by_one(
                 break
             yield value
             # The caller asks for the next one, so it has finished this one.
-            if finish(token):
+            finished.append(token)
+            if len(finished) >= every or progress.attention:
                 progress.record()
                 if progress.stopped:
                     break
@@ -286,7 +287,8 @@ async def _one_by_one_async(
                 if progress.attention and progress.must_end():
                     break
                 yield value
-                if progress.finish(token):
+                progress.finished.append(token)
+                if len(progress.finished) >= progress.every or progress.attention:
                     await progress.record_async()
                     if progress.stopped:
                         break
@@ -327,7 +329,7 @@ class _Batches(Generic[Value]):
             self.block.turn.thread = threading.get_ident()
         if self._in_hand is not _NOTHING:
             token, self._in_hand = self._in_hand, _NOTHING
-            self._progress.finish(token)
+            self._progress.finished.append(token)
             if self._progress.stopped:
                 self._batch = iter(())
 

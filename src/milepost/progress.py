@@ -36,7 +36,7 @@ class Progress(ABC, Generic[Token, Work]):
     """
     What one pass of a loop has finished, and what of it is recorded.
 
-    The loop calls `finish` and `record`. Beside it a thread of `ticker` may record what is finished so far.
+    The loop appends to `finished`, and calls `record`. Beside it a thread of `ticker` may record what is finished so far.
 
     Args:
         writer: The store's.
@@ -59,6 +59,8 @@ class Progress(ABC, Generic[Token, Work]):
         """Whether `stop()` was called."""
         self.over: bool = False
         """Whether the pass is over, and nothing more of it may be recorded."""
+        self.finished: list[Token] = []
+        """The tokens of what is finished and not recorded. The loop appends, and `record` removes from the front."""
         self._failure: BaseException | None = None  # of the ticker's thread
         # Who records, under NOW. An entry is set and deleted in one step each, so that no interrupt leaves a lock held.
         self._recorder: dict[str, threading.Thread | object] = {}
@@ -67,10 +69,6 @@ class Progress(ABC, Generic[Token, Work]):
     @abstractmethod
     def done(self) -> int:
         """How many records are finished: the offset of the checkpoint that would be recorded now."""
-
-    @abstractmethod
-    def finish(self, token: Token) -> bool:
-        """Note that a record is finished. Return whether to record now."""
 
     @abstractmethod
     def _unrecorded(self) -> Work | None:
@@ -242,32 +240,26 @@ class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):
         super().__init__(writer, clock, run_id, stage, start, every)
         self._last = last
         self._source = source
-        # Set in one step: the ticker's thread reads it.
-        self._finished: tuple[int, tuple[int, Stored | None]] = (int(start), (last.event_time_ms if last else 0, None))
-        self._due = start + every
 
     @property
     def done(self) -> int:
         """How many records are finished."""
-        return self._finished[0]
+        return (self._last.offset if self._last else 0) + len(self.finished)
 
     @property
-    def event_time_ms(self) -> int:
-        """The latest event time of a finished record, ms since the epoch."""
-        return self._finished[1][0]
-
-    def finish(self, token: tuple[int, Stored | None]) -> bool:
-        """Note that the next record is finished. Return whether to record now."""
-        done = self._finished[0] + 1
-        self._finished = done, token
-        return done >= self._due or self.attention
-
-    def reach(self, offset: int, event_time_ms: int) -> None:
-        """Note that all records below an offset are finished."""
-        self._finished = offset, (event_time_ms, None)
+    def recorded_ms(self) -> int:
+        """The event time of the last checkpoint, ms since the epoch."""
+        return self._last.event_time_ms if self._last else 0
 
     def _unrecorded(self) -> Step | None:
-        done, (event_time_ms, cursor) = self._finished
+        number = len(self.finished)  # the loop may append meanwhile, where the ticker's thread asks
+        if number == 0:
+            return None
+        event_time_ms, cursor = self.finished[number - 1]
+        return self._step((self._last.offset if self._last else 0) + number, event_time_ms, cursor)
+
+    def _step(self, done: int, event_time_ms: int, cursor: Stored | None) -> Step | None:
+        """Return the step from the last checkpoint to an offset, or None if it leads nowhere."""
         first = self._last.offset if self._last else 0
         if done <= first:
             return None
@@ -281,8 +273,9 @@ class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):
 
     def _note(self, work: Step, outcome: None) -> None:
         del outcome
+        number = work.watermark.offset - (self._last.offset if self._last else 0)
+        del self.finished[:number]
         self._last = work.watermark
-        self._due = work.watermark.offset + self.every
 
 
 class ItemProgress(Progress[str, "list[str]"]):
@@ -295,19 +288,13 @@ class ItemProgress(Progress[str, "list[str]"]):
     def __init__(self, writer: Writer, clock: Callable[[], int], run_id: str, stage: str, start: Start, every: int) -> None:
         super().__init__(writer, clock, run_id, stage, start, every)
         self._recorded = int(start)  # how many items the stage has recorded, as far as is known
-        self._finished: list[str] = []  # keys
         self._begun: set[str] = set()  # keys that were read, and at the last lookup not recorded
         self._recorded_since: list[str] = []  # keys that were recorded since that lookup
 
     @property
     def done(self) -> int:
         """How many items of the stage are finished."""
-        return self._recorded + len(self._finished)
-
-    def finish(self, token: str) -> bool:
-        """Note that an item is finished. Return whether to record now."""
-        self._finished.append(token)
-        return len(self._finished) >= self.every or self.attention
+        return self._recorded + len(self.finished)
 
     def undone(self, items: Sequence[tuple[Any, str]]) -> list[tuple[Any, str]]:
         """Return the items that are neither recorded nor handed out by this pass, each once."""
@@ -330,12 +317,12 @@ class ItemProgress(Progress[str, "list[str]"]):
         return [item for item in batch if item[1] not in recorded]
 
     def _unrecorded(self) -> list[str] | None:
-        return self._finished.copy() or None
+        return self.finished.copy() or None
 
     def _write(self, work: list[str], end: Appender) -> int:
         return end.append_items(self.run_id, self.stage, work, self._clock)
 
     def _note(self, work: list[str], outcome: int) -> None:
         self._recorded = outcome
-        del self._finished[: len(work)]
+        del self.finished[: len(work)]
         self._recorded_since += work

@@ -355,8 +355,9 @@ class CheckpointStore:
         Begin an attempt of a run: `with store.run("nightly-2026-11-28") as run:`, or `async with`.
 
         That the attempt began, and how it ended, are entries in the stage `milepost:run`: finished, or failed with the type
-        of the exception. If a loop of the run was stopped, the attempt has failed, with the error `stopped`. An attempt that was killed has no end; a later one shows that it was. `runs()` has the state, the
-        number of attempts and how long the last one took. A failure to record the end never masks the body's exception.
+        of the exception. If a loop of the run was stopped, the attempt has failed, with the error `stopped`. An attempt that
+        was killed has no end; a later one shows that it was. `runs()` has the state, the number of attempts and how long the
+        last one took. A failure to record the end never masks the body's exception.
 
         Args:
             run_id: The run; the same name after a kill or a failure, and its loops go on from their last checkpoints.

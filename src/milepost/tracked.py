@@ -136,6 +136,7 @@ class _TrackedProgress(OffsetProgress):
 
     def begin_tracking(self) -> Self:
         """Set up what `Progress` does not have."""
+        self._reached = int(self.start), self.recorded_ms  # below which offset all is finished, and the latest event time
         self._begun: deque[_Record] = deque()  # from the first one that is not finished
         # By offset: those that somebody may still finish. Weak, to notice that nobody can.
         self._under_way: dict[int, tuple[_Record, weakref.ref[Done]]] = {}
@@ -145,6 +146,11 @@ class _TrackedProgress(OffsetProgress):
         self._asked: list[Watermark] = []  # what was to be recorded since it was last heard that something was
         self._collecting = threading.Lock()
         return self
+
+    @property
+    def done(self) -> int:
+        """The lowest unfinished offset."""
+        return self._reached[0]
 
     @property
     def unfinished(self) -> int:
@@ -192,7 +198,7 @@ class _TrackedProgress(OffsetProgress):
         return self._collecting.locked()
 
     def _collect(self) -> None:
-        passed, event_time_ms = 0, self.event_time_ms
+        passed, event_time_ms = 0, self._reached[1]
         for record in self._begun:
             if not record.finished:
                 break
@@ -201,7 +207,7 @@ class _TrackedProgress(OffsetProgress):
         self._passed += passed
         if self._last_begun is not None:
             first = self._begun[passed].offset if passed < len(self._begun) else self._last_begun + 1
-            self.reach(first, event_time_ms)
+            self._reached = first, event_time_ms
         for _ in range(passed):  # last: after an interrupt they are looked at again, and nothing is left out
             self._begun.popleft()
 
@@ -224,7 +230,7 @@ class _TrackedProgress(OffsetProgress):
         with self._collecting:
             self._collect()
             self._passed_in_step = self._passed
-            step = super()._unrecorded() if self._passed > self._passed_recorded else None
+            step = self._step(*self._reached, None) if self._passed > self._passed_recorded else None
         if step is None:
             self._passed_recorded = self._passed_in_step
         else:
