@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from milepost import rows
-from milepost.checkpoint import name_fault
-from milepost.errors import InvalidArgumentError
+from milepost.arguments import check_name
 from milepost.mapped import Mappable
 from milepost.progress import ItemProgress
 from milepost.source import Source, Start
@@ -97,7 +96,5 @@ class Once(Mappable[Item]):
 
     def _checked_key(self, item: Item) -> str:
         key = self._key(item)
-        wrong = name_fault("key", key)
-        if wrong is not None:
-            raise InvalidArgumentError(*wrong)
+        check_name("key", key)
         return key
