@@ -61,7 +61,9 @@ def test_a_long_history_is_one_table(path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--since", "yesterday"],
+        ["--since", "the day before"],
+        ["--since", "1767225600"],
+        ["--tail", "3", "--newest-first"],
         ["--since", "-5"],
         ["--until", "2026-13-01"],
         ["--until", str(MAX + 1)],

@@ -11,9 +11,9 @@ import milepost.cli
 
 ORDER = [
     "exit_code",
-    "argument",
     "output",
-    "record",
+    "argument",
+    "values",
     "new_file",
     "demo",
     "summary",
@@ -30,6 +30,10 @@ ORDER = [
     "import_",
     "backup",
     "branch",
+    "check",
+    "watch",
+    "record",
+    "sql",
     "__init__",
 ]
 SOURCE = Path(milepost.cli.__file__).parent

@@ -57,6 +57,7 @@ ORDER = [
     "steps",
     "job",
     "helper",
+    "query",
     "lent",
     "block",
     "writable_database",

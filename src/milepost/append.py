@@ -8,6 +8,7 @@ the key is looked up then.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from enum import Enum
 from itertools import count, repeat
@@ -21,6 +22,7 @@ from milepost.errors import (
     CursorNotKeptError,
     IdempotencyConflictError,
     InvalidCheckpointError,
+    MilepostWarning,
     NoCheckpointError,
     RunExistsError,
     RunFinishedError,
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
 
 _BUFFER: Final = 250  # rows for one executemany, so few that they are freed before Python's garbage collector scans them
 _RUN_STAGES: Final = 1_000  # how many stages of runs keep their state in memory
+
+
+_FAR_MS: Final = 7_258_118_400_000  # 2200-01-01
+_UNITS: Final = (("nanoseconds", 1_000_000), ("microseconds", 1_000))
 
 
 class NotAsked(Enum):
@@ -161,6 +167,8 @@ class Appender:
                 duplicate = self._duplicate(entry, stage, index)
                 continue
             canonical = canonical_bytes(stage.prefix, sequence, offset, event_time_ms, key, at_ms, detail)
+            if event_time_ms > _FAR_MS:
+                _warn_of_event_time(run_id, stage_name, event_time_ms)
             run, previous = stage.run, signature
             signature = hash_function(previous + canonical).digest()
             # While the first run of a file is alone, its signature is the file's. It is neither computed nor stored twice.
@@ -486,3 +494,16 @@ class Appender:
         self.appended += len(self._waiting)
         self._numbered.clear()
         self._waiting.clear()
+
+
+def _warn_of_event_time(run_id: str, stage: str, event_time_ms: int) -> None:
+    """Warn of an event time that is hardly one in ms: no later one can come before it, so the stage would stand still."""
+    now = 1_767_225_600_000  # 2026-01-01, near enough to tell a unit from another
+    unit = next((unit for unit, in_ms in _UNITS if event_time_ms >= now * in_ms // 2), None)
+    looks = f"they look like {unit}" if unit else "check their unit"
+    warnings.warn(
+        f"event times of stage {stage!a} of run {run_id!a} are after the year 2200: {looks}, and must be ms since the epoch "
+        "(milepost.ms() gives it)",
+        MilepostWarning,
+        stacklevel=2,
+    )

@@ -798,9 +798,26 @@ class CheckpointStore:
         chosen = checked_filter(run_id, stage, since, until, after, limit, newest_first)
         return chain.from_iterable(pages(self._database.read, chosen, rows.signed_rows, rows.recorded))
 
-    def runs(self) -> list[RunSummary]:
-        """Summarize every run, in order of first appearance. The cost grows with the number of runs, not of entries."""
-        return self._database.read(rows.runs)
+    def runs(self, *, limit: int | None = None, newest_first: bool = False) -> list[RunSummary]:
+        """
+        Summarize the runs, in order of first appearance. The cost grows with the number of runs, not of entries.
+
+        Args:
+            limit: Only the first so many.
+            newest_first: In the opposite order.
+
+        Raises:
+            InvalidArgumentError: An argument breaks a rule.
+        """
+        if limit is not None:
+            check_integer("limit", limit)
+        check_bool("newest_first", newest_first)
+        return self._database.read(
+            lambda connection: rows.runs(connection, -1 if limit is None else limit, newest_first=newest_first)
+        )
+
+    def _count_runs(self) -> int:
+        return self._database.read(rows.count_of_runs)
 
     def stages(self) -> list[StageSummary]:
         """Summarize every stage, in order of first appearance. The cost grows with the number of runs, not of entries."""
@@ -868,6 +885,7 @@ class CheckpointStore:
 
         Raises:
             InvalidArgumentError: An argument is not what it must be, or `trusted` is given with `run_id`.
+            NoCheckpointError: Nothing was ever recorded of the run.
         """
         check_optional_name("run_id", run_id)
         check_integer("workers", workers, least=1)
@@ -990,13 +1008,14 @@ class CheckpointStore:
             MissingPackageError: arro3-core is not installed: it is part of the extra `notebook`.
             StoreError: The file cannot be read.
         """
+        from milepost import query  # noqa: PLC0415
         from milepost.forensics import sql  # noqa: PLC0415
 
         if type(statement) is not str:
             raise InvalidArgumentError("statement", statement, "must be a str")
         if not isinstance(parameters, tuple | list | dict):
             raise InvalidArgumentError("parameters", parameters, "must be a tuple or a list for ?, or a dict for :name")
-        return sql.frame(statement, *self._database.read_on_own_connection(sql.ask, statement, parameters))
+        return sql.frame(statement, *self._database.read_on_own_connection(query.ask, statement, parameters))
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the whole chain as an Arrow stream, as `frame()` does: `polars.DataFrame(store)` takes it."""

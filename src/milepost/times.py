@@ -17,6 +17,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 # `fromisoformat` takes any character between date and time, and so it takes digits that you meant as ms. This does not.
 _ISO: Final = re.compile(r"[0-9]{4}-?([0-9]{2}-?[0-9]{2}|W[0-9]{2}(-?[0-9])?)([T ][0-9:.,+Z-]{1,40})?")
+_YEAR_OR_MONTH: Final = re.compile(r"[0-9]{4}(-[0-9]{2})?")  # ISO 8601 has them, and `fromisoformat` has not
 
 
 def ms(time: Time) -> int:
@@ -37,8 +38,9 @@ def to_ms(argument: str, value: object, *, round_up: bool = False) -> int:
     """
     Convert an argument to ms since the epoch.
 
-    A date without a time is its first moment. Text without a zone is in UTC, like every time that milepost shows. A
-    `datetime` without a zone is refused: to Python it is local time, and to many programs it is UTC.
+    A date without a time is its first moment, and so is a year, `2026`, or a month, `2026-01`. Text without a zone is in
+    UTC, like every time that milepost shows. A `datetime` without a zone is refused: to Python it is local time, and to many
+    programs it is UTC.
 
     Args:
         argument: The name of the argument, for the error.
@@ -92,6 +94,8 @@ def _since_epoch(moment: datetime) -> tuple[int, bool]:
 
 def _parsed(argument: str, text: str) -> datetime:
     moment = None
+    if _YEAR_OR_MONTH.fullmatch(text):
+        text += "-01-01" if len(text) == 4 else "-01"
     if _ISO.fullmatch(text):
         with contextlib.suppress(ValueError):
             moment = datetime.fromisoformat(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from milepost import details, integrity, rows, workers
 from milepost.audit import Audit
-from milepost.errors import DamagedStoreError, WrongKeyError, shown
+from milepost.errors import DamagedStoreError, NoCheckpointError, WrongKeyError, shown
 from milepost.signature import START, ChainBase
 from milepost.verification import Fault, Verification
 
@@ -71,6 +71,8 @@ def verify_run(database: Database, run_id: str, expected: Head | None, progress:
     audit = Audit({}, {}, set(), database.hash)
     read = database.read
     try:
+        if not read(rows.has_run, run_id):
+            raise NoCheckpointError(run_id, None)
         kept, total = read(rows.snapshot_of_run, run_id)
         mark = expected.entries if expected else None
         audit = Audit(kept.run_names, kept.stage_names, kept.run_stages, database.hash, kept.base, mark=mark)

@@ -14,6 +14,7 @@ import click
 
 from milepost.cli.backup import backup
 from milepost.cli.branch import branch
+from milepost.cli.check import check
 from milepost.cli.compare import compare
 from milepost.cli.demo import demo
 from milepost.cli.exit_code import EXIT_CODES, explain_errors
@@ -23,11 +24,14 @@ from milepost.cli.history import history
 from milepost.cli.import_ import import_
 from milepost.cli.latest import latest
 from milepost.cli.plot import plot
+from milepost.cli.record import record
 from milepost.cli.resume import resume
 from milepost.cli.runs import runs
+from milepost.cli.sql import sql
 from milepost.cli.stages import stages
 from milepost.cli.summary import summary
 from milepost.cli.verify import verify
+from milepost.cli.watch import watch
 
 
 class _Commands(click.Group):
@@ -44,8 +48,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
 
 
-@click.group(cls=_Commands, epilog=EXIT_CODES)
-@click.version_option(package_name="milepost", prog_name="milepost")
+@click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(None, "-V", "--version", package_name="milepost", prog_name="milepost")
 def commands() -> None:
     """
     Inspect, verify and copy the checkpoints that a data pipeline keeps in one SQLite file.
@@ -58,6 +62,7 @@ def commands() -> None:
 
 
 for _command in (
-    summary, runs, stages, latest, resume, history, head, verify, compare, plot, export, import_, backup, branch, demo,
+    summary, runs, stages, check, watch, latest, resume, history, head, verify, compare, plot, sql, export, import_, backup,
+    branch, record, demo,
 ):  # fmt: skip
     commands.add_command(_command)

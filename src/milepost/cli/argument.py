@@ -2,23 +2,93 @@
 
 from __future__ import annotations
 
+import re
+import time as clock
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from zoneinfo import ZoneInfo
 
 import click
 
+from milepost.cli import output
 from milepost.errors import InvalidArgumentError
 from milepost.receipt import Head
+from milepost.store import CheckpointStore
+from milepost.times import to_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from click.shell_completion import CompletionItem
+
 Command = TypeVar("Command", bound="Callable[..., Any]")
+
+_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_SPAN: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|m|h|d|w|sec|second|min|minute|hour|day|week)s?", re.IGNORECASE)
+_SECONDS: Final = range(10**8, 10**11)  # 1973 to 5138 in seconds; in ms the first three years after 1970
+_MOST_MS: Final = 10**14  # the year 5138
+_COMPLETIONS: Final = 200  # names that a shell is given
 
 
 def time(text: str) -> str | int:
-    """Parse a time for the store: a whole number is ms since the epoch, and any other text should be ISO 8601."""
-    return int(text) if text.isascii() and text.isdigit() else text
+    """
+    Parse a time for the store: ISO 8601, a word such as `yesterday`, an age such as `2h ago`, or ms since the epoch.
+
+    Raises:
+        click.BadParameter: It is none of these, or a number that must be seconds.
+    """
+    word = text.strip()
+    if word in {"now", "today", "yesterday"}:
+        return _of_word(word)
+    if word.endswith(" ago"):
+        return clock.time_ns() // 1_000_000 - span_ms(word.removesuffix(" ago"))
+    if not (word.isascii() and word.isdigit()):
+        return _of_iso(word)
+    if len(word) in {4, 8}:  # a year, or a date
+        return _of_iso(word)
+    number = int(word)
+    if number in _SECONDS:
+        raise click.BadParameter(f"{word} looks like seconds: give ms since 1970, {number * 1000}, or a date")
+    if number >= _MOST_MS:
+        raise click.BadParameter(f"{word} looks like microseconds or nanoseconds: give ms since 1970, or a date")
+    return number
+
+
+def _of_word(word: str) -> int:
+    now = datetime.now(output.zone())
+    if word == "now":
+        return to_ms("time", now)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return to_ms("time", midnight if word == "today" else midnight - timedelta(days=1))
+
+
+def _of_iso(text: str) -> int:
+    try:
+        ms = to_ms("time", text)
+    except InvalidArgumentError:
+        raise click.BadParameter(
+            f"{text!a} is no time: give a date or time such as 2026-01-31T03:12, 2026-01, yesterday or '2h ago'"
+        ) from None
+    # Text without a zone is in UTC to the store, and in the zone of --tz here.
+    named = re.search(r"(Z|[+-][0-9]{2}:?[0-9]{2})$", text[10:])
+    if named or output.zone() is UTC:
+        return ms
+    naive = datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=output.zone())
+    return to_ms("time", naive)
+
+
+def span_ms(text: str) -> int:
+    """
+    Parse a length of time, such as `90s`, `10m`, `2h` or `3 days`, as ms.
+
+    Raises:
+        click.BadParameter: It is none.
+    """
+    found = _SPAN.fullmatch(text.strip())
+    if found is None:
+        raise click.BadParameter(f"{text!a} is no length of time: give one such as 90s, 10m, 2h or 3d")
+    return int(float(found[1]) * _UNITS_MS[found[2][0].lower()])
 
 
 def head(text: str) -> Head:
@@ -36,15 +106,85 @@ def key(path: str | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
+def refuse_unrecorded(store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
+    """
+    Refuse a run or a stage of which nothing was ever recorded: a name with a typo has no checkpoints either.
+
+    Raises:
+        click.ClickException: Nothing was recorded there.
+    """
+    if run_id is not None and store.latest(run_id) is None:
+        raise click.ClickException(f"nothing is recorded of run {run_id!a}: look for it in `milepost runs`")
+    if stage is not None and store.latest_for_stage(stage, run_id=run_id) is None:
+        where = "" if run_id is None else f" of run {run_id!a}"
+        raise click.ClickException(f"nothing is recorded of stage {stage!a}{where}: look for it in `milepost stages`")
+
+
+def _zone(_context: click.Context, _option: click.Parameter, name: str | None) -> None:
+    zone: tzinfo | None = UTC
+    if name == "local":
+        zone = datetime.now().astimezone().tzinfo
+    elif name is not None:
+        try:
+            zone = ZoneInfo(name)
+        except (ValueError, OSError, KeyError):
+            raise click.BadParameter(f"{name!a} is no time zone: give one such as Europe/Berlin, or local") from None
+    output.set_zone(zone or UTC)
+
+
+def _complete(names: Callable[[CheckpointStore], list[str]]) -> Callable[..., list[CompletionItem]]:
+    """Complete names that a file has. FILE stands before them on the line."""
+
+    def complete(context: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only for a shell that asks
+
+        try:
+            with CheckpointStore.open_readonly(context.params["file"]) as store:
+                found = names(store)
+        except Exception:  # noqa: BLE001 - a shell shows what is printed here in the middle of its prompt
+            return []
+        return [CompletionItem(name) for name in found if name.startswith(begun) and name.isprintable()][:_COMPLETIONS]
+
+    return complete
+
+
+def run_ids(store: CheckpointStore) -> list[str]:
+    """Return the runs, newest first."""
+    return [run.run_id for run in reversed(store.runs())]
+
+
+def stages(store: CheckpointStore) -> list[str]:
+    """Return the stages."""
+    return [each.stage for each in store.stages()]
+
+
+complete_run = _complete(run_ids)
+complete_stage = _complete(stages)
+
 file: Callable[[Command], Command] = click.argument("file", type=click.Path())
-run: Callable[[Command], Command] = click.option("--run", "run_id", metavar="RUN", help="Restrict to this run.")
-stage: Callable[[Command], Command] = click.option("--stage", metavar="STAGE", help="Restrict to this stage.")
+run: Callable[[Command], Command] = click.option(
+    "--run", "run_id", metavar="RUN", shell_complete=complete_run, help="Restrict to this run."
+)
+stage: Callable[[Command], Command] = click.option(
+    "--stage", metavar="STAGE", shell_complete=complete_stage, help="Restrict to this stage."
+)
 key_file: Callable[[Command], Command] = click.option(
     "--key-file", metavar="FILE", help="Read the key of a keyed chain from FILE, all its bytes."
 )
 as_of: Callable[[Command], Command] = click.option(
-    "--as-of", type=time, help="Answer as of this time: ISO 8601 (UTC without a zone) or ms since 1970."
+    "--as-of", type=time, metavar="TIME", help="Answer as of this time, such as 2026-01-31T03:12, yesterday or '2h ago'."
 )
 as_json: Callable[[Command], Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON in ASCII, for programs."
+)
+time_zone: Callable[[Command], Command] = click.option(
+    "--tz",
+    metavar="ZONE",
+    callback=_zone,
+    expose_value=False,
+    is_eager=True,  # the times on the command line are in it too
+    help="Show and take times in this zone, such as Europe/Berlin, or local.  [default: UTC]",
+)
+overwrite: Callable[[Command], Command] = click.option(
+    "--overwrite", is_flag=True, help="Replace the file if it exists, as a whole."
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.errors import shown
 from milepost.readable import count
 from milepost.store import CheckpointStore
@@ -47,7 +47,7 @@ def branch(
     with CheckpointStore(file, hmac_key=key) as store:
         receipt = store.branch(run_id, new_run_id, stage=stage, as_of=as_of)
     if as_json:
-        output.document(record.batch(receipt))
+        output.document(values.batch(receipt))
     else:
         known = f", {count(receipt.duplicates, 'stage')} branched before" if receipt.duplicates else ""
         branched = f"{count(receipt.appended, 'stage')} branched from run {shown(run_id)}"

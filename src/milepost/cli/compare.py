@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.cli.exit_code import ExitCode
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
-    from milepost.cli.record import Record
+    from milepost.cli.values import Record
     from milepost.comparison import Comparison, Divergence
 
 
@@ -62,6 +62,6 @@ def _record(comparison: Comparison) -> Record:
 def _divergence(divergence: Divergence) -> Record:
     return {
         "sequence": divergence.sequence,
-        "one": divergence.one and record.checkpoint(divergence.one),
-        "other": divergence.other and record.checkpoint(divergence.other),
+        "one": divergence.one and values.checkpoint(divergence.one),
+        "other": divergence.other and values.checkpoint(divergence.other),
     }

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     WRONG_INPUT = 2
     NO_FILE = 3
     WRONG_KEY = 4
+    NOTHING_YET = 5
     HUNG_UP = 129  # 128 + SIGHUP, as in a shell
     INTERRUPTED = 130  # 128 + SIGINT
     NO_READER = 141  # 128 + SIGPIPE
@@ -41,6 +42,7 @@ Exit codes:
     2  an argument or the input is wrong
     3  a file cannot be opened or written
     4  the key is missing or wrong, so the chain cannot be verified
+    5  nothing is recorded yet (check)
   129  the terminal was closed
   130  interrupted
   141  the reader of the pipe has gone, as `head` does
@@ -111,9 +113,29 @@ def _explain(error: BaseException) -> None:
             _leave("interrupted", ExitCode.INTERRUPTED)
 
 
+# Messages of the library say which method to call. Here is a command line.
+_COMMANDS: Final = {
+    "continue from resume_point_for_stage()": "see `milepost resume`",
+    "resume from resume_point_for_stage(), or let advance() assign the sequence": "see `milepost resume`",
+    "look for its run_id in runs()": "look for it in `milepost runs`",
+    "open it with CheckpointStore(), which upgrades it": "any program that writes to it upgrades it",
+    "retry, or open with a longer busy_timeout_ms": "try again",
+    "give hmac_key": "give --key-file",
+    "run_id is": "the run is",
+    "new_run_id": "another run",
+    "use a new run_id": "use a new run",
+}
+
+
+def _in_words_of_the_command_line(sentence: str) -> str:
+    for method, command in _COMMANDS.items():
+        sentence = sentence.replace(method, command)
+    return sentence
+
+
 def _leave(sentence: str, exit_code: ExitCode) -> NoReturn:
     with suppress(OSError):  # nobody may be there to read it
-        click.echo(f"Error: {visible(sentence)}", err=True)
+        click.echo(f"Error: {visible(_in_words_of_the_command_line(sentence))}", err=True)
     raise click.exceptions.Exit(exit_code) from None
 
 

@@ -11,10 +11,10 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.cli.new_file import new_file
 from milepost.errors import StoreError
-from milepost.readable import iso_with_ms, visible
+from milepost.readable import iso_with_ms
 from milepost.store import CheckpointStore
 from milepost.transfer import entries_of
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 _BATCH: Final = 10_000  # entries written at a time
-_FORMULA: Final = tuple("=+-@\t\r＝＋－＠")
 
 
 @click.command()
@@ -55,6 +54,7 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
     ending = Path(target).suffix.removeprefix(".")
     write = _WRITERS[form or (ending if ending in _WRITERS else "jsonl")]
     with CheckpointStore.open_readonly(file) as store:
+        argument.refuse_unrecorded(store, run_id, stage)
         if target == "-":
             write(sys.stdout.buffer, store, run_id, stage)
         else:
@@ -65,7 +65,7 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
 def _write_jsonl(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
     entries = entries_of(store.path, run_id, stage)
     while page := list(islice(entries, _BATCH)):
-        stream.write("".join(output.line(record.exported(entry)) for entry in page).encode("ascii"))
+        stream.write("".join(output.line(values.exported(entry)) for entry in page).encode("ascii"))
 
 
 def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
@@ -73,7 +73,7 @@ def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, st
     text = io.StringIO(newline="")
     # Every name is quoted. Some programs take another separator by their language, and would find it inside a name.
     table = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
-    table.writerow(["position", *record.FIELDS, "event_time", "at", "signature", "detail"])
+    table.writerow(["position", *values.FIELDS, "event_time", "at", "signature", "detail"])
     while True:
         stream.write(text.getvalue().encode())
         text.seek(0)
@@ -83,8 +83,8 @@ def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, st
             return
         for receipt, entry, detail in page:
             times = iso_with_ms(entry.watermark.event_time_ms), iso_with_ms(entry.at_ms)
-            cells = (receipt.position, *record.checkpoint(entry).values(), *times, receipt.signature, detail)
-            table.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+            cells = (receipt.position, *values.checkpoint(entry).values(), *times, receipt.signature, detail)
+            table.writerow([output.cell(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
 def _write_parquet(stream: IO[bytes], store: CheckpointStore, run_id: str | None, stage: str | None) -> None:
@@ -127,8 +127,3 @@ class _Unbroken(io.RawIOBase):
 
 
 _WRITERS: Final[dict[str, _Writer]] = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}
-
-
-def _cell(text: str) -> str:
-    """Return text that a spreadsheet does not run as a formula."""
-    return visible(f"'{text}" if text.startswith(_FORMULA) else text)

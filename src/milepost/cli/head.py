@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def head(file: str, run_id: str | None, as_json: bool) -> None:
 def show_head(found: Head, *, as_json: bool) -> None:
     """Print a head as its one line, or as JSON."""
     if as_json:
-        output.document(record.head(found))
+        output.document(values.head(found))
     else:
         click.echo(str(found))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from milepost.checkpoint import MAX_INTEGER
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.output import Column
 from milepost.errors import StoreBusyError, StoreError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _PAGE: Final = 1000
+_TAIL: Final = 10
 _POLL_MS: Final = 500
 
 
@@ -37,12 +38,16 @@ _POLL_MS: Final = 500
 @argument.file
 @argument.run
 @argument.stage
-@click.option("--since", type=argument.time, help="Start at this time of the clock: ISO 8601 or ms since 1970.")
-@click.option("--until", type=argument.time, help="End at this time of the clock, included.")
+@click.option(
+    "--since", type=argument.time, metavar="TIME", help="Start at this time of the clock, such as 2026-01 or '2h ago'."
+)
+@click.option("--until", type=argument.time, metavar="TIME", help="End at this time of the clock, included.")
 @click.option("--after", type=int, default=0, metavar="POSITION", help="Start after this position of the chain.")
 @click.option("--limit", type=int, metavar="N", help="Print at most N checkpoints.")
 @click.option("--newest-first", is_flag=True, help="Print the newest first.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Start with the last N.  [default with --follow: 10]")
 @click.option("--follow", is_flag=True, help="Continue with new checkpoints as they arrive, until Ctrl-C.")
+@argument.time_zone
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON in ASCII for each, for programs.")
 def history(
     file: str,
@@ -53,6 +58,7 @@ def history(
     after: int,
     limit: int | None,
     newest_first: bool,
+    tail: int | None,
     follow: bool,
     as_json: bool,
 ) -> None:
@@ -63,6 +69,10 @@ def history(
     """
     if follow and newest_first:
         raise click.UsageError("--follow lists the oldest first: leave out --newest-first")
+    if tail is not None and (after or newest_first):
+        raise click.UsageError("--tail says where to start: leave out --after and --newest-first")
+    if follow and tail is None and not after and since is None:
+        tail = _TAIL
     with CheckpointStore.open_readonly(file) as store:
 
         def recorded(after: int, limit: int | None) -> Iterator[_Recorded]:
@@ -70,20 +80,35 @@ def history(
                 run_id, stage, since=since, until=until, after=after, limit=limit, newest_first=newest_first
             )
 
+        if not follow:  # a run may be about to begin
+            argument.refuse_unrecorded(store, run_id, stage)
+        if tail is not None:
+            last = store.receipts(run_id, stage, since=since, until=until, newest_first=True, limit=max(tail, 1))
+            first = min((receipt.position for receipt, _, _ in last), default=1)
+            after = first - 1 if tail else len(store)
         pages = _follow(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
         try:
-            _show_history(pages, run_id, stage, as_json=as_json)
+            if not follow and not as_json and store.latest() is None:
+                output.note(output.NOTHING)
+                return
+            _show_history(pages, run_id, stage, follows=follow, as_json=as_json)
         except KeyboardInterrupt:
             if not follow:
                 raise
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None  # the intended end, and no error
 
 
-def _show_history(pages: Iterator[list[_Recorded]], run_id: str | None, stage: str | None, *, as_json: bool) -> None:
+def _show_history(
+    pages: Iterator[list[_Recorded]], run_id: str | None, stage: str | None, *, follows: bool, as_json: bool
+) -> None:
     table = _history_table(run_id, stage)
-    for page in pages:
+    for number, page in enumerate(pages):
+        if not page:
+            if number == 0 and not follows and not as_json:
+                table.print([])
+            continue  # the first rows decide how wide the columns are
         if as_json:
-            output.write("".join(output.line(record.recorded(*found)) for found in page))
+            output.write("".join(output.line(values.recorded(*found)) for found in page))
         else:
             table.print([_history_row(run_id, stage, *found) for found in page])
         sys.stdout.flush()
@@ -95,10 +120,10 @@ def _history_table(run_id: str | None, stage: str | None) -> output.Table:
         Column("at", "time"),
         *([] if run_id else [Column("run")]),
         *([] if stage else [Column("stage")]),
-        Column("sequence", "number", spare=1),
+        Column("sequence", "number", spare=True),
         Column("offset", "number"),
-        Column("event time", "time", spare=2),
-        Column("key", spare=3),
+        Column("event time", "time", spare=True),
+        Column("key", spare=True),
     )
 
 
@@ -113,7 +138,7 @@ def _history_row(
         *([] if stage else [entry.stage]),
         str(entry.sequence),
         str(entry.watermark.offset),
-        output.time(entry.watermark.event_time_ms),
+        output.event_time(entry.watermark.event_time_ms),
         entry.idempotency_key,
     ]
 

@@ -10,7 +10,7 @@ import click
 
 from milepost import details
 from milepost.checkpoint import Checkpoint, Watermark
-from milepost.cli import argument, record
+from milepost.cli import argument, values
 from milepost.cli.exit_code import ExitCode
 from milepost.cli.head import show_head
 from milepost.cli.new_file import check_new_path
@@ -74,36 +74,36 @@ def _entries(lines: IO[bytes]) -> Iterator[Entry]:
                 f"it has more than {_LONGEST_LINE:,} bytes, the limit for a checkpoint: check that FILE.jsonl is an export",
             )
         try:
-            values = json.loads(line.decode(), object_pairs_hook=_unambiguous)
+            given = json.loads(line.decode(), object_pairs_hook=_unambiguous)
         except (ValueError, RecursionError) as error:
             why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise WrongLine(number, f"no JSON object in UTF-8 ({why})") from None
-        yield _entry(number, values)
+        yield _entry(number, given)
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
         raise ValueError("a name occurs twice in an object")
-    return values
+    return found
 
 
-def _entry(number: int, values: object) -> Entry:
+def _entry(number: int, given: object) -> Entry:
     """Turn a line's values into an entry. The store then checks whether its checkpoint is valid."""
-    if not isinstance(values, dict):
-        raise WrongLine(number, f"must be a JSON object, not {shown(values)}")
-    if values.keys() - {"detail", "cursor"} != set(record.FIELDS):
-        wrong = [f"{name} is missing" for name in record.FIELDS if name not in values]
-        wrong += [f"{shown(name)} is not a value of a checkpoint" for name in values if name not in record.FIELDS]
-        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(record.FIELDS)}, and optionally detail and cursor")
-    run_id, stage, sequence, offset, event_time_ms, key, at_ms = (values[name] for name in record.FIELDS)
+    if not isinstance(given, dict):
+        raise WrongLine(number, f"must be a JSON object, not {shown(given)}")
+    if given.keys() - {"detail", "cursor"} != set(values.FIELDS):
+        wrong = [f"{name} is missing" for name in values.FIELDS if name not in given]
+        wrong += [f"{shown(name)} is not a value of a checkpoint" for name in given if name not in values.FIELDS]
+        raise WrongLine(number, f"{wrong[0]}: a line has {', '.join(values.FIELDS)}, and optionally detail and cursor")
+    run_id, stage, sequence, offset, event_time_ms, key, at_ms = (given[name] for name in values.FIELDS)
     checkpoint = Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms)
-    detail, cursor = values.get("detail"), values.get("cursor")
-    if "detail" in values:
+    detail, cursor = given.get("detail"), given.get("cursor")
+    if "detail" in given:
         fault = fault_of_detail(detail)
         if fault is not None:
             raise WrongLine(number, f"detail {shown(detail)}: {fault}")
-    return Entry(checkpoint, detail, _cursor(number, cursor, detail) if "cursor" in values else None)
+    return Entry(checkpoint, detail, _cursor(number, cursor, detail) if "cursor" in given else None)
 
 
 def _cursor(number: int, cursor: object, detail: str | None) -> Stored:

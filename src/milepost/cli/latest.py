@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output, record
-from milepost.errors import NoCheckpointError
+from milepost.cli import argument, output, values
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -19,19 +18,18 @@ if TYPE_CHECKING:
 @argument.run
 @argument.stage
 @argument.as_of
+@argument.time_zone
 @argument.as_json
 def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
     """Show the last checkpoint of the file, a run or a stage."""
     with CheckpointStore.open_readonly(file) as store:
         found = next(store.receipts(run_id, stage, until=as_of, newest_first=True, limit=1), None)
+        if found is None:
+            argument.refuse_unrecorded(store, run_id, stage)
     if found is None:
-        raise (
-            NoCheckpointError(run_id, stage)
-            if stage
-            else click.ClickException("no checkpoint is recorded there: look for the run in `milepost runs`")
-        )
+        raise click.ClickException(output.NOTHING if as_of is None else "nothing was recorded there at that time")
     if as_json:
-        output.document(record.recorded(*found))
+        output.document(values.recorded(*found))
         return
     receipt, entry, detail = found
     output.facts(
@@ -40,7 +38,7 @@ def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
             "stage": entry.stage,
             "sequence": str(entry.sequence),
             "offset": str(entry.watermark.offset),
-            "event time": output.time(entry.watermark.event_time_ms),
+            "event time": output.event_time(entry.watermark.event_time_ms),
             "key": entry.idempotency_key,
             "at": output.time(entry.at_ms),
             "position": str(receipt.position),

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import click
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
+
+NOTHING: Final = "nothing recorded yet"
 
 _GAP: Final = "  "
 _PADDED: Final = 48  # cells, so that one long name in a pipe does not push all else to the right
@@ -30,12 +34,12 @@ class Column(NamedTuple):
     Attributes:
         title: Its heading.
         holds: Names, which may wrap, or numbers or times, which never do.
-        spare: On a narrow terminal, the columns with the highest numbers are left out first, and those with 0 never.
+        spare: Whether a narrow terminal may leave it out. It leaves out the widest of these first.
     """
 
     title: str
     holds: Literal["name", "number", "time"] = "name"
-    spare: int = 0
+    spare: bool = False
 
 
 class Table:
@@ -67,7 +71,7 @@ class Table:
         if self._room is None:
             widths = [min(width, _PADDED) for width in widths]
         else:
-            for spare in sorted((index for index in kept if self._columns[index].spare), key=self._spare):
+            for spare in sorted((index for index in kept if self._columns[index].spare), key=lambda index: -widths[index]):
                 if _total(widths, kept) > self._room:
                     kept.remove(spare)
             self._narrow(widths, kept)
@@ -75,9 +79,6 @@ class Table:
             if left_out:
                 note(f"no room for {', '.join(left_out)}: use a wider terminal or --json")
         self._kept, self._widths = kept, widths
-
-    def _spare(self, index: int) -> int:
-        return -self._columns[index].spare
 
     def _narrow(self, widths: list[int], kept: Sequence[int]) -> None:
         """Narrow the widest names until everything fits."""
@@ -138,6 +139,14 @@ def _json(value: object, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent)  # ASCII, with every control character escaped
 
 
+def cell(text: str) -> str:
+    """Return text that a spreadsheet does not run as a formula."""
+    return visible(f"'{text}" if text.startswith(_FORMULA) else text)
+
+
+_FORMULA: Final = tuple("=+-@\t\r＝＋－＠")
+
+
 def write(text: str) -> None:
     """Write data to standard output, unchanged."""
     sys.stdout.write(text)
@@ -163,9 +172,34 @@ def colored() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def set_zone(zone: tzinfo) -> None:
+    """Show times in this zone from now on."""
+    _zone[0] = zone
+
+
+def zone() -> tzinfo:
+    """Return the zone in which times are shown, and in which those are that the user gives without a zone."""
+    return _zone[0]
+
+
+_zone: Final[list[tzinfo]] = [UTC]
+
+
 def time(at_ms: int) -> str:
-    """Format a time for a column of a table, as in JSON. All times up to the year 9999 have the same width."""
+    """Format a time for a column of a table: as in JSON, or in the zone of `--tz`."""
+    if zone() is not UTC:
+        with suppress(OverflowError, ValueError):  # after the year 9999
+            return (
+                datetime.fromtimestamp(at_ms // 1000, zone())
+                .replace(microsecond=at_ms % 1000 * 1000)
+                .isoformat(timespec="milliseconds")
+            )
     return iso_with_ms(at_ms) or f"{at_ms} ms"
+
+
+def event_time(at_ms: int) -> str:
+    """Format an event time for a column of a table, or a dash if none was given."""
+    return time(at_ms) if at_ms else "–"
 
 
 def _padded(cell: str, width: int, column: Column) -> str:
@@ -188,6 +222,7 @@ def listing(
     row: Callable[[T], tuple[str, ...]],
     *,
     as_json: bool,
+    rest: str = "",
 ) -> None:
     """
     Print values as a table, a row each, or as JSON.
@@ -198,8 +233,13 @@ def listing(
         columns: The columns of the table.
         row: Turns a value into its cells.
         as_json: Whether to print JSON.
+        rest: What to say of the values that are left out.
     """
     if as_json:
         document([form(each) for each in found])
-    else:
+    elif found:
         Table(*columns).print([row(each) for each in found])
+    else:
+        note(NOTHING)
+    if rest and not as_json:
+        note(rest)

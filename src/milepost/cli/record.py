@@ -1,117 +1,80 @@
-"""Turn the store's answers into plain values by name for programs, with times in ms and in ISO 8601."""
+"""The command `record`."""
 
 from __future__ import annotations
 
-from base64 import b64encode
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from milepost.readable import iso_with_ms
+import click
+
+from milepost.checkpoint import Watermark
+from milepost.cli import argument, output
+from milepost.errors import StageMovedError, shown
+from milepost.store import CheckpointStore
+from milepost.times import to_ms
 
 if TYPE_CHECKING:
-    from milepost.checkpoint import Checkpoint, ResumePoint
-    from milepost.receipt import BatchReceipt, Head, Receipt
-    from milepost.summary import RunSummary, StageSummary
-    from milepost.transfer import Entry
-
-Record = dict[str, Any]
-
-FIELDS: Final = ("run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms")
-"""The seven values of a checkpoint, in one flat record."""
+    from milepost.times import Time
 
 
-def checkpoint(entry: Checkpoint) -> Record:
-    """Return the values of a checkpoint."""
-    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
-    return dict(zip(FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
-
-
-def exported(entry: Entry) -> Record:
+@click.command()
+@argument.file
+@click.option("--run", "run_id", metavar="RUN", required=True, help="The run.")
+@click.option("--stage", metavar="STAGE", required=True, help="The stage.")
+@click.option("--offset", type=click.IntRange(0), required=True, metavar="N", help="How far the stage has come.")
+@click.option(
+    "--event-time",
+    type=argument.time,
+    metavar="TIME",
+    help="The latest event time, such as 2026-01-31T03:12.  [default: the last one]",
+)
+@click.option("--key", metavar="KEY", help="The idempotency key.  [default: STAGE:N]")
+@click.option(
+    "--after",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Fail if the stage is not at this offset. 0 also means: no checkpoint yet.",
+)
+@argument.key_file
+@argument.time_zone
+@argument.as_json
+def record(
+    file: str,
+    run_id: str,
+    stage: str,
+    offset: int,
+    event_time: Time | None,
+    key: str | None,
+    after: int | None,
+    key_file: str | None,
+    as_json: bool,
+) -> None:
     """
-    Return an entry for export: exact, with no value twice, and no detail or cursor if there is none.
+    Record a checkpoint, from a shell pipeline.
 
-    A cursor is its JSON as text, or its bytes in base64. The detail says which.
+    The command makes FILE if it is missing. It is durable when the command ends. The same command again writes nothing, so a
+    script that was killed may repeat it.
     """
-    more = {"detail": entry.detail, "cursor": entry.cursor}
-    if isinstance(entry.cursor, bytes):
-        more["cursor"] = b64encode(entry.cursor).decode()
-    return checkpoint(entry.checkpoint) | {name: value for name, value in more.items() if value is not None}
-
-
-def recorded(receipt: Receipt, entry: Checkpoint, detail: str | None) -> Record:
-    """Return a checkpoint with its place in the chain, as the columns of the view `checkpoint`."""
-    return {
-        "position": receipt.position,
-        "run_id": entry.run_id,
-        "stage": entry.stage,
-        "sequence": entry.sequence,
-        "offset": entry.watermark.offset,
-        **time("event_time", entry.watermark.event_time_ms),
-        "idempotency_key": entry.idempotency_key,
-        **time("at", entry.at_ms),
-        "signature": receipt.signature,
-        "detail": detail,
-    }
-
-
-def resume_point(point: ResumePoint) -> Record:
-    """Return a resume point."""
-    return {
-        "run_id": point.run_id,
-        "stage": point.stage,
-        "sequence": point.sequence,
-        "offset": point.watermark.offset,
-        **time("event_time", point.watermark.event_time_ms),
-    }
-
-
-def run(found: RunSummary) -> Record:
-    """Return a run."""
-    return {
-        "run_id": found.run_id,
-        "entries": found.entries,
-        "stages": found.stages,
-        **time("first_at", found.first_at_ms),
-        **time("last_at", found.last_at_ms),
-        "signature": found.signature,
-        "head": str(found.head),
-        "state": found.state,
-        "attempts": found.attempts,
-        "killed": found.killed,
-        **time("began_at", found.began_at_ms),
-        **time("ended_at", found.ended_at_ms),
-        "error": found.error,
-        "records": found.records,
-        "duration_ms": found.duration_ms,
-        "rate": found.rate,
-    }
-
-
-def stage(found: StageSummary) -> Record:
-    """Return a stage, over all runs."""
-    return {
-        "stage": found.stage,
-        "entries": found.entries,
-        "runs": found.runs,
-        **time("first_at", found.first_at_ms),
-        **time("last_at", found.last_at_ms),
-    }
-
-
-def head(found: Head) -> Record:
-    """Return a head."""
-    return {"entries": found.entries, "signature": found.signature}
-
-
-def batch(found: BatchReceipt) -> Record:
-    """Return the result of a batch, with the head after it."""
-    return {
-        "appended": found.appended,
-        "duplicates": found.duplicates,
-        "position": found.position,
-        "signature": found.signature,
-    }
-
-
-def time(name: str, at_ms: int | None) -> Record:
-    """Return a time, or None, twice: as `name_ms` in ms since the epoch, and as `name` in ISO 8601."""
-    return {f"{name}_ms": at_ms, name: None if at_ms is None else iso_with_ms(at_ms)}
+    with CheckpointStore(file, hmac_key=argument.key(key_file)) as store:
+        last = store.latest_for_stage(stage, run_id=run_id)
+        last_event_time_ms = last.watermark.event_time_ms if last else 0
+        event_time_ms = last_event_time_ms if event_time is None else to_ms("event_time", event_time)
+        expected = {} if after is None else {"after": Watermark(after, last_event_time_ms) if after or last else None}
+        try:
+            receipt = store.advance(
+                run_id,
+                stage,
+                Watermark(offset, event_time_ms),
+                idempotency_key=f"{stage}:{offset}" if key is None else key,
+                **expected,
+            )
+        except StageMovedError as error:
+            if error.receipt is None:
+                raise
+            receipt = error.receipt  # this very step, recorded by a command that was killed before it could say so
+    if as_json:
+        output.document({"position": receipt.position, "signature": receipt.signature, "duplicate": receipt.duplicate})
+    else:
+        output.text(
+            f"stage {shown(stage)} of run {shown(run_id)}: offset {offset:,} "
+            f"{'was recorded before' if receipt.duplicate else 'recorded'}, at position {receipt.position:,}"
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.cli.output import Column
 from milepost.store import CheckpointStore
 
@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 @argument.run
 @argument.stage
 @argument.as_of
+@argument.time_zone
 @argument.as_json
 def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None, as_json: bool) -> None:
     """Show where each stage resumes."""
     with CheckpointStore.open_readonly(file) as store:
+        if store.latest() is not None:
+            argument.refuse_unrecorded(store, run_id, stage)
         if stage is None:
             points = list(store.resume_points(run_id, as_of=as_of).values())
         else:
             points = [store.resume_point_for_stage(stage, run_id=run_id, as_of=as_of)]
     output.listing(
         points,
-        record.resume_point,
+        values.resume_point,
         [
             Column("stage"),
             Column("run"),
@@ -42,7 +45,7 @@ def resume(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
             each.run_id,
             str(each.sequence),
             str(each.watermark.offset),
-            output.time(each.watermark.event_time_ms),
+            output.event_time(each.watermark.event_time_ms),
         ),
         as_json=as_json,
     )

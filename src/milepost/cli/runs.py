@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.cli.output import Column
-from milepost.readable import duration
+from milepost.readable import count, duration
 from milepost.store import CheckpointStore
 from milepost.summary import run_attempts, run_rate, run_state
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from milepost.summary import RunSummary
+
 _SIGNATURE: Final = 12  # hex digits of a signature in a table
+_STAGES: Final = 3  # that a table names; more are counted
+
+_SORTS: Final[dict[str, Callable[[RunSummary], Any]]] = {
+    "first": attrgetter("first_at_ms"),
+    "last": attrgetter("last_at_ms"),
+    "duration": attrgetter("duration_ms"),
+    "entries": attrgetter("entries"),
+    "rate": lambda run: run.rate or 0.0,
+    "name": attrgetter("run_id"),
+}
 
 
 @click.command()
 @argument.file
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Show the N newest runs; with --sort, the first N.")
+@click.option("--sort", type=click.Choice(list(_SORTS)), help="Sort by this, the largest last.  [default: first appearance]")
+@click.option("--newest-first", is_flag=True, help="Turn the order round.")
+@argument.time_zone
 @argument.as_json
-def runs(file: str, as_json: bool) -> None:
+def runs(file: str, limit: int | None, sort: str | None, newest_first: bool, as_json: bool) -> None:
     """
     List the runs, with their state, entries, stages and times.
 
@@ -27,29 +47,37 @@ def runs(file: str, as_json: bool) -> None:
     the time from its first to its last entry. A run that is open and has recorded nothing for long was probably killed.
     """
     with CheckpointStore.open_readonly(file) as store:
-        found = store.runs()
+        if sort is None:
+            found = store.runs(limit=limit, newest_first=True)
+            left_out = 0 if limit is None or len(found) < limit else max(0, store._count_runs() - len(found))  # noqa: SLF001
+            if not newest_first:
+                found.reverse()
+        else:
+            found = sorted(store.runs(), key=_SORTS[sort], reverse=newest_first)
+            left_out = 0 if limit is None else max(0, len(found) - limit)
+            found = found[:limit]
     now_ms = time.time_ns() // 1_000_000
     output.listing(
         found,
-        record.run,
+        values.run,
         [
             Column("run"),
-            Column("state", spare=1),
-            Column("attempts", "number", spare=4),
+            Column("state", spare=True),
+            Column("attempts", "number", spare=True),
             Column("entries", "number"),
-            Column("stages", spare=5),
-            Column("first", "time", spare=6),
+            Column("stages", spare=True),
+            Column("first", "time", spare=True),
             Column("last", "time"),
-            Column("duration", "number", spare=2),
-            Column("records/s", "number", spare=3),
-            Column("signature", spare=7),
+            Column("duration", "number", spare=True),
+            Column("records/s", "number", spare=True),
+            Column("signature", spare=True),
         ],
         lambda each: (
             each.run_id,
             run_state(each, now_ms),
             run_attempts(each),
             f"{each.entries:,}",
-            ", ".join(each.stages),
+            ", ".join(each.stages) if len(each.stages) <= _STAGES else count(len(each.stages), "stage"),
             output.time(each.first_at_ms),
             output.time(each.last_at_ms),
             duration(each.duration_ms),
@@ -57,4 +85,5 @@ def runs(file: str, as_json: bool) -> None:
             each.signature[:_SIGNATURE],
         ),
         as_json=as_json,
+        rest=f"and {count(left_out, 'more run')}" if left_out else "",
     )

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output, record
+from milepost.cli import argument, output, values
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
-    from milepost.cli.record import Record
+    from milepost.cli.values import Record
     from milepost.summary import StoreSummary
 
 
@@ -31,15 +31,15 @@ def _record(found: StoreSummary) -> Record:
     return {
         "path": found.path,
         "size_bytes": found.size_bytes,
-        "head": record.head(found.head),
-        **record.time("first_at", found.first_at_ms),
-        **record.time("last_at", found.last_at_ms),
+        "head": values.head(found.head),
+        **values.time("first_at", found.first_at_ms),
+        **values.time("last_at", found.last_at_ms),
         "latest_run_id": found.latest_run_id,
         "runs": found.runs,
-        "last_runs": [record.run(run) for run in found.last_runs],
+        "last_runs": [values.run(run) for run in found.last_runs],
         "stages": [
             {
-                **record.resume_point(stage.point),
+                **values.resume_point(stage.point),
                 "entries": stage.entries,
                 "missing": stage.missing,
                 "lag_offset": stage.lag_offset,
@@ -51,8 +51,8 @@ def _record(found: StoreSummary) -> Record:
             {
                 "after": silence.after,
                 "before": silence.before,
-                **record.time("since", silence.since_ms),
-                **record.time("until", silence.until_ms),
+                **values.time("since", silence.since_ms),
+                **values.time("until", silence.until_ms),
             }
             for silence in found.silences
         ],

@@ -65,6 +65,11 @@ def run_signature(connection: apsw.Connection, run_id: str) -> str:
 _RUN_SIGNATURE: Final = f"SELECT {RUN.last('given', OWN_SIGNATURE)} FROM {RUN.given}"
 
 
+def has_run(connection: Statements, run_id: str) -> bool:
+    """Return whether anything was ever recorded of a run."""
+    return connection.execute("SELECT 1 FROM run WHERE run_id = ?", (run_id,)).get is not None
+
+
 def latest(connection: Statements, run_id: str | None, stage: str | None, as_of_ms: int | None = None) -> Checkpoint | None:
     """Return the last checkpoint with a wall clock up to `as_of_ms`, in any run and stage or in the given ones."""
     scope = scope_of(run_id, stage)

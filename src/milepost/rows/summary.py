@@ -17,9 +17,9 @@ from milepost.rows.lookup import head, latest, resume_points
 from milepost.summary import RunSummary, StageSummary
 
 
-def runs(connection: apsw.Connection, after: int = 0) -> list[RunSummary]:
-    """Return every run above a run number, in the order of first appearance."""
-    found: list[tuple[Any, ...]] = connection.execute(_RUNS, (after,)).fetchall()
+def runs(connection: apsw.Connection, limit: int = -1, *, newest_first: bool = False) -> list[RunSummary]:
+    """Return the first `limit` runs, or all with -1, in the order of first appearance or newest first."""
+    found: list[tuple[Any, ...]] = connection.execute(_RUNS[newest_first], (limit,)).fetchall()
     return [_run_summary(*row) for row in found]
 
 
@@ -75,7 +75,7 @@ _SHOWN: Final = (
 _ATTEMPTS: Final = {"run_number": "run.run_number", "stage_number": "of_runs.stage_number"}
 _BRANCHED: Final = f"{RUN_STAGE.milepost('run_stage', column='detail', last=False)} LIKE '%\"branch_position\"%'"
 _BEGAN: Final = f"'attempt-' || attempt.offset || ':{details.BEGAN}'"
-_RUNS: Final = (
+_EVERY_RUN: Final = (
     f"SELECT run_id, (SELECT sum({entries_so_far('run_stage')}) FROM {_STAGES_OF_RUN}), "
     f"(SELECT json_group_array(stage) FROM (SELECT stage FROM {_STAGES_OF_RUN} ORDER BY stage_number)), "
     f"{_FIRST_AND_LAST_OF_RUN}, {RUN.last('run', OWN_SIGNATURE)}, "
@@ -87,8 +87,9 @@ _RUNS: Final = (
     f"(SELECT sum({entries_so_far('run_stage')}) FROM run_stage WHERE run_stage.run_number = run.run_number) "
     f"FROM run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}' "
     f"LEFT JOIN entry AS attempt ON attempt.position = {RUN_STAGE.last(_ATTEMPTS, 'last.position')} "
-    f"WHERE run.run_number > ? AND {_SHOWN} ORDER BY run.run_number"
+    f"WHERE run.run_number > 0 AND {_SHOWN} ORDER BY run.run_number"
 )
+_RUNS: Final = {False: f"{_EVERY_RUN} LIMIT ?", True: f"{_EVERY_RUN} DESC LIMIT ?"}
 
 
 def stages(connection: apsw.Connection) -> list[StageSummary]:
@@ -138,13 +139,12 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
     spans = [
         (run_id, require(first_at_ms, "run"), last_at_ms) for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS)
     ]
-    last_number = connection.execute("SELECT max(run_number) FROM run").get or 0
     return Contents(
         head(connection),
         connection.execute("SELECT at_ms FROM entry WHERE position > 0 ORDER BY position LIMIT 1").get,
         last,
         spans,
-        tuple(reversed(runs(connection, after=last_number - last_runs - 1)[-last_runs:])),
+        tuple(runs(connection, last_runs, newest_first=True)),
         _stage_points(connection),
         next(iter(resume_points(connection, last.run_id).values()), None) if last else None,
     )

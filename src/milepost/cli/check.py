@@ -1,0 +1,162 @@
+"""The command `check`, for cron, Nagios and Kubernetes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import click
+
+from milepost.cli import argument, output, values
+from milepost.cli.exit_code import ExitCode
+from milepost.cli.output import Column
+from milepost.errors import shown
+from milepost.readable import age, count, duration
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from milepost.checkpoint import Checkpoint
+
+Status = Literal["ok", "stalled", "behind", "nothing yet"]
+
+_NAMED: Final = 3  # stages in the first line; more are counted
+
+
+class _Found(NamedTuple):
+    """What is found of one stage."""
+
+    stage: str
+    status: Status
+    last: Checkpoint | None
+    age_ms: int | None
+    lag_ms: int | None
+
+
+@click.command()
+@argument.file
+@argument.run
+@click.option(
+    "--stage", "stages", metavar="STAGE", multiple=True, shell_complete=argument.complete_stage,
+    help="Check this stage; may be given several times.  [default: every stage]",
+)  # fmt: skip
+@click.option(
+    "--within",
+    type=argument.span_ms,
+    metavar="SPAN",
+    help="A stage is stalled without a checkpoint for longer, such as 10m.",
+)
+@click.option(
+    "--lag", type=argument.span_ms, metavar="SPAN", help="A stage is behind if its event time is older, such as 1h."
+)
+@argument.time_zone
+@argument.as_json
+def check(
+    file: str, run_id: str | None, stages: tuple[str, ...], within: int | None, lag: int | None, as_json: bool
+) -> None:
+    """
+    Check that the pipeline moves: for cron, Nagios or a Kubernetes probe.
+
+    The first line says it all, and the exit code too: 0 if every stage is ok, 1 if one is stalled or behind, 5 if nothing is
+    recorded yet. A file that does not exist is 3.
+    """
+    if within is None and lag is None:
+        raise click.UsageError("say what to check: --within 10m, --lag 1h, or both")
+    with CheckpointStore.open_readonly(file) as store:
+        names = stages or tuple(store.resume_points(run_id))
+        last = {name: store.latest_for_stage(name, run_id=run_id) for name in names}
+    now_ms = time.time_ns() // 1_000_000
+    found = [_judged(name, entry, now_ms, within, lag) for name, entry in last.items()]
+    verdict, code = _verdict(found)
+    if as_json:
+        output.document({"status": verdict, "stages": [_record(each) for each in found]})
+    else:
+        output.text(_sentence(verdict, found))
+        if found:
+            _print(found, now_ms)
+    if code is not ExitCode.SUCCESS:
+        raise click.exceptions.Exit(code)
+
+
+def _judged(name: str, last: Checkpoint | None, now_ms: int, within: int | None, lag: int | None) -> _Found:
+    if last is None:
+        return _Found(name, "nothing yet", None, None, None)
+    age_ms = now_ms - last.at_ms
+    event_time_ms = last.watermark.event_time_ms
+    lag_ms = now_ms - event_time_ms if event_time_ms else None
+    if within is not None and age_ms > within:
+        return _Found(name, "stalled", last, age_ms, lag_ms)
+    if lag is not None and (lag_ms is None or lag_ms > lag):
+        return _Found(name, "behind", last, age_ms, lag_ms)
+    return _Found(name, "ok", last, age_ms, lag_ms)
+
+
+def _verdict(found: Sequence[_Found]) -> tuple[Status, ExitCode]:
+    """Return the worst status, and its exit code."""
+    statuses = {each.status for each in found} or {"nothing yet"}
+    for status, code in _WORST_FIRST.items():
+        if status in statuses:
+            return status, code
+    return "ok", ExitCode.SUCCESS
+
+
+_WORST_FIRST: Final[dict[Status, ExitCode]] = {
+    "stalled": ExitCode.CHECK_FAILED,
+    "behind": ExitCode.CHECK_FAILED,
+    "nothing yet": ExitCode.NOTHING_YET,
+}
+
+
+def _sentence(verdict: Status, found: Sequence[_Found]) -> str:
+    if not found:
+        return f"nothing yet: {output.NOTHING}"
+    bad = [each for each in found if each.status == verdict] if verdict != "ok" else []
+    if not bad:
+        return f"ok: {count(len(found), 'stage')}"
+    details = [f"{shown(each.stage)} {_detail(each)}".rstrip() for each in bad[:_NAMED]]
+    more = f" and {count(len(bad) - _NAMED, 'more stage')}" if len(bad) > _NAMED else ""
+    return f"{verdict}: {', '.join(details)}{more}"
+
+
+def _detail(each: _Found) -> str:
+    if each.status == "stalled":
+        return f"for {duration(each.age_ms or 0)}"
+    if each.status == "behind":
+        return "has no event times" if each.lag_ms is None else f"by {duration(each.lag_ms)}"
+    return ""
+
+
+def _print(found: Sequence[_Found], now_ms: int) -> None:
+    output.Table(
+        Column("stage"),
+        Column("status"),
+        Column("run", spare=True),
+        Column("offset", "number", spare=True),
+        Column("last checkpoint", "time"),
+        Column("ago", "number"),
+        Column("lag", "number", spare=True),
+    ).print(
+        [
+            (
+                each.stage,
+                each.status,
+                each.last.run_id if each.last else "–",
+                f"{each.last.watermark.offset:,}" if each.last else "–",
+                output.time(each.last.at_ms) if each.last else "–",
+                age(now_ms - each.last.at_ms) if each.last else "–",
+                duration(each.lag_ms) if each.lag_ms is not None else "–",
+            )
+            for each in found
+        ]
+    )
+
+
+def _record(each: _Found) -> values.Record:
+    return {
+        "stage": each.stage,
+        "status": each.status,
+        "age_ms": each.age_ms,
+        "lag_ms": each.lag_ms,
+        "last": values.checkpoint(each.last) if each.last else None,
+    }

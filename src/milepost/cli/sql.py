@@ -1,0 +1,58 @@
+"""The command `sql`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from milepost import query
+from milepost.cli import argument, output
+from milepost.cli.output import Column
+from milepost.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.command()
+@argument.file
+@click.argument("statement")
+@click.argument("parameters", nargs=-1)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@argument.as_json
+def sql(file: str, statement: str, parameters: tuple[str, ...], as_csv: bool, as_json: bool) -> None:
+    """
+    Ask the file anything: one SQL statement that only reads.
+
+    The view `checkpoint` has the checkpoints in readable columns. PARAMETERS stand for each `?` of the statement, as text.
+    """
+    with CheckpointStore.open_readonly(file) as store:
+        columns, rows = store._database.read_on_own_connection(  # noqa: SLF001 - the command is a part of the library
+            query.ask, statement, parameters
+        )
+    names = [name for name, _ in columns]
+    if as_json:
+        output.document([dict(zip(names, map(_value, row), strict=True)) for row in rows])
+    elif as_csv:
+        table = csv.writer(sys.stdout)
+        table.writerow(map(output.cell, names))
+        table.writerows([output.cell(each) if isinstance(each, str) else _value(each) for each in row] for row in rows)
+    else:
+        output.Table(
+            *(Column(name, "number" if _is_number(rows, index) else "name") for index, name in enumerate(names))
+        ).print([[_cell(value) for value in row] for row in rows])
+
+
+def _is_number(rows: Sequence[tuple[Any, ...]], index: int) -> bool:
+    return bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
+
+
+def _value(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(_value(value))
