@@ -20,9 +20,9 @@ def test_summary_is_that_of_the_store(path: Path) -> None:
         store.append(entry(1, run_id="two", at_ms=EVENT_MS + 3_600_000))
     with CheckpointStore.open_readonly(path) as store:
         expected = store.summary()
-        shown = answer("summary", path).splitlines()
-        kept = [line.partition(", last ")[0].partition(" ago")[0] for line in str(expected).splitlines()]
-        assert [line for line, known in zip(shown, kept, strict=True) if not line.startswith(known[:60])] == []
+        shown = answer("summary", path)
+        words = [word for word in str(expected).split() if not word.isdigit()]
+        assert [word for word in words if word not in shown] == []
         found = json.loads(answer("summary", path, "--json"))
         assert found["head"] == {"entries": 4, "signature": store.head().signature}
         assert [run["run_id"] for run in found["last_runs"]] == ["two", "one"]
@@ -35,6 +35,6 @@ def test_summary_is_that_of_the_store(path: Path) -> None:
 def test_an_empty_store_has_a_summary(path: Path) -> None:
     """With no times."""
     CheckpointStore(path).close()
-    assert "empty" in answer("summary", path)
+    assert "nothing recorded yet" in answer("summary", path)
     found = json.loads(answer("summary", path, "--json"))
     assert (found["first_at_ms"], found["first_at"], found["stages"], found["runs"]) == (None, None, [], 0)

@@ -19,7 +19,23 @@ from support.chains import chain, entry
 if TYPE_CHECKING:
     from pathlib import Path
 
-TAGS: Final = {"div", "style", "p", "span", "code", "bdi", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+TAGS: Final = {
+    "div",
+    "style",
+    "p",
+    "span",
+    "code",
+    "bdi",
+    "table",
+    "caption",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "ul",
+    "li",
+}
 STYLE: Final = (files("milepost") / "style.css").read_text(encoding="utf-8")
 CLASSES: Final = {"milepost"} | set(re.findall(r"\.(mp-\w+)", STYLE))
 
@@ -123,7 +139,7 @@ def test_no_value_gets_out_of_its_cell(one: str, other: str, stage: str, number:
 def test_an_empty_store_says_that_it_is_empty(store: CheckpointStore) -> None:
     """No table without a line."""
     page = shown(store)
-    assert "empty" in page.cells
+    assert "nothing recorded yet" in page.cells
     assert "table" not in store._repr_html_().split("</style>")[1]
 
 

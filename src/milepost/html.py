@@ -93,6 +93,12 @@ def table(caption: str, columns: Sequence[Column], lines: Iterable[Sequence[str]
     return Html(f"<table>{element('caption', caption)}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
+def listing(title: str, lines: Iterable[str]) -> Html:
+    """Make a list under a title."""
+    items = "".join(element("li", line) for line in lines)
+    return Html(f"{paragraph(title, 'mp-caption')}<ul>{items}</ul>")
+
+
 def text(content: str) -> str:
     """
     Return text without markup, and without characters that hide themselves or turn the writing direction.

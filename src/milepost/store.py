@@ -37,7 +37,7 @@ from milepost.plot import Plot
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.run import Run
 from milepost.steps import checked_entries, checked_step, checked_steps
-from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states, summary_page
+from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states, summary_page, what_stands_out
 from milepost.times import to_ms
 from milepost.tracked import Tracked
 from milepost.writer import Writer
@@ -832,19 +832,23 @@ class CheckpointStore:
         """
         found = self._database.read(rows.contents, RUNS_SHOWN)
         latest_run_id = found.last and found.last.run_id
+        at_ms = _wall_clock()  # not the clock of the store, which stamps entries and may be anything
+        stages = stage_states(found.stages, latest_run_id, found.foremost)
+        silences = longest_silences(found.spans)
         return StoreSummary(
             path=self.path,
             size_bytes=files.size_bytes(self.path),
             durability=self._durability,
-            at_ms=_wall_clock(),  # not the clock of the store, which stamps entries and may be anything
+            at_ms=at_ms,
             head=found.head,
             first_at_ms=found.first_at_ms,
             last_at_ms=found.last and found.last.at_ms,
             latest_run_id=latest_run_id,
             runs=len(found.spans),
             last_runs=found.last_runs,
-            stages=stage_states(found.stages, latest_run_id, found.foremost),
-            silences=longest_silences(found.spans),
+            stages=stages,
+            silences=silences,
+            stands_out=what_stands_out(found.last_runs, stages, silences, found.recent, at_ms),
         )
 
     # Evidence

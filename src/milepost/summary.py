@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Final
+from statistics import median
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from milepost import html
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
-from milepost.readable import age, count, duration, iso, rate, shorten, size
+from milepost.readable import age, count, duration, iso, rate, shorten, size, visible
 from milepost.receipt import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from milepost.checkpoint import ResumePoint
 
@@ -22,6 +24,27 @@ RUNS_SHOWN: Final = 10
 
 STAGES_SHOWN: Final = 20
 """How many stages a summary shows when you print it. It counts the rest."""
+
+LINES_SHOWN: Final = 8
+"""How many lines a summary has about what stands out; it counts the rest."""
+
+LAST: Final = 21
+"""How many of its last checkpoints tell the usual pace of a stage."""
+
+RECENT: Final = 1_000
+"""How many of the last entries a summary searches for gaps and clock jumps."""
+
+STALL: Final = 5
+"""A stage is stalled after so many times its usual pace, and"""
+
+STALL_LEAST_MS: Final = 60_000
+"""after so many ms."""
+
+NOTHING: Final = "nothing recorded yet"
+
+_GAP: Final = 20  # times the median distance of the last entries
+_GAP_LEAST_MS: Final = 60_000
+_JUMP_MS: Final = 1_000  # the clocks of several processes differ by less
 
 SILENCES_SHOWN: Final = 3
 """How many of the longest silences a summary lists."""
@@ -123,6 +146,9 @@ class StageState:
         lag_offset: How far its offset is behind the first stage of the latest run. It is negative if the stage is ahead,
             and None if it resumes in another run.
         lag_ms: How far its event time is behind that stage, in ms. It is negative or None for the same reasons.
+        last_at_ms: The wall clock of its last checkpoint, in ms since the epoch.
+        pace_ms: The usual time between two of its last checkpoints, in ms: the median. None if it has one checkpoint.
+        rate: Records a second over its last checkpoints, or None if the clock has not moved.
     """
 
     point: ResumePoint
@@ -130,6 +156,13 @@ class StageState:
     missing: int
     lag_offset: int | None
     lag_ms: int | None
+    last_at_ms: int = 0
+    pace_ms: int | None = None
+    rate: float | None = None
+
+    def is_stalled(self, at_ms: int) -> bool:
+        """Return whether it has recorded nothing for much longer than usual."""
+        return self.pace_ms is not None and at_ms - self.last_at_ms > max(STALL * self.pace_ms, STALL_LEAST_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +207,7 @@ class StoreSummary:
         stages: Every stage, in order of first appearance.
         silences: The longest times between two runs, longest first. To find them within a run would mean reading every
             entry.
+        stands_out: A sentence for each thing that stands out: a kill, a failure, a gap, a clock jump, a stalled stage.
     """
 
     path: str
@@ -188,30 +222,10 @@ class StoreSummary:
     last_runs: tuple[RunSummary, ...]
     stages: tuple[StageState, ...]
     silences: tuple[Silence, ...]
+    stands_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{shown(self.path)}, {size(self.size_bytes)}, {how_opened(self)}", contents(self), f"head {self.head}"]
-        for stage in self.stages[:STAGES_SHOWN]:
-            point = stage.point
-            lines.append(
-                f"stage {shown(point.stage)}: after sequence {point.sequence} of run {shown(point.run_id)}, offset "
-                f"{point.watermark.offset}, event time {iso(point.watermark.event_time_ms)}{_state(stage)}"
-            )
-        if len(self.stages) > STAGES_SHOWN:
-            lines.append(f"and {count(len(self.stages) - STAGES_SHOWN, 'more stage')}")
-        lines += [
-            f"run {shown(run.run_id)}: {count(run.entries, 'entry')} in {count(len(run.stages), 'stage')}, "
-            f"{iso(run.first_at_ms)} to {iso(run.last_at_ms)}{_attempt(run, self.at_ms)}"
-            for run in self.last_runs
-        ]
-        if self.runs > len(self.last_runs):
-            lines.append(f"and {count(self.runs - len(self.last_runs), 'earlier run')}")
-        lines += [
-            f"silence of {duration(silence.lasted_ms)} from {iso(silence.since_ms)}, between run {shown(silence.after)} "
-            f"and run {shown(silence.before)}"
-            for silence in self.silences
-        ]
-        return "\n  ".join(lines)
+        return as_text(self)
 
     def _repr_html_(self) -> str:
         return summary_page(self)
@@ -221,13 +235,17 @@ class StoreSummary:
 
 
 def contents(summary: StoreSummary) -> str:
-    """Say how many entries there are, and from when. It shows no names."""
-    if summary.first_at_ms is None or summary.last_at_ms is None:
-        return "empty"
+    """Return how many entries there are. It shows no names."""
+    if summary.first_at_ms is None:
+        return NOTHING
     counts = f"{count(summary.head.entries, 'entry')} in {count(summary.runs, 'run')}"
-    stages = count(len(summary.stages), "stage")
-    span = f"{iso(summary.first_at_ms)} to {iso(summary.last_at_ms)}"
-    return f"{counts} and {stages}, {span}, {age(summary.at_ms - summary.last_at_ms)}"
+    return f"{counts} and {count(len(summary.stages), 'stage')}"
+
+
+def span(summary: StoreSummary) -> str:
+    """Return from when to when the entries are, to the second."""
+    first, last = _whole_s(summary.first_at_ms or 0), _whole_s(summary.last_at_ms or 0)
+    return f"{iso(first)} to {iso(last)}, {age(_whole_s(summary.at_ms - (summary.last_at_ms or 0)))}"
 
 
 def how_opened(summary: StoreSummary) -> str:
@@ -252,18 +270,115 @@ def run_rate(run: RunSummary) -> str:
     return "–" if run.rate is None else rate(run.rate)
 
 
-def _attempt(run: RunSummary, at_ms: int) -> str:
-    text = "" if run.state is None else f"; attempt {run.attempts:,} {run_state(run, at_ms)}"
-    text += f"; {count(run.killed, 'attempt')} killed" if run.killed else ""
-    text += f"; {duration(run.duration_ms)}" if run.duration_ms else ""
-    return text if run.rate is None else f"{text}, {run_rate(run)} records/s"
+class Section(NamedTuple):
+    """
+    A table of a summary, for a terminal, a notebook and a page alike.
+
+    Attributes:
+        title: What it shows.
+        columns: The headings, each with the kind of its cells and whether a narrow terminal may leave it out.
+        rows: The cells of each row.
+        rest: A sentence about the rows that are left out, or nothing.
+    """
+
+    title: str
+    columns: tuple[tuple[str, Literal["name", "number", "time"], bool], ...]
+    rows: list[tuple[str, ...]]
+    rest: str = ""
 
 
-def _state(stage: StageState) -> str:
-    text = f"; {count(stage.missing, 'sequence')} missing" if stage.missing else ""
-    if stage.lag_offset or stage.lag_ms:
-        text += f"; behind the first stage by {stage.lag_offset:,} and {duration(stage.lag_ms or 0)}"
-    return text
+def sections(found: StoreSummary) -> list[Section]:
+    """Return the tables of a summary, without those that would be empty."""
+    return [section for section in (_runs(found), _stages(found)) if section.rows]
+
+
+def _runs(found: StoreSummary) -> Section:
+    more = found.runs - len(found.last_runs)
+    return Section(
+        "Last runs",
+        (
+            ("run", "name", False), ("state", "name", False), ("attempts", "number", True), ("began", "time", True),
+            ("took", "number", False), ("entries", "number", True), ("records", "number", False),
+            ("records/s", "number", True),
+        ),
+        [
+            (
+                run.run_id,
+                run_state(run, found.at_ms) or "–",
+                run_attempts(run) or "–",
+                iso(_whole_s(run.first_at_ms if run.began_at_ms is None else run.began_at_ms)),
+                duration(run.duration_ms),
+                f"{run.entries:,}",
+                f"{run.records:,}",
+                run_rate(run),
+            )
+            for run in found.last_runs
+        ],
+        f"and {count(more, 'earlier run')}" if more > 0 else "",
+    )  # fmt: skip
+
+
+def _stages(found: StoreSummary) -> Section:
+    stages = _active(found)
+    more = len(found.stages) - len(stages)
+    return Section(
+        "Where each stage starts again",
+        (
+            ("stage", "name", False), ("run", "name", True), ("sequence", "number", True), ("offset", "number", False),
+            ("event time", "time", True), ("last checkpoint", "number", False), ("usually every", "number", True),
+            ("records/s", "number", True), ("behind", "number", True),
+        ),
+        [
+            (
+                stage.point.stage,
+                stage.point.run_id,
+                f"{stage.point.sequence:,}",
+                f"{stage.point.watermark.offset:,}",
+                iso(stage.point.watermark.event_time_ms) if stage.point.watermark.event_time_ms else "–",
+                age(_whole_s(found.at_ms - stage.last_at_ms)),
+                "–" if stage.pace_ms is None else duration(stage.pace_ms),
+                "–" if stage.rate is None else rate(stage.rate),
+                _lag(stage),
+            )
+            for stage in stages
+        ],
+        f"and {count(more, 'more stage')}" if more > 0 else "",
+    )  # fmt: skip
+
+
+def _whole_s(ms: int) -> int:
+    return ms // 1000 * 1000 if ms >= 1000 else ms
+
+
+def heading(found: StoreSummary) -> list[str]:
+    """Return what a summary says before its tables, a line each."""
+    facts = [f"{found.path}, {size(found.size_bytes)}, {how_opened(found)}", contents(found)]
+    return [*facts, *([span(found)] if found.first_at_ms is not None else []), f"head {found.head}"]
+
+
+def as_text(found: StoreSummary) -> str:
+    """Return a summary as plain text, its tables aligned."""
+    lines = list(map(visible, heading(found)))
+    for section in sections(found):
+        lines += ["", section.title, *_aligned(section)]
+        lines += [f"  {section.rest}"] if section.rest else []
+    if found.stands_out:
+        lines += ["", "What stands out", *(f"  {visible(line)}" for line in found.stands_out)]
+    return "\n".join(lines)
+
+
+def _aligned(section: Section) -> list[str]:
+    titles = tuple(title for title, _, _ in section.columns)
+    rows = [titles, *(tuple(shorten(cell, html.NAME_LENGTH) for cell in row) for row in section.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if holds == "number" else cell.ljust(width)
+            for cell, width, (_, holds, _) in zip(row, widths, section.columns, strict=True)
+        ]
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    return lines
 
 
 # The page that a notebook shows
@@ -275,16 +390,20 @@ def summary_page(found: StoreSummary) -> str:
     parts = [
         html.paragraph(html.name(PurePath(found.path).name), "mp-title"),
         html.paragraph(html.Html(f"{html.text(found.path)} · {facts}"), "mp-muted"),
-        html.paragraph(contents(found)),
+        html.paragraph(f"{contents(found)}, {span(found)}" if found.first_at_ms is not None else contents(found)),
         html.labelled("head", str(found.head)),
     ]
-    if found.stages:
-        parts += [_stages(_active(found)), html.rest(len(found.stages) - STAGES_SHOWN, "more stage")]
-    if found.last_runs:
-        parts += [_runs(found), html.rest(found.runs - len(found.last_runs), "earlier run")]
-    if found.silences:
-        parts.append(_silences(found))
+    for section in sections(found):
+        columns = [html.Column(f"{title[0].upper()}{title[1:]}", _STYLES[holds]) for title, holds, _ in section.columns]
+        parts.append(html.table(section.title, columns, [[html.name(cell) for cell in row] for row in section.rows]))
+        if section.rest:
+            parts.append(html.paragraph(section.rest, "mp-muted"))
+    if found.stands_out:
+        parts.append(html.listing("What stands out", found.stands_out))
     return html.page(parts)
+
+
+_STYLES: Final = {"name": "mp-name", "number": "mp-number", "time": ""}
 
 
 def _active(found: StoreSummary) -> Sequence[StageState]:
@@ -301,97 +420,26 @@ def _active(found: StoreSummary) -> Sequence[StageState]:
     return sorted(found.stages, key=staleness)[:STAGES_SHOWN]
 
 
-def _stages(stages: Iterable[StageState]) -> html.Html:
-    return html.table(
-        "Where each stage starts again",
-        [
-            html.Column("Stage", "mp-name"),
-            html.Column("Run", "mp-name"),
-            html.Column("After sequence", "mp-number"),
-            html.Column("Offset", "mp-number"),
-            html.Column("Event time"),
-            html.Column("Missing", "mp-number"),
-            html.Column("Behind the first stage", "mp-number"),
-        ],
-        [
-            [
-                html.name(stage.point.stage),
-                html.name(stage.point.run_id),
-                f"{stage.point.sequence:,}",
-                f"{stage.point.watermark.offset:,}",
-                iso(stage.point.watermark.event_time_ms),
-                f"{stage.missing:,}" if stage.missing else "–",
-                _lag(stage),
-            ]
-            for stage in stages
-        ],
-    )
-
-
 def _lag(stage: StageState) -> str:
     if stage.lag_offset is None or stage.lag_ms is None:
         return "in another run"
     return f"{stage.lag_offset:,} · {duration(stage.lag_ms)}" if stage.lag_offset or stage.lag_ms else "–"
 
 
-def _runs(found: StoreSummary) -> html.Html:
-    return html.table(
-        "The last runs",
-        [
-            html.Column("Run", "mp-name"),
-            html.Column("Entries", "mp-number"),
-            html.Column("Stages", "mp-number"),
-            html.Column("First entry"),
-            html.Column("Last entry"),
-            html.Column("State"),
-            html.Column("Attempts", "mp-number"),
-            html.Column("Took", "mp-number"),
-            html.Column("Records/s", "mp-number"),
-        ],
-        [
-            [
-                html.name(run.run_id),
-                f"{run.entries:,}",
-                f"{len(run.stages):,}",
-                iso(run.first_at_ms),
-                iso(run.last_at_ms),
-                run_state(run, found.at_ms) or "–",
-                run_attempts(run) or "–",
-                duration(run.duration_ms),
-                run_rate(run),
-            ]
-            for run in found.last_runs
-        ],
-    )
-
-
-def _silences(found: StoreSummary) -> html.Html:
-    return html.table(
-        "The longest silences between runs",
-        [
-            html.Column("Lasted", "mp-number"),
-            html.Column("From"),
-            html.Column("After run", "mp-name"),
-            html.Column("Before run", "mp-name"),
-        ],
-        [
-            [duration(each.lasted_ms), iso(each.since_ms), html.name(each.after), html.name(each.before)]
-            for each in found.silences
-        ],
-    )
-
-
 # From rows to values
 
 
 def stage_states(
-    stages: Iterable[tuple[ResumePoint, int, int]], latest_run_id: str | None, first: ResumePoint | None
+    stages: Iterable[tuple[ResumePoint, int, int, Sequence[tuple[int, int]]]],
+    latest_run_id: str | None,
+    first: ResumePoint | None,
 ) -> tuple[StageState, ...]:
     """
     Return where stages stand.
 
     Args:
-        stages: For each stage its resume point, its number of entries in that run, and its first sequence there.
+        stages: For each stage its resume point, its number of entries in that run, its first sequence there, and the
+            (at_ms, offset) of its last checkpoints there, newest first.
         latest_run_id: The run of the last entry.
         first: How far the first stage of that run has come.
     """
@@ -404,9 +452,85 @@ def stage_states(
             first.watermark.event_time_ms - point.watermark.event_time_ms
             if first and point.run_id == latest_run_id
             else None,
+            last[0][0] if last else 0,
+            _pace_ms(last),
+            _rate(last),
         )
-        for point, entries, first_sequence in stages
+        for point, entries, first_sequence, last in stages
     )
+
+
+def _pace_ms(last: Sequence[tuple[int, int]]) -> int | None:
+    gaps = [max(0, later - earlier) for (later, _), (earlier, _) in pairwise(last)]
+    return int(median(gaps)) if gaps else None
+
+
+def _rate(last: Sequence[tuple[int, int]]) -> float | None:
+    if len(last) < 2 or last[0][0] <= last[-1][0]:
+        return None
+    return (last[0][1] - last[-1][1]) * 1000 / (last[0][0] - last[-1][0])
+
+
+def what_stands_out(
+    runs: Sequence[RunSummary],
+    stages: Sequence[StageState],
+    silences: Sequence[Silence],
+    recent: Sequence[tuple[int, str, str, int]],
+    at_ms: int,
+) -> tuple[str, ...]:
+    """
+    Return a sentence for each thing that stands out, the runs first.
+
+    Args:
+        runs: The last runs, newest first.
+        stages: Where each stage stands.
+        silences: The longest times between two runs.
+        recent: Of the last entries in chain order: position, run_id, stage, wall clock.
+        at_ms: The time of the question, in ms since the epoch.
+    """
+    lines = [*_of_runs(runs), *_of_stages(stages, runs, at_ms), *_of_silences(silences), *_of_recent(recent)]
+    more = len(lines) - LINES_SHOWN
+    return (*lines[:LINES_SHOWN], *([f"and {more} more"] if more > 0 else []))
+
+
+def _of_runs(runs: Sequence[RunSummary]) -> Iterator[str]:
+    for run in runs:
+        if run.killed:
+            yield f"run {shown(run.run_id)}: {count(run.killed, 'attempt')} killed"
+        if run.state == "failed":
+            why = "" if run.error is None else f" with {shorten(run.error, ERROR_SHOWN)}"
+            yield f"run {shown(run.run_id)} failed{why} in attempt {run.attempts:,}"
+
+
+def _of_stages(stages: Sequence[StageState], runs: Sequence[RunSummary], at_ms: int) -> Iterator[str]:
+    ended = {run.run_id for run in runs if run.state in {"finished", "failed"}}
+    for stage in stages:
+        name = f"stage {shown(stage.point.stage)} of run {shown(stage.point.run_id)}"
+        if stage.point.run_id not in ended and stage.is_stalled(at_ms):
+            since, pace = age(_whole_s(at_ms - stage.last_at_ms)), duration(stage.pace_ms or 0)
+            yield f"{name}: the last checkpoint was {since}, and usually there is one every {pace}"
+        if stage.missing:
+            yield f"{name}: {count(stage.missing, 'sequence')} missing"
+
+
+def _of_silences(silences: Sequence[Silence]) -> Iterator[str]:
+    """Describe the silences that are longer than others. Between nightly runs there is one each day."""
+    usual = median(silence.lasted_ms for silence in silences) if len(silences) > 1 else 0
+    for silence in silences:
+        if silence.lasted_ms > max(2 * usual, _GAP_LEAST_MS):
+            between = f"run {shown(silence.after)} and run {shown(silence.before)}"
+            yield f"nothing recorded for {duration(silence.lasted_ms)} from {iso(silence.since_ms)}, between {between}"
+
+
+def _of_recent(recent: Sequence[tuple[int, str, str, int]]) -> Iterator[str]:
+    gaps = [later[3] - earlier[3] for earlier, later in pairwise(recent)]
+    usual = median(gaps) if gaps else 0
+    for (_, before_run_id, _, before_ms), (position, run_id, stage, at_ms) in pairwise(recent):
+        if at_ms - before_ms > max(_GAP * usual, _GAP_LEAST_MS) and run_id == before_run_id:
+            yield f"run {shown(run_id)} recorded nothing for {duration(at_ms - before_ms)} from {iso(before_ms)}"
+        elif before_ms - at_ms > _JUMP_MS:
+            where = f"position {position:,}, stage {shown(stage)} of run {shown(run_id)}"
+            yield f"the clock went back by {duration(before_ms - at_ms)} at {where}"
 
 
 def longest_silences(spans: Iterable[tuple[str, int, int]]) -> tuple[Silence, ...]:

@@ -50,8 +50,9 @@ class Table:
     long cells. A pipe gets everything, unwrapped.
     """
 
-    def __init__(self, *columns: Column) -> None:
+    def __init__(self, *columns: Column, tells_what_is_left_out: bool = True) -> None:
         self._columns = columns
+        self._tells = tells_what_is_left_out
         self._kept: list[int] = []
         self._widths: list[int] = []
         self._room = shutil.get_terminal_size().columns if on_terminal() else None
@@ -76,7 +77,7 @@ class Table:
                     kept.remove(spare)
             self._narrow(widths, kept)
             left_out = [self._columns[index].title for index in range(len(widths)) if index not in kept]
-            if left_out:
+            if left_out and self._tells:
                 note(f"no room for {', '.join(left_out)}: use a wider terminal or --json")
         self._kept, self._widths = kept, widths
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from milepost.cli import argument, output, values
+from milepost.cli.output import Column
 from milepost.store import CheckpointStore
+from milepost.summary import heading, sections
 
 if TYPE_CHECKING:
     from milepost.cli.values import Record
@@ -24,7 +26,22 @@ def summary(file: str, as_json: bool) -> None:
     if as_json:
         output.document(_record(found))
     else:
-        output.text(str(found))
+        _show(found)
+
+
+def _show(found: StoreSummary) -> None:
+    for line in heading(found):
+        output.text(line)
+    for section in sections(found):
+        output.text(f"\n{section.title}")
+        columns = [Column(title, holds, spare) for title, holds, spare in section.columns]
+        output.Table(*columns, tells_what_is_left_out=False).print(section.rows)
+        if section.rest:
+            output.text(section.rest)
+    if found.stands_out:
+        output.text("\nWhat stands out")
+        for line in found.stands_out:
+            output.item(line)
 
 
 def _record(found: StoreSummary) -> Record:
@@ -44,6 +61,9 @@ def _record(found: StoreSummary) -> Record:
                 "missing": stage.missing,
                 "lag_offset": stage.lag_offset,
                 "lag_ms": stage.lag_ms,
+                **values.time("last_at", stage.last_at_ms),
+                "pace_ms": stage.pace_ms,
+                "rate": stage.rate,
             }
             for stage in found.stages
         ],
@@ -56,4 +76,5 @@ def _record(found: StoreSummary) -> Record:
             }
             for silence in found.silences
         ],
+        "stands_out": list(found.stands_out),
     }

@@ -10,11 +10,11 @@ import apsw
 
 from milepost import details
 from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
-from milepost.mileposts import RUN, RUN_STAGE, STAGE, entries_so_far
+from milepost.mileposts import BOUND, RUN, RUN_STAGE, STAGE, entries_so_far
 from milepost.receipt import Head
 from milepost.rows.columns import OWN_SIGNATURE, OWN_STAGE, RUN_ID, at_one_moment, digits, require
 from milepost.rows.lookup import head, latest, resume_points
-from milepost.summary import RunSummary, StageSummary
+from milepost.summary import LAST, RECENT, RunSummary, StageSummary
 
 
 def runs(connection: apsw.Connection, limit: int = -1, *, newest_first: bool = False) -> list[RunSummary]:
@@ -116,7 +116,9 @@ class Contents:
         last: The last entry.
         spans: For each run, its run_id, and the wall clocks of its first and its last entry.
         last_runs: Summaries of the last runs, newest first.
-        stages: For each stage, where it starts again, how many entries it has in that run, and its first sequence there.
+        stages: For each stage, where it starts again, how many entries it has in that run, its first sequence there, and
+            (at_ms, offset) of its last checkpoints there, newest first.
+        recent: Of the last entries in chain order: position, run_id, stage, wall clock.
         foremost: Where the first stage of the last entry's run starts again.
     """
 
@@ -125,7 +127,8 @@ class Contents:
     last: Checkpoint | None
     spans: list[tuple[str, int, int]]
     last_runs: tuple[RunSummary, ...]
-    stages: list[tuple[ResumePoint, int, int]]
+    stages: list[tuple[ResumePoint, int, int, list[tuple[int, int]]]]
+    recent: list[tuple[int, str, str, int]]
     foremost: ResumePoint | None
 
 
@@ -146,6 +149,7 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
         spans,
         tuple(runs(connection, last_runs, newest_first=True)),
         _stage_points(connection),
+        _recent(connection),
         next(iter(resume_points(connection, last.run_id).values()), None) if last else None,
     )
 
@@ -153,16 +157,43 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
 _SPANS: Final = f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0 AND {_SHOWN}"
 
 
-def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int]]:
+def _recent(connection: apsw.Connection) -> list[tuple[int, str, str, int]]:
+    found: list[Any] = connection.execute(_RECENT, (RECENT,)).fetchall()
+    return found[::-1]
+
+
+_RECENT: Final = (
+    "SELECT position, run_id, stage, at_ms FROM (SELECT * FROM entry WHERE position > 0 ORDER BY position DESC LIMIT ?) "
+    f"CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) WHERE stage {OWN_STAGE} ORDER BY position DESC"
+)
+
+
+def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int, list[tuple[int, int]]]]:
+    found: list[tuple[Any, ...]] = connection.execute(_STAGE_POINTS).fetchall()
     return [
-        (ResumePoint(require(run_id, "stage"), stage, sequence, Watermark(*mark)), require(entries, "stage"), first_sequence)
-        for run_id, stage, sequence, *mark, entries, first_sequence in connection.execute(_STAGE_POINTS)
+        (
+            ResumePoint(require(run_id, "stage"), stage, sequence, Watermark(*mark)),
+            require(entries, "stage"),
+            first_sequence,
+            _last_of_run_stage(connection, numbers),
+        )
+        for run_id, stage, sequence, *mark, entries, first_sequence, numbers in ((*row[:-2], row[-2:]) for row in found)
     ]
 
 
+def _last_of_run_stage(connection: apsw.Connection, numbers: tuple[int, int]) -> list[tuple[int, int]]:
+    found: list[Any] = connection.execute(_LAST_OF_RUN_STAGE, (*numbers, LAST)).fetchall()
+    return found
+
+
+_LAST_OF_RUN_STAGE: Final = (
+    f"SELECT entry.at_ms, entry.offset FROM {RUN_STAGE.entries(BOUND)} "
+    "ORDER BY post.sequence DESC, entry.position DESC LIMIT ?3"
+)
 _STAGE_POINTS: Final = (
     f"SELECT {RUN_ID}, stage, sequence, offset, event_time_ms, {entries_so_far('entry')}, "
-    f"{RUN_STAGE.milepost('entry', column='sequence', last=False)} FROM stage AS every CROSS JOIN entry "
+    f"{RUN_STAGE.milepost('entry', column='sequence', last=False)}, entry.run_number, entry.stage_number "
+    "FROM stage AS every CROSS JOIN entry "
     f"ON entry.position = {STAGE.last('every', 'last.position')} "
     f"WHERE every.stage_number > 0 AND every.stage {OWN_STAGE} ORDER BY every.stage_number"
 )
