@@ -30,6 +30,7 @@ ORDER = [
     "import_",
     "backup",
     "branch",
+    "report",
     "check",
     "watch",
     "record",

@@ -90,6 +90,7 @@ ORDER = [
     "forensics.active",
     "forensics.outline",
     "forensics.plots",
+    "forensics.report",
 ]
 PURE = [module for module in ORDER[: ORDER.index("turn")] if module != "remote"]
 FORENSICS = [module for module in ORDER if module.startswith("forensics.")]

@@ -25,6 +25,7 @@ from milepost.cli.import_ import import_
 from milepost.cli.latest import latest
 from milepost.cli.plot import plot
 from milepost.cli.record import record
+from milepost.cli.report import report
 from milepost.cli.resume import resume
 from milepost.cli.runs import runs
 from milepost.cli.sql import sql
@@ -62,7 +63,7 @@ def commands() -> None:
 
 
 for _command in (
-    summary, runs, stages, check, watch, latest, resume, history, head, verify, compare, plot, sql, export, import_, backup,
-    branch, record, demo,
+    summary, runs, stages, check, watch, latest, resume, history, head, verify, compare, plot, report, sql, export, import_,
+    backup, branch, record, demo,
 ):  # fmt: skip
     commands.add_command(_command)
