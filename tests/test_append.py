@@ -9,6 +9,7 @@ The rules of an append, in the order in which they are checked.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -18,9 +19,11 @@ from milepost import (
     CheckpointStore,
     IdempotencyConflictError,
     InvalidCheckpointError,
+    MilepostWarning,
     Receipt,
     RejectedCheckpointError,
     SequenceError,
+    Watermark,
     WatermarkRegressionError,
 )
 from milepost.checkpoint import chain_signature
@@ -202,3 +205,23 @@ def test_what_is_refused_leaves_the_chain_as_it_was(
     assert store.head() == head
     store.append(entry(3))
     assert list(store.history()) == chain(3)
+
+
+@pytest.mark.filterwarnings("error::milepost.MilepostWarning")
+@pytest.mark.parametrize(
+    ("event_time_ms", "looks"),
+    [(7258118400001, "check their unit"), (1767225600000000, "microseconds"), (1767225600000000000, "nanoseconds")],
+)
+def test_an_event_time_after_the_year_2200_is_told_with_the_likely_unit(
+    store: CheckpointStore, event_time_ms: int, looks: str
+) -> None:
+    """One `time.time_ns()` would pin the stage for good: no later event time could come before it."""
+    with pytest.raises(MilepostWarning, match=f"after the year 2200: .*{looks}"):
+        store.advance("run-7", "load", Watermark(1, event_time_ms), idempotency_key="a")
+    assert len(store) == 0, "a warning that is an error leaves the chain as it was"
+    store.advance("run-7", "load", Watermark(1, 7258118400000), idempotency_key="a")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for offset in range(2, 5):
+            store.advance("run-7", "load", Watermark(offset, event_time_ms), idempotency_key=f"{offset}")
+    assert len(told) == 1, "once"

@@ -133,3 +133,17 @@ def test_a_terminal_shows_how_fast_it_goes(path: Path) -> None:
     assert re.search(r"3,000 of 3,000 .*[1-9][\d,]* a second", screen)
     assert process("verify", path).stderr == b""
     assert "\x1b[3" not in on_terminal("verify", path, NO_COLOR="1")[1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["verify", "FILE", "--run"], ["history", "FILE", "--run"], ["latest", "FILE", "--run"], ["resume", "FILE", "--run"],
+     ["export", "FILE", "--run"], ["history", "FILE", "--stage"], ["resume", "FILE", "--stage"]],
+)  # fmt: skip
+def test_a_name_that_was_never_recorded_is_exit_code_1(path: Path, command: list[str]) -> None:
+    """And a sentence; nothing on standard output."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1))
+    result = run(*[str(path) if word == "FILE" else word for word in command], "TYPO")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "TYPO" in result.stderr

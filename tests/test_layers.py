@@ -25,6 +25,7 @@ ORDER = [
     "receipt",
     "verification",
     "summary",
+    "tables",
     "audit",
     "comparison",
     "owner",

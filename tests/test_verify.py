@@ -14,6 +14,7 @@ from milepost import (
     DamagedStoreError,
     Head,
     InvalidArgumentError,
+    NoCheckpointError,
     Verification,
     rows,
 )
@@ -445,3 +446,10 @@ def test_another_file_put_in_its_place_meanwhile_is_told(
             copy.replace(file)
 
     assert faults(verify(file, progress=replace)) == [found]
+
+
+def test_a_run_that_was_never_recorded_is_no_intact_one(store: CheckpointStore) -> None:
+    """A name with a typo has no faults either."""
+    store.append(entry(1, run_id="nightly"))
+    with pytest.raises(NoCheckpointError, match="nightyl"):
+        store.verify(run_id="nightyl")

@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from milepost import html
 from milepost.errors import InvalidCheckpointError, NoCheckpointError, kind
+from milepost.readable import iso, moment
 from milepost.signature import EMPTY, canonical_bytes, link, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
 MAX_INTEGER: Final = 2**63 - 1
 """The largest sequence, offset or time: what SQLite stores in 8 bytes."""
@@ -33,6 +36,11 @@ class Watermark(NamedTuple):
     offset: int
     event_time_ms: int
 
+    @property
+    def event_time(self) -> datetime | None:
+        """The event time as a `datetime` in UTC. None if none was given (it is 0), or if it is after the year 9999."""
+        return moment(self.event_time_ms) if self.event_time_ms else None
+
 
 class Checkpoint(NamedTuple):
     """One stage transition, as persisted; `at_ms` is the wall clock, in ms since the epoch."""
@@ -43,6 +51,19 @@ class Checkpoint(NamedTuple):
     watermark: Watermark
     idempotency_key: str
     at_ms: int
+
+    @property
+    def at(self) -> datetime | None:
+        """The wall clock as a `datetime` in UTC, or None if it is after the year 9999."""
+        return moment(self.at_ms)
+
+    def _repr_html_(self) -> str:
+        offset, event_time_ms = self.watermark
+        facts = {
+            "run": self.run_id, "stage": self.stage, "sequence": f"{self.sequence:,}", "offset": f"{offset:,}",
+            "event time": iso(event_time_ms) if event_time_ms else "–", "key": self.idempotency_key, "at": iso(self.at_ms),
+        }  # fmt: skip
+        return html.facts(facts)
 
 
 class ResumePoint(NamedTuple):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milepost.readable import count, shorten, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 NAME_LENGTH: Final = 80
 """How many characters of a name a page shows."""
@@ -70,6 +70,12 @@ def labelled(label: str, code: str) -> Html:
     return paragraph(Html(f"{element('span', f'{label} ', _class('mp-muted'))}{element('code', code)}"))
 
 
+def facts(named: Mapping[str, str]) -> str:
+    """Make a page of values with their names before them."""
+    rows = [[label, name(value)] for label, value in named.items()]
+    return page([table("Checkpoint", [Column(""), Column("", "mp-name")], rows)])
+
+
 def rest(number: int, noun: str) -> Html:
     """Return a paragraph that counts the rest, or nothing if there is no rest."""
     return paragraph(f"and {count(number, noun)}", "mp-muted") if number > 0 else Html()
@@ -90,7 +96,8 @@ def table(caption: str, columns: Sequence[Column], lines: Iterable[Sequence[str]
         )
         for line in lines
     )
-    return Html(f"<table>{element('caption', caption)}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    head = f"<thead><tr>{head}</tr></thead>" if any(column.title for column in columns) else ""
+    return Html(f"<table>{element('caption', caption)}{head}<tbody>{body}</tbody></table>")
 
 
 def listing(title: str, lines: Iterable[str]) -> Html:

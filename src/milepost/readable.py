@@ -28,11 +28,16 @@ def iso_with_ms(ms: int) -> str | None:
 
 
 def _iso(ms: int, precision: str) -> str | None:
+    found = moment(ms)
+    return None if found is None else found.isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def moment(ms: int) -> datetime | None:
+    """Return a time as a `datetime` in UTC, or None after the year 9999: ISO 8601 has four digits for a year, as Python."""
     try:
-        moment = _EPOCH + timedelta(milliseconds=ms)
-    except OverflowError:  # ISO 8601 has four digits for a year, and so has Python
+        return _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
         return None
-    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def duration(ms: int) -> str:

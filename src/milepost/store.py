@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -38,6 +39,7 @@ from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.run import Run
 from milepost.steps import checked_entries, checked_step, checked_steps
 from milepost.summary import RUNS_SHOWN, StoreSummary, longest_silences, stage_states, summary_page, what_stands_out
+from milepost.tables import History, ResumePoints, Runs, Stages
 from milepost.times import to_ms
 from milepost.tracked import Tracked
 from milepost.writer import Writer
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from milepost.block import Block
     from milepost.comparison import Comparison
     from milepost.forensics.frames import Frame
+    from milepost.rows import Filter
     from milepost.source import Records
     from milepost.summary import RunSummary, StageSummary
     from milepost.times import Time
@@ -650,7 +653,7 @@ class CheckpointStore:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_optional_name("run_id", run_id)
-        return self._database.read(rows.resume_points, run_id, _as_of(as_of))
+        return ResumePoints(self._database.read(rows.resume_points, run_id, _as_of(as_of)))
 
     def cursor(self, stage: str, *, run_id: str | None = None) -> Any:
         """
@@ -776,7 +779,16 @@ class CheckpointStore:
             InvalidArgumentError: A value that nothing recorded can have.
         """
         chosen = checked_filter(run_id, stage, since, until, after, limit, newest_first)
-        return chain.from_iterable(pages(self._database.read, chosen, rows.numbered_rows, rows.checkpoints))
+        return self._history(chosen)
+
+    def _history(self, chosen: Filter) -> History:
+        def entries(chosen: Filter) -> Iterator[Checkpoint]:
+            return chain.from_iterable(pages(self._database.read, chosen, rows.numbered_rows, rows.checkpoints))
+
+        def look(most: int) -> list[Checkpoint]:
+            return list(entries(replace(chosen, limit=min(most, chosen.limit))))
+
+        return History(entries(chosen), look)
 
     def receipts(
         self,
@@ -812,16 +824,16 @@ class CheckpointStore:
         if limit is not None:
             check_integer("limit", limit)
         check_bool("newest_first", newest_first)
-        return self._database.read(
-            lambda connection: rows.runs(connection, -1 if limit is None else limit, newest_first=newest_first)
-        )
+        most = -1 if limit is None else limit
+        found = self._database.read(lambda connection: rows.runs(connection, most, newest_first=newest_first))
+        return Runs(found, _wall_clock())
 
     def _count_runs(self) -> int:
         return self._database.read(rows.count_of_runs)
 
     def stages(self) -> list[StageSummary]:
         """Summarize every stage, in order of first appearance. The cost grows with the number of runs, not of entries."""
-        return self._database.read(rows.stages)
+        return Stages(self._database.read(rows.stages))
 
     def summary(self) -> StoreSummary:
         """

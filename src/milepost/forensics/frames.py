@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
+import re
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
-from milepost import details, rows
+from milepost import details, html, rows
 from milepost.errors import MilepostError, shown
 from milepost.forensics.extra import extra
 from milepost.readable import count, iso, shorten
@@ -130,13 +130,14 @@ class Frame:
         try:
             columns, found = self._first_rows()
         except MilepostError as error:
-            return f"<p>{escape(str(error))}</p>"
-        names = "".join(f"<th>{escape(_short(name))}</th>" for name in columns)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(_cell(value))}</td>' for value in row)}</tr>" for row in found[:_ROWS])
+            return html.error_page("Frame", error)
         more = f", {count(len(self.columns), 'column')}" if len(self.columns) > _COLUMNS else ""
-        return (
-            f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table><p>{_count(found)}{more}: "
-            "give this to polars, pyarrow, DuckDB or pandas</p>"
+        rows = [[_cell(value) for value in row] for row in found[:_ROWS]]
+        return html.page(
+            [
+                html.table("Frame", [html.Column(_short(name)) for name in columns], rows),
+                html.paragraph(f"{_count(found)}{more}: give this to polars, pyarrow, DuckDB or pandas", "mp-muted"),
+            ]
         )
 
 
@@ -152,7 +153,13 @@ def _values(column: arrow.ChunkedArray | arrow.Array) -> list[Any]:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return f"{value[:_DIGITS]}…"
     return _short("NULL" if value is None else value if isinstance(value, str) else repr(value))
+
+
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+_DIGITS: Final = 12  # of a digest that a notebook shows
 
 
 def _short(text: str) -> str:

@@ -1,0 +1,45 @@
+"""The command `record`: a shell pipeline states a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from milepost import CheckpointStore, Watermark
+from support.command import answer, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_checkpoint_is_recorded_and_the_same_command_again_writes_nothing(path: Path) -> None:
+    """It makes the file; a script that was killed repeats the command."""
+    command = ("record", path, "--run", "nightly", "--stage", "load", "--offset", "500", "--event-time", "2026-01-01")
+    assert answer(*command) == "stage 'load' of run 'nightly': offset 500 recorded, at position 1\n"
+    assert "was recorded before, at position 1" in answer(*command)
+    assert json.loads(answer(*command, "--json"))["duplicate"] is True
+    with CheckpointStore.open_readonly(path) as store:
+        (entry,) = store.history()
+    assert (entry.idempotency_key, entry.watermark) == ("load:500", Watermark(500, 1767225600000))
+
+
+def test_after_refuses_a_second_owner_and_takes_the_own_retry(path: Path) -> None:
+    """Compare and set; 0 is the beginning."""
+    base = ("record", path, "--run", "r", "--stage", "s")
+    answer(*base, "--offset", "5", "--after", "0")
+    assert "was recorded before" in answer(*base, "--offset", "5", "--after", "0")
+    answer(*base, "--offset", "9", "--after", "5", "--event-time", "2026-01-02")
+    answer(*base, "--offset", "12", "--after", "9")
+    refused = run(*base, "--offset", "20", "--after", "5")
+    assert refused.exit_code == 1
+    assert "see `milepost resume`" in refused.stderr
+    with CheckpointStore.open_readonly(path) as store:
+        assert [entry.watermark.offset for entry in store.history()] == [5, 9, 12]
+
+
+def test_an_offset_that_goes_back_is_refused(path: Path) -> None:
+    """As by the store."""
+    base = ("record", path, "--run", "r", "--stage", "s")
+    answer(*base, "--offset", "5")
+    assert run(*base, "--offset", "4").exit_code == 1
+    assert run(*base, "--offset", "-1").exit_code == 2

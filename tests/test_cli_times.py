@@ -1,0 +1,79 @@
+"""Times on the command line: as people give them, and never a wrong unit."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import click
+import pytest
+
+from milepost.cli import argument, output
+
+NOW_MS = time.time_ns() // 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def zone() -> None:
+    """Each test begins in UTC."""
+    output.set_zone(UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2026", 1767225600000),
+        ("2026-01", 1767225600000),
+        ("20260101", 1767225600000),
+        ("2026-01-01T01:00+01:00", 1767225600000),
+        ("500", 500),
+        ("1767225600000", 1767225600000),
+    ],
+)
+def test_a_time_is_what_it_says(text: str, ms: int) -> None:
+    """A year, a month, a date, a time, or ms."""
+    assert argument.time(text) == ms
+
+
+@pytest.mark.parametrize(("text", "ms"), [("2h ago", 7_200_000), ("90 min ago", 5_400_000), ("1.5d ago", 129_600_000)])
+def test_an_age_is_counted_from_now(text: str, ms: int) -> None:
+    """To the second, near enough."""
+    found = argument.time(text)
+    assert isinstance(found, int)
+    assert abs(time.time_ns() // 1_000_000 - ms - found) < 5_000
+
+
+def test_yesterday_is_the_first_moment_of_the_day_in_the_zone() -> None:
+    """Of the reader's zone, if there is one."""
+    for name in ("UTC", "Asia/Tokyo"):
+        zone = UTC if name == "UTC" else ZoneInfo(name)
+        output.set_zone(zone)
+        midnight = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+        assert argument.time("today") == midnight.timestamp() * 1000
+        assert argument.time("yesterday") == (midnight - timedelta(days=1)).timestamp() * 1000
+        assert argument.time("2026-01-01T00:00") == datetime(2026, 1, 1, tzinfo=zone).timestamp() * 1000
+        assert argument.time("2026-01-01T00:00Z") == 1767225600000
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("1767225600", "looks like seconds"),
+        ("1767225600000000", "looks like microseconds"),
+        ("1767225600000000000", "or nanoseconds"),
+        ("soon", "is no time"),
+        ("2026-13", "is no time"),
+        ("fortnight ago", "is no length of time"),
+    ],
+)
+def test_a_wrong_time_is_refused_with_the_reason(text: str, why: str) -> None:
+    """Seconds would be in January 1970."""
+    with pytest.raises(click.BadParameter, match=why):
+        argument.time(text)
+
+
+@pytest.mark.parametrize(("text", "ms"), [("90s", 90_000), ("10m", 600_000), ("2 hours", 7_200_000), ("1w", 604_800_000)])
+def test_a_span_has_a_unit(text: str, ms: int) -> None:
+    """Short or long."""
+    assert argument.span_ms(text) == ms
