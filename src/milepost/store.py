@@ -856,7 +856,7 @@ class CheckpointStore:
             first_at_ms=found.first_at_ms,
             last_at_ms=found.last and found.last.at_ms,
             latest_run_id=latest_run_id,
-            runs=len(found.spans),
+            runs=found.runs,
             last_runs=found.last_runs,
             stages=stages,
             silences=silences,

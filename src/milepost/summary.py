@@ -25,6 +25,9 @@ RUNS_SHOWN: Final = 10
 STAGES_SHOWN: Final = 20
 """How many stages a summary shows when you print it. It counts the rest."""
 
+RUNS_SEARCHED: Final = 1_000
+"""Between how many of the last runs a summary looks for silences."""
+
 LINES_SHOWN: Final = 8
 """How many lines a summary has about what stands out; it counts the rest."""
 
@@ -205,8 +208,8 @@ class StoreSummary:
         runs: How many runs there are.
         last_runs: The last of them by first appearance, newest first.
         stages: Every stage, in order of first appearance.
-        silences: The longest times between two runs, longest first. To find them within a run would mean reading every
-            entry.
+        silences: The longest times between two of the last 1,000 runs, longest first. To find them within a run would mean
+            reading every entry.
         stands_out: A sentence for each thing that stands out: a kill, a failure, a gap, a clock jump, a stalled stage.
     """
 

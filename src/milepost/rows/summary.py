@@ -14,7 +14,8 @@ from milepost.mileposts import BOUND, RUN, RUN_STAGE, STAGE, entries_so_far
 from milepost.receipt import Head
 from milepost.rows.columns import OWN_SIGNATURE, OWN_STAGE, RUN_ID, at_one_moment, digits, require
 from milepost.rows.lookup import head, latest, resume_points
-from milepost.summary import LAST, RECENT, RunSummary, StageSummary
+from milepost.rows.outline import count_of_runs
+from milepost.summary import LAST, RECENT, RUNS_SEARCHED, RunSummary, StageSummary
 
 
 def runs(connection: apsw.Connection, limit: int = -1, *, newest_first: bool = False) -> list[RunSummary]:
@@ -114,7 +115,8 @@ class Contents:
         head: The head of the chain.
         first_at_ms: The wall clock of the first entry.
         last: The last entry.
-        spans: For each run, its run_id, and the wall clocks of its first and its last entry.
+        runs: How many runs there are.
+        spans: For each of the last runs, its run_id, and the wall clocks of its first and its last entry.
         last_runs: Summaries of the last runs, newest first.
         stages: For each stage, where it starts again, how many entries it has in that run, its first sequence there, and
             (at_ms, offset) of its last checkpoints there, newest first.
@@ -125,6 +127,7 @@ class Contents:
     head: Head
     first_at_ms: int | None
     last: Checkpoint | None
+    runs: int
     spans: list[tuple[str, int, int]]
     last_runs: tuple[RunSummary, ...]
     stages: list[tuple[ResumePoint, int, int, list[tuple[int, int]]]]
@@ -140,12 +143,14 @@ def contents(connection: apsw.Connection, last_runs: int) -> Contents:
 def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
     last = latest(connection, None, None)
     spans = [
-        (run_id, require(first_at_ms, "run"), last_at_ms) for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS)
+        (run_id, require(first_at_ms, "run"), last_at_ms)
+        for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS, (RUNS_SEARCHED,))
     ]
     return Contents(
         head(connection),
         connection.execute("SELECT at_ms FROM entry WHERE position > 0 ORDER BY position LIMIT 1").get,
         last,
+        count_of_runs(connection),
         spans,
         tuple(runs(connection, last_runs, newest_first=True)),
         _stage_points(connection),
@@ -154,7 +159,9 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
     )
 
 
-_SPANS: Final = f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0 AND {_SHOWN}"
+_SPANS: Final = (
+    f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0 AND {_SHOWN} ORDER BY run_number DESC LIMIT ?"
+)
 
 
 def _recent(connection: apsw.Connection) -> list[tuple[int, str, str, int]]:
