@@ -17,6 +17,8 @@ from support.tampering import tamper
 if TYPE_CHECKING:
     from pathlib import Path
 
+NOTE = "note  a row changed together with its signature shows at the row after it"
+
 
 def test_an_intact_chain_is_exit_code_0_and_says_its_head(file: Path) -> None:
     """For people and for programs."""
@@ -32,19 +34,44 @@ def test_an_intact_chain_is_exit_code_0_and_says_its_head(file: Path) -> None:
 
 
 def test_every_fault_is_named_with_exit_code_1(file: Path) -> None:
-    """In the words of the library."""
+    """In the words of the library; programs get the whole signatures too."""
     tamper(file, "UPDATE entry SET offset = offset + 1 WHERE position IN (4, 20)")
     with CheckpointStore.open_readonly(file) as store:
         faults = store.verify().faults
     assert [fault.position for fault in faults] == [4, 20]
     shown = answer("verify", file, exit_code=1).splitlines()
-    assert shown == ["broken  2 faults in 30 entries", *[f"  {fault}" for fault in faults]]
+    assert shown == ["broken  2 faults in 30 entries", *[f"  {fault}" for fault in faults], NOTE]
+    assert not re.search("[0-9a-f]{64}", " ".join(shown))
     found = json.loads(answer("verify", file, "--json", exit_code=1))
     assert found["ok"] is False
     assert found["faults"] == [
-        {"kind": fault.kind, "position": fault.position, "expected": fault.expected, "found": fault.found}
+        {
+            "kind": "link",
+            "position": fault.position,
+            "run_id": fault.run_id,
+            "stage": fault.stage,
+            "sequence": fault.sequence,
+            "explanation": fault.explanation,
+            "expected": fault.expected,
+            "found": fault.found,
+        }
         for fault in faults
     ]
+
+
+def test_a_changed_row_is_told_by_run_stage_and_sequence(path: Path) -> None:
+    """In a sentence that a person understands; on a terminal it breaks between words."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(4000, run_id="nightly"))
+    tamper(path, "UPDATE entry SET offset = offset + 1 WHERE position = 3141")
+    said = "position 3,141: the row of run 'nightly', stage 'load', sequence 3,141 was changed after it was recorded"
+    assert answer("verify", path, exit_code=1).splitlines() == ["broken  1 fault in 4,000 entries", f"  {said}", NOTE]
+    exit_code, screen = on_terminal("verify", path, columns=60)
+    assert exit_code == 1
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[\d;?]*\w", "", screen).splitlines()]
+    first = next(index for index, line in enumerate(lines) if line.startswith("  position"))
+    assert max(map(len, lines[first : first + 2])) <= 60
+    assert " ".join(" ".join(lines[first : first + 2]).split()).startswith(said)
 
 
 def test_a_head_kept_elsewhere_is_looked_for(file: Path, tmp_path: Path) -> None:
@@ -58,8 +85,10 @@ def test_a_head_kept_elsewhere_is_looked_for(file: Path, tmp_path: Path) -> None
     with CheckpointStore(other, durability="normal") as store:
         store.append_many(chain(30))
     for option in ("--expected", "--trusted"):
-        assert " head: expected " in answer("verify", other, option, kept, exit_code=1)
-    assert " head: expected " in answer("verify", file, "--run", "run-1", "--expected", kept, exit_code=1)
+        told = answer("verify", other, option, kept, exit_code=1)
+        assert re.search(r"position 30: the chain has the signature \w{12}… here, and the expected head \w{12}…: ", told)
+    told = answer("verify", file, "--run", "run-1", "--expected", kept, exit_code=1)
+    assert "position 30: the chain of run 'run-1' itself has 10 entries, and the expected head is that of 30 entries" in told
 
 
 def test_a_keyed_chain_is_judged_with_its_key_only(path: Path, tmp_path: Path) -> None:
@@ -73,14 +102,16 @@ def test_a_keyed_chain_is_judged_with_its_key_only(path: Path, tmp_path: Path) -
     assert answer("verify", path, "--key-file", key, "--expected", str(head)).startswith("intact  10 entries\n")
     unjudged = run("verify", path)
     assert (unjudged.exit_code, unjudged.stderr) == (4, "")
-    assert unjudged.stdout.startswith("not verified  10 entries\n  key: expected the key of the chain")
+    assert unjudged.stdout.startswith("not verified  10 entries\n  its chain is keyed, and no key was given: ")
     judged = run("verify", path, "--json")
     assert judged.exit_code == 4
     assert [fault["kind"] for fault in json.loads(judged.stdout)["faults"]] == ["key"]
     wrong = run("verify", path, "--key-file", other)
     assert (wrong.exit_code, wrong.stdout) == (4, "")
     tamper(path, "UPDATE entry SET offset = offset + 1 WHERE position = 4")
-    assert "position 4: link: " in answer("verify", path, "--key-file", key, exit_code=1)
+    judged_with_key = answer("verify", path, "--key-file", key, exit_code=1)
+    assert "position 4: the row of run 'run-7', stage 'load', sequence 4 was changed" in judged_with_key
+    assert NOTE not in judged_with_key  # nobody computes a signature without the key
 
 
 def test_a_key_file_has_to_be_there_and_have_a_key(file: Path, tmp_path: Path) -> None:

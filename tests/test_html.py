@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from milepost import Checkpoint, CheckpointStore, Comparison, Divergence, Fault, StageComparison, Verification, Watermark
 from support.chains import chain, entry
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,7 +133,11 @@ def test_no_value_gets_out_of_its_cell(one: str, other: str, stage: str, number:
         Comparison(one, other, (StageComparison(stage, number, 1, 1, number, number, None, Divergence(number, mark, None)),))
     )
     assert page.open == []
-    faults = Fault(one, number, other, stage), Fault(other, None, stage, one)
+    faults = (
+        Fault(one, number, other, stage),
+        Fault(other, None, stage, one),
+        Fault(one, number, other, stage, one, stage, number, other),
+    )
     shown(Verification(False, ms, one, faults, (one, other, stage)))
 
 
@@ -200,7 +205,7 @@ def test_a_page_has_a_bound_however_much_there_is(name: str, stages: int, store:
     names = [f"{i}{name.encode()[: 1020 - len(str(i))].decode(errors='ignore')}" for i in range(stages)]
     for run in (name, f"2{name[:-1]}"):
         store.append_many(entry(1, run_id=run, stage=stage, key=run, at_ms=7) for stage in names)
-    faults = tuple(Fault("link", i, name * 9, name) for i in range(1, stages + 1))
+    faults = tuple(Fault("link", i, name * 9, name, name, name, i, name) for i in range(1, stages + 1))
     found = store.summary(), store.compare(name, f"2{name[:-1]}"), Verification(False, stages, "ab", faults)
     for each in found:
         assert max(map(len, shown(each).cells)) <= 320
@@ -242,6 +247,19 @@ def test_a_verdict_is_never_a_colour_alone() -> None:
     assert "✗ 1 entry: BROKEN, 1 fault" in shown(bad).cells
     assert "mp-good" in shown(good).classes
     assert "mp-bad" in shown(bad).classes
+
+
+def test_a_fault_is_shown_with_its_entry_and_what_happened(path: Path) -> None:
+    """In words, and not by two signatures."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(3))
+    tamper(path, "UPDATE entry SET offset = 7 WHERE position = 2")
+    with CheckpointStore.open_readonly(path) as store:
+        found = store.verify()
+    page = shown(found)
+    assert {"2", "link", "run-7", "load"} <= set(page.cells)
+    assert any("sequence 2 was changed after it was recorded" in cell for cell in page.cells)
+    assert found.faults[0].expected not in page.text
 
 
 def test_the_page_needs_no_extra() -> None:

@@ -67,6 +67,7 @@ ORDER = [
     "task_writer",
     "writer",
     "workers",
+    "explanation",
     "verify",
     "compare",
     "source",

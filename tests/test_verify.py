@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import pickle
+import re
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from milepost import (
     BrokenChainError,
@@ -73,7 +78,7 @@ def test_an_edited_row_is_found_where_it_is_and_nothing_else_is_accused(file: Pa
     verification = verify(file)
     assert faults(verification)[0] == ("link", position)
     assert [place for kind, place in faults(verification) if kind == "link"] == [position]
-    with pytest.raises(BrokenChainError, match=f"the first: position {position}: link"):
+    with pytest.raises(BrokenChainError, match=f"the first: position {position}: the row of run "):
         verification.raise_if_broken()
 
 
@@ -385,6 +390,182 @@ def test_wrong_arguments_are_told(store: CheckpointStore, options: dict[str, Any
     """By name."""
     with pytest.raises(InvalidArgumentError, match=r"trusted|expected|workers|progress|run_id"):
         store.verify(**options)
+
+
+# What a fault says of the entry at its place, and of what happened to it
+
+
+def standing(file: Path) -> dict[int, tuple[str | None, str | None, int]]:
+    """The run, stage and sequence of every entry, by position, as somebody reads them who knows nothing of milepost."""
+    with apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY) as connection:
+        found: list[Any] = connection.execute(
+            "SELECT position, run_id, stage, sequence FROM entry LEFT JOIN run USING (run_number) "
+            "LEFT JOIN stage USING (stage_number)"
+        ).fetchall()
+    connection.close()
+    return {position: (run_id, stage, sequence) for position, run_id, stage, sequence in found}
+
+
+EDITS = st.one_of(
+    st.builds(
+        "UPDATE entry SET {} WHERE position BETWEEN {} AND {}".format,
+        st.sampled_from(
+            ["offset = offset + 1", "sequence = sequence + 1000", "signature = zeroblob(32)", "run_signature = zeroblob(32)",
+             "stage_number = stage_number % 3 + 1", "run_number = run_number % 3 + 1", "entries_so_far = 7",
+             "idempotency_key = idempotency_key || ' '", "run_signature = NULL", "detail = '{}'", "at_ms = at_ms + 1",
+             "idempotency_key = CAST(x'ff' || CAST(position AS BLOB) AS TEXT)"]
+        ),
+        st.integers(1, 60),
+        st.integers(1, 60),
+    ),
+    st.builds("DELETE FROM entry WHERE position = {}".format, st.integers(1, 60)),
+    st.builds("UPDATE entry SET position = {1} WHERE position = {0}".format, st.integers(1, 60), st.integers(61, 70)),
+    st.sampled_from(["DELETE FROM run WHERE run_number = 2", "DELETE FROM run_stage WHERE stage_number = 3"]),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """Where to lay a file of the sixty entries, and its content."""
+    path = tmp_path_factory.mktemp("explained") / "orders.milepost"
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(ENTRIES)
+    return path, path.read_bytes()
+
+
+@given(
+    edits=st.lists(EDITS, min_size=1, max_size=4), options=st.sampled_from([{}, {"run_id": "run-0"}, {"run_id": "run-1"}])
+)
+@settings(max_examples=150)
+def test_a_fault_names_the_entry_that_stands_at_its_position(
+    recorded: tuple[Path, bytes], edits: list[str], options: dict[str, Any]
+) -> None:
+    """Whatever was done to the file: run, stage and sequence are what stands there, and the sentence names them."""
+    file, content = recorded
+    file.write_bytes(content)
+    for edit in edits:
+        with contextlib.suppress(apsw.ConstraintError):
+            tamper(file, edit)
+    there = standing(file)
+    for fault in verify(file, **options).faults:
+        named = fault.run_id, fault.stage, fault.sequence
+        if fault.position is None or fault.kind == "missing":
+            assert named == (None, None, None)
+            continue
+        assert named == there[fault.position]
+        text = str(fault)
+        assert text.startswith(f"position {fault.position:,}: ")
+        assert f", sequence {fault.sequence:,}" in text
+        assert fault.run_id is None or f"run {fault.run_id!r}" in text
+        assert f"stage {fault.stage!r}" in text
+        assert text.isprintable()
+        assert not re.search("[0-9a-f]{13}", text)
+        assert pickle.loads(pickle.dumps(fault)) == fault
+
+
+HAPPENED: dict[str, dict[int | None, str]] = {
+    "UPDATE entry SET offset = offset + 1 WHERE position = 31":
+        {31: "of run 'run-0', stage 'transform', sequence 30 was changed after it was recorded"},
+    "UPDATE entry SET signature = zeroblob(32) WHERE position = 31":
+        {31: "the signature of the row of run 'run-0', stage 'transform', sequence 30 was forged: the next row"},
+    "UPDATE entry SET run_signature = zeroblob(32) WHERE position = 31":
+        {31: "the run_signature of the row of run 'run-0', stage 'transform', sequence 30 was forged: the row itself is"},
+    "UPDATE entry SET run_signature = NULL WHERE position = 30":
+        {30: "run 'run-2', stage 'transform', sequence 29 lacks its run_signature"},
+    "UPDATE entry SET offset = offset + 1 WHERE position IN (31, 32)":
+        {31: "several rows were changed, or the chain was rewritten from here", 32: " was changed after it was recorded"},
+    "UPDATE entry SET offset = offset + 1 WHERE position = 60":
+        {60: "the row of run 'run-2', stage 'load', sequence 59 was changed after it was recorded"},
+    "UPDATE entry SET signature = zeroblob(32) WHERE position = 60":
+        {60: " or its signature was changed after it was recorded"},
+    "DELETE FROM entry WHERE position = 30":
+        {30: "the row is missing; before it stands run 'run-1', stage 'load', sequence 28"},
+    "DELETE FROM entry WHERE position < 4": {1: "this row is missing, and those up to position 3"},
+    "DELETE FROM run WHERE run_id = 'run-0'": {1: "the row of run number 1, stage 'extract', sequence 0 cannot be checked"},
+    "UPDATE entry SET entries_so_far = 7 WHERE position = 1":
+        {1: "lookups cannot rely on the row of run 'run-0', stage 'extract', sequence 0: expected entries_so_far 1, found"},
+    "UPDATE entry SET entries_so_far = 7 WHERE position = 31": {31: "expected no entries_so_far, found entries_so_far 7"},
+    "INSERT INTO run_stage VALUES (1, 9)": {None: "lookups expect an entry of stage number 9 of run 'run-0'"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", HAPPENED)
+def test_what_happened_is_said_in_words(file: Path, edit: str) -> None:
+    """As far as the rows beside it show it."""
+    tamper(file, edit)
+    found = {fault.position: str(fault) for fault in verify(file).faults}
+    for position, words in HAPPENED[edit].items():
+        assert words in found[position]
+
+
+def moved(position: int, by: str) -> list[str]:
+    """Statements that move all behind a position."""
+    return [
+        f"UPDATE entry SET position = -position WHERE position > {position}",
+        f"UPDATE entry SET position = -position {by} WHERE position < 0",
+    ]
+
+
+def test_a_row_put_in_between_is_told_as_such(file: Path) -> None:
+    """And the row after it, which was recorded behind the one before."""
+    insert = (
+        "INSERT INTO entry SELECT 31, run_number, stage_number, 900, offset, event_time_ms, 'new', at_ms, zeroblob(32), "
+        "run_signature, NULL, NULL FROM entry WHERE position = 30"
+    )
+    tamper(file, *moved(30, "+ 1"), insert)
+    one, two = verify(file).faults
+    assert "sequence 900 was inserted: the row after it was recorded directly behind the row before it" in str(one)
+    assert "sequence 30 is not in its place: it was recorded directly behind the row that is now at position 30" in str(two)
+
+
+def test_a_row_taken_out_is_told_by_the_run_of_the_next(file: Path) -> None:
+    """Which still fits; in the same run, a sequence is left out."""
+    tamper(file, "DELETE FROM entry WHERE position = 30", *moved(30, "- 1"))
+    assert "sequence 30 fits its own run, but not the row before it: a row between them was removed" in str(
+        verify(file).faults[0]
+    )
+
+
+def test_a_sequence_left_out_is_told_with_a_changed_row(path: Path) -> None:
+    """Somebody may have removed the row before; within one run of one stage, nothing else shows it."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(60))
+    tamper(path, "DELETE FROM entry WHERE position = 30", *moved(30, "- 1"))
+    (fault,) = verify(path).faults
+    assert str(fault).endswith(
+        "was changed after it was recorded, or rows before it were removed: the sequence before was 29"
+    )
+
+
+@pytest.mark.parametrize(("one", "other"), [(20, 21), (20, 40)])
+def test_of_exchanged_rows_each_says_where_it_was(file: Path, one: int, other: int) -> None:
+    """However far apart they are."""
+    tamper(
+        file,
+        f"UPDATE entry SET position = -1 WHERE position = {one}",
+        f"UPDATE entry SET position = {one} WHERE position = {other}",
+        f"UPDATE entry SET position = {other} WHERE position = -1",
+    )
+    found = {fault.position: str(fault) for fault in verify(file).faults if fault.kind == "link"}
+    assert found[other].endswith(f"it was recorded directly behind the row that is now at position {one - 1}")
+    assert found[one].endswith(f"is now at position {other if other == one + 1 else other - 1}")
+
+
+def test_a_chain_that_is_full_of_faults_is_explained_in_few_statements(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows beside neighbouring faults are read together."""
+    asked: list[int] = []
+    read = rows.rows_after
+
+    def noted(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
+        asked.append(after)
+        return read(connection, after, through)
+
+    monkeypatch.setattr(rows, "rows_after", noted)
+    assert verify(file).ok
+    assert asked == [0]
+    tamper(file, "UPDATE entry SET offset = offset + 1")
+    assert len(verify(file).faults) == 60
+    assert asked == [0, 0, -1]
 
 
 # While others write, or change what lies there

@@ -7,7 +7,7 @@ Memory grows with the number of runs and stages only, not with the length of the
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milepost.errors import shown
 from milepost.mileposts import INTERVAL
@@ -19,6 +19,27 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from milepost.signature import ChainBase, Hash
+
+
+class Mismatch(NamedTuple):
+    """
+    What a walk knew of a row that does not fit.
+
+    Attributes:
+        previous: The signature of the row before it, as that says; None if it is missing.
+        canonical: The canonical bytes of the row.
+        expected: The signature that the row should have.
+        stored: The one that it has.
+        run_fits: Whether the row fits its own run; None if that is not known, or no link of its own.
+        last: The last sequence of its stage; -1 if none is known.
+    """
+
+    previous: bytes | None
+    canonical: bytes
+    expected: bytes
+    stored: object
+    run_fits: bool | None
+    last: int
 
 
 class _Run:
@@ -70,6 +91,7 @@ class Audit:
         mark: int | None = None,
     ) -> None:
         self.faults: list[Fault] = []
+        self.mismatches: dict[int, Mismatch] = {}
         self.position: int = start.position
         self.signature: bytes = start.signature  # recomputed from the rows
         self.entries: int = 0  # of the run whose rows are checked
@@ -187,21 +209,29 @@ class Audit:
         """Report the fault of a row that does not fit, or that follows such a row. Return whether its link holds."""
         (last, sequence), (expected, stored), (run_expected, run_stored) = sequences, link_, run_link
         fits = expected == stored or (self._instead is not None and self._link(self._instead, canonical) == stored)
+        previous, run = self._said, run_stage.run
+        run_fits = run_expected == run_stored or (
+            run.instead is not None and self._link(run.instead, canonical) == run_stored
+        )
         self.signature = self._link(self.signature, canonical)
         if not fits:
             self.faults.append(Fault("link", self.position, _hex(expected), _hex(stored)))
+            known = run.said is not None and run_expected is not None and run_stored is not None
+            self.mismatches[self.position] = Mismatch(
+                previous, canonical, expected, stored, run_fits if known else None, last
+            )
             # The next row may follow from the stored signature (the row was edited) or the computed one (the signature was).
             self._said, self._instead = _bytes(stored) or expected, expected
             self._forget()
             return False
         self._said, self._instead = _bytes(stored), None
-        run = run_stage.run
         said = stored if run_stored is None else run_stored
-        if run_expected == run_stored or (run.instead is not None and self._link(run.instead, canonical) == run_stored):
+        if run_fits:
             run.said, run.instead = _bytes(said), None
         else:
             computed = expected if run_expected is None else run_expected
             self.faults.append(Fault("run", self.position, _hex(computed), _hex(said)))
+            self.mismatches[self.position] = Mismatch(previous, canonical, expected, stored, False, last)
             run.said, run.instead = _bytes(said) or _bytes(computed), _bytes(computed)
         if sequence <= last:
             self.faults.append(
@@ -225,7 +255,9 @@ class Audit:
         run_stage.next_milepost = self.position + INTERVAL
 
     def _place(self, run_number: int, stage_number: int) -> str:
-        return f"stage {shown(self._stages.get(stage_number))} of run {shown(self._run_ids.get(run_number))}"
+        stage, run_id = self._stages.get(stage_number), self._run_ids.get(run_number)
+        of_run = f"number {shown(run_number)}" if run_id is None else shown(run_id)
+        return f"stage {f'number {shown(stage_number)}' if stage is None else shown(stage)} of run {of_run}"
 
     def report_end(self, last: int) -> None:
         """Report the rest as missing if the walk ended before `last`, where the chain had a row."""
@@ -235,7 +267,9 @@ class Audit:
     def report_empty(self, run_stages: Iterable[tuple[int, int]]) -> None:
         """Report stages that the file lists for a run, but of which it has no entry."""
         for run_number, stage_number in run_stages:
-            self.faults.append(Fault("lookup", None, f"an entry of {self._place(run_number, stage_number)}", "none"))
+            place = self._place(run_number, stage_number)
+            said = f"lookups expect an entry of {place}, and there is none"
+            self.faults.append(Fault("lookup", None, f"an entry of {place}", "none", explanation=said))
 
     def _report_missing(self, position: int, first: int | None = None) -> None:
         first, last = self.position + 1 if first is None else first, position - 1
@@ -243,7 +277,8 @@ class Audit:
         if position <= self.position:
             self.faults.append(Fault("unreadable", position, "a position above the one before", str(position)))
         else:
-            self.faults.append(Fault("missing", first, rows, "none"))
+            said = "the row is missing" if first == last else f"this row is missing, and those up to position {last:,}"
+            self.faults.append(Fault("missing", first, rows, "none", explanation=said))
         self._said = self._instead = None
         self._forget()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,9 @@ FAULTS_SHOWN: Final = 20
 """How many faults a page shows. It counts the rest."""
 
 FINDING_LENGTH: Final = 300
-"""How many characters of a fault's `expected` and `found` a page shows."""
+"""How many characters of what happened a page shows."""
+
+_SIGNATURE: Final = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 UNCHECKED_SHOWN: Final = 20
 """How many names of unchecked tables a page shows. It counts the rest."""
@@ -39,16 +42,25 @@ class Fault:
         position: Where in the chain, 1, 2, 3 …; None if the fault has no single place.
         expected: The value that should be there.
         found: The value that is there.
+        run_id: The run of the entry at that position, as it stands there now; None if no entry with a name does. Of a
+            `head` of one run, that run.
+        stage: The stage of that entry.
+        sequence: The sequence of that entry.
+        explanation: What happened, in words.
     """
 
     kind: str
     position: int | None
     expected: str
     found: str
+    run_id: str | None = None
+    stage: str | None = None
+    sequence: int | None = None
+    explanation: str = ""
 
     def __str__(self) -> str:
-        place = "" if self.position is None else f"position {self.position}: "
-        return f"{place}{self.kind}: expected {self.expected}, found {self.found}"
+        place = "" if self.position is None else f"position {self.position:,}: "
+        return f"{place}{self.explanation or f'{self.kind}: {_difference(self)}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,15 @@ class Verification:
         return html.page(parts)
 
 
+def shorten_signatures(text: str) -> str:
+    """A text with the first 12 hex digits of each signature in it."""
+    return _SIGNATURE.sub(r"\1…", text)
+
+
+def _difference(fault: Fault) -> str:
+    return f"expected {shorten_signatures(fault.expected)}, found {shorten_signatures(fault.found)}"
+
+
 def verdict(found: Verification) -> str:
     """Say whether the chain is intact, and how many faults it has."""
     return "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
@@ -111,15 +132,19 @@ def _table_of_faults(faults: Sequence[Fault]) -> html.Html:
         [
             html.Column("Position", "mp-number"),
             html.Column("Kind"),
-            html.Column("Expected", "mp-long"),
-            html.Column("Found", "mp-long"),
+            html.Column("Run", "mp-name"),
+            html.Column("Stage", "mp-name"),
+            html.Column("Sequence", "mp-number"),
+            html.Column("What happened", "mp-long"),
         ],
         [
             [
                 "–" if fault.position is None else f"{fault.position:,}",
                 html.name(fault.kind),
-                html.element("code", shorten(fault.expected, FINDING_LENGTH)),
-                html.element("code", shorten(fault.found, FINDING_LENGTH)),
+                "–" if fault.run_id is None else html.name(fault.run_id),
+                "–" if fault.stage is None else html.name(fault.stage),
+                "–" if fault.sequence is None else f"{fault.sequence:,}",
+                shorten(fault.explanation or _difference(fault), FINDING_LENGTH),
             ]
             for fault in faults[:FAULTS_SHOWN]
         ],

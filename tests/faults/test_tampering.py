@@ -243,6 +243,10 @@ def test_an_edited_row_with_a_link_of_its_own_is_found_there_or_at_the_next_row(
         places = _places(_verify(_edited(store_file, position, forge)))
         if not both and position > alone:
             assert places[0] == ("run", position)
+            if position < N:  # both are told: what was forged, and what only shows it
+                one, two = map(str, _verify(store_file[0] / NAME).faults[:2])
+                assert "was changed together with its signature" in one
+                assert two.endswith("does not follow from the row before it, which was changed together with its signature")
         elif position < N:
             assert places[0] == ("link", position + 1)
         else:  # a sound chain, which only a kept head tells from the genuine one

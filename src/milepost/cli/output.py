@@ -8,6 +8,7 @@ import shutil
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import click
@@ -118,6 +119,16 @@ def facts(named: Mapping[str, str]) -> None:
 def item(text: str) -> None:
     """Print one item of a list, indented."""
     click.echo(f"  {visible(text)}")
+
+
+def sentence(text: str) -> None:
+    """Print one sentence of a list, indented. On a terminal it breaks between words."""
+    lines = [visible(text)]
+    if on_terminal():
+        width = max(shutil.get_terminal_size().columns, 2 * _MIN_WIDTH) - len(_GAP)
+        lines = wrap(lines[0], width, subsequent_indent=_GAP, break_long_words=False, break_on_hyphens=False)
+    for each in lines:
+        click.echo(f"{_GAP}{each}")
 
 
 def document(value: object) -> None:

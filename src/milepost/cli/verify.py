@@ -45,7 +45,7 @@ def verify(
     """
     with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store, _progress() as progress:
         verification = store.verify(run_id=run_id, trusted=trusted, expected=expected, workers=workers, progress=progress)
-    _show(verification, as_json=as_json)
+    _show(verification, keyed=key_file is not None, as_json=as_json)
     if not verification.ok:
         raise click.exceptions.Exit(ExitCode.WRONG_KEY if _key_is_missing(verification) else ExitCode.CHECK_FAILED)
 
@@ -55,7 +55,7 @@ def _key_is_missing(verification: Verification) -> bool:
     return {fault.kind for fault in verification.faults} == {"key"}
 
 
-def _show(verification: Verification, *, as_json: bool) -> None:
+def _show(verification: Verification, *, keyed: bool, as_json: bool) -> None:
     faults = verification.faults
     if as_json:
         output.document(
@@ -64,14 +64,23 @@ def _show(verification: Verification, *, as_json: bool) -> None:
                 "entries": verification.entries,
                 "signature": verification.signature,
                 "faults": [
-                    {"kind": fault.kind, "position": fault.position, "expected": fault.expected, "found": fault.found}
+                    {
+                        "kind": fault.kind,
+                        "position": fault.position,
+                        "run_id": fault.run_id,
+                        "stage": fault.stage,
+                        "sequence": fault.sequence,
+                        "explanation": fault.explanation,
+                        "expected": fault.expected,
+                        "found": fault.found,
+                    }
                     for fault in faults
                 ],
                 "unchecked": list(verification.unchecked),
             }
         )
         return
-    _show_verdict(verification)
+    _show_verdict(verification, keyed=keyed)
     if verification.unchecked:
         tables = count(len(verification.unchecked), "table")
         output.facts({"not checked": f"{tables} that only another program can check"})
@@ -79,7 +88,7 @@ def _show(verification: Verification, *, as_json: bool) -> None:
             output.item(name)
 
 
-def _show_verdict(verification: Verification) -> None:
+def _show_verdict(verification: Verification, *, keyed: bool) -> None:
     faults = verification.faults
     if verification.ok:
         output.facts(
@@ -95,7 +104,9 @@ def _show_verdict(verification: Verification) -> None:
         how_many = count(len(faults), "fault")
         output.facts({"broken": f"{how_many} in {count(verification.entries, 'entry')}"})
     for fault in faults:
-        output.item(str(fault))
+        output.sentence(str(fault))
+    if any(fault.kind == "link" for fault in faults) and not keyed:
+        output.facts({"note": "a row changed together with its signature shows at the row after it"})
 
 
 @contextmanager
