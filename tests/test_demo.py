@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -200,6 +201,46 @@ def test_one_record_and_odd_columns_are_enough(tmp_path: Path) -> None:
     assert Report(ended.stdout).totals == [("records", "days", "records", "sum of days"), ("mine", "1", "1", "3.5")]
 
 
+@pytest.mark.parametrize("output", ["out", "out/", "./out/"])
+def test_a_directory_gets_the_usual_file(tmp_path: Path, output: str) -> None:
+    """Named after the CSV."""
+    sample(tmp_path / "orders.csv", 20)
+    (tmp_path / "out").mkdir()
+    ended = demo(tmp_path, "--input", "orders.csv", *COLUMNS, "--output", output)
+    assert ended.returncode == 0, ended.stderr
+    assert names(tmp_path / "out") == ["orders.milepost"]
+
+
+def test_a_csv_of_a_spreadsheet_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Latin-1 and semicolons, and whole numbers beyond what a float can hold; the report says how it was read."""
+    lines = ["Zeit;Stadt;Menge", *[f"2024-02-27T10:00;Köln;{2**53 + 1}"] * 3]
+    (tmp_path / "orders.csv").write_text("\r\n".join(lines), encoding="latin-1")
+    ended = demo(tmp_path, "--input", "orders.csv", "--event-time", "Zeit", "--by", "Stadt", "--sum", "Menge")
+    assert ended.returncode == 0, ended.stdout
+    assert Report(ended.stdout).totals[1] == ("Köln", "1", "3", f"{3 * (2**53 + 1):,}")
+    read = " ".join(Report(ended.stdout).section(1).split())
+    assert read.endswith("The file was read as Latin-1 (Windows-1252), with semicolons between the fields.")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process group, and SIGINT to it")
+@pytest.mark.parametrize("there", ["orders.milepost", ".milepost-demo-"])
+def test_ctrl_c_leaves_nothing_that_blocks_the_next_run(tmp_path: Path, there: str) -> None:
+    """In the job that is killed, and in the one that never is: the next run, given the same, does it all."""
+    sample(tmp_path / "orders.csv")
+    arguments = [sys.executable, "-m", "milepost", "demo", "--input", "orders.csv", *COLUMNS]
+    with subprocess.Popen(
+        arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+    ) as process:
+        give_up = time.monotonic() + 60
+        while not any(name.startswith(there) for name in names(tmp_path)) and time.monotonic() < give_up:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.decode().splitlines()[-1]) == (130, "Error: interrupted")
+    assert names(tmp_path) == ["orders.csv"]
+    assert demo(tmp_path, *arguments[4:]).returncode == 0
+
+
 # On a terminal
 
 
@@ -267,7 +308,15 @@ def refused(folder: Path, text: str | bytes | None, *arguments: str) -> Result:
         ("when,who\n1,nan\n", ["--sum", "who"], "line 2, column 'who' is 'nan': must be a number"),
         ("when,who\n1,a\n2\n", [], r"line 3 is '2': it has 1 field, but the header has 2"),
         ("when,who\n1,a,b\n", [], r"line 2 is '1,a,b': it has 3 fields, but the header has 2"),
-        (b"when,who\n1,\xff\n", [], r"text after line \d is not UTF-8"),
+        (b"when,who\n1,\xc3\xbc\n2,\xff\n", [], r"orders.csv' line 3 is .*: this is not UTF-8, but what comes before it is"),
+        (b"when,who\n1,\xe4\x81\n", [], r"text after line \d is not Latin-1 \(Windows-1252\): save the file as UTF-8"),
+        (b"\xff\xfew\0h\0e\0n\0\n\0001\0\n", [], r"text after line \d is not UTF-16"),
+        ("when;who\n1;a\nyesterday;b\n", [], "orders.csv' line 3, column 'when' is 'yesterday': must be ISO 8601"),
+        ("when;who\n1;a\n2\n", [], r"line 3 is '2': it has 1 field, but the header has 2"),
+        ("time;who\n1;a\n", [], "--event-time is 'when': it is no column of .*orders.csv': choose one of 'time', 'who'"),
+        ("when;many\n1;1,5\n", ["--sum", "many"], "line 2, column 'many' is '1,5': must be a number with a decimal point"),
+        ("when,many\n1,9223372036854775808\n", ["--sum", "many"], "line 2, .*: must be a whole number of at most 64 bits"),
+        ("when,many\n1,9223372036854775807\n1,1\n", ["--sum", "many"], "the sum of '' on 1970.* too large at record 2"),
         ("when,who\n1," + "a" * 200_000 + "\n", [], r"line 2 is not CSV \(field larger than field limit"),
     ],
 )  # fmt: skip
@@ -477,5 +526,5 @@ def _flights_by_hand() -> Totals:
 
 def _flight_lines() -> Iterator[dict[str, str]]:
     source = flights()
-    with replace(source)._text() as text:
+    with replace(source)._text("utf-8") as text:
         yield from csv.DictReader(text)

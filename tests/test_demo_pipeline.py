@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from milepost.demo import pipeline
+from milepost.demo import pipeline, proof
+from milepost.demo.source import Source
 from support.sample_csv import sample, source_of, stop_at
 
 if TYPE_CHECKING:
@@ -39,6 +40,27 @@ def test_what_is_done_is_not_read_again(store: CheckpointStore, tmp_path: Path) 
         connection.execute("DELETE FROM staged WHERE number < 95; DELETE FROM cleaned WHERE number <= 30")
     pipeline.run(store, source_of(orders), 10, lambda stage, number: None)
     assert pipeline.totals(store) == orders.totals
+
+
+def test_a_sum_of_whole_numbers_is_exact(store: CheckpointStore, tmp_path: Path) -> None:
+    """Also beyond 2^53, where a float leaves out every second one; one decimal point among them makes it a float."""
+    amounts = [2**53 + 1, -1, 2**60 + 1, 2]
+    lines = [f"1,whole,{value}" for value in amounts] + ["1,part,0.5", f"1,part,{2**53 + 1}", "1,none,"]
+    (tmp_path / "x.csv").write_text("\n".join(["when,who,many", *lines]), encoding="utf-8")
+    source = Source(str(tmp_path / "x.csv"), "when", "who", "many")
+    pipeline.run(store, source, 2, lambda stage, number: None)
+    found = pipeline.totals(store)
+    day = "1970-01-01"
+    assert (
+        found
+        == {
+            ("whole", day): (4, sum(amounts)),
+            ("part", day): (2, 0.5 + (2**53 + 1)),
+            ("none", day): (1, 0),
+        }
+        == proof.plain_totals(source)
+    )
+    assert type(found["whole", day][1]) is int
 
 
 def test_a_job_that_is_done_does_nothing(store: CheckpointStore, tmp_path: Path) -> None:

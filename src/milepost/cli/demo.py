@@ -12,7 +12,11 @@ from milepost.cli.exit_code import ExitCode
 @click.option("--event-time", metavar="COLUMN", help="Take the time of each record from this column.")
 @click.option("--by", metavar="COLUMN", help="Total by this column, and by day.")
 @click.option("--sum", "summed", metavar="COLUMN", help="Add up this column of numbers; an empty cell adds nothing.")
-@click.option("--output", metavar="FILE", help="Make this file.  [default: flights.milepost, or FILE.milepost]")
+@click.option(
+    "--output",
+    metavar="PATH",
+    help="Make this file, or this directory's flights.milepost or FILE.milepost.  [default: .]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the output file, if it is a file of milepost.")
 def demo(
     csv: str | None, event_time: str | None, by: str | None, summed: str | None, output: str | None, overwrite: bool
@@ -24,7 +28,8 @@ def demo(
     carrier and day. The command kills the job with SIGKILL and starts it again. It then compares the result with a job that
     was never killed, and with the CSV itself. The output file stays, for you to explore.
 
-    Times in a CSV of your own are ISO 8601 (UTC without a zone), or whole seconds or milliseconds since 1970.
+    A CSV of your own is UTF-8, UTF-16 or Latin-1 (Windows-1252), with commas, semicolons or tabs. Times are ISO 8601 (UTC
+    without a zone), or seconds, milliseconds, microseconds or nanoseconds since 1970. A sum of whole numbers is exact.
     """
     from milepost.demo.flights import flights  # noqa: PLC0415
     from milepost.demo.run import run_demo  # noqa: PLC0415

@@ -39,14 +39,14 @@ CREATE TABLE IF NOT EXISTS cleaned (
     event_time_ms INTEGER NOT NULL,     -- ms since the Unix epoch, UTC
     day           TEXT    NOT NULL,     -- YYYY-MM-DD, UTC
     category      TEXT    NOT NULL,     -- what to total by
-    amount        REAL    NOT NULL      -- what to add up
+    amount        ANY     NOT NULL      -- what to add up: INTEGER, or REAL if it has a decimal point
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS totals (
     category TEXT    NOT NULL,
     day      TEXT    NOT NULL,  -- YYYY-MM-DD, UTC
     records  INTEGER NOT NULL,  -- how many
-    amount   REAL    NOT NULL,  -- their sum
+    amount   ANY     NOT NULL,  -- their sum: INTEGER, and so exact, if all of them are
     PRIMARY KEY (category, day)
 ) STRICT, WITHOUT ROWID;
 """
@@ -66,7 +66,7 @@ _READ_TOTALS: Final = "SELECT category, day, records, amount FROM totals"
 Watch = Callable[[str, int], None]
 """A function that takes the stage and the number of every finished record."""
 
-Totals = dict[tuple[str, str], tuple[int, float]]
+Totals = dict[tuple[str, str], tuple[int, int | float]]
 """The number of records and their sum, by category and day."""
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from milepost import details
 from milepost.demo.pipeline import checkpoints, totals
-from milepost.demo.source import amount, event_time
-from milepost.errors import shown
+from milepost.demo.source import amount, event_time, fits
+from milepost.errors import InvalidArgumentError, shown
 from milepost.readable import count
 
 if TYPE_CHECKING:
@@ -42,14 +42,20 @@ def plain_totals(source: Source) -> Totals:
     Compute the totals straight from the CSV in plain Python, without a store.
 
     A sum of floats depends on the order. Both this function and the job add in the order of the CSV, so their sums are equal
-    to the bit.
+    to the bit. A sum of integers is exact.
+
+    Raises:
+        InvalidArgumentError: A sum of integers is one that SQLite cannot hold.
     """
     counts: dict[tuple[str, str], int] = defaultdict(int)
-    sums: dict[tuple[str, str], float] = defaultdict(float)
+    sums: dict[tuple[str, str], int | float] = defaultdict(int)
     for row in source:
         key = row.category, event_time(row.event_time).day
         counts[key] += 1
         sums[key] += amount(row.amount)
+        if not fits(sums[key]):
+            problem = f"the sum of {shown(key[0])} on {key[1]} is too large at record {row.number:,}: add up smaller numbers"
+            raise InvalidArgumentError("--sum", source.summed, problem)
     return {key: (counts[key], sums[key]) for key in counts}
 
 
@@ -93,7 +99,7 @@ def _difference(found: Totals, expected: Totals) -> str | None:
     )
 
 
-def _total(total: tuple[int, float] | None) -> str:
+def _total(total: tuple[int, int | float] | None) -> str:
     return "nothing" if total is None else f"{total[0]:,} records with a sum of {total[1]!r}"
 
 

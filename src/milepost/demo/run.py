@@ -89,7 +89,7 @@ def run_demo(source: Source, output: str | None, *, overwrite: bool) -> bool:
 
     Args:
         source: The CSV.
-        output: The file to make; by default it has the CSV's name, in the current directory.
+        output: The file to make, or the directory to make it in; by default it has the CSV's name, in the current directory.
         overwrite: Whether to replace an existing file.
 
     Returns:
@@ -100,7 +100,7 @@ def run_demo(source: Source, output: str | None, *, overwrite: bool) -> bool:
         StoreError: The output file cannot be made or written.
     """
     began = time.monotonic()
-    path = output if output is not None else Path(source.member or source.path).stem + ".milepost"
+    path = _output_file(source, output)
     existing = _existing_files(path, overwrite=overwrite)
     to = screen.console()
     with to.status("Reading the CSV"):
@@ -109,8 +109,21 @@ def run_demo(source: Source, output: str | None, *, overwrite: bool) -> bool:
         raise InvalidArgumentError("--input", source.path, "it has a header but no records: give a CSV with records")
     for file in existing:
         file.unlink()
-    CheckpointStore(path).close()  # so that an unusable path fails before the demo begins
-    return _acts(to, source, path, expected, began)
+    try:
+        CheckpointStore(path).close()  # so that an unusable path fails before the demo begins
+        return _acts(to, source, path, expected, began)
+    except BaseException:  # Ctrl-C, for one: half a demo is of no use, and would be in the way of the next
+        for file in _files_at(path):
+            file.unlink()
+        raise
+
+
+def _output_file(source: Source, output: str | None) -> str:
+    usual = Path(source.member or source.path).stem + ".milepost"
+    if output is None:
+        return usual
+    is_directory = output.endswith(("/", os.sep)) or Path(output).is_dir()
+    return str(Path(output, usual)) if is_directory else output
 
 
 def _acts(to: Console, source: Source, path: str, expected: Totals, began: float) -> bool:
@@ -120,6 +133,8 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
     screen.say(to, f"extract, transform, load; totals per {by}; all in {visible(path)}")
     screen.heading(to, "1. Straight from the CSV, in plain Python")
     screen.say(to, f"{job.records:,} records, {len(expected):,} totals, {time.monotonic() - began:.1f} s")
+    if remark := source.form().remark:
+        screen.say(to, f"The file was read {remark}.")
 
     screen.heading(to, "2. The job, with a process that kills itself in the middle")
     killed = _process(to, job, path, job.kill_at)
@@ -191,14 +206,19 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
 def _existing_files(path: str, *, overwrite: bool) -> list[Path]:
     """Return the files to remove first: with `overwrite`, an old file of milepost. Without it, refuse any."""
     real = os.path.realpath(path)
-    # The WAL comes first. If it were left beside a new file of that name, SQLite would read it as the new file's.
-    there = [Path(real + suffix) for suffix in ("-wal", "-shm", "") if os.path.lexists(real + suffix)]
+    there = _files_at(path)
     if there and not overwrite:
         what = "the file exists already" if os.path.lexists(real) else f"{there[0].name} of an earlier file exists"
         raise InvalidArgumentError("--output", path, f"{what}: choose another file, or replace it with --overwrite")
     if os.path.lexists(real):
         CheckpointStore.open_readonly(real).close()  # refuses a file that is not milepost's
     return there
+
+
+def _files_at(path: str) -> list[Path]:
+    """Return the files of a store that exist. The WAL is first: beside a new file, SQLite would read it as that one's."""
+    real = os.path.realpath(path)
+    return [Path(real + suffix) for suffix in ("-wal", "-shm", "") if os.path.lexists(real + suffix)]
 
 
 def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
@@ -294,7 +314,7 @@ def _table_of_totals(to: Console, source: Source, totals: Totals) -> None:
     """Print the totals of the categories with the most records."""
     counts: Counter[str] = Counter()
     days: Counter[str] = Counter()
-    sums: dict[str, float] = defaultdict(float)
+    sums: dict[str, int | float] = defaultdict(int)
     for (category, _), (records, value) in totals.items():
         counts[category] += records
         days[category] += 1
@@ -318,6 +338,8 @@ def _table_of_totals(to: Console, source: Source, totals: Totals) -> None:
 
 
 def _number(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:,.0f}" if value.is_integer() else f"{value:,.10g}"
 
 
