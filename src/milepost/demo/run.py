@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from shlex import quote
@@ -227,15 +228,16 @@ def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=work, args=(job, path, kill_at, sender))
     began = time.monotonic()
-    with _safe_import_path():
-        process.start()
     try:
+        with _safe_import_path(), _interrupts_held():
+            process.start()
         wait([process.sentinel, receiver])
         error = receiver.recv() if receiver.poll() else None
         process.join()
     finally:
-        process.kill()  # matters after an interrupt only, and a kill does the file no harm
-        process.join()
+        if process.pid is not None:
+            process.kill()  # matters after an interrupt only, and a kill does the file no harm
+            process.join()
         if process.exitcode != 0 and to.is_terminal:
             to.print()  # the process left its last line unfinished and the cursor hidden
             to.show_cursor()
@@ -257,6 +259,20 @@ def _safe_import_path() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = kept
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start a process that takes no Ctrl-C before `work` can handle it, and would show a traceback of Python's imports."""
+    if os.name == "nt":
+        yield
+        return
+    resource_tracker.ensure_running()  # a first process would start it, and let interrupts through again
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+
 def work(job: Job, path: str, kill_at: int | None, errors: Connection) -> None:
     """
     Run the job, as the main function of a process.
@@ -268,6 +284,8 @@ def work(job: Job, path: str, kill_at: int | None, errors: Connection) -> None:
         errors: Takes an error of milepost's, for the parent to raise.
     """
     try:
+        if os.name != "nt":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with CheckpointStore(path) as store:
             done = {stage: point.watermark.offset for stage, point in store.resume_points(RUN_ID).items()}
             with screen.progress(screen.console(), job.records, done) as progress:
