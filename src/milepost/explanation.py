@@ -115,7 +115,7 @@ class _Explainer:
                 "or that one was changed together with its signature"
             )
         changed = f"{what} was changed after it was recorded"
-        if row is not None and mismatch.last not in (-1, row.sequence - 1):
+        if row is not None and type(row.sequence) is int and mismatch.last not in (-1, row.sequence - 1):
             return f"{changed}, or rows before it were removed: the sequence before was {mismatch.last:,}"
         return changed
 
