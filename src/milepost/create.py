@@ -173,14 +173,14 @@ def refuse_long_directory(path: str, levels: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def put_in_place(path: str) -> Iterator[str]:
+def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
     """
     Yield the temporary name of a new, empty file, and link the finished file into place, durably and as a whole.
 
     Only its owner may read the file.
 
     Raises:
-        FileExistsError: There is a file in place already.
+        FileExistsError: There is a file in place already, and it is not to be overwritten.
         StoreError: The file cannot be put there.
     """
     with directory_beside(path) as made:
@@ -188,7 +188,11 @@ def put_in_place(path: str) -> Iterator[str]:
         with _errors_about(path):
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         yield temporary
-        _link(temporary, path)
+        if overwrite:
+            with _errors_about(path):
+                os.replace(temporary, path)  # noqa: PTH105 - a str, whatever it contains
+        else:
+            _link(temporary, path)
     with _errors_about(path):
         files.sync_directory(path)
 
