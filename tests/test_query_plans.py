@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-RUN_STAGE = rows.RunStage(2, 1, "run-1", "load", 10)
-
 
 def _attempt(store: CheckpointStore) -> None:
     with store.run("run-1"):
@@ -25,8 +23,14 @@ def _attempt(store: CheckpointStore) -> None:
 
 LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     **lookups(entry(7, run_id="run-1", stage="load", key="step-7"), "run-2"),
-    "ends_of_run_stage": lambda store: store._database.read(rows.ends_of_run_stage, RUN_STAGE),
-    "between_in_run_stage": lambda store: store._database.read(rows.between_in_run_stage, RUN_STAGE, 10, 90),
+    "ends_of_run_stage": lambda store: store._database.read(rows.ends_of_run_stage, 2, 1),
+    "between_in_run_stage": lambda store: store._database.read(rows.between_in_run_stage, 2, 1, 10, 90),
+    "entries_through": lambda store: store._database.read(rows.entries_through, 2, 1, 50),
+    "positions": lambda store: store._database.read(rows.positions),
+    "at_position": lambda store: store._database.read(rows.at_position, 7),
+    "beginning_of_run": lambda store: store._database.read(rows.beginning_of_run, 2),
+    "end_of_run": lambda store: store._database.read(rows.end_of_run, 2),
+    "attempt_rows": lambda store: store._database.read(rows.attempt_rows, 2, 8),
     "count_of_runs": lambda store: store._database.read(rows.count_of_runs),
     "append": lambda store: store.append(entry(1, run_id="new")),
     "append of a duplicate": lambda store: store.append(mixed(100)[30]),

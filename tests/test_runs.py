@@ -30,6 +30,7 @@ from milepost import (
 )
 from milepost.checkpoint import chain_signature
 from milepost.forensics import active
+from milepost.rows import Filter
 from support import doors
 from support.chains import chain, entry
 from support.command import answer, run
@@ -691,19 +692,21 @@ def _text_of(picture: Any) -> str:
 
 def test_the_pictures_leave_the_reserved_stages_out(recorded: CheckpointStore) -> None:
     """And a run that has no others."""
-    same = recorded._database.read(active.same_stages, None, 9, 9)
-    each = recorded._database.read(active.of_each_run, 9, 9)
-    names = [(run_stage.run_id, run_stage.stage) for run_stage in same.run_stages]
+
+    def same_stages(runs: int, stages: int, run_id: str | None = None) -> active.Excerpt:
+        return recorded._database.read(active.same_stages, Filter(run_id), runs, stages, active.unusual)
+
+    same = same_stages(9, 9)
+    each = recorded._database.read(active.of_each_run, Filter(), 9, 9, active.unusual)
+    names = [(span.run_stage.run_id, span.run_stage.stage) for span in same.spans]
     assert names == [("nightly", "load"), ("other", "sort"), ("without", "load")]
-    assert each.run_stages == same.run_stages
+    assert each.spans == same.spans
     assert (same.rest, each.rest, each.rest_of_run) == (0, 0, {})
-    assert recorded._database.read(active.same_stages, "nightly", 9, 9).run_stages == same.run_stages[:1]
-    assert recorded._database.read(active.same_stages, "alone", 9, 9).run_stages == []
-    one = recorded._database.read(active.same_stages, None, 9, 1)
-    assert ([run_stage.stage for run_stage in one.run_stages], one.rest) == (["load", "load"], 1)
-    assert [run_stage.run_id for run_stage in recorded._database.read(active.same_stages, None, 2, 9).run_stages] == [
-        "other", "without",
-    ]  # fmt: skip
+    assert same_stages(9, 9, "nightly").spans == same.spans[:1]
+    assert same_stages(9, 9, "alone").spans == []
+    one = same_stages(9, 1)
+    assert ([span.run_stage.stage for span in one.spans], one.rest) == (["load", "load"], 1)
+    assert [span.run_stage.run_id for span in same_stages(2, 9).spans] == ["other", "without"]
 
 
 def test_the_pictures_are_full_however_many_attempts_came_last(store: CheckpointStore) -> None:
@@ -714,8 +717,9 @@ def test_the_pictures_are_full_however_many_attempts_came_last(store: Checkpoint
             pass
     for number in range(2):
         store.run(f"empty-{number}").__enter__()
-    found = store._database.read(active.of_each_run, 2, 2)
-    assert [(each.run_id, each.stage, each.entries) for each in found.run_stages] == [("nightly", "load", 3)]
+    found = store._database.read(active.of_each_run, Filter(), 2, 2, active.unusual)
+    (span,) = found.spans
+    assert (span.run_stage.run_id, span.run_stage.stage, span.run_stage.entries) == ("nightly", "load", 3)
     assert (found.rest, found.rest_of_run) == (0, {})
 
 

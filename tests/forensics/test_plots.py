@@ -7,6 +7,7 @@ from io import BytesIO
 from itertools import accumulate, pairwise
 from math import log10
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 import apsw
 import matplotlib as mpl
@@ -28,7 +29,7 @@ from milepost import (
 )
 from milepost.forensics import active, plots
 from milepost.forensics.outline import Mark
-from milepost.rows import outline
+from milepost.rows import Filter, outline
 from support.chains import EVENT_MS, MAX, entry
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ PICTURES: dict[str, Draw] = {
     "runs": lambda store: store.plot.runs(),
     "lag": lambda store: store.plot.lag(),
     "lag of a run": lambda store: store.plot.lag("run-7"),
+    "durations": lambda store: store.plot.durations(),
     "compare": lambda store: store.plot.compare("run-7", "run-8"),
 }
 each_picture = pytest.mark.parametrize(  # where one run is drawn as all of them are, by the same code
@@ -67,7 +69,8 @@ def _ticking(length: int, *, run_id: str = "run-7", stage: str = "load", outage:
 
 
 def _texts(figure: Picture) -> list[str]:
-    return [text.get_text().strip() for text in figure.findobj(mpl.text.Text) if text.get_text().strip()]
+    lines = [line.strip() for text in figure.findobj(mpl.text.Text) for line in text.get_text().splitlines()]
+    return [line for line in lines if line]
 
 
 def _xs(line: Any) -> list[float]:
@@ -75,8 +78,8 @@ def _xs(line: Any) -> list[float]:
 
 
 def _lines(figure: Picture, panel: int = 0) -> list[list[tuple[float, float]]]:
-    """The points of each line of a panel, without the dotted ones over silences."""
-    lines = [line for line in figure.axes[panel].lines if line.get_label() != "_silence"]
+    """The points of each line of a panel, without the dotted ones over silences, and jumps of the clock."""
+    lines = [line for line in figure.axes[panel].lines if line.get_label() not in {"_silence", "_jump"}]
     points: list[Any] = [line.get_xydata() for line in lines]
     return [[(float(x), float(y)) for x, y in each] for each in points]
 
@@ -170,7 +173,7 @@ def test_runs_are_bars_with_a_break_at_an_outage(store: CheckpointStore) -> None
     def days(*ats_ms: int) -> Any:
         return pytest.approx([at_ms / DAY_MS for at_ms in ats_ms], abs=1e-9)
 
-    (first, second), (only,) = bars
+    (first,), (second,), (only,) = bars  # each has its own title
     assert list(first) == days(EVENT_MS + 1000, EVENT_MS + 40_000)
     assert list(second) == days(EVENT_MS + 3_641_000, EVENT_MS + 3_700_000)
     assert list(only) == days(EVENT_MS + 1000, EVENT_MS + 10_000)
@@ -179,12 +182,14 @@ def test_runs_are_bars_with_a_break_at_an_outage(store: CheckpointStore) -> None
 
 
 def test_only_the_last_runs_are_drawn_and_it_says_so(store: CheckpointStore) -> None:
-    """A picture of a hundred runs could not be read."""
-    for i in range(plots.RUNS + 5):
-        store.append(entry(run_id=f"run-{i}"))
-    figure = store.plot.runs()
-    assert len(figure.axes[0].get_yticklabels()) == plots.RUNS
-    assert "20 checkpoints of the last 20 of 25 runs" in _texts(figure)
+    """A picture of a hundred runs could not be read. If they have few stages, there is room for twice as many."""
+    for i in range(2 * plots.RUNS + 5):
+        store.append_many(entry(run_id=f"run-{i}", stage=f"stage-{k}") for k in range(1 + (i > 40)))
+    assert "40 checkpoints of the last 20 of 45 runs" not in _texts(store.plot.runs())
+    assert len(store.plot.runs().axes[0].get_yticklabels()) == 2 * plots.RUNS
+    assert "44 checkpoints of the last 40 of 45 runs" in _texts(store.plot.runs())
+    store.append_many(entry(2, run_id=f"run-{i}", stage=f"stage-{k}") for i in range(45) for k in range(3))
+    assert len(store.plot.runs().axes[0].get_yticklabels()) == plots.RUNS
 
 
 def _divergences(figure: Picture) -> list[list[float]]:
@@ -260,8 +265,15 @@ def test_nothing_recorded_is_told(store: CheckpointStore, name: str) -> None:
     """Not an error, not an empty frame; but two runs that nobody recorded are not compared."""
     with pytest.raises(NoCheckpointError):
         store.plot.compare("run-7", "run-8")
+    if " of a run" in name:
+        with pytest.raises(NoCheckpointError):
+            PICTURES[name](store)
+        store.append(entry())
+        kind = getattr(store.plot, name.removesuffix(" of a run"))
+        assert "nothing is recorded in run-7 in this time" in _texts(kind("run-7", since=EVENT_MS + 1))
+        return
     figure = PICTURES[name](store)
-    assert any(text.startswith("nothing is recorded in") for text in _texts(figure))
+    assert "nothing is recorded yet" in _texts(figure)
     assert figure._repr_png_()
 
 
@@ -345,6 +357,8 @@ def test_a_picture_of_more_is_no_more_work(
     """By SQLite's own counts; what depends on how far the marks are apart may be a bit more or less."""
     monkeypatch.setattr(active, "RECENT", 200)
     monkeypatch.setattr(active, "COUNTED", 200)
+    monkeypatch.setattr(active, "LOOKED_AT", 200)
+    monkeypatch.setattr(plots, "_DURATIONS", 200)
     works: dict[str, list[tuple[int, int]]] = {}
     for stages, runs in few_and_many:
         path = tmp_path / f"{stages}-{runs}"
@@ -352,11 +366,13 @@ def test_a_picture_of_more_is_no_more_work(
             store.append_many(_many(stages, runs))
             compared = store.compare("run-7", "run-8")
         pictures: dict[str, Callable[[Any], object]] = {
-            "progress": lambda read: plots.progress(read, None),
-            "progress of a run": lambda read: plots.progress(read, "run-7"),
-            "lag": lambda read: plots.lag(read, None),
-            "runs": plots.runs,
-            "compare": lambda read, compared=compared: plots.compare(read, compared),  # type: ignore[misc]
+            "progress": lambda read: plots.progress(read, Filter(), None),
+            "progress of a run": lambda read: plots.progress(read, Filter("run-7"), None),
+            "progress of a stage": lambda read: plots.progress(read, Filter(stage="stage-1"), None),
+            "lag": lambda read: plots.lag(read, Filter(), None),
+            "runs": lambda read: plots.runs(read, Filter(), None),
+            "durations": lambda read: plots.durations(read, Filter()),
+            "compare": lambda read, compared=compared: plots.compare(read, compared, None),  # type: ignore[misc]
         }
         for name, draw in pictures.items():
             works.setdefault(name, []).append(_work(str(path), draw))
@@ -377,7 +393,7 @@ def test_marks_have_a_bound_for_the_whole_picture(store: CheckpointStore, monkey
     assert sum(len(line) for line in _lines(store.plot.progress())) <= 400
 
 
-def test_of_many_stages_those_that_were_active_last_are_drawn(store: CheckpointStore) -> None:
+def test_of_many_stages_those_that_differ_or_were_active_last_are_drawn(store: CheckpointStore) -> None:
     """One that began first and goes on among them; the rest is counted in the picture."""
     store.append_many(entry(1, stage=f"stage-{i}", at_ms=EVENT_MS + i) for i in range(2000))
     store.append(entry(2, stage="stage-3", at_ms=EVENT_MS + 5000))
@@ -386,9 +402,9 @@ def test_of_many_stages_those_that_were_active_last_are_drawn(store: CheckpointS
         last = ["stage-3", *(f"stage-{i}" for i in range(1999, 2000 - shown, -1))]
         assert sorted(each.partition(" · ")[0] for each in texts if each.startswith("stage-")) == sorted(last)
         assert any(f" · and {2000 - shown:,} more " in text for text in texts)
-    assert f"{shown + 1} checkpoints of the stages active last in 1 run · and 1,940 more bars" in texts
-    assert "21 checkpoints of the stages active last · and 1,980 more stages" in _texts(store.plot.progress("run-7"))
-    note = "21 checkpoints of the stages active last in 1 run · and 1,980 more stages"
+    assert "61 checkpoints of the stages that differ most in 1 run · and 1,940 more bars" in texts
+    assert "21 checkpoints of the stages that differ most · and 1,980 more stages" in _texts(store.plot.progress("run-7"))
+    note = "21 checkpoints of the stages farthest behind in 1 run · and 1,980 more stages"
     assert any(text.startswith(note) for text in _texts(store.plot.lag()))
 
 
@@ -398,7 +414,7 @@ def test_each_run_says_how_many_of_its_stages_are_not_drawn(store: CheckpointSto
     store.append_many(entry(1, run_id="run-8", stage=f"stage-{i}") for i in range(10))
     texts = _texts(store.plot.runs())
     assert {"stage-99 · 1 · and 50 more", "stage-9 · 1"} <= set(texts)
-    assert "60 checkpoints of the stages active last in 2 runs · and 50 more bars" in texts
+    assert "60 checkpoints of the stages that differ most in 2 runs · and 50 more bars" in texts
 
 
 def test_of_many_stages_those_that_part_first_are_compared(store: CheckpointStore) -> None:
@@ -513,7 +529,7 @@ def test_a_single_checkpoint_can_be_drawn(store: CheckpointStore, draw: Draw) ->
     store.append(entry(run_id="run-8"))
     figure = draw(store)
     assert figure._repr_png_()
-    assert all(line.get_marker() == "o" for line in figure.axes[0].lines)
+    assert all(line.get_marker() == "o" for line in figure.axes[0].lines if line.get_label() != "_median")
 
 
 def test_a_long_run_is_read_in_few_searches(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,18 +561,269 @@ def test_a_damaged_row_is_a_damaged_store(store: CheckpointStore, monkeypatch: p
         store.plot.progress()
 
 
+def _nightly(store: CheckpointStore, nights: int, *, first_offset: int = 0) -> None:
+    """Runs of ten minutes, a day apart; the last one takes an hour. Each goes on where the one before it ended."""
+    for night in range(nights):
+        step_ms = 360_000 if night == nights - 1 else 60_000
+        at_ms = EVENT_MS + night * DAY_MS
+        store.append_many(
+            entry(
+                i, run_id=f"night-{night}", offset=first_offset * night + i * 500,
+                event_time_ms=at_ms - DAY_MS + i * 1000, at_ms=at_ms + (i - 1) * step_ms,
+            )
+            for i in range(1, 11)
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("first_offset", [0, 1_000_000])
+def test_nightly_runs_are_laid_over_each_other(store: CheckpointStore, first_offset: int) -> None:
+    """Ms since the run began; the last run is bold, and what goes on from run to run begins anew at each."""
+    _nightly(store, 5, first_offset=first_offset)
+    figure = store.plot.progress()
+    assert figure.axes[-1].get_xlabel() == "since the run began"
+    assert [line[-1][0] for line in _lines(figure)] == [540_000] * 4 + [3_240_000]
+    assert {line[0][0] for line in _lines(figure)} == {0}
+    assert [line[-1][1] - line[0][1] for line in _lines(figure)] == [4500] * 5
+    assert len({line[0][1] for line in _lines(figure)}) == 1
+    assert {line[-1][1] for line in _lines(figure, 1)} == {9000}
+    *thin, bold = figure.axes[0].lines
+    assert all(line.get_linewidth() < bold.get_linewidth() for line in thin)
+    assert "bold: night-4, which began last; thin: 4 runs before" in _texts(figure)
+    assert "10 min" in [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+
+
+def test_nightly_runs_are_no_slivers(store: CheckpointStore) -> None:
+    """By themselves; you may also choose. Runs that follow each other closely share one clock."""
+    _nightly(store, 5)
+    for draw in (store.plot.runs, store.plot.lag, store.plot.progress):
+        assert draw().axes[-1].get_xlabel() == "since the run began"
+        assert draw(aligned=False).axes[-1].get_xlabel() == "wall clock (UTC)"
+        assert draw("night-4").axes[-1].get_xlabel() == "wall clock (UTC)"
+        assert draw("night-4", aligned=True).axes[-1].get_xlabel() == "since the run began"
+    paths: list[Any] = [path for bar in store.plot.runs().axes[0].collections for path in bar.get_paths()]
+    widths = [path.vertices[:, 0].max() / 3_240_000 for path in paths]
+    assert min(widths) > 0.1
+    with pytest.raises(InvalidArgumentError, match="aligned"):
+        store.plot.runs(aligned=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["progress", "lag", "runs"])
+def test_a_clock_that_jumps_back_is_shown_and_told(store: CheckpointStore, name: str) -> None:
+    """By an arrow to where it came."""
+    entries = _ticking(100)
+    store.append_many(e._replace(at_ms=e.at_ms - 60_000 if e.sequence > 70 else e.at_ms) for e in entries)
+    figure = getattr(store.plot, name)()
+    _, arrow = (line for line in figure.axes[0].lines if line.get_label() == "_jump")
+    assert _xs(arrow) == [(EVENT_MS + 11_000) / DAY_MS]
+    assert "grey arrow: the clock jumped back, by 59 s at most" in _texts(figure)
+
+
+def test_event_times_that_were_never_given_are_not_1970(store: CheckpointStore) -> None:
+    """They are 0 then: progress has one panel, lag has none; a stage that has some is drawn."""
+    store.append_many(e._replace(watermark=Watermark(e.sequence, 0)) for e in _ticking(9))
+    assert len(store.plot.progress().axes) == 1
+    assert "no event times were given" in _texts(store.plot.progress())
+    assert "no event times were given: of 9 checkpoints the lag is not known" in _texts(store.plot.lag())
+    store.append_many(_ticking(9, stage="sort"))
+    for figure in (store.plot.progress(), store.plot.lag()):
+        assert min(y for line in _lines(figure, -1) for _, y in line) >= 5000
+        assert len(_lines(figure, -1)) == 1
+        assert "no event times were given in 1 stage" in _texts(figure)
+    assert any("no event time ·" in title for title in _titles(store.plot.progress()))
+
+
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "compare"])
+def test_equal_times_are_one_moment(store: CheckpointStore, name: str) -> None:
+    """With a minute on each side, and no warning, which pytest would raise."""
+    store.append_many(entry(i, event_time_ms=EVENT_MS - 5000) for i in range(30))
+    figure = PICTURES[name](store)
+    assert figure._repr_png_()
+    if name != "durations":
+        low, high = figure.axes[-1].get_xlim()
+        assert (high - low) * DAY_MS == pytest.approx(120_000, abs=1)
+
+
+@each_picture
+def test_ticks_are_whole_numbers(store: CheckpointStore, draw: Draw) -> None:
+    """There is no half of a sequence, or of an offset."""
+    for run_id in ("run-7", "run-8"):
+        store.append_many(entry(i, run_id=run_id, offset=i) for i in (1, 2))
+    figure = draw(store)
+    figure.savefig(BytesIO())
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_label_text() in {"offset", "sequence"}:
+                shown = [tick.get_text() for tick in axis.get_ticklabels() if tick.get_text()]
+                assert len(shown) == len(set(shown))
+                assert all(float(text).is_integer() for text in shown)
+
+
+def test_a_picture_of_a_span_of_time_shows_that_alone(store: CheckpointStore) -> None:
+    """To the checkpoint."""
+    store.append_many(_ticking(100))
+    store.append_many(_ticking(100, stage="sort"))
+    since, until = EVENT_MS + 20_500, EVENT_MS + 40_000
+    figure = store.plot.progress(stage="load", since=since, until=until)
+    ((*points,),) = _lines(figure)
+    assert [offset for _, offset in points] == [i * 500 for i in range(21, 41)]
+    assert "20 checkpoints of 1 run" in _texts(figure)
+    assert "sort" not in _texts(figure)
+    for name in ("progress", "lag", "runs"):
+        assert "40 checkpoints of 1 run" in _texts(getattr(store.plot, name)(since=since, until=until))
+    for name in ("progress", "lag", "runs", "durations"):
+        assert "nothing is recorded in all runs in this time" in _texts(getattr(store.plot, name)(since=2**60))
+        with pytest.raises(NoCheckpointError):
+            getattr(store.plot, name)(stage="nobody's")
+        with pytest.raises(NoCheckpointError):
+            getattr(store.plot, name)("run-8", "load")
+
+
+def test_one_stage_of_two_runs_can_be_compared(store: CheckpointStore) -> None:
+    """One that neither has cannot."""
+    for run_id in ("run-7", "run-8"):
+        for stage in ("load", "sort"):
+            store.append_many(_ticking(9, run_id=run_id, stage=stage))
+    assert len(store.plot.compare("run-7", "run-8", "sort").axes) == 1
+    with pytest.raises(NoCheckpointError):
+        store.plot.compare("run-7", "run-8", "nobody's")
+
+
+@pytest.fixture
+def attempted(path: Path) -> Iterator[CheckpointStore]:
+    """One run that was killed and finished, one that failed, one without attempts, one that is open."""
+    now = [EVENT_MS]
+    with CheckpointStore(path, durability="normal", clock=lambda: now[0]) as store:
+
+        def work(run: Any, minutes: int) -> None:
+            for minute in range(minutes):
+                now[0] += 60_000
+                run.advance("load", Watermark(minute, now[0]), idempotency_key=f"{now[0]}")
+
+        work(store.run("killed").__enter__(), 3)
+        now[0] += 600_000
+        with store.run("killed") as run:
+            run.advance("sort", Watermark(1, 1), idempotency_key="1")
+            now[0] += 120_000
+        with pytest.raises(ValueError, match="x"), store.run("failed"):
+            now[0] += 5 * 60_000
+            raise ValueError("x")
+        for minute in range(7):
+            store.append(entry(minute, run_id="plain", at_ms=now[0] + minute * 60_000))
+        work(store.run("open").__enter__(), 4)
+        yield store
+
+
+def test_durations_are_of_attempts_with_their_ends(attempted: CheckpointStore) -> None:
+    """In order; each state by colour and by hatch, and a run that failed before its first checkpoint too."""
+    figure = attempted.plot.durations()
+    axes = figure.axes[0]
+    bars = [patch for patch in axes.patches if isinstance(patch, mpl.patches.Rectangle)]
+    assert [bar.get_width() / 60_000 for bar in bars] == [3, 2, 5, 6, 4]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["killed", "attempt 2", "failed", "plain", "open"]
+    told = ["3 min · killed", "2 min · finished", "5 min · failed: ValueError", "6 min", "4 min · open"]
+    texts = _texts(figure)
+    assert [text for text in texts if text in told] == told
+    hatched = {bar.get_hatch() for bar in bars if bar.get_hatch()}
+    assert len({to_hex(bar.get_facecolor()) for bar in bars}) == 5
+    assert len(hatched) == 3
+    assert {"4 runs · 5 attempts · dashed: the median, 4 min", "longest: plain, 6 min · last: open, 4 min"} <= set(texts)
+    assert {"killed 1", "finished 1", "failed 1", "no state 1", "open 1"} <= set(texts)
+
+
+def test_durations_of_one_run_or_of_one_stage(attempted: CheckpointStore) -> None:
+    """Of a stage it is the time from its first to its last checkpoint."""
+    assert "1 run · 2 attempts · dashed: the median, 2 min 30 s" in _texts(attempted.plot.durations("killed"))
+    figure = attempted.plot.durations(stage="load")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["killed", "plain", "open"]
+    assert {"2 min · finished", "6 min", "3 min · open"} <= set(_texts(figure))
+    late = attempted.plot.durations(since=EVENT_MS + 700_000, until=EVENT_MS + 800_000)
+    assert [label.get_text() for label in late.axes[0].get_yticklabels()] == ["killed"]
+    assert "2 min · finished" in _texts(late)
+
+
+def test_many_durations_stand_side_by_side(store: CheckpointStore) -> None:
+    """Three hundred, each with its state by a mark; one that took far longer makes the scale logarithmic."""
+    now = [EVENT_MS]
+    store._clock = lambda: now[0]
+    for night in range(300):
+        now[0] = EVENT_MS + night * DAY_MS
+        run = store.run(f"night-{night}")
+        run.__enter__()
+        now[0] += 3 * 3_600_000 if night == 200 else 60_000
+        run.__exit__(ValueError if night % 100 == 50 else None, None, None)
+    figure = store.plot.durations()
+    axes = figure.axes[0]
+    bars = [patch for patch in axes.patches if isinstance(patch, mpl.patches.Rectangle)]
+    assert [round(bar.get_height() / 60_000) for bar in bars] == [1] * 200 + [180] + [1] * 99
+    assert [line.get_xdata() for line in axes.lines if line.get_marker() == "X" and len(_xs(line))] == [[50], [150], [250]]
+    assert axes.get_yscale() == "log"
+    assert "2026-01-01" in [label.get_text() for label in axes.get_xticklabels()]
+    assert "longest: night-200, 3 h · last: night-299, 1 min" in _texts(figure)
+    assert figure.get_figheight() < 5
+    assert "300 runs · dashed: the median, 1 min" in _texts(figure)
+
+
+def _svg(figure: Picture) -> str:
+    stream = BytesIO()
+    figure.savefig(stream, format="svg")
+    return stream.getvalue().decode()
+
+
+def _titles(figure: Picture) -> list[str]:
+    found = ET.fromstring(_svg(figure)).iter("{http://www.w3.org/2000/svg}title")
+    return [title.text or "" for title in found]
+
+
+@each_picture
+def test_an_svg_tells_what_is_under_the_mouse(store: CheckpointStore, draw: Draw, tmp_path: Path) -> None:
+    """In titles that are text, without a script; and the picture is as before."""
+    store.append_many(_ticking(30, outage=20))
+    store.append_many(_ticking(30, run_id="run-8", stage="</title><script>\x00\ufffe".replace("\x00", "\x1b")))
+    store.append(entry(1, run_id="run-8"))
+    figure = draw(store)
+    before = [len(axes.lines) for axes in figure.axes]
+    titles = _titles(figure)
+    assert len(titles) >= 2
+    assert all(title.startswith(("run-7", "run-8")) and title.isprintable() for title in titles)
+    svg = _svg(figure)
+    assert "<script" not in svg
+    assert "milepost-" not in svg
+    assert [len(axes.lines) for axes in figure.axes] == before
+    for target in (str(tmp_path / "a.svg"), tmp_path / "b.svg"):
+        figure.savefig(target)
+    with (tmp_path / "c.svg").open("w", encoding="utf-8") as stream:
+        figure.savefig(stream, format="svg")
+    for name in ("a.svg", "b.svg", "c.svg"):
+        assert (tmp_path / name).read_text(encoding="utf-8").count("<title>") == len(titles)
+
+
+def test_titles_say_what_a_point_is(store: CheckpointStore) -> None:
+    """Of each checkpoint, where there are few; of many lines and checkpoints about a thousand."""
+    store.append_many(_ticking(3))
+    told = "run-7 · load · sequence 2 · offset 1,000 · event time 2025-12-31T23:59:57Z · at 2026-01-01T00:00:02Z"
+    assert [title for title in _titles(store.plot.lag()) if "sequence 2" in title] == [told]
+    store.append_many(_ticking(9000, stage="sort"))
+    assert 300 < len(_titles(store.plot.lag())) <= 1100
+
+
 def test_a_wrong_name_is_refused(store: CheckpointStore) -> None:
     """Before anything is drawn."""
-    for draw in (store.plot.progress, store.plot.lag):
+    for draw in (store.plot.progress, store.plot.lag, store.plot.runs, store.plot.durations):
         with pytest.raises(InvalidArgumentError):
             draw("")
+        with pytest.raises(InvalidArgumentError):
+            draw(stage="")
+        with pytest.raises(InvalidArgumentError):
+            draw(since="nonsense")
+        with pytest.raises(InvalidArgumentError):
+            draw(until=-1)
     with pytest.raises(InvalidArgumentError):
         store.plot.compare("run-7", 8)  # type: ignore[arg-type]
 
 
 def test_without_matplotlib_a_picture_names_the_extra(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one sentence."""
-    for module in ("matplotlib", "matplotlib.dates"):
+    for module in ("matplotlib", "matplotlib.font_manager"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "milepost.forensics.plots")
     monkeypatch.delattr("milepost.forensics.plots")

@@ -89,6 +89,7 @@ SHOWING: Final[dict[str, Callable[[CheckpointStore], Any]]] = {
     "sql": lambda s: s.sql("SELECT 1"),
     "plot.progress": lambda s: s.plot.progress(),
     "plot.runs": lambda s: s.plot.runs(),
+    "plot.durations": lambda s: s.plot.durations(),
     "plot.lag": lambda s: s.plot.lag(),
     "plot.compare": lambda s: s.plot.compare("run-7", "run-8"),
 }

@@ -44,19 +44,31 @@ class Outline:
         pairs = list(zip(self.marks, self.marks[1:], strict=False))
         if not pairs:
             return []
-        first, last = self.marks[0], self.marks[-1]
-        per_entry = (last.sequence - first.sequence) / max(1, self.entries - 1)  # sequences may have gaps
+        per_entry = (self.marks[-1].sequence - self.marks[0].sequence) / max(1, self.entries - 1)  # sequences may have gaps
         paces = [(two.at_ms - one.at_ms) * per_entry / (two.sequence - one.sequence) for one, two in pairs]
-        long = max(10 * median(paces), (last.at_ms - first.at_ms) / 100)
+        long = max(10 * median(paces), self._hundredth())
         return [
             index
             for index, ((one, two), close) in enumerate(zip(pairs, self.neighbours, strict=True))
             if close and two.at_ms - one.at_ms > long
         ]
 
+    def jumps(self) -> list[int]:
+        """Find where the clock jumped back by more than a hundredth of the whole time: the indexes of the marks before."""
+        least = self._hundredth()
+        return [
+            index
+            for index, (one, two) in enumerate(zip(self.marks, self.marks[1:], strict=False))
+            if one.at_ms - two.at_ms > least
+        ]
+
+    def _hundredth(self) -> float:
+        times = [mark.at_ms for mark in self.marks]
+        return (max(times) - min(times)) / 100
+
     def stretches(self) -> list[list[Mark]]:
-        """Split the marks at the silences."""
-        ends = [index + 1 for index in self.silences()]
+        """Split the marks at the silences, and where the clock jumped back."""
+        ends = sorted(index + 1 for index in [*self.silences(), *self.jumps()])
         return [
             self.marks[start:end] for start, end in zip([0, *ends], [*ends, len(self.marks)], strict=True) if start < end
         ]

@@ -51,7 +51,19 @@ from milepost.rows.lookup import (
     signature,
     signature_at,
 )
-from milepost.rows.outline import RunStage, between_in_run_stage, count_of_runs, ends_of_run_stage
+from milepost.rows.outline import (
+    AttemptRow,
+    RunStage,
+    at_position,
+    attempt_rows,
+    beginning_of_run,
+    between_in_run_stage,
+    count_of_runs,
+    end_of_run,
+    ends_of_run_stage,
+    entries_through,
+    positions,
+)
 from milepost.rows.runs import Attempt, BranchPoint, branch_points, last_attempt
 from milepost.rows.summary import contents, runs, stages
 from milepost.rows.verify import (
@@ -73,6 +85,7 @@ __all__ = [
     "COMPARED_MILEPOSTS",
     "PAGE",
     "Attempt",
+    "AttemptRow",
     "BranchPoint",
     "ComparedPage",
     "EntryRow",
@@ -91,6 +104,9 @@ __all__ = [
     "add_run_stage",
     "add_stage",
     "append_state",
+    "at_position",
+    "attempt_rows",
+    "beginning_of_run",
     "between_in_run_stage",
     "branch_points",
     "chain_base",
@@ -101,8 +117,10 @@ __all__ = [
     "cursor",
     "digits",
     "empty_run_stages",
+    "end_of_run",
     "ends_of_run_stage",
     "entries_of_run_stage",
+    "entries_through",
     "find",
     "find_duplicate",
     "get",
@@ -117,6 +135,7 @@ __all__ = [
     "latest",
     "numbered_rows",
     "numbers_at",
+    "positions",
     "progress_at",
     "recorded",
     "recorded_keys",
