@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml "}
-RUNS = {"progress": [], "runs": [], "lag": [], "compare": ["run-1", "run-2"]}
+RUNS = {"progress": [], "runs": [], "durations": [], "lag": [], "compare": ["run-1", "run-2"]}
 
 
 @pytest.fixture
@@ -50,6 +50,45 @@ def test_a_picture_is_drawn_into_a_new_file(file: Path, kind: str, ending: str) 
     assert sorted(each.name for each in file.parent.iterdir()) == ["orders.milepost", picture.name]
     assert file.read_bytes() == before
     assert run("plot", kind, file, *RUNS[kind], picture).exit_code == 3
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_overwriting_is_asked_for(file: Path, kind: str) -> None:
+    """And replaces a picture, but never a database; a mistake leaves what was there."""
+    picture = file.parent / "picture.svg"
+    picture.write_text("mine", encoding="utf-8")
+    refused = run("plot", kind, file, *RUNS[kind], picture)
+    assert (refused.exit_code, picture.read_text(encoding="utf-8")) == (3, "mine")
+    assert "give --overwrite" in refused.stderr
+    assert run("plot", kind, file, *RUNS[kind], picture, "--overwrite", "--stage", "typo").exit_code == 1
+    assert picture.read_text(encoding="utf-8") == "mine"
+    result = run("plot", kind, file, *RUNS[kind], picture, "--overwrite")
+    assert (result.exit_code, result.output) == (0, "")
+    assert picture.read_bytes().startswith(SIGNATURES[".svg"])
+    store = file.rename(file.parent / "store.svg")
+    before = store.read_bytes()
+    result = run("plot", kind, store, *RUNS[kind], store, "--overwrite")
+    assert (result.exit_code, store.read_bytes()) == (3, before)
+    assert run("plot", kind, store, *RUNS[kind], file.parent / "new.svg", "--overwrite").exit_code == 0
+    (file.parent / "folder.svg").mkdir()
+    assert run("plot", kind, store, *RUNS[kind], file.parent / "folder.svg", "--overwrite").exit_code == 3
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RUNS if kind != "compare"])
+def test_a_picture_is_of_what_is_asked_for(file: Path, kind: str) -> None:
+    """A run, a stage, a span of time; what was never recorded is exit code 1."""
+    picture = file.parent / "a.svg"
+    asked = ["--run", "run-1", "--stage", "load", "--since", "100", "--until", "1970-01-01T00:00:00.900Z", "--overwrite"]
+    result = run("plot", kind, file, picture, *asked)
+    assert (result.exit_code, result.output) == (0, "")
+    assert "load in run-1" in picture.read_text(encoding="utf-8")
+    for wrong in (["--run", "typo"], ["--stage", "typo"]):
+        assert run("plot", kind, file, picture, "--overwrite", *wrong).exit_code == 1
+    if kind != "durations":
+        for aligned in ("--aligned", "--by-clock"):
+            assert run("plot", kind, file, picture, "--overwrite", aligned).exit_code == 0
+            shown = picture.read_text(encoding="utf-8")
+            assert ("since the run began" in shown) == (aligned == "--aligned")
 
 
 def test_every_kind_is_tested() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from milepost.cli.new_file import new_file
 from milepost.store import CheckpointStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from milepost.cli.argument import Command
     from milepost.forensics.plots import Picture
 
 
@@ -23,47 +26,65 @@ def _picture(value: str) -> str:
 
 
 _target = click.argument("picture", metavar="PICTURE", type=_picture)
+_since = click.option("--since", type=argument.time, help="Start at this time of the clock: ISO 8601 or ms since 1970.")
+_until = click.option("--until", type=argument.time, help="End at this time of the clock, included.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace PICTURE if it exists.")
+_aligned = click.option(
+    "--aligned/--by-clock",
+    default=None,
+    help="Lay the runs over each other, or show them on one clock.  [default: by the runs]",
+)
 
 
-@click.group(short_help="Draw progress, runs, lag or a comparison, as PNG or SVG.")
+def _filtered(command: Command) -> Command:
+    """Give a command the arguments of a picture of what is asked for."""
+    for each in reversed((argument.file, _target, argument.run, argument.stage, _since, _until, _overwrite)):
+        command = each(command)
+    return command
+
+
+@click.group(short_help="Draw progress, runs, durations, lag or a comparison.")
 def plot() -> None:
     """
     Draw a picture into a new file, PICTURE, as PNG or SVG by its ending.
 
-    This needs the extra `notebook`. A picture has room for some 20 runs and stages. It shows those that were active last, or
-    those that differ first, and counts the others.
+    This needs the extra `notebook`. A picture has room for some 20 runs and stages, and for 400 durations. It shows the runs
+    that were active last, and the stages that differ most, and counts the others. In an SVG, a browser shows what is under
+    the mouse.
     """
     # matplotlib warns of its cache and of this machine's fonts, but draws the picture anyway.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 @plot.command()
-@argument.file
-@_target
-@argument.run
-def progress(file: str, picture: str, run_id: str | None) -> None:
+@_filtered
+@_aligned
+def progress(file: str, picture: str, overwrite: bool, **chosen: Any) -> None:
     """Plot how far each stage had come at each time."""
-    with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot.progress(run_id), picture)
+    _draw(file, picture, overwrite, lambda store: store.plot.progress(**chosen))
 
 
 @plot.command()
-@argument.file
-@_target
-def runs(file: str, picture: str) -> None:
+@_filtered
+@_aligned
+def runs(file: str, picture: str, overwrite: bool, **chosen: Any) -> None:
     """Plot when each stage of each run was active."""
-    with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot.runs(), picture)
+    _draw(file, picture, overwrite, lambda store: store.plot.runs(**chosen))
 
 
 @plot.command()
-@argument.file
-@_target
-@argument.run
-def lag(file: str, picture: str, run_id: str | None) -> None:
+@_filtered
+def durations(file: str, picture: str, overwrite: bool, **chosen: Any) -> None:
+    """Plot how long each run took, and how it ended."""
+    _draw(file, picture, overwrite, lambda store: store.plot.durations(**chosen))
+
+
+@plot.command()
+@_filtered
+@_aligned
+def lag(file: str, picture: str, overwrite: bool, **chosen: Any) -> None:
     """Plot how far event time was behind the clock."""
-    with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot.lag(run_id), picture)
+    _draw(file, picture, overwrite, lambda store: store.plot.lag(**chosen))
 
 
 @plot.command()
@@ -71,12 +92,15 @@ def lag(file: str, picture: str, run_id: str | None) -> None:
 @click.argument("run_id", metavar="RUN")
 @click.argument("other_run_id", metavar="OTHER")
 @_target
-def compare(file: str, run_id: str, other_run_id: str, picture: str) -> None:
+@argument.stage
+@_overwrite
+def compare(file: str, run_id: str, other_run_id: str, picture: str, stage: str | None, overwrite: bool) -> None:
     """Plot two runs over each other, and where they diverge."""
+    _draw(file, picture, overwrite, lambda store: store.plot.compare(run_id, other_run_id, stage))
+
+
+def _draw(file: str, path: str, overwrite: bool, draw: Callable[[CheckpointStore], Picture]) -> None:
     with CheckpointStore.open_readonly(file) as store:
-        _save(store.plot.compare(run_id, other_run_id), picture)
-
-
-def _save(drawn: Picture, path: str) -> None:
-    with new_file(path) as stream:
+        drawn = draw(store)
+    with new_file(path, overwrite=overwrite) as stream:
         drawn.savefig(stream, format=Path(path).suffix.lower().removeprefix("."))
