@@ -323,6 +323,8 @@ TIMES = Calls(
         "receipts until": Call("until", lambda s, x: s.receipts(until=x), BAD_TIMES),
         "frame since": Call("since", lambda s, x: s.frame(since=x), BAD_TIMES),
         "frame until": Call("until", lambda s, x: s.frame(until=x), BAD_TIMES),
+        "plot.progress since": Call("since", lambda s, x: s.plot.progress(since=x), BAD_TIMES),
+        "plot.durations until": Call("until", lambda s, x: s.plot.durations(until=x), BAD_TIMES),
     }
 )
 
@@ -464,6 +466,7 @@ SWITCHES = Calls(
         "history newest_first": Call("newest_first", lambda s, x: s.history(newest_first=x), BAD_BOOLS),
         "receipts newest_first": Call("newest_first", lambda s, x: s.receipts(newest_first=x), BAD_BOOLS),
         "frame newest_first": Call("newest_first", lambda s, x: s.frame(newest_first=x), BAD_BOOLS),
+        "plot.runs aligned": Call("aligned", lambda s, x: s.plot.runs(aligned=x), _but_none(BAD_BOOLS)),
         "checkpointed transaction": Call("transaction", lambda s, x: loop(s, transaction=x), BAD_BOOLS),
         "checkpointed accept_source": Call("accept_source", lambda s, x: loop(s, accept_source=x), BAD_BOOLS),
         "once transaction": Call("transaction", lambda s, x: once(s, transaction=x), BAD_BOOLS),

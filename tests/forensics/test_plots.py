@@ -369,6 +369,9 @@ def test_a_picture_of_more_is_no_more_work(
             "progress": lambda read: plots.progress(read, Filter(), None),
             "progress of a run": lambda read: plots.progress(read, Filter("run-7"), None),
             "progress of a stage": lambda read: plots.progress(read, Filter(stage="stage-1"), None),
+            "progress of a time": lambda read: plots.progress(
+                read, Filter(None, None, EVENT_MS + 20_500, EVENT_MS + 90_000), None
+            ),
             "lag": lambda read: plots.lag(read, Filter(), None),
             "runs": lambda read: plots.runs(read, Filter(), None),
             "durations": lambda read: plots.durations(read, Filter()),
