@@ -149,6 +149,17 @@ def test_lag_between_two_marks_is_within_what_they_allow(steps: list[tuple[int, 
     assert max(lags) - min(lags) <= allowed + 1e-9
 
 
+def test_a_lag_that_hardly_varies_has_a_plain_scale(store: CheckpointStore) -> None:
+    """Whose ticks can be told apart."""
+    behind_ms = (100_000_000, 102_000_000, 101_000_000)
+    store.append_many(entry(i, event_time_ms=EVENT_MS, at_ms=EVENT_MS + ms) for i, ms in enumerate(behind_ms, 1))
+    axes = store.plot.lag().axes[0]
+    ticks = [label.get_text() for label in axes.get_yticklabels()]
+    assert axes.get_yscale() == "linear"
+    assert {"1 d 4 h", "1 d 4 h 10 min"} <= set(ticks)
+    assert len(set(ticks)) == len(ticks)
+
+
 def test_an_event_time_ahead_of_the_clock_is_drawn_at_the_bottom_and_told(store: CheckpointStore) -> None:
     """A logarithm has no place for it."""
     store.append_many(

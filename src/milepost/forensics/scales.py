@@ -71,10 +71,22 @@ def spans(axis: Axis, lengths_ms: Sequence[int], *, from_zero: bool = True) -> N
         low, high = low - low // 10 - 1, high + high // 10 + 1
     step = next((span for span in SPANS if (high - low) / span <= _TICKS), (high - low) // _TICKS)
     axis.set_major_locator(ticker.FixedLocator([number * step for number in range(low // step, high // step + 2)]))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: duration(round(value))))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _length(round(value))))
     axis.set_minor_locator(ticker.NullLocator())
     margin = (high - low) * 0.03
     _limit(axis, 0 if from_zero and not low else low - margin, high + margin)
+
+
+def _length(ms: int) -> str:
+    """A length of time in as many units as it has: of two ticks that are close, the first two may be the same."""
+    if ms < 0:
+        return f"-{_length(-ms)}"
+    parts = []
+    for unit_ms in (DAY_MS, 3_600_000, 60_000, 1000, 1):
+        number, ms = divmod(ms, unit_ms)
+        if number:
+            parts.append(duration(number * unit_ms))
+    return " ".join(parts) or duration(0)
 
 
 def logarithmic_spans(axis: Axis, lengths_ms: Sequence[int]) -> None:
