@@ -174,6 +174,12 @@ key_file: Callable[[Command], Command] = click.option(
 as_of: Callable[[Command], Command] = click.option(
     "--as-of", type=time, metavar="TIME", help="Answer as of this time, such as 2026-01-31T03:12, yesterday or '2h ago'."
 )
+since: Callable[[Command], Command] = click.option(
+    "--since", type=time, metavar="TIME", help="Start at this time of the clock, such as 2026-01 or '2h ago'."
+)
+until: Callable[[Command], Command] = click.option(
+    "--until", type=time, metavar="TIME", help="End at this time of the clock, included."
+)
 as_json: Callable[[Command], Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON in ASCII, for programs."
 )

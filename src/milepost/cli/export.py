@@ -38,7 +38,8 @@ _BATCH: Final = 10_000  # entries written at a time
 @click.option("--output", "target", metavar="FILE", default="-", help="Write to this new file.  [default: standard output]")
 @argument.run
 @argument.stage
-def export(file: str, form: str | None, target: str, run_id: str | None, stage: str | None) -> None:
+@argument.overwrite
+def export(file: str, form: str | None, target: str, run_id: str | None, stage: str | None, overwrite: bool) -> None:
     r"""
     Export the checkpoints for other programs.
 
@@ -58,7 +59,7 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
         if target == "-":
             write(sys.stdout.buffer, store, run_id, stage)
         else:
-            with new_file(target) as stream:
+            with new_file(target, overwrite=overwrite) as stream:
                 write(stream, store, run_id, stage)
 
 

@@ -38,10 +38,8 @@ _POLL_MS: Final = 500
 @argument.file
 @argument.run
 @argument.stage
-@click.option(
-    "--since", type=argument.time, metavar="TIME", help="Start at this time of the clock, such as 2026-01 or '2h ago'."
-)
-@click.option("--until", type=argument.time, metavar="TIME", help="End at this time of the clock, included.")
+@argument.since
+@argument.until
 @click.option("--after", type=int, default=0, metavar="POSITION", help="Start after this position of the chain.")
 @click.option("--limit", type=int, metavar="N", help="Print at most N checkpoints.")
 @click.option("--newest-first", is_flag=True, help="Print the newest first.")

@@ -26,9 +26,6 @@ def _picture(value: str) -> str:
 
 
 _target = click.argument("picture", metavar="PICTURE", type=_picture)
-_since = click.option("--since", type=argument.time, help="Start at this time of the clock: ISO 8601 or ms since 1970.")
-_until = click.option("--until", type=argument.time, help="End at this time of the clock, included.")
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace PICTURE if it exists.")
 _aligned = click.option(
     "--aligned/--by-clock",
     default=None,
@@ -38,7 +35,9 @@ _aligned = click.option(
 
 def _filtered(command: Command) -> Command:
     """Give a command the arguments of a picture of what is asked for."""
-    for each in reversed((argument.file, _target, argument.run, argument.stage, _since, _until, _overwrite)):
+    for each in reversed(
+        (argument.file, _target, argument.run, argument.stage, argument.since, argument.until, argument.overwrite)
+    ):
         command = each(command)
     return command
 
@@ -93,7 +92,7 @@ def lag(file: str, picture: str, overwrite: bool, **chosen: Any) -> None:
 @click.argument("other_run_id", metavar="OTHER")
 @_target
 @argument.stage
-@_overwrite
+@argument.overwrite
 def compare(file: str, run_id: str, other_run_id: str, picture: str, stage: str | None, overwrite: bool) -> None:
     """Plot two runs over each other, and where they diverge."""
     _draw(file, picture, overwrite, lambda store: store.plot.compare(run_id, other_run_id, stage))

@@ -20,7 +20,8 @@ _VERIFIED: Final = 200_000
 @click.argument("target", metavar="OUT.html", type=click.Path())
 @click.option("--verify/--no-verify", "verifies", default=None, help="Verify the chain.  [default: up to 200,000 entries]")
 @argument.key_file
-def report(file: str, target: str, verifies: bool | None, key_file: str | None) -> None:
+@argument.overwrite
+def report(file: str, target: str, verifies: bool | None, key_file: str | None, overwrite: bool) -> None:
     """
     Make one page to send: summary, pictures, verification.
 
@@ -34,5 +35,5 @@ def report(file: str, target: str, verifies: bool | None, key_file: str | None) 
     with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store:
         wanted = len(store) <= _VERIFIED if verifies is None else verifies
         text = page(store, store.verify() if wanted else None)
-    with new_file(target) as stream:
+    with new_file(target, overwrite=overwrite) as stream:
         stream.write(text.encode())

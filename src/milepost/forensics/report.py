@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
@@ -45,10 +46,11 @@ def report(store: CheckpointStore, verification: Verification | None) -> str:
         pictures = {
             "How far each stage had come": store.plot.progress(),
             "When each run was active": store.plot.runs(),
+            "How long each attempt took": store.plot.durations(),
             "How far event time was behind the clock": store.plot.lag(),
         }
-        for title, picture in pictures.items():
-            parts += [_heading(title), f"<figure>{_svg(picture)}</figure>"]
+        for number, (title, picture) in enumerate(pictures.items()):
+            parts += [_heading(title), f"<figure>{_svg(picture, number)}</figure>"]
     name = html.text(PurePath(found.path).name)
     footer = f"<footer>{html.text(f'milepost report of {visible(found.path)}, {iso(found.at_ms // 1000 * 1000)}')}</footer>"
     return (
@@ -71,8 +73,13 @@ def _verified(verification: Verification | None) -> str:
     return verification._repr_html_()
 
 
-def _svg(picture: Picture) -> str:
+def _svg(picture: Picture, number: int) -> str:
     text = io.StringIO()
     picture.savefig(text, format="svg")
     drawn = text.getvalue()
-    return drawn[drawn.index("<svg") :]  # without the XML declaration, which HTML does not have
+    drawn = drawn[drawn.index("<svg") :]  # without the XML declaration, which HTML does not have
+    # matplotlib numbers the parts of each picture anew, and a page has each id once.
+    return _ID.sub(rf"\g<1>p{number}-", drawn)
+
+
+_ID: Final = re.compile(r'(\bid="|url\(#|href="#)')
