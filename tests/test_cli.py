@@ -124,7 +124,7 @@ def test_help_imports_neither_tables_nor_bars() -> None:
     [
         (InvalidArgumentError("--by", "x", "no column"), 2, "Error: --by is 'x': no column\n"),
         (StoreError("/a", "no such file"), 3, "Error: /a: no such file\n"),
-        (StoreBusyError("/a", 5), 3, "Error: /a: another writer held the lock for 5 ms: retry, or open with a longer busy_"),
+        (StoreBusyError("/a", 5), 3, "Error: /a: another writer held the lock for 5 ms: try again"),
         (PermissionError(13, "Permission denied", "/a"), 3, "Error: /a: Permission denied\n"),
         (MilepostError("odd"), 1, "Error: odd\n"),
         (KeyboardInterrupt(), 130, "Error: interrupted"),

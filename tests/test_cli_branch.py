@@ -55,11 +55,11 @@ def test_branch_takes_a_stage_and_a_time(branched: Path) -> None:
     ("arguments", "exit_code", "why"),
     [
         (("none", "new"), ExitCode.CHECK_FAILED, "no checkpoint in run 'none'"),
-        (("old", "old"), ExitCode.WRONG_INPUT, "new_run_id is 'old'"),
+        (("old", "old"), ExitCode.WRONG_INPUT, "new run is 'old'"),
         (("old", "new", "--stage", "none"), ExitCode.CHECK_FAILED, "no checkpoint of stage 'none'"),
         (("old", "new", "--stage", "milepost:run"), ExitCode.WRONG_INPUT, "must not begin with 'milepost:'"),
         (("old", "new", "--as-of", "1"), ExitCode.CHECK_FAILED, "the cursor of stage 'load'"),
-        (("old", "new", "--as-of", "noon"), ExitCode.WRONG_INPUT, "as_of is 'noon'"),
+        (("old", "new", "--as-of", "noon"), ExitCode.WRONG_INPUT, "'noon' is no time"),
         (("old", "taken"), ExitCode.CHECK_FAILED, "run 'taken' has stage 'sort' already"),
     ],
 )

@@ -73,5 +73,5 @@ def test_an_error_with_a_hostile_name_is_shown_in_one_short_line(path: Path) -> 
     for text in (answer("runs", path), answer("summary", path), shown, page):
         assert "\x1b" not in text
         assert "\\x1b[31m\\n" in text
-    assert len([line for line in shown.splitlines() if "nightly" in line]) == 1
+    assert len([line for line in shown.splitlines() if "nightly" in line]) == 2, "the run, and that it stands out"
     assert "&lt;b&gt;" in page

@@ -69,7 +69,7 @@ def test_yesterday_is_the_first_moment_of_the_day_in_the_zone() -> None:
 )
 def test_a_wrong_time_is_refused_with_the_reason(text: str, why: str) -> None:
     """Seconds would be in January 1970."""
-    with pytest.raises(click.BadParameter, match=why):
+    with pytest.raises(click.ClickException, match=why):
         argument.time(text)
 
 

@@ -425,12 +425,12 @@ EDITS = st.one_of(
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """Where to lay a file of the sixty entries, and its content."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the sixty entries."""
     path = tmp_path_factory.mktemp("explained") / "orders.milepost"
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(ENTRIES)
-    return path, path.read_bytes()
+    return path
 
 
 @given(
@@ -438,16 +438,22 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 )
 @settings(max_examples=150)
 def test_a_fault_names_the_entry_that_stands_at_its_position(
-    recorded: tuple[Path, bytes], edits: list[str], options: dict[str, Any]
+    recorded: Path, edits: list[str], options: dict[str, Any]
 ) -> None:
     """Whatever was done to the file: run, stage and sequence are what stands there, and the sentence names them."""
-    file, content = recorded
-    file.write_bytes(content)
+    file = recorded.with_name("edited.milepost")
+    file.write_bytes(recorded.read_bytes())
     for edit in edits:
         with contextlib.suppress(apsw.ConstraintError):
             tamper(file, edit)
     there = standing(file)
-    for fault in verify(file, **options).faults:
+    found = None
+    with contextlib.suppress(NoCheckpointError):
+        found = verify(file, **options)
+    if found is None:  # the run has lost its name
+        assert options["run_id"] not in {run_id for run_id, *_ in there.values()}
+        return
+    for fault in found.faults:
         named = fault.run_id, fault.stage, fault.sequence
         if fault.position is None or fault.kind == "missing":
             assert named == (None, None, None)

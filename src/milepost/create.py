@@ -212,10 +212,10 @@ def directory_beside(path: str) -> Iterator[str]:
             temporary.make()
         yield temporary.name
     finally:
-        with _errors_about(path):
-            try:
-                temporary.remove()
-            finally:
+        try:
+            temporary.remove()
+        finally:
+            with _errors_about(path):
                 temporary.remove()  # the rest, if a signal interrupted the first call
 
 

@@ -238,5 +238,5 @@ def test_what_no_append_leaves_is_damage(
     _record(path, entry())
     text = f"SELECT {value} WHERE ? + ?{' + ?' * statement.startswith('_RECENT')}"
     monkeypatch.setattr(active, statement, {active._DRAWN: text} if statement == "_RECENT_RUNS" else text)
-    with pytest.raises(apsw.CorruptError, match="as no append leaves it"):
+    with pytest.raises(apsw.CorruptError, match="which no append writes"):
         active.same_stages(connection, Filter(), 9, 9)

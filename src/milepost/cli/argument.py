@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from milepost.cli import output
+from milepost.cli.exit_code import ExitCode
 from milepost.errors import InvalidArgumentError
 from milepost.receipt import Head
 from milepost.store import CheckpointStore
@@ -31,12 +32,18 @@ _MOST_MS: Final = 10**14  # the year 5138
 _COMPLETIONS: Final = 200  # names that a shell is given
 
 
+class WrongTime(click.ClickException):
+    """A time or a length of time that cannot be read, in one sentence."""
+
+    exit_code = ExitCode.WRONG_INPUT
+
+
 def time(text: str) -> str | int:
     """
     Parse a time for the store: ISO 8601, a word such as `yesterday`, an age such as `2h ago`, or ms since the epoch.
 
     Raises:
-        click.BadParameter: It is none of these, or a number that must be seconds.
+        WrongTime: It is none of these, or a number that must be seconds.
     """
     word = text.strip()
     if word in {"now", "today", "yesterday"}:
@@ -49,9 +56,9 @@ def time(text: str) -> str | int:
         return _of_iso(word)
     number = int(word)
     if number in _SECONDS:
-        raise click.BadParameter(f"{word} looks like seconds: give ms since 1970, {number * 1000}, or a date")
+        raise WrongTime(f"{word} looks like seconds: give ms since 1970, {number * 1000}, or a date")
     if number >= _MOST_MS:
-        raise click.BadParameter(f"{word} looks like microseconds or nanoseconds: give ms since 1970, or a date")
+        raise WrongTime(f"{word} looks like microseconds or nanoseconds: give ms since 1970, or a date")
     return number
 
 
@@ -66,8 +73,10 @@ def _of_word(word: str) -> int:
 def _of_iso(text: str) -> int:
     try:
         ms = to_ms("time", text)
-    except InvalidArgumentError:
-        raise click.BadParameter(
+    except InvalidArgumentError as error:
+        if error.rule.startswith("is before"):
+            raise WrongTime(f"{text!a} {error.rule}") from None
+        raise WrongTime(
             f"{text!a} is no time: give a date or time such as 2026-01-31T03:12, 2026-01, yesterday or '2h ago'"
         ) from None
     # Text without a zone is in UTC to the store, and in the zone of --tz here.
@@ -83,11 +92,11 @@ def span_ms(text: str) -> int:
     Parse a length of time, such as `90s`, `10m`, `2h` or `3 days`, as ms.
 
     Raises:
-        click.BadParameter: It is none.
+        WrongTime: It is none.
     """
     found = _SPAN.fullmatch(text.strip())
     if found is None:
-        raise click.BadParameter(f"{text!a} is no length of time: give one such as 90s, 10m, 2h or 3d")
+        raise WrongTime(f"{text!a} is no length of time: give one such as 90s, 10m, 2h or 3d")
     return int(float(found[1]) * _UNITS_MS[found[2][0].lower()])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -121,16 +122,14 @@ _COMMANDS: Final = {
     "open it with CheckpointStore(), which upgrades it": "any program that writes to it upgrades it",
     "retry, or open with a longer busy_timeout_ms": "try again",
     "give hmac_key": "give --key-file",
-    "run_id is": "the run is",
-    "new_run_id": "another run",
-    "use a new run_id": "use a new run",
 }
+_ARGUMENTS: Final = re.compile(r"\b(new_)?run_id\b")
 
 
 def _in_words_of_the_command_line(sentence: str) -> str:
     for method, command in _COMMANDS.items():
         sentence = sentence.replace(method, command)
-    return sentence
+    return _ARGUMENTS.sub(lambda found: "new run" if found[1] else "run", sentence)
 
 
 def _leave(sentence: str, exit_code: ExitCode) -> NoReturn:

@@ -442,13 +442,13 @@ def _names(connection: apsw.Connection, run_number: int, stage_number: int) -> t
         return None
     run_id, stage = row
     if type(run_id) is not str or type(stage) is not str:
-        raise apsw.CorruptError(f"a name is {row!a:.200}, as no append leaves it")
+        raise apsw.CorruptError(f"a name is {row!a:.200}, which no append writes")
     return run_id, stage
 
 
 def _text(value: object) -> str:
     if type(value) is not str:
-        raise apsw.CorruptError(f"a name is {value!a:.200}, as no append leaves it")
+        raise apsw.CorruptError(f"a name is {value!a:.200}, which no append writes")
     return value
 
 
