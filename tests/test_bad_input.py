@@ -779,7 +779,7 @@ LONGEST = "x" * 1024
         lambda s: list(s.history("run-7", "load", after=MAX, newest_first=True)),
         lambda s: list(s.receipts(since=MAX, until=MAX, after=MAX, limit=MAX)),
         lambda s: s.resume_points(LONGEST, as_of=MAX),
-        lambda s: s.verify(run_id="run-7", workers=1, expected=Head(MAX, DIGITS)) if s else None,
+        lambda s: s.latest("run-7") and s.verify(run_id="run-7", workers=1, expected=Head(MAX, DIGITS)),
         lambda s: s.runs(limit=MAX, newest_first=True),
         lambda s: s.verify(trusted=Head(MAX, DIGITS)),
     ],
