@@ -255,7 +255,9 @@ def _one_by_one(
     ticker = None
     finished, every = progress.finished, progress.every
     try:
-        ticker = None if every_s is None else Ticker(progress, every_s)
+        if every_s is not None:
+            ticker = Ticker(progress, every_s)
+            ticker.start()
         for value, token in feed if not progress.stopped else ():
             if progress.attention and progress.must_end():
                 break
@@ -281,7 +283,9 @@ async def _one_by_one_async(
     """Do as `_one_by_one`, for `async for`."""
     ticker = None
     try:
-        ticker = None if every_s is None else Ticker(progress, every_s)
+        if every_s is not None:
+            ticker = Ticker(progress, every_s)
+            ticker.start()
         if not progress.stopped:
             async for value, token in feed:
                 if progress.attention and progress.must_end():

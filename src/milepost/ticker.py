@@ -42,6 +42,9 @@ class Ticker:
             name="milepost-ticker",
             daemon=True,
         )
+
+    def start(self) -> None:
+        """Begin. It is a step of its own, so that an interrupt within it finds a ticker that can be stopped."""
         start(self.thread)
 
     def stop(self) -> None:

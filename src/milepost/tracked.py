@@ -345,6 +345,7 @@ class _Tracking:
         self._is_open = True
         if self.every_s is not None:
             self._ticker = Ticker(self._progress, self.every_s)
+            self._ticker.start()
         return self._progress
 
     def _close(self) -> None:

@@ -400,6 +400,10 @@ class CaughtInAppend(CaughtInBlock):
         return [name for name in super().names(*numbers) if name != SINK + self.entries[1].idempotency_key]
 
 
+_LOOPS = {"milepost-worker", "milepost-ticker"}
+"""The threads of a loop. Python goes on to list one whose start was interrupted before it began: it is not alive."""
+
+
 class Loop(Operation):
     """A checkpointed loop over five records, in batches of two."""
 
@@ -506,7 +510,7 @@ class MappedLoop(Loop):
         """Resume it, and see the threads of the interrupted one end."""
         super().again()
         deadline = time.monotonic() + 20
-        while [each for each in threading.enumerate() if each.name in {"milepost-worker", "milepost-ticker"}]:
+        while any(each.is_alive() and each.name in _LOOPS for each in threading.enumerate()):
             if time.monotonic() > deadline:
                 raise BrokenPromiseError("threads of a loop are left")
             time.sleep(0.001)
