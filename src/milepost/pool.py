@@ -40,7 +40,8 @@ class Job:
     __slots__ = ("error", "finished", "record", "result", "token")
 
     def __init__(self, record: Any, token: Any) -> None:
-        self.record, self.token = record, token
+        self.record: Any = record
+        self.token: Any = token
         self.result: Any = None
         self.error: BaseException | None = None
         self.finished: bool = False

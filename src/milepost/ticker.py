@@ -36,7 +36,7 @@ class Ticker:
     def __init__(self, progress: Progress[Any, Any], every_s: float) -> None:
         self._bell = threading.Lock()
         self._bell.acquire()
-        self.thread = threading.Thread(
+        self.thread: threading.Thread = threading.Thread(
             target=_tick,
             args=(weakref.ref(progress), weakref.ref(self), every_s, self._bell),
             name="milepost-ticker",

@@ -6,7 +6,7 @@ import re
 import time as clock
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -35,7 +35,7 @@ _COMPLETIONS: Final = 200  # names that a shell is given
 class WrongTime(click.ClickException):
     """A time or a length of time that cannot be read, in one sentence."""
 
-    exit_code = ExitCode.WRONG_INPUT
+    exit_code: ClassVar[int] = ExitCode.WRONG_INPUT
 
 
 def time(text: str) -> str | int:
@@ -167,8 +167,8 @@ def stages(store: CheckpointStore) -> list[str]:
     return [each.stage for each in store.stages()]
 
 
-complete_run = _complete(run_ids)
-complete_stage = _complete(stages)
+complete_run: Callable[..., list[CompletionItem[Any]]] = _complete(run_ids)
+complete_stage: Callable[..., list[CompletionItem[Any]]] = _complete(stages)
 
 file: Callable[[Command], Command] = click.argument("file", type=click.Path())
 run: Callable[[Command], Command] = click.option(

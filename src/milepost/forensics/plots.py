@@ -82,7 +82,7 @@ class Picture(Figure):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        self.titles = hover.Titles()
+        self.titles: hover.Titles = hover.Titles()
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save it as matplotlib does, without a background. A character that the font lacks is drawn as a box."""

@@ -26,7 +26,9 @@ _UNITS: Final = {  # of a span of time: in ms, and how many of it are marked on 
     "d": (DAY_MS, (1, 2, 4, 7, 14, 30, 60, 90, 180)),
     "y": (365 * DAY_MS, (1, 2, 3, 5, 10, 15, 20, 30, 50, 100)),
 }
-SPANS: Final = {number * size: f"{number} {unit}" for unit, (size, counts) in _UNITS.items() for number in counts}
+SPANS: Final[dict[int, str]] = {
+    number * size: f"{number} {unit}" for unit, (size, counts) in _UNITS.items() for number in counts
+}
 _TICKS: Final = 8  # on an axis of spans, at most
 _LARGE: Final = 10_000_000  # numbers from here on are shortened, as in 10M, where that loses nothing
 
