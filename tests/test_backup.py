@@ -270,11 +270,12 @@ def test_a_signal_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing(path: Pa
             for moment in range(1, 60):
                 signal.setitimer(signal.ITIMER_REAL, whole * moment / 40)
                 try:
-                    store.backup(path.with_name("copy"))
-                except KeyboardInterrupt:
+                    try:
+                        store.backup(path.with_name("copy"))
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:  # also one that comes in the `finally`
                     ended += 1
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
                 assert not [name for name in _names(path) if name.startswith(".")]
                 if path.with_name("copy").exists():
                     with CheckpointStore.open_readonly(path.with_name("copy")) as copy:
