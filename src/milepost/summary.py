@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
-from statistics import median
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from milepost import html
@@ -465,7 +464,13 @@ def stage_states(
 
 def _pace_ms(last: Sequence[tuple[int, int]]) -> int | None:
     gaps = [max(0, later - earlier) for (later, _), (earlier, _) in pairwise(last)]
-    return int(median(gaps)) if gaps else None
+    return int(_median(gaps)) if gaps else None
+
+
+def _median(values: Iterable[int]) -> float:
+    from statistics import median  # noqa: PLC0415 - takes 3 ms, and only a summary needs it
+
+    return median(values)
 
 
 def _rate(last: Sequence[tuple[int, int]]) -> float | None:
@@ -518,7 +523,7 @@ def _of_stages(stages: Sequence[StageState], runs: Sequence[RunSummary], at_ms: 
 
 def _of_silences(silences: Sequence[Silence]) -> Iterator[str]:
     """Describe the silences that are longer than others. Between nightly runs there is one each day."""
-    usual = median(silence.lasted_ms for silence in silences) if len(silences) > 1 else 0
+    usual = _median(silence.lasted_ms for silence in silences) if len(silences) > 1 else 0
     for silence in silences:
         if silence.lasted_ms > max(2 * usual, _GAP_LEAST_MS):
             between = f"run {shown(silence.after)} and run {shown(silence.before)}"
@@ -527,7 +532,7 @@ def _of_silences(silences: Sequence[Silence]) -> Iterator[str]:
 
 def _of_recent(recent: Sequence[tuple[int, str, str, int]]) -> Iterator[str]:
     gaps = [later[3] - earlier[3] for earlier, later in pairwise(recent)]
-    usual = median(gaps) if gaps else 0
+    usual = _median(gaps) if gaps else 0
     for (_, before_run_id, _, before_ms), (position, run_id, stage, at_ms) in pairwise(recent):
         if at_ms - before_ms > max(_GAP * usual, _GAP_LEAST_MS) and run_id == before_run_id:
             yield f"run {shown(run_id)} recorded nothing for {duration(at_ms - before_ms)} from {iso(before_ms)}"
