@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from milepost import cursors, details, rows
 from milepost.errors import InvalidArgumentError, SourceChangedError
 from milepost.mapped import Mappable
+from milepost.owner import in_event_loop
 from milepost.progress import OffsetProgress
 from milepost.signature import MAX_DETAIL_BYTES
-from milepost.source import Source, Start, can_await
+from milepost.source import Source, Start
 from milepost.times import to_ms
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Checkpointed(Mappable[Record]):
             async for record in records:
                 yield describe(record)
         finally:
-            if can_await():
+            if in_event_loop():
                 await self._source.close_async(records)
 
     def _describe(self, seen_ms: int) -> Callable[[Record], tuple[Record, _Token]]:

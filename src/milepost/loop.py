@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from milepost.append import NOT_ASKED
 from milepost.errors import StoreError, shown
-from milepost.source import Start, can_await, close, close_async
+from milepost.owner import in_event_loop
+from milepost.source import Start, close, close_async
 from milepost.steps import checked_step
 from milepost.ticker import Ticker
 
@@ -301,7 +302,7 @@ async def _one_by_one_async(
         progress.over = True
         if ticker is not None:
             ticker.stop()
-        if can_await():
+        if in_event_loop():
             await close_async(feed)
             await progress.end_async()
 

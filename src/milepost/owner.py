@@ -45,3 +45,15 @@ def _trio_task() -> object | None:
     except (RuntimeError, AttributeError):
         return None
     return task
+
+
+def in_event_loop() -> bool:
+    """Return whether the caller's thread runs an event loop of asyncio."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except (RuntimeError, AttributeError):  # as above
+        return False
+    return True

@@ -21,7 +21,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from milepost.errors import InvalidArgumentError
-from milepost.source import can_await, close_async
+from milepost.owner import in_event_loop
+from milepost.source import close_async
 from milepost.threads import start
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ class _Reader:
         finally:
             self.is_reading, self.has_ended = False, True
             self._ring()
-            if can_await():
+            if in_event_loop():
                 await close_async(self._feed)
 
     def stop(self) -> None:
@@ -431,7 +432,7 @@ class Pool:
         finally:
             workers.stop()
             reader.stop()
-            if can_await():
+            if in_event_loop():
                 while workers.are_at_work:
                     await asyncio.sleep(_POLL_S)
                 await reader.ended()

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from milepost.errors import InvalidArgumentError
+from milepost.owner import in_event_loop
 
 if TYPE_CHECKING:
     import os
@@ -230,7 +231,7 @@ async def _prepend(first: Record, records: AsyncIterator[Record]) -> AsyncIterat
         async for record in records:
             yield record
     finally:
-        if can_await():
+        if in_event_loop():
             await close_async(records)
 
 
@@ -246,14 +247,3 @@ async def close_async(feed: object) -> None:
     end = getattr(feed, "aclose", None)
     if end is not None and not getattr(feed, "ag_running", False):
         await end()
-
-
-def can_await() -> bool:
-    """Whether an event loop runs. What is dropped after its end is closed, but cannot await."""
-    import asyncio  # noqa: PLC0415 - who asks has imported it
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -13,6 +13,7 @@ from milepost import rows
 from milepost.arguments import check_integer, plain_integer
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import InvalidArgumentError, MilepostError, StageMovedError, StoreError
+from milepost.owner import in_event_loop
 from milepost.progress import OffsetProgress
 from milepost.source import Start
 from milepost.ticker import Ticker
@@ -478,7 +479,7 @@ class Tracked(_Tracking):
             self._bell.release()
 
     def _wait(self, progress: _TrackedProgress) -> None:
-        if _in_event_loop():
+        if in_event_loop():
             raise StoreError(
                 self._store.path,
                 f"{progress.unfinished:,} records are unfinished, which would hold the event loop: use `async with`",
@@ -607,15 +608,3 @@ class AsyncTracked(_Tracking):
             progress.record()
         else:
             await progress.record_async()
-
-
-def _in_event_loop() -> bool:
-    if "asyncio" not in sys.modules:
-        return False
-    import asyncio  # noqa: PLC0415 - only where it is there already
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
