@@ -37,10 +37,10 @@ RECENT: Final = 1_000
 """How many of the last entries a summary searches for gaps and clock jumps."""
 
 STALL: Final = 5
-"""A stage is stalled after so many times its usual pace, and"""
+"""A stage is stalled after so many times its usual pace."""
 
 STALL_LEAST_MS: Final = 60_000
-"""after so many ms."""
+"""No stage is stalled before so many ms."""
 
 NOTHING: Final = "nothing recorded yet"
 

@@ -8,7 +8,7 @@ from milepost import html
 from milepost.checkpoint import Checkpoint, ResumePoint
 from milepost.errors import MilepostError
 from milepost.readable import duration, iso
-from milepost.summary import RunSummary, StageSummary, run_attempts, run_rate, run_state
+from milepost.summary import NOTHING, RunSummary, StageSummary, run_attempts, run_rate, run_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -138,5 +138,5 @@ def _table(title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequen
 
 def _page(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], number: int) -> str:
     if not rows:
-        return html.page([html.paragraph("nothing recorded yet")])
+        return html.page([html.paragraph(NOTHING)])
     return html.page([_table(title, columns, rows), html.rest(number - len(rows), "more row")])

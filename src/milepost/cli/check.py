@@ -13,6 +13,7 @@ from milepost.cli.output import Column
 from milepost.errors import shown
 from milepost.readable import age, count, duration
 from milepost.store import CheckpointStore
+from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ _WORST_FIRST: Final[dict[Status, ExitCode]] = {
 
 def _sentence(verdict: Status, found: Sequence[_Found]) -> str:
     if not found:
-        return f"nothing yet: {output.NOTHING}"
+        return f"nothing yet: {NOTHING}"
     bad = [each for each in found if each.status == verdict] if verdict != "ok" else []
     if not bad:
         return f"ok: {count(len(found), 'stage')}"

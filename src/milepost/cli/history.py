@@ -18,6 +18,7 @@ from milepost.cli.exit_code import ExitCode
 from milepost.cli.output import Column
 from milepost.errors import StoreBusyError, StoreError
 from milepost.store import CheckpointStore
+from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ def history(
         pages = _follow(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
         try:
             if not follow and not as_json and store.latest() is None:
-                output.note(output.NOTHING)
+                output.note(NOTHING)
                 return
             _show_history(pages, run_id, stage, follows=follow, as_json=as_json)
         except KeyboardInterrupt:

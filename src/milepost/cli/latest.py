@@ -8,6 +8,7 @@ import click
 
 from milepost.cli import argument, output, values
 from milepost.store import CheckpointStore
+from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
     from milepost.times import Time
@@ -27,7 +28,7 @@ def latest(file: str, run_id: str | None, stage: str | None, as_of: Time | None,
         if found is None:
             argument.refuse_unrecorded(store, run_id, stage)
     if found is None:
-        raise click.ClickException(output.NOTHING if as_of is None else "nothing was recorded there at that time")
+        raise click.ClickException(NOTHING if as_of is None else "nothing was recorded there at that time")
     if as_json:
         output.document(values.recorded(*found))
         return

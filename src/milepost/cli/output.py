@@ -15,13 +15,12 @@ import click
 from rich.cells import cell_len, chop_cells
 
 from milepost.readable import iso_with_ms, visible
+from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
-
-NOTHING: Final = "nothing recorded yet"
 
 _GAP: Final = "  "
 _PADDED: Final = 48  # cells, so that one long name in a pipe does not push all else to the right

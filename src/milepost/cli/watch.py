@@ -14,6 +14,7 @@ from milepost.cli.exit_code import ExitCode
 from milepost.errors import StoreBusyError
 from milepost.readable import age, count, duration, rate, shorten
 from milepost.store import CheckpointStore
+from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -109,7 +110,7 @@ def _screen(watched: dict[str, _Watched], now_ms: int, total: int | None) -> Ren
     from rich.text import Text  # noqa: PLC0415
 
     if not watched:
-        return Text(f"{output.NOTHING}; waiting for the first checkpoint (Ctrl-C to quit)", style="dim")
+        return Text(f"{NOTHING}; waiting for the first checkpoint (Ctrl-C to quit)", style="dim")
     table = Table(box=None, pad_edge=False, expand=False)
     table.add_column("stage", no_wrap=True)
     table.add_column("run", no_wrap=True, overflow="ellipsis")
