@@ -59,7 +59,7 @@ CREATE UNIQUE INDEX entry_by_key ON entry (idempotency_key, run_number, stage_nu
 
 -- A sparse index. The first entry of a stage in a run is a milepost. The next one is the first entry of that stage and run that
 -- stands 40 or more positions later. Only mileposts are indexed by run, stage and sequence, because each index of a row costs
--- an append another page. Every entry stands less than 40 positions after a milepost of its run and stage, and is found from
+-- an append another page. An archive makes the first entry that it leaves of a stage a milepost. Every entry stands less than 40 positions after a milepost of its run and stage, and is found from
 -- there. An index ends in the rowid, which is the position, so each of these returns rows in chain order.
 CREATE        INDEX entry_by_run      ON entry (run_number)   WHERE entries_so_far IS NOT NULL;  -- a run: history, latest
 CREATE        INDEX entry_by_stage    ON entry (stage_number) WHERE entries_so_far IS NOT NULL;  -- a stage: history, latest
@@ -76,7 +76,8 @@ CREATE TABLE stage_cursor (
     PRIMARY KEY (run_number, stage_number, position)
 ) STRICT, WITHOUT ROWID;
 
--- Where the chain in this file begins. An archive leaves a row. Without one, the chain begins at its first entry.
+-- Where the chain in this file begins. An archive leaves a row. Without one, the chain begins at its first entry. Of each stage
+-- of each run the last archived entry stays in `entry`, and all with its watermark, and the whole of a bag in progress.
 CREATE TABLE chain_base (
     position  INTEGER PRIMARY KEY,  -- the last archived entry; it and all entries before it are in another file
     signature BLOB NOT NULL         -- 32 bytes: the chain up to and including that entry

@@ -314,6 +314,7 @@ TIMES = Calls(
         ),
         "track event_time": Call("event_time", lambda s, x: track(s, 0, event_time=x), BAD_TIMES),
         "branch as_of": Call("as_of", lambda s, x: s.branch("run-7", "new", as_of=x), BAD_TIMES),
+        "archive before": Call("before", lambda s, x: s.archive(f"{s.path}-a", before=x), BAD_TIMES | NONE),
         "latest as_of": Call("as_of", lambda s, x: s.latest(as_of=x), BAD_TIMES),
         "latest_for_stage as_of": Call("as_of", lambda s, x: s.latest_for_stage("load", as_of=x), BAD_TIMES),
         "resume_point_for_stage as_of": Call("as_of", lambda s, x: s.resume_point_for_stage("load", as_of=x), BAD_TIMES),
@@ -699,6 +700,7 @@ OPENING = Calls(
         "open path": Call("path", lambda _, x: CheckpointStore(x).close(), BAD_PATHS),
         "open_readonly path": Call("path", lambda _, x: CheckpointStore.open_readonly(x).close(), BAD_PATHS),
         "backup path": Call("path", lambda s, x: s.backup(x), BAD_PATHS),
+        "archive path": Call("path", lambda s, x: s.archive(x, before=0), BAD_PATHS),
         "open durability": Call("durability", lambda s, x: _open_second(s, durability=x), BAD_DURABILITIES),
         "open busy_timeout_ms": Call(
             "busy_timeout_ms", lambda s, x: _open_second(s, busy_timeout_ms=x), BAD_INTEGERS | NONE | {"2^31": 2**31}

@@ -8,10 +8,12 @@ from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
 from milepost.checkpointed import Checkpointed
 from milepost.comparison import Comparison, Divergence, StageComparison
 from milepost.errors import (
+    ArchivedStageError,
     BrokenChainError,
     ClosedStoreError,
     CursorNotKeptError,
     DamagedStoreError,
+    EntriesArchivedError,
     FailedStoreError,
     ForkedStoreError,
     IdempotencyConflictError,
@@ -50,6 +52,7 @@ from milepost.verification import Fault, Verification
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArchivedStageError",
     "BatchReceipt",
     "BrokenChainError",
     "Checkpoint",
@@ -60,6 +63,7 @@ __all__ = [
     "CursorNotKeptError",
     "DamagedStoreError",
     "Divergence",
+    "EntriesArchivedError",
     "FailedStoreError",
     "Fault",
     "ForkedStoreError",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from contextlib import contextmanager
 from enum import Enum
-from itertools import count, repeat
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
@@ -19,6 +19,7 @@ import apsw
 from milepost import details, rows
 from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Checkpoint, Watermark, fault
 from milepost.errors import (
+    ArchivedStageError,
     CursorNotKeptError,
     IdempotencyConflictError,
     InvalidCheckpointError,
@@ -36,9 +37,11 @@ from milepost.signature import EMPTY, START, canonical_bytes, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from milepost.cursors import Stored
-    from milepost.signature import Hash
+    from milepost.rows import Numbers
+    from milepost.signature import ChainBase, Hash
 
 _BUFFER: Final = 250  # rows for one executemany, so few that they are freed before Python's garbage collector scans them
 _RUN_STAGES: Final = 1_000  # how many stages of runs keep their state in memory
@@ -113,7 +116,8 @@ class Appender:
         self.duplicates: int = 0
         self.usable: bool = True
         self._takes_reserved = False
-        self._connection = connection
+        self.statements: apsw.Cursor = connection
+        """Runs the statements of the transaction."""
         self._stages: dict[tuple[str, str], _RunStage] = {}
         self._runs: dict[str, _Run] = {}
         self._position, self._signature = START  # until the first stage is looked up
@@ -217,7 +221,7 @@ class Appender:
         with self._reserved():
             receipt = self.append_many(entries, with_details)
         for position, cursor in cursors.items():
-            rows.add_cursor(self._connection, *rows.numbers_at(self._connection, position), position, cursor)
+            rows.add_cursor(self.statements, *rows.numbers_at(self.statements, position), position, cursor)
         return receipt
 
     def advance(self, step: Step, clock: Callable[[], int], index: int | None = None) -> Receipt:
@@ -239,11 +243,11 @@ class Appender:
         if after is not NOT_ASKED:
             stands = Watermark(state.offset, state.event_time_ms) if state.sequence >= 0 else None
             if stands != after or mark == after:
-                found = rows.find_duplicate(self._connection, run_id, stage, key)
+                found = rows.find_duplicate(self.statements, run_id, stage, key)
                 receipt = found[0] if found is not None and found[1].watermark == mark else None
                 raise StageMovedError(after, stands, receipt, run_id, stage, index)
         if state.sequence >= MAX_INTEGER:  # no sequence is left to assign, but the step may be recorded already
-            found = rows.find_duplicate(self._connection, run_id, stage, key)
+            found = rows.find_duplicate(self.statements, run_id, stage, key)
             if found is not None and found[1].watermark == mark:
                 self.duplicates += 1
                 return found[0]
@@ -253,7 +257,7 @@ class Appender:
             receipt = self._add(entry, detail, cursor)
         except (IdempotencyConflictError, WatermarkRegressionError) as error:
             self.usable = False
-            found = rows.find_duplicate(self._connection, run_id, stage, key)
+            found = rows.find_duplicate(self.statements, run_id, stage, key)
             if found is None or found[1].watermark != mark:
                 raise type(error)(error.entry, error.args[1], index) from None
             self.duplicates += 1
@@ -277,7 +281,7 @@ class Appender:
 
     def recorded_keys(self, run_id: str, stage: str, keys: Sequence[str]) -> set[str]:
         """Return the keys that the stage of a run has recorded already."""
-        return rows.recorded_keys(self._connection, run_id, stage, keys)
+        return rows.recorded_keys(self.statements, run_id, stage, keys)
 
     def append_items(self, run_id: str, stage: str, keys: Sequence[str], clock: Callable[[], int]) -> int:
         """
@@ -294,16 +298,23 @@ class Appender:
 
         Raises:
             InvalidCheckpointError: A value breaks a rule of `valid`.
+            ArchivedStageError: Some keys of the stage are in an archive, so nobody can tell what it has recorded.
         """
         at_ms = clock()
         first = Checkpoint(run_id, stage, 0, Watermark(0, 0), keys[0], at_ms)
         state = self._checked_stage(first, None)
+        begins = state.sequence < 0
+        if not begins and rows.has_archived(self.statements, run_id, stage):
+            raise ArchivedStageError(run_id, stage)
         recorded = self.recorded_keys(run_id, stage, keys)
         sequence, offset, event_time_ms = max(state.sequence, 0), state.offset, state.event_time_ms
         new = [key for key in keys if key not in recorded]
         self.extend(
-            Checkpoint(run_id, stage, sequence + number, Watermark(offset + number, event_time_ms), key, at_ms)
-            for number, key in enumerate(new, 1)
+            (
+                Checkpoint(run_id, stage, sequence + number, Watermark(offset + number, event_time_ms), key, at_ms)
+                for number, key in enumerate(new, 1)
+            ),
+            chain((details.BAG,), NO_DETAILS) if begins else NO_DETAILS,
         )
         self.finish()
         return offset + len(new)
@@ -315,7 +326,7 @@ class Appender:
         Raises:
             RunFinishedError: The last attempt has finished, and `again` is false.
         """
-        last = rows.last_attempt(self._connection, run_id)
+        last = rows.last_attempt(self.statements, run_id)
         if last is not None and last.state == details.FINISHED and not again:
             raise RunFinishedError(run_id, last.attempt, last.at_ms)
         attempt, sequence = (1, 1) if last is None else (last.attempt + 1, last.sequence + 1)
@@ -329,7 +340,7 @@ class Appender:
         Raises:
             StageMovedError: Another attempt has begun meanwhile, or this one has already ended.
         """
-        last = rows.last_attempt(self._connection, run_id)
+        last = rows.last_attempt(self.statements, run_id)
         if last is None or last.attempt != attempt or last.state != details.BEGAN:
             found = None if last is None else Watermark(last.attempt, 0)
             raise StageMovedError(Watermark(attempt, 0), found, None, run_id, details.STAGE_OF_RUNS)
@@ -356,14 +367,14 @@ class Appender:
             CursorNotKeptError: A stage stood at a checkpoint whose cursor is no longer kept.
         """
         appended, duplicates = self.appended, self.duplicates
-        points = rows.branch_points(self._connection, run_id, stage, as_of_ms)
+        points = rows.branch_points(self.statements, run_id, stage, as_of_ms)
         if not points:
             raise NoCheckpointError(run_id, stage)
         for point in points:
             entry = point.entry._replace(run_id=new_run_id, at_ms=clock())
-            last = rows.latest(self._connection, new_run_id, entry.stage)
+            last = rows.latest(self.statements, new_run_id, entry.stage)
             if last is not None:
-                found = rows.find_duplicate(self._connection, new_run_id, entry.stage, entry.idempotency_key)
+                found = rows.find_duplicate(self.statements, new_run_id, entry.stage, entry.idempotency_key)
                 if found is None or (found[1].sequence, found[1].watermark) != (entry.sequence, entry.watermark):
                     raise RunExistsError(new_run_id, entry.stage, last)
                 self.duplicates += 1
@@ -376,6 +387,24 @@ class Appender:
             source = details.of_source(point.detail)
             self._add(entry, details.of_branch(run_id, point.position, point.cursor, source), point.cursor)
         return self._batch_receipt(appended, duplicates)
+
+    def record_archive(self, cut: ChainBase, detail: str | None, clock: Callable[[], int]) -> Receipt:
+        """Record that the entries up to a cut are in an archive. `detail` says what stays of them."""
+        names = details.RUN_OF_MILEPOST, details.STAGE_OF_ARCHIVES
+        last = rows.latest(self.statements, *names)
+        sequence, key = (1 if last is None else last.sequence + 1), f"archive-{cut.position}"
+        entry = Checkpoint(*names, sequence, Watermark(cut.position, 0), key, clock())
+        with self._reserved():
+            return self._add(entry, detail, None)
+
+    def move_base(self, through: int, whole: AbstractSet[Numbers]) -> None:
+        """Move the base of the chain to a position. `whole` are the bags of which everything stays."""
+        self.usable = False  # where the next mileposts go has changed
+        rows.move_base(self.statements, through, whole)
+
+    def give_back(self) -> int:
+        """Give some unused pages back to the file system, and return how many are left."""
+        return rows.give_back(self.statements)
 
     @contextmanager
     def _reserved(self) -> Iterator[None]:
@@ -396,7 +425,7 @@ class Appender:
             return duplicate
         if cursor is not None:
             state = self._stages[entry.run_id, entry.stage]
-            rows.add_cursor(self._connection, state.run.number, state.number, self._position, cursor, state.last_cursor)
+            rows.add_cursor(self.statements, state.run.number, state.number, self._position, cursor, state.last_cursor)
             state.last_cursor = self._position
         return self.receipt()
 
@@ -413,7 +442,7 @@ class Appender:
     def finish(self) -> tuple[int, bytes]:
         """Write the waiting rows, and return the position and the signature of the chain's last entry."""
         if not self._stages:
-            return rows.tip(self._connection)
+            return rows.tip(self.statements)
         self._write()
         return self._position, self._signature
 
@@ -433,18 +462,18 @@ class Appender:
                 self._write()
                 self._stages.clear()
                 self._runs.clear()
-            state = rows.append_state(self._connection, run_id, name)
+            state = rows.append_state(self.statements, run_id, name)
             position, signature, run_number, stage_number, run_signature, *last = state
             if not self._stages:
                 self._position, self._signature = position, signature
             run = self._runs.get(run_id)
             if run is None:
-                run = _Run(run_number or rows.add_run(self._connection, run_id), run_signature or EMPTY)
+                run = _Run(run_number or rows.add_run(self.statements, run_id), run_signature or EMPTY)
                 self._runs[run_id] = run
-            stage_number = stage_number or rows.add_stage(self._connection, name)
+            stage_number = stage_number or rows.add_stage(self.statements, name)
             new = last[0] is None
             if new:
-                rows.add_run_stage(self._connection, run.number, stage_number)
+                rows.add_run_stage(self.statements, run.number, stage_number)
             stage = _RunStage(run, stage_number, prefix(run_id, name), None if new else last)
             self._stages[run_id, name] = stage
         return stage
@@ -454,21 +483,21 @@ class Appender:
         stage.next_milepost = position + INTERVAL
         if stage.entries_before is None:
             self._write()
-            entries = rows.entries_of_run_stage(self._connection, stage.run.number, stage.number)
+            entries = rows.entries_of_run_stage(self.statements, stage.run.number, stage.number)
             stage.entries_before = entries - stage.added
         return stage.entries_before + stage.added + 1
 
     def _duplicate(self, entry: Checkpoint, stage: _RunStage, index: int | None) -> Receipt:
         """Return the first receipt of a duplicate, or raise the error for the rule that the entry breaks."""
         self._write()
-        found = rows.find_duplicate(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
+        found = rows.find_duplicate(self.statements, entry.run_id, entry.stage, entry.idempotency_key)
         if found is not None:
             receipt, first = found
             if (first.sequence, first.watermark) == (entry.sequence, entry.watermark):
                 self.duplicates += 1
                 return receipt
             raise IdempotencyConflictError(entry, first, index)
-        last = rows.latest(self._connection, entry.run_id, entry.stage)
+        last = rows.latest(self.statements, entry.run_id, entry.stage)
         if last is None:
             raise apsw.CorruptError(f"stage {entry.stage!a} of run {entry.run_id!a} has lost its last entry")
         if entry.sequence <= stage.sequence:
@@ -480,14 +509,14 @@ class Appender:
             return
         first_position = self._numbered[0][0]
         try:
-            rows.add_entries(self._connection, self._numbered)
+            rows.add_entries(self.statements, self._numbered)
         except apsw.ConstraintError:
             # The rows before the refused one are in the table, so the last position there identifies it.
-            refused = rows.tip(self._connection)[0] - first_position + 1
+            refused = rows.tip(self.statements)[0] - first_position + 1
             if not 0 <= refused < len(self._waiting):  # only in a damaged file
                 raise
             index, entry = self._waiting[refused]
-            found = rows.find_duplicate(self._connection, entry.run_id, entry.stage, entry.idempotency_key)
+            found = rows.find_duplicate(self.statements, entry.run_id, entry.stage, entry.idempotency_key)
             if found is None:
                 raise
             raise IdempotencyConflictError(entry, found[1], index) from None

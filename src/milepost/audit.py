@@ -55,9 +55,10 @@ class _Run:
 class _RunStage:
     """One stage of one run, as far as the walk has come."""
 
-    __slots__ = ("entries", "next_milepost", "prefix", "run", "sequence")
+    __slots__ = ("entries", "may_be_early", "next_milepost", "prefix", "run", "sequence")
 
     def __init__(self, run: _Run, prefix: str, sequence: int, entries: int, next_milepost: float) -> None:
+        self.may_be_early = False  # the next milepost follows one that an archive has moved away
         self.run = run
         self.prefix = prefix
         self.sequence = sequence
@@ -78,6 +79,7 @@ class Audit:
         progress_at_start: Returns how far a run and its stage, given by number, had come there (`rows.Progress`). Without
             it, nothing had begun.
         mark: After how many entries of a run (`check_run_rows`) to keep the signature as `marked`.
+        base: The position of the chain's base. An archive may have moved mileposts up to there away.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class Audit:
         start: ChainBase = START,
         progress_at_start: Callable[[int, int], tuple[Any, ...]] | None = None,
         mark: int | None = None,
+        base: int = 0,
     ) -> None:
+        self._base = base
         self.faults: list[Fault] = []
         self.mismatches: dict[int, Mismatch] = {}
         self.position: int = start.position
@@ -173,6 +177,12 @@ class Audit:
             if self.entries == self._mark:
                 self.marked = self.run_signature
 
+    def begin_run(self, signature: bytes) -> None:
+        """Begin `check_run_rows` where the chain over the run's own entries has this signature, as at the base."""
+        self.run_signature = signature
+        if self._mark == 0:
+            self.marked = signature
+
     def _meet(self, run_number: int, stage_number: int) -> _RunStage:
         run_signature, sequence, milepost, entries = self._progress_at_start(run_number, stage_number)
         run = self._runs.get(run_number)
@@ -189,6 +199,7 @@ class Audit:
         run_stage = _RunStage(run, begins, -1, 0, 0)
         if milepost is not None:
             run_stage.sequence, run_stage.entries, run_stage.next_milepost = sequence, entries, milepost + INTERVAL
+            run_stage.may_be_early = milepost <= self._base
         self._run_stages[run_number, stage_number] = run_stage
         return run_stage
 
@@ -245,6 +256,9 @@ class Audit:
     def _check_milepost(self, run_stage: _RunStage, entries_so_far: object) -> None:
         """Check a row that is a milepost, or should be one."""
         expected = run_stage.entries if self.position >= run_stage.next_milepost else None
+        if run_stage.may_be_early and entries_so_far == run_stage.entries:
+            expected = run_stage.entries
+        run_stage.may_be_early = False
         if run_stage.next_milepost == inf and isinstance(entries_so_far, int):
             run_stage.entries = entries_so_far
         elif entries_so_far != expected:

@@ -187,6 +187,13 @@ class BlockWriter(WritableDatabase):
 
     # Inside a block
 
+    def refuse_inside_block(self, what: str) -> None:
+        """Refuse a call that makes several commits of its own, if the caller is inside a block."""
+        self.refuse_if_ended()
+        holder = self._in_the_way()
+        if holder is not None and self._block_of_caller(holder, None) is not None:
+            raise StoreError(self.path, f"{what} makes commits of its own: leave the transaction() block first")
+
     def _enter_inner(self, turn: BlockTurn, block: Block) -> apsw.Connection:
         self._refuse_reentry(turn)
         turn.refuse_if_cut_short()

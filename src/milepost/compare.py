@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from milepost import rows
 from milepost.arguments import check_name
 from milepost.comparison import Comparison, Divergence, StageComparison
-from milepost.errors import NoCheckpointError
+from milepost.errors import ArchivedStageError, NoCheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,9 @@ def compare_runs(database: Database, run_id: str, other_run_id: str) -> Comparis
     ):
         if not known:
             raise NoCheckpointError(name, None)
+        for pair in pairs:
+            if database.read(rows.has_archived, name, pair.stage):
+                raise ArchivedStageError(name, pair.stage)
     return Comparison(run_id, other_run_id, tuple(_stage(database, run_id, other_run_id, pair) for pair in pairs))
 
 

@@ -55,6 +55,12 @@ def connect(
     return connection
 
 
+def is_sealed(path: str, vfs: str | None) -> bool:
+    """Return whether a file is sealed, as an archive is: every program can only read it."""
+    with files.vfs_file(path, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY) as file:
+        return schema.is_sealed(files.read(file, schema.HEADER_BYTES, 0))
+
+
 def refuse_foreign_header(path: str, vfs: str | None) -> None:
     """
     Refuse a file with another application's header, or another format version.

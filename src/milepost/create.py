@@ -46,6 +46,7 @@ _OLDER_PREFIX: Final = ".milepost-"  # the prefix of an older milepost's tempora
 _NAME: Final = "new"  # the new file's name in its temporary directory
 _HIDDEN_BYTES: Final = len("/.milepost_12345678/new")
 _TRIES: Final = 100
+_SEAL_OFFSET: Final = 18  # https://sqlite.org/fileformat2.html#the_database_header
 
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
@@ -85,6 +86,26 @@ def create(path: str, vfs: str | None, hmac: Hash | None) -> None:
                 connection.execute("COMMIT")
         finally:
             connection.close()  # writes the WAL back into the file, syncs the file and removes the WAL
+
+
+def fill(temporary: str, path: str, vfs: str | None) -> None:
+    """Make the empty tables of an archive in the file `temporary`, which is to become `path`."""
+    connection: apsw.Connection = connect(temporary, "mode=rw", vfs)
+    try:
+        with _opening(temporary, path):
+            connection.pragma("page_size", _PAGE_BYTES)
+            connection.pragma("auto_vacuum", "incremental")
+            schema.create(connection)
+    finally:
+        connection.close()
+
+
+def seal(temporary: str, vfs: str | None) -> None:
+    """Mark a finished file as read-only for every SQLite, and sync it."""
+    with files.vfs_file(temporary, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE) as file:
+        if file is not None:
+            file.xWrite(schema.SEAL, _SEAL_OFFSET)
+            file.xSync(apsw.SQLITE_SYNC_FULL)
 
 
 def backup(read: Read, path: str) -> None:
@@ -130,21 +151,29 @@ def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
             target = apsw.Connection(files.for_sqlite(temporary))
         try:
             target.pragma("synchronous", "full")
-            with _opening(temporary, path), target.backup("main", connection, "main") as steps:
+            with writing(temporary, path), target.backup("main", connection, "main") as steps:
                 while not steps.done:
                     steps.step(_COPIED_PAGES)
-        except apsw.FullError as error:
-            raise StoreFullError(path, "no space left on the disk for the copy: free some space and retry") from error
-        except apsw.IOError as error:
-            code = getattr(error, "extendedresult", 0)
-            if code not in _WRITE_ERRORS:  # reading the store failed; it may be another file by now
-                raise
-            name = apsw.mapping_extended_result_codes[code]
-            raise StoreError(path, f"the copy cannot be written ({name}): check the disk") from error
         finally:
             target.close()
     finally:
         snapshot.close()
+
+
+@contextlib.contextmanager
+def writing(temporary: str, path: str) -> Iterator[None]:
+    """Copy into the file that is being made: what fails there is told as an error of the copy, and not of the store."""
+    try:
+        with _opening(temporary, path):
+            yield
+    except apsw.FullError as error:
+        raise StoreFullError(path, "no space left on the disk for the copy: free some space and retry") from error
+    except apsw.IOError as error:
+        code = getattr(error, "extendedresult", 0)
+        if code not in _WRITE_ERRORS:  # reading the store failed; it may be another file by now
+            raise
+        name = apsw.mapping_extended_result_codes[code]
+        raise StoreError(path, f"the copy cannot be written ({name}): check the disk") from error
 
 
 @contextlib.contextmanager

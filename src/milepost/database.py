@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, TypeVarTuple
 import apsw
 
 from milepost import create, files, open_files
+from milepost.connection import is_sealed
 from milepost.errors import (
     ClosedStoreError,
     ForkedStoreError,
@@ -78,7 +79,7 @@ class Database:
             )
         self.path = path
         self.vfs = vfs
-        self._hmac = hmac
+        self.hmac: Hash | None = hmac
         self._process = os.getpid()
         # Why this file accepts no more calls: closed, forked or failed.
         self._ended: StoreError | None = None
@@ -112,7 +113,7 @@ class Database:
         self._idle.append(reader)
 
     def _new_reader(self) -> Reader:
-        return SnapshotReader(self.path, self.vfs, self._hmac)
+        return SnapshotReader(self.path, self.vfs, self.hmac)
 
     def read(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Run a read-only query that reads everything before it returns. In your own block it sees the block's writes."""
@@ -160,7 +161,7 @@ class Database:
     def read_on_own_connection(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Run a query as `read_committed` does, on a connection of its own. Use it for slow queries and foreign SQL."""
         self.refuse_if_ended()
-        own = Database(self.path, self.vfs, self._hmac).open()
+        own = Database(self.path, self.vfs, self.hmac).open()
         try:
             return own.read_committed(query, *given)
         finally:
@@ -169,6 +170,14 @@ class Database:
     def copy_to(self, path: str) -> None:
         """Copy the committed contents exactly, on a connection of its own, so that other threads continue."""
         create.backup(self.read_on_own_connection, path)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the file is an archive, which nobody writes to."""
+        try:
+            return is_sealed(self.path, self.vfs)
+        except apsw.Error as error:
+            raise translate(error, self.path, self.busy_timeout_ms) from error
 
     @property
     def closed(self) -> bool:

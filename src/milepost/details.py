@@ -10,18 +10,24 @@ The JSON object that milepost itself records with an entry, and the names in it.
 | `branch_of` | the run that the entry was branched from |
 | `source` | text that says which source a loop's records come from |
 | `branch_position` | the position of the entry that it repeats |
+| `bag` | `true` in the first entry that `once` records of a stage |
+| `archive_position` | in the stage `milepost:archive`: the last entry that was archived |
+| `archive_signature` | the signature of the chain there, 64 hex digits |
+| `kept` | how many of the entries up to there stay in the file |
+| `kept_digest` | their digest, 64 hex digits |
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from milepost.cursors import digest
 from milepost.signature import MAX_DETAIL_BYTES
 
 if TYPE_CHECKING:
     from milepost.cursors import Stored
+    from milepost.signature import ChainBase
 
 RESERVED: Final = "milepost:"
 """The beginning of the names of milepost's own stages."""
@@ -33,6 +39,12 @@ STAGE_OF_RUNS: Final = "milepost:run"
 
 RUN_OF_MILEPOST: Final = "milepost"
 """The run of entries that belong to no run, such as those of an archive."""
+
+STAGE_OF_ARCHIVES: Final = "milepost:archive"
+"""The stage in which archives are recorded."""
+
+BAG: Final = '{"bag":true}'
+"""The detail of the first entry of a bag. An archive keeps the whole of a bag whose run has not finished."""
 
 BEGAN: Final = "began"
 FINISHED: Final = "finished"
@@ -74,6 +86,26 @@ def of_attempt(text: str | None) -> tuple[str, str | None]:
     if state == FAILED:
         return FAILED, error if isinstance(error, str) else None
     return (FINISHED if state == FINISHED else BEGAN), None
+
+
+def of_archive(cut: ChainBase, kept: int, digest: bytes) -> str | None:
+    """Return the detail of an entry that records an archive up to a cut."""
+    return detail(archive_position=cut.position, archive_signature=cut.signature.hex(), kept=kept, kept_digest=digest.hex())
+
+
+class Archived(NamedTuple):
+    """What an entry that records an archive says, whatever it holds."""
+
+    position: object
+    signature: object
+    kept: object
+    digest: object
+
+
+def of_archived(text: str | None) -> Archived:
+    """Return what the detail of an archive's entry says."""
+    values = parse(text)
+    return Archived(*(values.get(name) for name in ("archive_position", "archive_signature", "kept", "kept_digest")))
 
 
 def of_cursor(text: str | None) -> dict[str, Any]:

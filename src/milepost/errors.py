@@ -14,6 +14,7 @@ MilepostError                                  catch this to catch every error o
 ├── RunExistsError                             a branch into a run that has the stage: branch into another one
 ├── SourceChangedError                         a loop would resume with another source: pass the same one
 ├── CursorNotKeptError                         a branch from where the cursor is gone: branch from a later checkpoint
+├── ArchivedStageError                         keys or entries of the stage are in an archive: use another run
 ├── StoreError                                 the file or its use is at fault, not the entry
 │   ├── NotAStoreError                         the file is not milepost's; it was not changed
 │   ├── SchemaVersionError                     the file has another format version
@@ -22,6 +23,7 @@ MilepostError                                  catch this to catch every error o
 │   ├── ReadOnlyStoreError                     the store is read-only, or a permission is missing
 │   ├── ClosedStoreError                       the store was used after close()
 │   ├── ForkedStoreError                       the store was used after a fork: open another in the child
+│   ├── EntriesArchivedError                   an archive overtook a walk along the chain: begin it again
 │   ├── FailedStoreError                       the store can no longer promise durability: reopen it
 │   ├── StoreFullError                         the disk is full: free some space and retry
 │   └── StoreBusyError (TimeoutError)          another writer held the lock: retry
@@ -386,6 +388,27 @@ class CursorNotKeptError(MilepostError):
         )
 
 
+class ArchivedStageError(MilepostError):
+    """
+    Entries of a stage are in an archive, and the call would need all of them.
+
+    Attributes:
+        run_id: The run.
+        stage: Its stage.
+    """
+
+    def __init__(self, run_id: str, stage: str) -> None:
+        super().__init__(run_id, stage)
+        self.run_id: str = run_id
+        self.stage: str = stage
+
+    def __str__(self) -> str:
+        return (
+            f"entries of stage {shown(self.stage)} of run {shown(self.run_id)} are in an archive, and this call needs all: "
+            "use another run for new work, and open the archive to look at the old one"
+        )
+
+
 class StoreError(MilepostError):
     """Something is wrong with the file at `path`, or with its use. `problem` says what, and what to do."""
 
@@ -441,6 +464,10 @@ class ClosedStoreError(StoreError):
 
 class ForkedStoreError(StoreError):
     """You opened the store before a fork and used it in the child. SQLite connections do not survive a fork."""
+
+
+class EntriesArchivedError(StoreError):
+    """An archive has moved entries away that a walk along the chain had not reached yet. Nothing was skipped unseen."""
 
 
 class FailedStoreError(StoreError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from milepost import rows
 from milepost.arguments import check_bool, check_integer, check_optional_name
 from milepost.checkpoint import MAX_INTEGER
+from milepost.errors import EntriesArchivedError
 from milepost.times import to_ms
 
 if TYPE_CHECKING:
@@ -74,13 +75,18 @@ def pages(
         query: Returns the rows of a page, position first.
         decode: Converts a page of rows for the caller. It sees the file as it was when they were read.
         size: How many rows a page has at most.
+
+    Raises:
+        EntriesArchivedError: From the iterator: an archive has overtaken it.
     """
-    # Read the tip here, not in the generator: the chain counts as it is at the call, not at the first page.
-    return _iterate_pages(read, replace(chosen, before=min(chosen.before, read(rows.tip)[0] + 1)), query, decode, size)
+    # Look here, not in the generator: the chain counts as it is at the call, not at the first page.
+    base, last = read(rows.extent)
+    return _iterate_pages(read, base, replace(chosen, before=min(chosen.before, last + 1)), query, decode, size)
 
 
 def _iterate_pages(
     read: Read,
+    base: int,
     left: Filter,
     query: Callable[[apsw.Connection, Filter], Rows],
     decode: Callable[[apsw.Connection, Rows], T],
@@ -88,6 +94,7 @@ def _iterate_pages(
 ) -> Iterator[T]:
     def page(connection: apsw.Connection, chosen: Filter) -> tuple[Rows, T]:
         found = query(connection, chosen)
+        _refuse_archived(connection, base, chosen)
         return found, decode(connection, found)
 
     while left.limit > 0:
@@ -98,3 +105,13 @@ def _iterate_pages(
             return
         position, *_ = found[-1]
         left = replace(left, limit=left.limit - chosen.limit, **{"before" if left.newest_first else "after": position})
+
+
+def _refuse_archived(connection: apsw.Connection, base: int, chosen: Filter) -> None:
+    """Refuse a page if an archive may have moved rows of it away since the walk began."""
+    moved_to, _ = rows.extent(connection)
+    if moved_to != base and chosen.after < moved_to and base + 1 < chosen.before:
+        raise EntriesArchivedError(
+            connection.filename,
+            f"the entries up to position {moved_to:,} were archived while they were read: begin again, or read the archive",
+        )

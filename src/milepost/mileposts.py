@@ -3,7 +3,7 @@ Mileposts, a sparse index: find rows by run and by stage, although only a few of
 
 The first row of a stage of a run is a milepost. The next milepost is the first row of the same stage and run that stands
 `INTERVAL` or more positions after it. Only mileposts are in the indexes by run, by stage and by sequence, so most appends
-change two B-trees instead of five.
+change two B-trees instead of five. An archive makes the first row that it keeps of a stage of a run a milepost too.
 
 Every other row stands less than `INTERVAL` positions after a milepost of its stage and run. An index leads to the milepost,
 and a few steps along the chain lead to the row. `Scope` writes this as SQL, once for all queries.
@@ -77,13 +77,14 @@ class Scope:
 
     def entries(self, of: str | dict[str, str], least: str = "0", most: str = str(MAX_INTEGER)) -> str:
         """Return the text after FROM that finds all between two positions once, as `entry` with its milepost `post`."""
+        # The next one may be closer than `INTERVAL`: one of another stage, or the first behind archived entries.
         end = f"post.position + {INTERVAL - 1}"
-        if self.order == "position":  # the mileposts of several stages or runs may be closer together
-            following = (
-                f"SELECT next.position FROM entry AS next INDEXED BY {self.index} WHERE {self.equal('next', 'post')} "
-                "AND next.entries_so_far IS NOT NULL AND next.position > post.position ORDER BY next.position LIMIT 1"
-            )
-            end = f"ifnull(min({end}, ({following}) - 1), {end})"
+        following = (
+            f"SELECT next.position FROM entry AS next INDEXED BY {self.index} WHERE {self.equal('next', 'post')} "
+            f"AND next.entries_so_far IS NOT NULL AND next.{self.order} > post.{self.order} "
+            f"ORDER BY next.{self.order} LIMIT 1"
+        )
+        end = f"ifnull(min({end}, ({following}) - 1), {end})"
         return (
             f"entry AS post INDEXED BY {self.index} CROSS JOIN entry ON {self.equal('post', of)} "
             "AND post.entries_so_far IS NOT NULL "

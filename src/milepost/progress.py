@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from milepost import rows
 from milepost.append import Step
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
-from milepost.errors import MilepostError
+from milepost.errors import ArchivedStageError, MilepostError
 from milepost.source import Start
 from milepost.turn import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import apsw
 
     from milepost.append import Appender
     from milepost.block import Block
@@ -297,11 +299,22 @@ class ItemProgress(Progress[str, "list[str]"]):
         return self._recorded + len(self.finished)
 
     def undone(self, items: Sequence[tuple[Any, str]]) -> list[tuple[Any, str]]:
-        """Return the items that are neither recorded nor handed out by this pass, each once."""
+        """
+        Return the items that are neither recorded nor handed out by this pass, each once.
+
+        Raises:
+            ArchivedStageError: Some keys of the stage are in an archive.
+        """
         since, self._recorded_since = self._recorded_since, []
         self._begun.difference_update(since)
         keys = [key for _, key in items]
-        recorded = self._writer.read(rows.recorded_keys, self.run_id, self.stage, keys)
+
+        def look(connection: apsw.Connection) -> set[str]:
+            if rows.has_archived(connection, self.run_id, self.stage):
+                raise ArchivedStageError(self.run_id, self.stage)
+            return rows.recorded_keys(connection, self.run_id, self.stage, keys)
+
+        recorded = self._writer.read(look)
         found = []
         for item in items:
             if item[1] not in recorded and item[1] not in self._begun:

@@ -159,6 +159,20 @@ def refuse_another_version(header: bytes, path: str) -> None:
         raise SchemaVersionError(path, version, VERSION)
 
 
+def is_sealed(header: bytes) -> bool:
+    """
+    Return whether the first 100 bytes of a file say that SQLite itself must not write to it.
+
+    Source:
+        https://sqlite.org/fileformat2.html#file_format_version_numbers
+    """
+    return len(header) >= HEADER_BYTES and header[18] > 2
+
+
+SEAL: Final = bytes((3, 1))
+"""The write version and the read version of a sealed file, at offset 18: no SQLite writes to it, and every one reads it."""
+
+
 def refuse_another_version_now(connection: apsw.Connection | apsw.Cursor, path: str) -> None:
     """
     Refuse an open file that has another version by now, because another process may have upgraded it meanwhile.

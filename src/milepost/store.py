@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from milepost import compare, cursors, details, files, rows, verify
+from milepost import across, compare, cursors, details, files, rows, verify
 from milepost.append import NOT_ASKED
 from milepost.arguments import (
     check_bool,
@@ -46,7 +47,7 @@ from milepost.writer import Writer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     import apsw
@@ -740,8 +741,13 @@ class CheckpointStore:
         return self._database.read(rows.head)
 
     def __len__(self) -> int:
-        """Return the number of checkpoints in the chain, by a lookup."""
-        return self._database.read(rows.tip)[0]
+        """Return the number of checkpoints in the file. It is a lookup, unless some were archived: see `base`."""
+        return self._database.read(rows.count)
+
+    @property
+    def base(self) -> Head:
+        """Where the chain in this file begins: what was recorded up to this head is in archives. At first it is empty."""
+        return self._database.read(rows.base)
 
     def __bool__(self) -> bool:
         """Return True, for an empty store too: `if store:` asks whether there is a store."""
@@ -871,6 +877,7 @@ class CheckpointStore:
         run_id: str | None = None,
         trusted: Head | None = None,
         expected: Head | None = None,
+        archives: Iterable[str | os.PathLike[str]] = (),
         workers: int = 1,
         progress: Callable[[int, int], object] | None = None,
     ) -> Verification:
@@ -891,6 +898,8 @@ class CheckpointStore:
                 verification of the whole chain shows it.
             trusted: Read only what came after this head. Runs that began before it go on from their last rows there.
             expected: A head kept elsewhere, which this chain must contain. The chain may have grown since.
+            archives: The archives of this chain, in any order. The verification then begins with the first entry of the
+                first of them. Without them it begins at `base`, and checks what stayed against the archive's entry.
             workers: How many processes may share the work, beside this one, which waits for them. They help with the
                 whole chain of a long file. One process walks a keyed chain, whose key stays here, and a file opened
                 through a VFS. One process also looks into what the workers find wrong.
@@ -912,6 +921,14 @@ class CheckpointStore:
             check_callable("progress", progress, "it takes the entries done and the entries in all")
         if run_id is not None and trusted is not None:
             raise InvalidArgumentError("trusted", trusted, "goes with the whole chain: leave it out, or leave out run_id")
+        paths = _paths(archives)
+        for name, value in (("run_id", run_id), ("trusted", trusted)):
+            if paths and value is not None:
+                raise InvalidArgumentError(
+                    "archives", paths, f"goes with the whole chain: leave it out, or leave out {name}"
+                )
+        if paths:
+            return across.verify_across(self._database, paths, expected, workers, progress)
         if run_id is None:
             return verify.verify_chain(self._database, trusted, expected, workers, progress)
         return verify.verify_run(self._database, run_id, expected, progress)
@@ -935,6 +952,7 @@ class CheckpointStore:
         Raises:
             NoCheckpointError: Nothing is recorded of one of them. A name with a typo is not a run without entries, and two
                 of those are not identical.
+            ArchivedStageError: Entries of one of them are in an archive.
             InvalidArgumentError: A name that no run can have.
         """
         return compare.compare_runs(self._database, run_id, other_run_id)
@@ -959,6 +977,40 @@ class CheckpointStore:
         self._database.copy_to(target)
         with type(self).open_readonly(target) as made:
             return made.head()
+
+    def archive(self, path: str | os.PathLike[str], *, before: Head | Time) -> Head:
+        """
+        Move what was recorded before a head or a time into a file of its own, so that this file stays small.
+
+        The archive is copied, verified and sealed: it opens for reading only. Then an entry records what was archived (run
+        `milepost`, stage `milepost:archive`), and the entries are deleted here in small commits, between which other
+        writers get their turns. Of every stage of a run the last entry stays, and all entries with its watermark, and of a
+        bag (`once`) all until its run has finished. Every lookup therefore answers as before, and a step stated again is
+        refused or a duplicate as before. Your own tables stay where they are.
+
+        A kill at any moment leaves a complete store. Call `archive` again with the same arguments: it goes on. Keep the
+        archives: `verify(archives=[…])` proves the whole chain across them.
+
+        Args:
+            path: A file that does not exist yet.
+            before: A head of this chain, whose entries are archived, or a time: all before the first entry whose `at_ms` is
+                not below it.
+
+        Returns:
+            The new `base`, which is the head of the archive. If there was nothing to archive, no file was made, and the base
+            is as it was.
+
+        Raises:
+            InvalidArgumentError: `before` is no time, and no head of this chain.
+            BrokenChainError: The chain is broken. Nothing was moved, and no file was made.
+            StoreError: There is another file already, or it cannot be written; or another archive came first.
+        """
+        writer = self._writer
+        target = files.absolute(path)
+        cut = before if type(before) is Head else to_ms("before", before, round_up=True)
+        from milepost import archive  # noqa: PLC0415 - few programs ever archive
+
+        return archive.archive(writer, target, cut, self._clock)
 
     # Forensics: what a notebook takes (the extra `notebook`)
 
@@ -1089,6 +1141,12 @@ class CheckpointStore:
             return "<CheckpointStore that could not be opened>"
         how = "read-only" if self._durability is None else f"durability={self._durability!r}"
         return f"<CheckpointStore {self.path!r} {'closed' if self._database.closed else how}>"
+
+
+def _paths(archives: Iterable[str | os.PathLike[str]]) -> list[str]:
+    if isinstance(archives, str | bytes) or not isinstance(archives, Iterable):
+        raise InvalidArgumentError("archives", archives, "must be a list of paths")
+    return [files.absolute(path) for path in archives]
 
 
 def _as_of(time: Time | None) -> int | None:

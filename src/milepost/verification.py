@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from milepost import html
 from milepost.errors import BrokenChainError, InvalidArgumentError
-from milepost.readable import count, shorten
+from milepost.readable import count, shorten, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,7 @@ class Fault:
             `lookup`: lookups rely on a milepost, a sequence or a run's list of stages that no append leaves like this.
             `cursor`: a cursor is gone, belongs to no checkpoint, or is not the one that was recorded with it.
             `head`: the chain does not contain the expected head.
+            `archive`: what stayed of archived entries, the base of the chain, or an archive is not as it was recorded.
             `key`: the chain is keyed and you gave no key, so its links cannot be judged.
             `file`: SQLite itself found something wrong in the file (`PRAGMA integrity_check`).
         position: Where in the chain, 1, 2, 3 …; None if the fault has no single place.
@@ -47,6 +48,7 @@ class Fault:
         stage: The stage of that entry.
         sequence: The sequence of that entry.
         explanation: What happened, in words.
+        file: The archive where it was found; None for the store's own file.
     """
 
     kind: str
@@ -57,9 +59,11 @@ class Fault:
     stage: str | None = None
     sequence: int | None = None
     explanation: str = ""
+    file: str | None = None
 
     def __str__(self) -> str:
-        place = "" if self.position is None else f"position {self.position:,}: "
+        place = "" if self.file is None else f"{visible(self.file)}: "
+        place += "" if self.position is None else f"position {self.position:,}: "
         return f"{place}{self.explanation or f'{self.kind}: {_difference(self)}'}"
 
 
@@ -76,6 +80,7 @@ class Verification:
         unchecked: Tables of other programs that SQLite cannot check here. They need a collation, a function or a module
             that only their own program has. They are no fault, and the verdict is about the chain and milepost's own
             tables. The names come from the file.
+        elsewhere: How many entries of the chain are in archives that were not read. That is a state, and no fault.
     """
 
     ok: bool
@@ -83,6 +88,7 @@ class Verification:
     signature: str
     faults: tuple[Fault, ...]
     unchecked: tuple[str, ...] = ()
+    elsewhere: int = 0
 
     def __post_init__(self) -> None:
         if self.ok is bool(self.faults):
@@ -122,8 +128,9 @@ def _difference(fault: Fault) -> str:
 
 
 def verdict(found: Verification) -> str:
-    """Say whether the chain is intact, and how many faults it has."""
-    return "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
+    """Say whether the chain is intact, how many faults it has, and how many of its entries were not read."""
+    said = "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
+    return f"{said}; {count(found.elsewhere, 'entry')} of them in archives that were not read" if found.elsewhere else said
 
 
 def _table_of_faults(faults: Sequence[Fault]) -> html.Html:

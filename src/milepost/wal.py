@@ -187,6 +187,7 @@ class Wal:
         self._identity_at_first = self._identity()
         self._frames = 0  # after this connection's last commit
         self._room = 1  # how many frames fit without growth; 1 leaves out the very first commit
+        self._due = False
         self._frames_at_last_try = 0  # how many frames it had at the last attempt to write it back
         self._warned_of_length = False
         # How long the WAL may get: 8 MB, or some 1,600 appends. SQLite's default of 1,000 pages suits statements that change
@@ -236,6 +237,10 @@ class Wal:
         """Sync the WAL, also for another process that was killed before its sync."""
         sync(self.name, self._vfs)
 
+    def make_due(self) -> None:
+        """Have the next `write_back` write the WAL back, however short it is: only that makes the file itself shorter."""
+        self._due = True
+
     def write_back(self) -> None:
         """
         Write the WAL back after a commit, if it is long enough, as SQLite's automatic checkpoint would.
@@ -250,8 +255,9 @@ class Wal:
         if frames < self._frames:  # it has restarted, so all of it was written back
             self._frames_at_last_try = 0
         self._frames = frames
-        if frames - max(self._frames_at_last_try, written_back) < self.write_back_pages:
+        if frames - max(self._frames_at_last_try, written_back) < self.write_back_pages and not self._due:
             return
+        self._due = False
         self._frames_at_last_try = frames
         try:
             frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)

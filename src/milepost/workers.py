@@ -227,7 +227,9 @@ def _walk(database: Database, part: Part) -> Iterator[dict[str, Any]]:
     kept = database.read(rows.snapshot)
     start = ChainBase(part.after, bytes.fromhex(part.signature))
     progress_at_start = progress_at(database, part.after)
-    audit = Audit(kept.run_names, kept.stage_names, kept.run_stages, sha256, start, progress_at_start)
+    audit = Audit(
+        kept.run_names, kept.stage_names, kept.run_stages, sha256, start, progress_at_start, base=kept.base.position
+    )
     told = part.after
     while audit.position < part.through and (page := database.read(rows.rows_after, audit.position, part.through)):
         audit.check_rows(page)

@@ -26,7 +26,7 @@ import apsw
 from milepost import create, files, open_files, schema, wal
 from milepost.block import outside
 from milepost.bound import Bound
-from milepost.connection import connect, refuse_foreign_header
+from milepost.connection import connect, is_sealed, refuse_foreign_header
 from milepost.database import Database
 from milepost.errors import (
     FailedStoreError,
@@ -105,7 +105,7 @@ class WritableDatabase(Database):
 
     def _open_first(self) -> None:
         if not files.is_store_file(self.path):
-            create.create(self.path, self.vfs, self._hmac)
+            create.create(self.path, self.vfs, self.hmac)
         files.warn_of_remote(self.path)
         create.sweep(self.path)
         self._connect()
@@ -114,6 +114,8 @@ class WritableDatabase(Database):
         """Open the connection that writes."""
         open_files.refuse_inherited(self.path)
         refuse_foreign_header(self.path, self.vfs)
+        if is_sealed(self.path, self.vfs):
+            raise ReadOnlyStoreError(self.path, "it is an archive, which is sealed: open it with open_readonly()")
         if os.stat(self.path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file
             create.refuse_second_name(self.path)
         found = files.status(f"{self.path}-wal")
@@ -152,7 +154,7 @@ class WritableDatabase(Database):
         if connection.readonly("main"):
             raise ReadOnlyStoreError(self.path, "the file cannot be written: check its permissions, or use open_readonly()")
         schema.upgrade(connection, self.path)
-        self.hash: Hash = schema.chosen_hash(connection, self.path, self._hmac)
+        self.hash: Hash = schema.chosen_hash(connection, self.path, self.hmac)
         self.hash(b"")  # refuses a missing key now, not at the first append
         if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
             raise StoreError(self.path, "the journal mode is not WAL and cannot be set: close the file everywhere else")
@@ -235,7 +237,7 @@ class WritableDatabase(Database):
             self._connection = self._end = self._version = None
 
     def _new_reader(self) -> Reader:
-        return SharedReader(self.path, self.vfs, self._hmac)
+        return SharedReader(self.path, self.vfs, self.hmac)
 
     @property
     def has_open_file(self) -> bool:

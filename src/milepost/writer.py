@@ -94,6 +94,10 @@ class Writer(TaskWriter):
         """Let a run start where another one stood."""
         return self._do(Job(lambda end: end.branch(run_id, new_run_id, stage, as_of_ms, clock)))
 
+    def write_back(self) -> None:
+        """Write the WAL back, so that the file has its true size, as far as readers allow."""
+        self._do(Job(lambda _end: self._wal.make_due()))
+
     def block(self, loop: str | None = None) -> Block:
         """A transaction block, of the caller or of a loop."""
         self.refuse_if_ended()

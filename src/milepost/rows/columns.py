@@ -110,8 +110,20 @@ def tip(connection: Statements) -> tuple[int, bytes]:
 
 def chain_base(connection: Statements) -> ChainBase:
     """Return where the chain in this file begins."""
-    row = connection.execute("SELECT position, signature FROM chain_base ORDER BY position DESC LIMIT 1").get
+    row = connection.execute(_CHAIN_BASE).get
     return START if row is None else ChainBase(row[0], checked_signature(row[1]))
+
+
+_CHAIN_BASE: Final = "SELECT position, signature FROM chain_base WHERE position = (SELECT max(position) FROM chain_base)"
+
+
+def extent(connection: Statements) -> tuple[int, int]:
+    """Return the position of the base, and that of the last entry."""
+    base, last = connection.execute(_EXTENT).get
+    return base or 0, last or base or 0
+
+
+_EXTENT: Final = "SELECT (SELECT max(position) FROM chain_base), (SELECT max(position) FROM entry)"
 
 
 def checked_signature(signature: object) -> bytes:

@@ -42,12 +42,18 @@ def head(connection: apsw.Connection) -> Head:
     return Head(position, digits(signature))
 
 
+def base(connection: apsw.Connection) -> Head:
+    """Return where the chain in this file begins."""
+    position, signature = chain_base(connection)
+    return Head(position, digits(signature))
+
+
 def signature(connection: apsw.Connection) -> str:
     """Return the chain's signature, 64 hex digits."""
     return digits(tip(connection)[1])
 
 
-def signature_at(connection: apsw.Connection, position: int) -> bytes | None:
+def signature_at(connection: Statements, position: int) -> bytes | None:
     """Return the signature (32 bytes) of the chain at an entry or at the base, or None if the position is neither."""
     base = chain_base(connection)
     if position == base.position:

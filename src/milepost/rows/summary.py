@@ -197,9 +197,11 @@ _LAST_OF_RUN_STAGE: Final = (
     f"SELECT entry.at_ms, entry.offset FROM {RUN_STAGE.entries(BOUND)} "
     "ORDER BY post.sequence DESC, entry.position DESC LIMIT ?3"
 )
+# Where entries are in an archive, the first sequence is as if none were missing among those.
+_FIRST: Final = {column: RUN_STAGE.milepost("entry", column=column, last=False) for column in ("sequence", "entries_so_far")}
 _STAGE_POINTS: Final = (
     f"SELECT {RUN_ID}, stage, sequence, offset, event_time_ms, {entries_so_far('entry')}, "
-    f"{RUN_STAGE.milepost('entry', column='sequence', last=False)}, entry.run_number, entry.stage_number "
+    f"{_FIRST['sequence']} - {_FIRST['entries_so_far']} + 1, entry.run_number, entry.stage_number "
     "FROM stage AS every CROSS JOIN entry "
     f"ON entry.position = {STAGE.last('every', 'last.position')} "
     f"WHERE every.stage_number > 0 AND every.stage {OWN_STAGE} ORDER BY every.stage_number"

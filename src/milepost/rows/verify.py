@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from milepost.mileposts import BOUND, INTERVAL, RUN, RUN_NUMBER, RUN_STAGE, entries_so_far
+from milepost.rows.archive import ArchiveRow, last_archive
 from milepost.rows.columns import (
     OWN_SIGNATURE,
     PAGE,
@@ -20,6 +21,7 @@ from milepost.rows.columns import (
     of_entry,
     tip,
 )
+from milepost.signature import EMPTY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +34,7 @@ class Snapshot:
     """The data beside the rows at one moment: names by number, and which stages each run has (as numbers)."""
 
     base: ChainBase
+    archive: ArchiveRow | None
     entries: int
     signature: bytes
     run_names: dict[int, str]
@@ -47,7 +50,8 @@ def snapshot(connection: apsw.Connection) -> Snapshot:
 def _snapshot(connection: apsw.Connection) -> Snapshot:
     run_stages: list[tuple[Any, ...]] = connection.execute("SELECT run_number, stage_number FROM run_stage").fetchall()
     base = chain_base(connection)
-    return Snapshot(base, *tip(connection), _run_names(connection), _stage_names(connection), set(run_stages))
+    archive = last_archive(connection)
+    return Snapshot(base, archive, *tip(connection), _run_names(connection), _stage_names(connection), set(run_stages))
 
 
 def snapshot_of_run(connection: apsw.Connection, run_id: str) -> tuple[Snapshot, int]:
@@ -112,6 +116,23 @@ _PROGRESS: Final = (
     "post.position, post.entries_so_far + (SELECT count(*) FROM entry AS behind WHERE behind.position "
     f"BETWEEN post.position + 1 AND min(post.position + {INTERVAL - 1}, ?3 - 1) AND {RUN_STAGE.equal('behind', BOUND)}) "
     f"FROM (SELECT 1) LEFT JOIN entry AS post ON post.position = {RUN_STAGE.milepost(BOUND, 'AND post.position < ?3')}"
+)
+
+
+def run_at(connection: apsw.Connection, run_id: str, base: int) -> tuple[bytes, int]:
+    """Return the signature of a run's own chain at the base of the chain, and how many entries it had there."""
+    run_number = connection.execute(_RUN_NUMBER, (run_id,)).get
+    signature, behind = connection.execute(_RUN_AT, (run_number, base)).get
+    return signature or EMPTY, entries_of_run(connection, run_id) - behind
+
+
+_RUN_NUMBER: Final = f"SELECT {RUN_NUMBER}"
+_OF_RUN: Final = {"run_number": "?1"}
+_RUN_AT: Final = (
+    f"SELECT (SELECT {OWN_SIGNATURE} FROM entry AS last WHERE last.position <= "
+    f"min(?2, {RUN.milepost(_OF_RUN, 'AND post.position <= ?2')} + {INTERVAL - 1}) AND last.run_number = ?1 "
+    "ORDER BY last.position DESC LIMIT 1), "
+    f"(SELECT count(*) FROM {RUN.entries(_OF_RUN, '?2 + 1')})"
 )
 
 

@@ -1,0 +1,223 @@
+"""
+Move the beginning of a chain into a file of its own, for `CheckpointStore.archive`.
+
+The order makes every state between two steps a complete store, and loses nothing at a kill:
+
+1. The archive is copied, sealed and verified under a temporary name, and linked into place.
+2. One commit records the archive: an entry with the cut, the signature there, and the digest of what stays.
+3. Commits of bounded size move the base of the chain up to the cut, and delete what is behind it.
+4. The space is given back in steps.
+
+After a kill in step 3 or 4, the next archive goes on from there. The seal is SQLite's own: a file whose write version is
+above 2 is read-only to every program (https://sqlite.org/fileformat2.html, section 1.3.3).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import apsw
+
+from milepost import create, details, files, rows, verify
+from milepost.connection import is_sealed
+from milepost.database import Database
+from milepost.errors import BrokenChainError, InvalidArgumentError, StoreError
+from milepost.kept import digest_of_kept
+from milepost.receipt import Head
+from milepost.signature import ChainBase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
+
+    from milepost.append import Appender
+    from milepost.rows import Numbers, Statements
+    from milepost.signature import Hash
+    from milepost.writer import Writer
+
+_STEP: Final = 5_000  # entries moved in one commit: other writers wait for that long
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    What an archive would do.
+
+    Attributes:
+        base: Where the chain in the file begins now.
+        cut: Where it would begin then. It is `base` if there is nothing to archive.
+        moved: How many entries would be in the archive alone.
+        kept: How many entries up to the cut would stay.
+    """
+
+    base: Head
+    cut: Head
+    moved: int
+    kept: int
+
+
+def plan(database: Database, before: Head | int) -> Plan:
+    """Return what an archive before a head or a time (ms since the epoch) would do."""
+
+    def planned(connection: apsw.Connection) -> Plan:
+        base, cut = rows.chain_base(connection), _cut(connection, before)
+        if cut.position <= base.position:
+            return Plan(_head(base), _head(base), 0, rows.count(connection) - rows.tip(connection)[0] + base.position)
+        whole = rows.whole_bags(connection, cut.position)
+        kept = sum(len(rows.kept_rows(connection, each)[1]) for each in rows.kept_through(connection, cut.position, whole))
+        here = rows.count(connection) - (rows.tip(connection)[0] - cut.position)
+        return Plan(_head(base), _head(cut), here - kept, kept)
+
+    return database.read_on_own_connection(rows.at_one_moment, planned)
+
+
+def archive(writer: Writer, path: str, before: Head | int, clock: Callable[[], int]) -> Head:
+    """
+    Move what was recorded before a head, or before a time in ms since the epoch, into a new file.
+
+    Returns:
+        The new base of the chain.
+    """
+    writer.refuse_inside_block("archive()")
+    _finish(writer)
+    base = writer.read_committed(rows.chain_base)
+    cut = writer.read_committed(_cut, before)
+    if cut.position <= base.position:
+        return _head(base)
+    made = not os.path.lexists(path)
+    if made:
+        _make(writer, path, cut)
+    else:
+        _accept(writer, path, base, cut)
+    try:
+        _record(writer, base, cut, clock)
+    except _OvertakenError:
+        if made:  # known to be no part of the chain; whatever else has failed, the archive may be recorded
+            os.unlink(path)  # noqa: PTH108 - a str, whatever it contains
+        raise StoreError(writer.path, "another archive was made at the same time: look at store.base, and retry") from None
+    _finish(writer)
+    return _head(writer.read_committed(rows.chain_base))
+
+
+def _cut(connection: apsw.Connection, before: Head | int) -> ChainBase:
+    if not isinstance(before, Head):
+        return rows.cut_before(connection, before)
+    base = rows.chain_base(connection)
+    if before.entries <= base.position:
+        return base
+    if rows.signature_at(connection, before.entries) != bytes.fromhex(before.signature):
+        raise InvalidArgumentError("before", before, "is no head of this chain: give one that head() has returned")
+    return ChainBase(before.entries, bytes.fromhex(before.signature))
+
+
+def _head(base: ChainBase) -> Head:
+    return Head(base.position, base.signature.hex())
+
+
+# The copy
+
+
+def _make(writer: Writer, path: str, cut: ChainBase) -> None:
+    """Make the archive. It appears whole, verified and durable, or not at all."""
+    create.refuse_long_directory(path)
+    try:
+        with create.put_in_place(path) as temporary:
+            create.fill(temporary, path, writer.vfs)
+            writer.read_on_own_connection(_copy, temporary, path, cut)
+            create.seal(temporary, writer.vfs)
+            _verify(writer, temporary, cut)
+    except FileExistsError as error:
+        raise _exists(path) from error
+
+
+def _copy(connection: apsw.Connection, temporary: str, path: str, cut: ChainBase) -> None:
+    connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
+    connection.pragma("query_only", False)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # which would refuse to delete what is behind the cut
+    connection.set_progress_handler(lambda: False, 20_000)  # a chance for Ctrl-C
+    with create.writing(temporary, path):
+        connection.execute("ATTACH ? AS copy", (files.for_sqlite(temporary),))
+        connection.execute("PRAGMA copy.journal_mode = OFF")  # if it fails, there is nothing to keep
+        connection.execute("PRAGMA copy.synchronous = OFF")  # it is synced when it is sealed
+        rows.at_one_moment(connection, rows.copy_through, cut.position)
+        connection.execute("DETACH copy")
+
+
+def _verify(writer: Writer, path: str, cut: ChainBase) -> None:
+    with closing(Database(path, writer.vfs, writer.hmac).open()) as copy:
+        found = verify.verify_chain(copy, None, _head(cut), 1, None)
+        if not found.ok or found.entries != cut.position:
+            raise BrokenChainError(found.faults)
+
+
+def _accept(writer: Writer, path: str, base: ChainBase, cut: ChainBase) -> None:
+    """Accept a file that is there as the archive of a call that was killed before it was recorded."""
+    try:
+        with closing(Database(path, writer.vfs, writer.hmac).open()) as copy:
+            same = copy.read(rows.chain_base) == base and copy.read(rows.tip) == cut and is_sealed(path, writer.vfs)
+    except StoreError:
+        same = False
+    if not same:
+        raise _exists(path)
+    _verify(writer, path, cut)
+
+
+def _exists(path: str) -> StoreError:
+    return StoreError(path, "the file exists already, and an archive never overwrites: choose another path")
+
+
+# The record
+
+
+class _OvertakenError(Exception):
+    """Another archive was recorded first."""
+
+
+def _record(writer: Writer, base: ChainBase, cut: ChainBase, clock: Callable[[], int]) -> None:
+    """Record the archive in one small commit. The digest of what stays is computed before."""
+    as_of = writer.read_on_own_connection(_what_stays, cut.position, writer.hash)
+
+    def work(end: Appender) -> None:
+        connection: Statements = end.statements
+        last = rows.last_archive(connection)
+        if rows.chain_base(connection) != base or (last is not None and last.cut > base.position):
+            raise _OvertakenError
+        whole, kept, digest = as_of
+        if rows.whole_bags(connection, cut.position) != whole:  # a run has finished meanwhile, or begun again
+            _, kept, digest = _what_stays(connection, cut.position, writer.hash)
+        end.record_archive(cut, details.of_archive(cut, kept, digest), clock)
+
+    writer.do(work)
+
+
+def _what_stays(connection: Statements, cut: int, hash_function: Hash) -> tuple[set[Numbers], int, bytes]:
+    whole = rows.whole_bags(connection, cut)
+    return whole, *digest_of_kept(connection, rows.kept_through(connection, cut, whole), hash_function)
+
+
+# The moves
+
+
+def _move(through: int, whole: AbstractSet[Numbers], end: Appender) -> None:
+    end.move_base(through, whole)
+
+
+def _finish(writer: Writer) -> None:
+    """Move the base up to the cut of the last archive, and give the space back. After a kill this goes on."""
+    last = writer.read_committed(rows.last_archive)
+    if last is None:
+        return
+    whole: AbstractSet[Numbers] | None = None
+    while (base := writer.read_committed(rows.chain_base)).position < last.cut:
+        if whole is None:
+            whole = writer.read_on_own_connection(rows.whole_bags, last.cut, last.position)
+        through = min(base.position + _STEP, last.cut)
+        writer.do(partial(_move, through, whole))
+    if writer.read_committed(rows.can_give_back):
+        while writer.do(lambda end: end.give_back()):
+            pass
+        writer.write_back()

@@ -1,0 +1,52 @@
+"""What an archive leaves in the file, as text and as a digest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from milepost import rows
+from milepost.signature import EMPTY, canonical_bytes, prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from milepost.rows import Kept, Statements
+    from milepost.signature import Hash
+
+
+def digest_of_kept(connection: Statements, kept: Iterable[Kept], hash_function: Hash) -> tuple[int, bytes]:
+    """
+    Return how many entries stay, and the digest of them.
+
+    An entry's line is which one of its stage in the run it is, a comma, and `_line`. The digest is chained over the lines
+    as the signature of a chain is over its entries, so it takes constant memory, and in a keyed chain it is keyed.
+    """
+    number, digest = 0, EMPTY
+    for each in kept:
+        begins = prefix(each.run_id, each.stage)
+        ordinal, found = rows.kept_rows(connection, each)
+        for place, row in enumerate(map(rows.EntryRow._make, found)):
+            digest = hash_function(digest + f"{(ordinal or 0) + place},{_line(begins, row)}".encode()).digest()
+            number += 1
+    return number, digest
+
+
+def line_of(names: rows.Snapshot, row: rows.EntryRow | None) -> str:
+    """Return the line of an entry, with the names that its file has, or "none" if there is no entry."""
+    if row is None:
+        return "none"
+    run_id, stage = names.run_names.get(row.run_number, ""), names.stage_names.get(row.stage_number, "")
+    return _line(prefix(run_id, stage), row)
+
+
+def _line(begins: str, row: rows.EntryRow) -> str:
+    """Return position, signatures of the chain and of its run's own chain (hex digits), and canonical text of an entry."""
+    own = row.signature if row.run_signature is None else row.run_signature
+    canonical = canonical_bytes(
+        begins, row.sequence, row.offset, row.event_time_ms, row.idempotency_key, row.at_ms, row.detail
+    )
+    return f"{row.position},{_hex(row.signature)},{_hex(own)},{canonical.decode()}"
+
+
+def _hex(signature: object) -> str:
+    return signature.hex() if isinstance(signature, bytes) else "none"

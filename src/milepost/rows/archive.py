@@ -1,0 +1,324 @@
+"""Find what an archive moves and what stays, and move the base of the chain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import apsw
+
+from milepost import details
+from milepost.checkpoint import MAX_INTEGER
+from milepost.mileposts import BOUND, INTERVAL, RUN_STAGE
+from milepost.rows.columns import EntryRow, Statements, chain_base, checked_signature, of_entry, require, tip
+from milepost.rows.lookup import signature_at
+from milepost.signature import ChainBase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
+
+Numbers = tuple[int, int]
+"""The run_number and the stage_number of a stage of a run."""
+
+
+def cut_before(connection: Statements, at_ms: int) -> ChainBase:
+    """Return the end of what was recorded before the first entry whose wall clock is not below a time."""
+    base = chain_base(connection)
+    first: int | None = connection.execute(_FIRST_SINCE, (base.position, at_ms)).get
+    if first is None:
+        return ChainBase(*tip(connection))
+    return ChainBase(first - 1, checked_signature(signature_at(connection, first - 1)))
+
+
+_FIRST_SINCE: Final = "SELECT position FROM entry WHERE position > ? AND at_ms >= ? ORDER BY position LIMIT 1"
+
+
+class ArchiveRow(NamedTuple):
+    """An entry that records an archive: its position, the cut that it names, and its detail."""
+
+    position: int
+    cut: int
+    detail: str | None
+
+
+def last_archive(connection: Statements) -> ArchiveRow | None:
+    """Return the entry that records the last archive, or None if there was none."""
+    row: tuple[Any, ...] | None = connection.execute(_LAST_ARCHIVE, (details.RUN_OF_MILEPOST, details.STAGE_OF_ARCHIVES)).get
+    return None if row is None else ArchiveRow(*row)
+
+
+def archives(connection: Statements) -> list[ArchiveRow]:
+    """Return the entries in this file that record archives, in chain order."""
+    names = details.RUN_OF_MILEPOST, details.STAGE_OF_ARCHIVES
+    return [ArchiveRow(*row) for row in connection.execute(_ARCHIVES, names)]
+
+
+_COLUMNS: Final = "entry.position, entry.offset, entry.detail"
+_LAST_ARCHIVE: Final = f"SELECT {_COLUMNS} FROM {RUN_STAGE.last_given()}"
+_ARCHIVES: Final = (
+    f"SELECT {_COLUMNS} FROM {RUN_STAGE.given} CROSS JOIN {RUN_STAGE.entries('given')} "
+    "ORDER BY post.sequence, entry.position"
+)
+
+
+def has_archived(connection: Statements, run_id: str, stage: str) -> bool:
+    """Return whether entries of a stage of a run are in an archive. Its first entry that is here then counts others."""
+    entries: int | None = connection.execute(_ENTRIES_AT_FIRST, (run_id, stage)).get
+    return entries is not None and entries > 1
+
+
+_ENTRIES_AT_FIRST: Final = (
+    f"SELECT {RUN_STAGE.milepost('given', column='entries_so_far', last=False)} FROM {RUN_STAGE.given}"
+)
+
+
+def count(connection: Statements) -> int:
+    """Return how many entries are here. The cost grows with how many of them stand before the base."""
+    base, (last, _) = chain_base(connection).position, tip(connection)
+    if base == 0:
+        return last
+    before: int = connection.execute("SELECT count(*) FROM entry WHERE position BETWEEN 1 AND ?", (base,)).get
+    return last - base + before
+
+
+def whole_bags(connection: Statements, cut: int, as_of: int = MAX_INTEGER) -> set[Numbers]:
+    """
+    Return the bags of which everything stays, because their runs had not finished.
+
+    Args:
+        connection: Runs the statement.
+        cut: The last position that is archived.
+        as_of: The position of the entry that records the archive: the runs count as they were there.
+    """
+    found: list[Any] = connection.execute(_UNFINISHED_BAGS, (cut, as_of, details.STAGE_OF_RUNS)).fetchall()
+    return set(found)
+
+
+def _last_through(of: str | dict[str, str], through: str, column: str = "position") -> str:
+    """Return a column of the last row of a stage of a run up to a position, as SQL."""
+    milepost = RUN_STAGE.milepost(of, f"AND post.position <= {through}")
+    return (
+        f"(SELECT last.{column} FROM entry AS last WHERE last.position <= min({through}, {milepost} + {INTERVAL - 1}) "
+        f"AND {RUN_STAGE.equal('last', of)} ORDER BY last.position DESC LIMIT 1)"
+    )
+
+
+_FIRST: Final = {
+    column: RUN_STAGE.milepost("run_stage", column=column, last=False) for column in ("position", "detail", "entries_so_far")
+}
+_ATTEMPTS: Final = {"run_number": "run_stage.run_number", "stage_number": "of_runs.stage_number"}
+_UNFINISHED_BAGS: Final = (
+    "SELECT run_stage.run_number, run_stage.stage_number FROM run_stage LEFT JOIN stage AS of_runs ON of_runs.stage = ?3 "
+    f"WHERE {_FIRST['detail']} = '{details.BAG}' AND {_FIRST['entries_so_far']} = 1 AND {_FIRST['position']} <= ?1 "
+    f"AND ifnull({_last_through(_ATTEMPTS, '?2', 'detail')}, '') NOT LIKE '{{\"run\":\"{details.FINISHED}\"%'"
+)
+
+
+class Kept(NamedTuple):
+    """
+    What stays of a stage of a run: its last entries up to the cut.
+
+    Attributes:
+        numbers: The stage of a run.
+        run_id: Its run.
+        stage: Its name.
+        first: The position of the first entry that stays.
+        last: The position of the last one.
+    """
+
+    numbers: Numbers
+    run_id: str
+    stage: str
+    first: int
+    last: int
+
+
+def kept_through(connection: Statements, cut: int, whole: AbstractSet[Numbers]) -> Iterator[Kept]:
+    """Yield what an archive up to a cut leaves of each stage of each run, in the order of their numbers."""
+    for numbers, run_id, stage, last in _lasts(connection, cut):
+        first = first_here(connection, numbers) if numbers in whole else _first_that_stays(connection, numbers, last)
+        yield Kept(numbers, run_id, stage, first, last)
+
+
+def kept_before(connection: Statements, base: int) -> Iterator[Kept]:
+    """Yield what is here of each stage of each run up to the base, where it is all that an archive has left."""
+    for numbers, run_id, stage, last in _lasts(connection, base):
+        yield Kept(numbers, run_id, stage, first_here(connection, numbers), last)
+
+
+def _lasts(connection: Statements, through: int) -> list[tuple[Numbers, str, str, int]]:
+    """Return each stage of each run with an entry up to a position: its numbers and names, and the position of the last."""
+    found: list[tuple[Any, ...]] = connection.execute(_LASTS, (through,)).fetchall()
+    return [((run_number, stage_number), run_id, stage, last) for run_number, stage_number, run_id, stage, last in found]
+
+
+_LASTS: Final = (
+    "SELECT run_number, stage_number, run_id, stage, last_position FROM "
+    f"(SELECT run_number, stage_number, {_last_through('run_stage', '?1')} AS last_position FROM run_stage) "
+    "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) "
+    "WHERE last_position IS NOT NULL ORDER BY run_number, stage_number"
+)
+
+
+def first_here(connection: Statements, numbers: Numbers) -> int:
+    """Return the position of the first entry of a stage of a run that is here."""
+    first: int | None = connection.execute(_FIRST_HERE, numbers).get
+    return require(first, "stage")
+
+
+_FIRST_HERE: Final = f"SELECT {RUN_STAGE.milepost(BOUND, last=False)}"
+
+
+def _first_that_stays(connection: Statements, numbers: Numbers, last: int) -> int:
+    """Return the position of the first entry with the watermark that the entry at `last` has."""
+    first, watermark = last, None
+    for position, *mark in connection.execute(_BACKWARDS, (*numbers, last)):
+        if watermark is not None and mark != watermark:
+            break
+        first, watermark = position, mark
+    return first
+
+
+_BACKWARDS: Final = (
+    f"SELECT entry.position, entry.offset, entry.event_time_ms FROM {RUN_STAGE.entries(BOUND, most='?3')} "
+    "WHERE post.position <= ?3 ORDER BY post.sequence DESC, entry.position DESC"
+)
+
+
+def kept_rows(connection: Statements, kept: Kept) -> tuple[int | None, list[tuple[Any, ...]]]:
+    """Return which entry of its stage the first one is that stays (1, 2, 3 …), and all that stay, as `EntryRow`."""
+    ordinal: int | None = connection.execute(_ORDINAL, (*kept.numbers, kept.first)).get
+    rows: list[tuple[Any, ...]] = connection.execute(_KEPT_ROWS, (*kept.numbers, kept.first, kept.last)).fetchall()
+    return ordinal, rows
+
+
+_ORDINAL: Final = (
+    "SELECT post.entries_so_far + (SELECT count(*) FROM entry AS behind WHERE behind.position BETWEEN post.position + 1 "
+    f"AND ?3 AND {RUN_STAGE.equal('behind', BOUND)}) FROM entry AS post "
+    f"WHERE post.position = {RUN_STAGE.milepost(BOUND, 'AND post.position <= ?3')}"
+)
+_KEPT_ROWS: Final = (
+    f"SELECT {of_entry(EntryRow._fields)} FROM {RUN_STAGE.entries(BOUND, '?3', '?4')} "
+    f"WHERE post.position BETWEEN ?3 - {INTERVAL - 1} AND ?4 ORDER BY post.sequence, entry.position"
+)
+
+
+def move_base(connection: Statements, through: int, whole: AbstractSet[Numbers]) -> None:
+    """
+    Move the base of the chain to a position, and delete what an archive up to there does not leave here.
+
+    Of every stage of a run the last entry stays, and all with its watermark, so each lookup answers as before. The first
+    of them becomes a milepost. No row is updated: it is deleted and inserted again.
+
+    Args:
+        connection: Runs the statements, inside a write transaction.
+        through: The new base, at or below the cut of the archive.
+        whole: The bags of which everything stays.
+    """
+    base = chain_base(connection).position
+    moved: list[tuple[Any, ...]] = connection.execute(_MOVED, (base, through)).fetchall()
+    last = {(run_number, stage_number): position for position, run_number, stage_number in moved}
+    first = {
+        numbers: _first_that_stays(connection, numbers, position)
+        for numbers, position in last.items()
+        if numbers not in whole
+    }
+    restated = [_as_milepost(connection, numbers, position) for numbers, position in first.items()]
+    doomed = [
+        position
+        for position, run_number, stage_number in moved
+        if (run_number, stage_number) in first and position < first[run_number, stage_number]
+    ]
+    for numbers, position in first.items():
+        doomed += [before for (before,) in connection.execute(_HERE_BEFORE, (*numbers, base, position)).fetchall()]
+    connection.execute(
+        "INSERT INTO chain_base (position, signature) VALUES (?, ?)",
+        (through, checked_signature(signature_at(connection, through))),
+    )
+    connection.execute("DELETE FROM chain_base WHERE position < ?", (through,))
+    connection.executemany("DELETE FROM entry WHERE position BETWEEN ? AND ?", _ranges(sorted(doomed)))
+    for row in filter(None, restated):
+        connection.execute("DELETE FROM entry WHERE position = ?", row[:1])
+        connection.execute(_RESTATE, row)
+    # The cursor of an entry that has gone can resume nothing.
+    connection.executemany(
+        "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?",
+        [(*numbers, position) for numbers, position in first.items()],
+    )
+
+
+_MOVED: Final = "SELECT position, run_number, stage_number FROM entry WHERE position > ? AND position <= ? ORDER BY position"
+_HERE_BEFORE: Final = (
+    f"SELECT entry.position FROM {RUN_STAGE.entries(BOUND, most='min(?3, ?4 - 1)')} WHERE post.position <= ?3"
+)
+_RESTATE: Final = f"INSERT INTO entry ({', '.join(EntryRow._fields)}) VALUES ({', '.join('?' * len(EntryRow._fields))})"
+
+
+def _as_milepost(connection: Statements, numbers: Numbers, position: int) -> tuple[Any, ...] | None:
+    """Return the row at a position as a milepost, or None if it is one already."""
+    row = EntryRow._make(connection.execute(_ROW, (position,)).get)
+    if row.entries_so_far is not None:
+        return None
+    ordinal: int | None = connection.execute(_ORDINAL, (*numbers, position)).get
+    return row._replace(entries_so_far=require(ordinal, "stage"))
+
+
+_ROW: Final = f"SELECT {of_entry(EntryRow._fields)} FROM entry WHERE position = ?"
+
+
+def _ranges(positions: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last position of each unbroken range."""
+    ranges: list[tuple[int, int]] = []
+    for position in positions:
+        if ranges and ranges[-1][1] == position - 1:
+            ranges[-1] = ranges[-1][0], position
+        else:
+            ranges.append((position, position))
+    return ranges
+
+
+def give_back(connection: Statements) -> int:
+    """Give up to 1,000 unused pages (2 MB) back to the file system, and return how many are left."""
+    connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+    left: int = connection.execute("PRAGMA freelist_count").get
+    return left
+
+
+def can_give_back(connection: Statements) -> bool:
+    """Return whether the file has unused pages, and a means to give them back."""
+    mode: int = connection.execute("PRAGMA auto_vacuum").get
+    unused: int = connection.execute("PRAGMA freelist_count").get
+    return mode != 0 and unused > 0
+
+
+def entry_at(connection: Statements, position: int) -> EntryRow | None:
+    """Return the row at a position, whatever it holds, or None."""
+    row: tuple[Any, ...] | None = connection.execute(_ROW, (position,)).get
+    return None if row is None else EntryRow._make(row)
+
+
+def copy_through(connection: apsw.Connection, cut: int) -> None:
+    """
+    Copy all that the file has up to a position into the attached, empty database `copy`, which has the same tables.
+
+    The whole table goes over as it is, which is 4 times as fast as row by row, and then what is behind the cut is deleted.
+
+    Source:
+        https://sqlite.org/src/doc/trunk/src/insert.c (xferOptimization)
+    """
+    connection.execute("INSERT INTO copy.entry SELECT * FROM main.entry").fetchall()
+    connection.execute("DELETE FROM copy.entry WHERE position > ?", (cut,)).fetchall()
+    connection.execute(_COPY_CURSORS, (cut,)).fetchall()
+    for statement in _COPY_THE_REST:
+        connection.execute(statement).fetchall()
+
+
+_COPY_CURSORS: Final = "INSERT INTO copy.stage_cursor SELECT * FROM main.stage_cursor WHERE position <= ?"
+_USED: Final = "SELECT DISTINCT run_number, stage_number FROM copy.entry WHERE entries_so_far IS NOT NULL"
+_COPY_THE_REST: Final = (
+    "INSERT INTO copy.keyed SELECT * FROM main.keyed",
+    "INSERT INTO copy.chain_base SELECT * FROM main.chain_base",
+    f"INSERT INTO copy.run_stage {_USED}",
+    "INSERT INTO copy.run SELECT * FROM main.run WHERE run_number IN (SELECT run_number FROM copy.run_stage)",
+    "INSERT INTO copy.stage SELECT * FROM main.stage WHERE stage_number IN (SELECT stage_number FROM copy.run_stage)",
+)

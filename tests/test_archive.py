@@ -1,0 +1,595 @@
+"""archive(): the beginning of a chain moves into a file of its own, and nothing else changes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milepost import (
+    ArchivedStageError,
+    BrokenChainError,
+    Checkpoint,
+    CheckpointStore,
+    EntriesArchivedError,
+    Head,
+    InvalidArgumentError,
+    ReadOnlyStoreError,
+    RejectedCheckpointError,
+    StoreError,
+    Watermark,
+    archive,
+)
+from milepost.checkpoint import latest, latest_for_stage
+from support.chains import chain, entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+EMPTY = Head(0, "0" * 64)
+RUN = entry(1).run_id
+
+
+def _kept(before: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """What an archive of these entries leaves: of every stage of a run the last, and all with its watermark."""
+    last = {(each.run_id, each.stage): each.watermark for each in before}
+    return [each for each in before if last[each.run_id, each.stage] == each.watermark]
+
+
+def _head_at(store: CheckpointStore, position: int) -> Head:
+    if position == 0:
+        return EMPTY
+    receipt, _, _ = next(store.receipts(after=position - 1, limit=1))
+    return Head(receipt.position, receipt.signature)
+
+
+# Any chain, cut anywhere
+
+RUNS = ("r1", "r2", "r3")
+STAGES = ("a", "b", "c")
+
+
+@dataclass
+class _Part:
+    """So many entries of a stage of a run, whose watermark rises at every so many."""
+
+    run_id: str
+    stage: str
+    entries: int
+    level: int
+
+
+PARTS = st.lists(
+    st.builds(
+        _Part,
+        st.sampled_from(RUNS),
+        st.sampled_from(STAGES),
+        st.one_of(st.integers(1, 5), st.integers(30, 95)),
+        st.sampled_from([1, 1, 1, 3, 50]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def _entries(parts: Sequence[_Part], interleaved: bool) -> list[Checkpoint]:
+    sequences: dict[tuple[str, str], Iterator[int]] = {}
+    at_ms = count(1_767_225_600_000, 1000)
+    batches = []
+    for part in parts:
+        numbers = sequences.setdefault((part.run_id, part.stage), count(1))
+        batches.append([(part, next(numbers)) for _ in range(part.entries)])
+    if interleaved:
+        every = [each for step in range(max(map(len, batches))) for batch in batches for each in batch[step : step + 1]]
+        every.sort(key=lambda each: each[1])
+    else:
+        every = [each for batch in batches for each in batch]
+    levels: dict[tuple[str, str], int] = {}
+    found = []
+    for part, sequence in every:
+        names = part.run_id, part.stage
+        levels[names] = max(levels.get(names, 0), sequence // part.level)
+        mark = Watermark(levels[names], levels[names] * 1000)
+        found.append(Checkpoint(*names, sequence, mark, f"{part.run_id}:{part.stage}:{sequence}", next(at_ms)))
+    return found
+
+
+@settings(max_examples=60)
+@given(PARTS, st.booleans(), st.lists(st.floats(0, 1), min_size=1, max_size=3), st.sampled_from([None, bytes(range(32))]))
+def test_every_lookup_answers_as_if_nothing_had_been_archived(
+    parts: list[_Part], interleaved: bool, cuts: list[float], key: bytes | None
+) -> None:
+    """A store beside it keeps everything; both go on with the same entries between two archives and behind them."""
+    entries = _entries(parts, interleaved)
+    with TemporaryDirectory() as folder:
+        whole, path = Path(folder, "whole"), Path(folder, "store")
+        with CheckpointStore(whole, hmac_key=key) as all_of_it, CheckpointStore(path, hmac_key=key) as store:
+            made: list[Path] = []
+            before: list[Checkpoint] = []
+            at = sorted({round(cut * len(entries)) for cut in cuts})
+            for begin, end in zip([0, *at], [*at, len(entries)], strict=True):
+                store.append_many(entries[begin:end])
+                # The other has milepost's own entries too, so that positions and heads are the same.
+                for receipt, each, _ in store.receipts(after=all_of_it.head().entries):
+                    if each.stage == "milepost:archive":
+                        _repeat(store, all_of_it, receipt.position)
+                    else:
+                        all_of_it.append(each)
+                _same(store, all_of_it, before)
+                if end == len(entries):
+                    break
+                cut = all_of_it.head()
+                archived = path.with_name(f"archive-{end}")
+                base = store.base
+                assert store.archive(archived, before=cut) == cut
+                if cut.entries == base.entries:
+                    assert not archived.exists()
+                    continue
+                made.append(archived)
+                before = list(all_of_it.history(limit=cut.entries))
+                assert store.base == cut
+            _refused(store, all_of_it)
+            found = store.verify(archives=made, expected=all_of_it.head())
+            assert (found.ok, found.elsewhere, found.entries) == (True, 0, store.head().entries)
+            _chain_of_archives(store, all_of_it, made, key)
+
+
+def _repeat(store: CheckpointStore, other: CheckpointStore, position: int) -> None:
+    """Append milepost's own entry at a position of one store to another."""
+    receipt, found, detail = next(store.receipts(after=position - 1, limit=1))
+    assert receipt.position == position
+    other._writer.restore([found], [detail], {})
+
+
+def _same(store: CheckpointStore, whole: CheckpointStore, archived: list[Checkpoint]) -> None:
+    """Ask both the same."""
+    every = list(whole.history())
+    base = store.base.entries
+    here = [*_kept(every[:base]), *every[base:]]
+    assert list(store.history()) == here
+    assert list(store.history(newest_first=True)) == here[::-1]
+    assert len(store) == len(here)
+    assert store.head() == whole.head()
+    assert store.latest() == whole.latest() == latest(every)
+    assert store.resume_points() == whole.resume_points()
+    for run_id in RUNS:
+        assert store.chain_signature(run_id) == whole.chain_signature(run_id)
+        assert store.resume_points(run_id) == whole.resume_points(run_id)
+        assert list(store.history(run_id)) == [each for each in here if each.run_id == run_id]
+    for stage in STAGES:
+        assert store.latest_for_stage(stage) == latest_for_stage(every, stage)
+        assert list(store.history(stage=stage)) == [each for each in here if each.stage == stage]
+        for run_id in RUNS:
+            own = [each for each in here if (each.run_id, each.stage) == (run_id, stage)]
+            assert store.latest_for_stage(stage, run_id=run_id) == whole.latest_for_stage(stage, run_id=run_id)
+            assert list(store.history(run_id, stage)) == own
+            assert list(store.history(run_id, stage, newest_first=True, limit=7)) == own[::-1][:7]
+            for each in own[:3] + own[-3:]:
+                assert store.get(run_id, stage, each.sequence) == each
+                assert list(store.find(each.idempotency_key)) == [each]
+    for one, other in zip(store.runs(), whole.runs(), strict=True):
+        assert (one.run_id, one.entries, one.stages, one.signature) == (
+            other.run_id,
+            other.entries,
+            other.stages,
+            other.signature,
+        )
+    assert [(each.stage, each.entries) for each in store.stages()] == [(each.stage, each.entries) for each in whole.stages()]
+    found = store.verify()
+    assert (found.ok, found.faults, found.entries, found.elsewhere) == (True, (), len(every), base)
+    assert found.signature == whole.chain_signature()
+    for run_id in {each.run_id for each in every}:
+        of_run = store.verify(run_id=run_id)
+        assert (of_run.faults, of_run.signature) == ((), whole.chain_signature(run_id))
+        assert of_run.entries == sum(each.run_id == run_id for each in every)
+
+
+def _refused(store: CheckpointStore, whole: CheckpointStore) -> None:
+    """A step stated again is a duplicate, or refused: never recorded twice."""
+    head = store.head()
+    for each in whole.history():
+        if each.stage.startswith("milepost:"):
+            continue
+        with suppress(RejectedCheckpointError):
+            assert store.append(each).duplicate
+        with suppress(RejectedCheckpointError):
+            assert store.advance(each.run_id, each.stage, each.watermark, idempotency_key=each.idempotency_key).duplicate
+    assert store.head() == head
+
+
+def _chain_of_archives(store: CheckpointStore, whole: CheckpointStore, made: list[Path], key: bytes | None) -> None:
+    every = list(whole.history())
+    begun = 0
+    for path in made:
+        with CheckpointStore.open_readonly(path, hmac_key=key) as one:
+            end = one.head().entries
+            assert one.verify().ok
+            assert one.base.entries == begun
+            assert list(one.history()) == [*_kept(every[:begun]), *every[begun:end]]
+            begun = end
+        with pytest.raises(ReadOnlyStoreError, match="sealed"):
+            CheckpointStore(path, hmac_key=key)
+
+
+# What is archived
+
+
+def test_a_time_archives_what_was_recorded_before_the_first_entry_that_is_not_below_it(
+    store: CheckpointStore, path: Path
+) -> None:
+    """A clock that jumped back behind that entry changes nothing: the order is that of the chain."""
+    times = [100, 200, 150, 300, 120, 400]
+    for sequence, at_ms in enumerate(times, 1):
+        store.append(entry(sequence)._replace(at_ms=at_ms))
+    assert store.archive(path.with_name("a"), before=300).entries == 3
+    assert [each.at_ms for each in store.history(RUN)] == [150, 300, 120, 400]
+
+
+def test_without_anything_to_archive_no_file_is_made(store: CheckpointStore, path: Path) -> None:
+    """An empty store, a time before the first entry, and what is archived already."""
+    target = path.with_name("a")
+    assert store.archive(target, before=2**60) == EMPTY
+    store.append_many(chain(10))
+    assert store.archive(target, before=1) == EMPTY
+    assert store.archive(target, before=EMPTY) == EMPTY
+    assert not target.exists()
+    head = store.head()
+    store.archive(target, before=head)
+    assert (
+        store.archive(path.with_name("b"), before=head) == store.archive(path.with_name("b"), before=_first(target)) == head
+    )
+    assert not path.with_name("b").exists()
+
+
+def _first(target: Path) -> Head:
+    with CheckpointStore.open_readonly(target) as archived:
+        return _head_at(archived, 1)
+
+
+@pytest.mark.parametrize("wrong", [Head(5, "ab" * 32), Head(11, "ab" * 32), "no time", 1.5, None, True])
+def test_what_is_no_time_and_no_head_of_the_chain_is_refused(store: CheckpointStore, path: Path, wrong: Any) -> None:
+    """With a sentence about the argument, and nothing is done."""
+    store.append_many(chain(10))
+    with pytest.raises(InvalidArgumentError, match="before"):
+        store.archive(path.with_name("a"), before=wrong)
+    assert (len(store), path.with_name("a").exists()) == (10, False)
+
+
+def test_details_cursors_and_attempts_span_the_cut(store: CheckpointStore, path: Path) -> None:
+    """A run that is open at the cut ends behind it, its stage goes on, and its cursor is still there."""
+    with store.run("nightly") as run:
+        for page in range(1, 60):
+            run.advance("load", Watermark(page, page), idempotency_key=f"page-{page}", cursor={"token": page})
+        store.archive(path.with_name("a"), before=store.head())
+        assert store.cursor("load", run_id="nightly") == {"token": 59}
+        run.advance("load", Watermark(60, 60), idempotency_key="page-60", cursor={"token": 60})
+    (nightly,) = store.runs()
+    assert (nightly.state, nightly.attempts, nightly.killed, nightly.entries) == ("finished", 1, 0, 60)
+    assert nightly.began_at_ms is not None
+    assert store.verify().ok
+    assert store.verify(archives=[path.with_name("a")]).ok
+    with CheckpointStore.open_readonly(path.with_name("a")) as archived:
+        assert archived.cursor("load") == {"token": 59}
+        assert archived.verify().ok
+
+
+def test_a_bag_stays_whole_until_its_run_has_finished(store: CheckpointStore, path: Path) -> None:
+    """Then `once` can no longer tell what is done, and says so; before that it does what is left."""
+    items = [f"item-{number}" for number in range(100)]
+    with pytest.raises(RuntimeError), store.run("bag") as run:
+        for place, _ in enumerate(run.once(items, stage="mail", key=str, every=7)):
+            if place == 60:
+                raise RuntimeError
+    store.archive(path.with_name("a"), before=store.head())
+    done = [each.idempotency_key for each in store.history("bag", "mail")]
+    assert sorted(done) == sorted(items[: len(done)])
+    with store.run("bag") as run:
+        left = list(run.once(items, stage="mail", key=str))
+    assert sorted(done + left) == sorted(items)
+    assert store.verify().ok
+    store.archive(path.with_name("b"), before=store.head())
+    assert len(list(store.history("bag", "mail"))) == 1
+    with pytest.raises(ArchivedStageError, match="mail"):
+        list(store.once(items, run_id="bag", stage="mail", key=str))
+    assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).ok
+
+
+def test_a_bag_without_a_run_stays_whole(store: CheckpointStore, path: Path) -> None:
+    """Nobody has said that it is done."""
+    assert list(store.once(["a", "b"], run_id="r", stage="s", key=str)) == ["a", "b"]
+    store.archive(path.with_name("a"), before=store.head())
+    assert list(store.once(["a", "b", "c"], run_id="r", stage="s", key=str)) == ["c"]
+
+
+def test_a_comparison_of_what_is_in_an_archive_is_refused(store: CheckpointStore, path: Path) -> None:
+    """It would find what is missing here different."""
+    store.append_many([*chain(10), *(each._replace(run_id="other") for each in chain(10))])
+    store.archive(path.with_name("a"), before=store.head())
+    with pytest.raises(ArchivedStageError):
+        store.compare(RUN, "other")
+    with CheckpointStore.open_readonly(path.with_name("a")) as archived:
+        assert archived.compare(RUN, "other").identical
+
+
+def test_tables_of_the_sink_stay_and_are_not_in_the_archive(store: CheckpointStore, path: Path) -> None:
+    """The archive has milepost's own tables only."""
+    with store.transaction() as connection:
+        connection.execute("CREATE TABLE sink (record INTEGER)")
+        connection.execute("INSERT INTO sink VALUES (7)")
+        store.append_many(chain(10))
+    store.archive(path.with_name("a"), before=store.head())
+    with store.transaction() as connection:
+        assert connection.execute("SELECT record FROM sink").get == 7
+    other = apsw.Connection(str(path.with_name("a")))
+    assert other.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sink'").get == 0
+    other.close()
+
+
+def test_the_file_gets_smaller(path: Path) -> None:
+    """What is left of 20,000 entries is a few pages."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(20_000))
+    before = path.stat().st_size
+    with CheckpointStore(path) as again:
+        again.archive(path.with_name("a"), before=again.head())
+    assert path.stat().st_size < before / 20
+
+
+# Who else is there
+
+
+def test_a_reader_that_an_archive_overtakes_raises_and_never_skips(store: CheckpointStore, path: Path) -> None:
+    """Forwards and backwards; a reader that is behind the cut already goes on."""
+    store.append_many(chain(1000))
+    forwards, backwards, ahead = store.history(), store.history(newest_first=True), store.history(after=600)
+    for walk in (forwards, backwards, ahead):
+        next(walk)
+    store.archive(path.with_name("a"), before=_head_at(store, 500))
+    for walk in (forwards, backwards):
+        with pytest.raises(EntriesArchivedError, match="begin again"):
+            list(walk)
+    assert [each.sequence for each in ahead] == list(range(602, 1001))
+    assert len(list(store.history(RUN))) == 501
+
+
+def test_inside_a_block_it_is_refused(store: CheckpointStore, path: Path) -> None:
+    """It makes commits of its own."""
+    store.append_many(chain(10))
+    with store.transaction(), pytest.raises(StoreError, match="leave the transaction"):
+        store.archive(path.with_name("a"), before=store.head())
+    assert not path.with_name("a").exists()
+
+
+def test_a_file_that_is_there_is_never_overwritten(store: CheckpointStore, path: Path) -> None:
+    """Whatever it is; a second archive under the name of the first is refused too."""
+    target = path.with_name("a")
+    store.append_many(chain(10))
+    target.write_text("mine")
+    with pytest.raises(StoreError, match="exists already"):
+        store.archive(target, before=store.head())
+    assert (target.read_text(), len(store)) == ("mine", 10)
+    target.unlink()
+    store.archive(target, before=_head_at(store, 5))
+    with pytest.raises(StoreError, match="exists already"):
+        store.archive(target, before=store.head())
+
+
+def test_a_broken_chain_is_not_archived(path: Path) -> None:
+    """Nothing is moved, and no file is made."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(10))
+    _edit(path, "UPDATE entry SET offset = 5 WHERE position = 4")
+    with CheckpointStore(path) as again:
+        with pytest.raises(BrokenChainError):
+            again.archive(path.with_name("a"), before=again.head())
+        assert (len(again), path.with_name("a").exists()) == (10, False)
+
+
+def test_an_archive_that_another_one_overtakes_leaves_no_file(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have copied; the second to record is refused."""
+    store.append_many(chain(10))
+    make = archive._make
+
+    def overtaken(*given: Any) -> None:
+        make(*given)
+        monkeypatch.setattr(archive, "_make", make)
+        with CheckpointStore(path) as other:
+            other.archive(path.with_name("first"), before=_head_at(other, 7))
+
+    monkeypatch.setattr(archive, "_make", overtaken)
+    with pytest.raises(StoreError, match="at the same time"):
+        store.archive(path.with_name("second"), before=store.head())
+    assert store.base.entries == 7
+    assert not path.with_name("second").exists()
+    assert store.verify(archives=[path.with_name("first")]).ok
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_an_archive_that_was_cut_short_is_finished_by_the_next_call(
+    store: CheckpointStore, path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every state in between verifies, alone and with the archive."""
+    store.append_many(chain(100))
+    head = store.head()
+    monkeypatch.setattr(archive, "_STEP", 30)
+    left = step
+
+    def interrupted(work: Any, within: Any = None) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return do(work, within)
+
+    do = store._writer.do
+    monkeypatch.setattr(store._writer, "do", interrupted)
+    target = path.with_name("a")
+    with suppress(KeyboardInterrupt):
+        store.archive(target, before=head)
+    monkeypatch.setattr(store._writer, "do", do)
+    assert target.exists()
+    assert store.verify().ok
+    assert store.base.entries == min(30 * max(0, step - 2), 100)
+    if step > 1:
+        assert store.verify(archives=[target]).ok
+    assert store.latest_for_stage("load") == entry(100)
+    store.append(entry(101))
+    assert store.archive(target, before=head) == head == store.base
+    assert store.verify(archives=[target]).elsewhere == 0
+
+
+# What verification finds
+
+
+def _edit(path: Path, statement: str) -> None:
+    connection = apsw.Connection(str(path))
+    for name in [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall()]:
+        connection.execute(f"DROP TRIGGER {name}")
+    connection.execute(statement)
+    assert connection.changes() >= 1
+    connection.close()
+
+
+@pytest.fixture
+def archived(path: Path) -> tuple[Path, list[Path]]:
+    """A closed store with two archives, and their paths."""
+    entries = [
+        Checkpoint(f"r{part}", stage, i, Watermark(i // 3, 0), f"{stage}-{i}", 1000 * part + i)
+        for part in range(4)
+        for i in range(1, 100)
+        for stage in ("a", "b")
+    ]
+    made = [path.with_name("first"), path.with_name("second")]
+    with CheckpointStore(path) as store:
+        store.append_many(entries[:500])
+        store.archive(made[0], before=_head_at(store, 250))
+        store.append_many(entries[500:])
+        store.archive(made[1], before=_head_at(store, 600))
+    return path, made
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "offset = 31",
+        "at_ms = 1",
+        "idempotency_key = 'b-98x'",
+        "signature = zeroblob(32)",
+        "run_signature = zeroblob(32)",
+        "sequence = 100",
+        "detail = '{}'",
+        "event_time_ms = 1",
+        "entries_so_far = 5",
+    ],
+)
+def test_a_forged_row_that_stayed_is_found_and_the_archives_show_where(
+    archived: tuple[Path, list[Path]], forged: str
+) -> None:
+    """Without the archives the digest in the archive's entry shows that one is."""
+    path, made = archived
+    _edit(path, f"UPDATE entry SET {forged} WHERE position = 197")
+    with CheckpointStore.open_readonly(path) as store:
+        assert not store.verify().ok
+        found = store.verify(archives=made)
+        assert not found.ok
+        if "entries_so_far" not in forged:
+            assert 197 in {fault.position for fault in found.faults}
+
+
+@pytest.mark.parametrize("removed", ["= (SELECT min(position) FROM entry)", "< 600 AND run_number = 1"])
+def test_a_removed_row_that_stayed_is_found(archived: tuple[Path, list[Path]], removed: str) -> None:
+    """Alone, and with the archives."""
+    path, made = archived
+    _edit(path, f"DELETE FROM entry WHERE position {removed}")
+    with CheckpointStore.open_readonly(path) as store:
+        assert not store.verify().ok
+        assert not store.verify(archives=made).ok
+
+
+def test_a_beginning_that_was_cut_off_does_not_pass_for_an_archive(archived: tuple[Path, list[Path]]) -> None:
+    """The base moves with rows that are deleted, but the archive's entry says where it was."""
+    path, _ = archived
+    _edit(path, "DELETE FROM entry WHERE position <= 650")
+    _edit(
+        path,
+        "INSERT INTO chain_base SELECT min(position) - 1, zeroblob(32) FROM entry",
+    )
+    with CheckpointStore.open_readonly(path) as store:
+        found = store.verify()
+    assert "missing" in {fault.kind for fault in found.faults}
+
+
+def test_a_base_without_any_archive_hides_the_beginning(path: Path) -> None:
+    """It may come from the record of an archive alone."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(10))
+    _edit(path, "INSERT INTO chain_base SELECT position, signature FROM entry WHERE position = 5")
+    with CheckpointStore.open_readonly(path) as again:
+        assert [fault.kind for fault in again.verify().faults] == ["missing"]
+
+
+def test_a_changed_entry_of_any_archive_is_located(archived: tuple[Path, list[Path]]) -> None:
+    """With the file that it is in."""
+    path, made = archived
+    for place, position in ((0, 10), (1, 333)):
+        original = made[place].read_bytes()
+        _unsealed(made[place])
+        _edit(made[place], f"UPDATE entry SET at_ms = at_ms + 1 WHERE position = {position}")
+        with CheckpointStore.open_readonly(path) as store:
+            found = store.verify(archives=made)
+            assert [(fault.kind, fault.position, fault.file) for fault in found.faults][:1] == [
+                ("link", position, str(made[place]))
+            ]
+            assert store.verify().ok
+        made[place].write_bytes(original)
+
+
+def _unsealed(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[18:20] = b"\1\1"
+    path.write_bytes(content)
+
+
+def test_archives_that_are_not_there_are_elsewhere_and_no_fault(archived: tuple[Path, list[Path]]) -> None:
+    """None, one and both of them."""
+    path, made = archived
+    with CheckpointStore.open_readonly(path) as store:
+        every = store.head().entries
+        for given_files, elsewhere in (([], 600), (made[:1], 350), (made[1:], 250), (made, 0), (made[::-1] * 2, 0)):
+            found = store.verify(archives=given_files)
+            assert (found.ok, found.elsewhere, found.entries) == (True, elsewhere, every)
+
+
+def test_an_archive_of_another_chain_is_a_fault(archived: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    """And so is a file that is none."""
+    path, made = archived
+    with CheckpointStore(tmp_path / "other") as other:
+        other.append_many(chain(250))
+        other.archive(tmp_path / "foreign", before=other.head())
+    (tmp_path / "junk").write_bytes(b"junk" * 100)
+    with CheckpointStore.open_readonly(path) as store:
+        for wrong in (tmp_path / "foreign", tmp_path / "junk", tmp_path / "missing"):
+            found = store.verify(archives=[made[1], wrong])
+            assert str(wrong) in {fault.file for fault in found.faults}
+
+
+def test_a_head_from_long_ago_is_contained_with_the_archives(archived: tuple[Path, list[Path]]) -> None:
+    """Without them nobody can tell, and that is a fault of what was asked for."""
+    path, made = archived
+    with CheckpointStore.open_readonly(made[0]) as first:
+        old = _head_at(first, 77)
+    with CheckpointStore.open_readonly(path) as store:
+        assert store.verify(archives=made, expected=old).ok
+        assert not store.verify(archives=made, expected=Head(77, "ab" * 32)).ok
+        (fault,) = store.verify(expected=old).faults
+        assert "in archives" in fault.explanation
