@@ -58,9 +58,10 @@ CREATE TABLE entry (
 CREATE UNIQUE INDEX entry_by_key ON entry (idempotency_key, run_number, stage_number);  -- find; no step twice
 
 -- A sparse index. The first entry of a stage in a run is a milepost. The next one is the first entry of that stage and run that
--- stands 40 or more positions later. Only mileposts are indexed by run, stage and sequence, because each index of a row costs
--- an append another page. An archive makes the first entry that it leaves of a stage a milepost. Every entry stands less than 40 positions after a milepost of its run and stage, and is found from
--- there. An index ends in the rowid, which is the position, so each of these returns rows in chain order.
+-- stands 40 or more positions later. An archive makes the first entry that it leaves of a stage a milepost too. Only mileposts
+-- are indexed by run, stage and sequence, because each index of a row costs an append another page. Every entry stands less than
+-- 40 positions after a milepost of its run and stage, and is found from there. An index ends in the rowid, which is the
+-- position, so each of these returns rows in chain order.
 CREATE        INDEX entry_by_run      ON entry (run_number)   WHERE entries_so_far IS NOT NULL;  -- a run: history, latest
 CREATE        INDEX entry_by_stage    ON entry (stage_number) WHERE entries_so_far IS NOT NULL;  -- a stage: history, latest
 CREATE UNIQUE INDEX entry_by_sequence ON entry (run_number, stage_number, sequence)              -- a stage of a run, and get
