@@ -29,6 +29,7 @@ ORDER = [
     "export",
     "import_",
     "backup",
+    "archive",
     "branch",
     "report",
     "check",

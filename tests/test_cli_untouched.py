@@ -73,6 +73,7 @@ def test_every_command_is_known_to_read_or_to_write() -> None:
         "report",
         "import",
         "backup",
+        "archive",
         "branch",
         "record",
         "watch",

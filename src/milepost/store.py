@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     import apsw
 
     from milepost.append import NotAsked
+    from milepost.archive import Plan
     from milepost.block import Block
     from milepost.comparison import Comparison
     from milepost.forensics.frames import Frame
@@ -1005,12 +1006,14 @@ class CheckpointStore:
             BrokenChainError: The chain is broken. Nothing was moved, and no file was made.
             StoreError: There is another file already, or it cannot be written; or another archive came first.
         """
-        writer = self._writer
-        target = files.absolute(path)
-        cut = before if type(before) is Head else to_ms("before", before, round_up=True)
         from milepost import archive  # noqa: PLC0415 - few programs ever archive
 
-        return archive.archive(writer, target, cut, self._clock)
+        return archive.archive(self._writer, files.absolute(path), _cut(before), self._clock)
+
+    def _plan_archive(self, before: Head | Time) -> Plan:
+        from milepost import archive  # noqa: PLC0415
+
+        return archive.plan(self._database, _cut(before))
 
     # Forensics: what a notebook takes (the extra `notebook`)
 
@@ -1147,6 +1150,10 @@ def _paths(archives: Iterable[str | os.PathLike[str]]) -> list[str]:
     if isinstance(archives, str | bytes) or not isinstance(archives, Iterable):
         raise InvalidArgumentError("archives", archives, "must be a list of paths")
     return [files.absolute(path) for path in archives]
+
+
+def _cut(before: Head | Time) -> Head | int:
+    return before if isinstance(before, Head) else to_ms("before", before, round_up=True)
 
 
 def _as_of(time: Time | None) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from milepost.cli.archive import archive
 from milepost.cli.backup import backup
 from milepost.cli.branch import branch
 from milepost.cli.check import check
@@ -64,6 +65,6 @@ def commands() -> None:
 
 for _command in (
     summary, runs, stages, check, watch, latest, resume, history, head, verify, compare, plot, report, sql, export, import_,
-    backup, branch, record, demo,
+    backup, archive, branch, record, demo,
 ):  # fmt: skip
     commands.add_command(_command)

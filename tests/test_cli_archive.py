@@ -1,0 +1,77 @@
+"""The command `archive`: a dry run, unless it is told to go on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from milepost import CheckpointStore
+from milepost.cli.exit_code import ExitCode
+from support.chains import entry
+from support.command import answer, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def month(path: Path) -> Path:
+    """A checkpoint a day in January 1970."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([entry(day, at_ms=(day - 1) * DAY_MS) for day in range(1, 32)])
+    return path
+
+
+def test_without_yes_it_only_tells_what_it_would_do(month: Path) -> None:
+    """No byte is changed, and no file is made."""
+    before = month.read_bytes()
+    told = answer("archive", month, month.with_name("a"), "--before", "1970-01-11")
+    assert told.splitlines()[0].split("  ")[-1].strip() == "10 entries until 1970-01-10T00:00:00Z"
+    assert "nothing was changed: add --yes to do it" in told
+    assert month.read_bytes() == before
+    assert [file.name for file in month.parent.iterdir()] == [month.name]
+
+
+def test_with_yes_it_does_what_the_store_does(month: Path) -> None:
+    """And says what it has moved, in words and for programs."""
+    target = month.with_name("a")
+    told = answer("archive", month, target, "--before", "1970-01-11", "--yes")
+    assert told.startswith("archived  10 entries until 1970-01-10T00:00:00Z\n")
+    with CheckpointStore.open_readonly(month) as store, CheckpointStore.open_readonly(target) as archived:
+        assert store.base == archived.head()
+        assert (store.base.entries, len(store), len(archived)) == (10, 23, 10)  # with the archive's own entry
+        head = store.head()
+    found = json.loads(answer("archive", month, month.with_name("b"), "--before", str(head), "--yes", "--json"))
+    assert found == {"archived": True, "moved": 21, "kept": 2, "base": str(head)}
+
+
+def test_nothing_to_archive_is_told_and_is_no_failure(month: Path) -> None:
+    """As for a job that runs each month."""
+    answer("archive", month, month.with_name("a"), "--before", "1970-01-11", "--yes")
+    told = answer("archive", month, month.with_name("b"), "--before", "1970-01-11", "--yes")
+    assert told == "nothing to archive: no entry was recorded before, or all of them are archived already\n"
+    assert not month.with_name("b").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "before", "exit_code", "why"),
+    [
+        ("a", "noon", ExitCode.WRONG_INPUT, "'noon' is no time"),
+        ("a", f"31:{'ab' * 32}", ExitCode.WRONG_INPUT, "is no head of this chain"),
+        ("orders.milepost", "1970-01-11", ExitCode.NO_FILE, "the file exists already"),
+        ("missing/a", "1970-01-11", ExitCode.NO_FILE, "No such file or directory"),
+    ],
+)
+def test_an_archive_that_cannot_be_made_is_explained(
+    month: Path, target: str, before: str, exit_code: ExitCode, why: str
+) -> None:
+    """In one sentence, and nothing is moved."""
+    found = run("archive", month, month.parent / target, "--before", before, "--yes")
+    assert why in found.stderr
+    assert (found.exit_code, found.stdout) == (exit_code, "")
+    with CheckpointStore.open_readonly(month) as store:
+        assert len(store) == 31
