@@ -30,7 +30,7 @@ from milepost.integrity import Integrity
 from milepost.signature import ChainBase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 LEAST: Final = 10_000
@@ -60,10 +60,6 @@ class Part:
     through_signature: str
 
 
-_Task = Part | None
-"""A part of the chain to walk. None stands for the check of the file itself, which comes first, since it cannot be split."""
-
-
 def progress_at(database: Database, position: int) -> Callable[[int, int], rows.Progress]:
     """Return a function that looks up how far a run and its stage, by number, had come at a walk's starting position."""
     return lambda run_number, stage_number: database.read(rows.progress_at, position + 1, run_number, stage_number)
@@ -83,7 +79,7 @@ def confirm(
         The result of SQLite's check, without problems. None says only that one process has to look itself.
     """
     # The key of a keyed chain stays in this process, and only this process knows the caller's VFS.
-    if database.hash is not sha256 or database.vfs is not None or not _can_start():
+    if database.hash is not sha256 or database.vfs is not None or not can_start():
         return None
     wanted = min(workers * _PARTS, (kept.entries - start.position) // LEAST)
     if wanted < 2:
@@ -111,8 +107,9 @@ def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], ob
     """Let workers walk the parts and check the file. Return the result of SQLite's check if all is well, or None."""
     sound = 0
     unchecked: list[str] = []
+    # None stands for the check of the file itself, which comes first, since it cannot be split.
     try:
-        for said in _replies(path, [None, *parts], workers):
+        for said in replies(_start, {"path": path}, [None, *map(astuple, parts)], workers):
             if "done" in said:
                 count(said["done"])
             elif said.get("sound"):
@@ -125,19 +122,29 @@ def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], ob
     return Integrity([], unchecked) if sound == len(parts) + 1 else None
 
 
-def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, Any]]:
-    """Let workers do the tasks in order, and yield their replies. The workers end when this generator ends."""
+def replies(
+    start: Callable[[], subprocess.Popen[str]], greeting: dict[str, Any], tasks: Sequence[Any], workers: int
+) -> Iterator[dict[str, Any]]:
+    """
+    Let workers do the tasks in order, and yield their replies. The workers end when this generator ends.
+
+    Args:
+        start: Starts a worker.
+        greeting: What each worker is told first.
+        tasks: Each a value for JSON. A worker answers each with any number of replies that have a `done`, and one without.
+        workers: How many workers at most.
+    """
     waiting = deque(tasks)
-    replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    replied: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     children: list[subprocess.Popen[str]] = []
     threads: list[threading.Thread] = []
     try:
         for _ in range(min(workers, len(tasks))):
-            children.append(_start())
-            threads.append(threading.Thread(target=_employ, args=(children[-1], path, waiting, replies), daemon=True))
+            children.append(start())
+            threads.append(threading.Thread(target=_employ, args=(children[-1], greeting, waiting, replied), daemon=True))
             threads[-1].start()
         for _ in children:
-            while (reply := replies.get()) is not None:
+            while (reply := replied.get()) is not None:
                 yield reply
     finally:
         for child in children:
@@ -148,7 +155,7 @@ def _replies(path: str, tasks: list[_Task], workers: int) -> Iterator[dict[str, 
             child.communicate()
 
 
-def _can_start() -> bool:
+def can_start() -> bool:
     """
     Return whether `sys.executable` names a Python that can be started.
 
@@ -158,14 +165,20 @@ def _can_start() -> bool:
 
 
 def _start() -> subprocess.Popen[str]:
+    return start_python(_PROGRAM)
+
+
+def start_python(program: str) -> subprocess.Popen[str]:
     """
     Start a worker. It imports Python's own modules first, and all else from the same places as this process.
+
+    `program` gets these places as its arguments.
 
     A file in the working directory, on PYTHONPATH or beside this package therefore never replaces a module of Python's.
     """
     places = [place for place in sys.path if isinstance(place, str) and Path(place).is_absolute()]
     return subprocess.Popen(  # noqa: S603 - our own program; only the directories come from elsewhere
-        [sys.executable, "-I", "-S", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _PROGRAM, *places],
+        [sys.executable, "-I", "-S", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", program, *places],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -174,31 +187,32 @@ def _start() -> subprocess.Popen[str]:
 
 def _employ(
     child: subprocess.Popen[str],
-    path: str,
-    waiting: deque[_Task],
-    replies: queue.SimpleQueue[dict[str, Any] | None],
+    greeting: dict[str, Any],
+    waiting: deque[Any],
+    replied: queue.SimpleQueue[dict[str, Any] | None],
 ) -> None:
     """Give one worker one task after another until none is left, and pass its replies on."""
     try:
-        _say(child.stdin, path=path)
+        say(child.stdin, **greeting)
         while waiting:
             try:
                 task = waiting.popleft()
             except IndexError:  # another worker was faster
                 break
-            _say(child.stdin, task=task and astuple(task))
+            say(child.stdin, task=task)
             for line in child.stdout or ():
                 reply = json.loads(line)
-                replies.put(reply)
+                replied.put(reply)
                 if "done" not in reply:
                     break
     except (OSError, ValueError):
         pass  # the worker has died, so its task stays unconfirmed
     finally:
-        replies.put(None)
+        replied.put(None)
 
 
-def _say(to: IO[str] | None, **message: object) -> None:
+def say(to: IO[str] | None, **message: object) -> None:
+    """Send a message to a worker, or from it: a line of JSON."""
     if to is not None:
         to.write(json.dumps(message) + "\n")
         to.flush()
@@ -213,12 +227,12 @@ def work() -> None:
             try:
                 if task is None:
                     problems, unchecked = integrity.check(database)
-                    _say(sys.stdout, sound=not problems, unchecked=unchecked)
+                    say(sys.stdout, sound=not problems, unchecked=unchecked)
                 else:
                     for message in _walk(database, Part(*task)):
-                        _say(sys.stdout, **message)
+                        say(sys.stdout, **message)
             except MilepostError as error:
-                _say(sys.stdout, sound=False, error=str(error))
+                say(sys.stdout, sound=False, error=str(error))
     finally:
         database.close()
 
