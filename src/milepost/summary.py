@@ -272,19 +272,23 @@ def run_rate(run: RunSummary) -> str:
     return "–" if run.rate is None else rate(run.rate)
 
 
+Columns = tuple[tuple[str, Literal["name", "number", "time"], bool], ...]
+"""The headings of a table, each with the kind of its cells and whether a narrow terminal may leave it out."""
+
+
 class Section(NamedTuple):
     """
     A table of a summary, for a terminal, a notebook and a page alike.
 
     Attributes:
         title: What it shows.
-        columns: The headings, each with the kind of its cells and whether a narrow terminal may leave it out.
+        columns: The headings.
         rows: The cells of each row.
         rest: A sentence about the rows that are left out, or nothing.
     """
 
     title: str
-    columns: tuple[tuple[str, Literal["name", "number", "time"], bool], ...]
+    columns: Columns
     rows: list[tuple[str, ...]]
     rest: str = ""
 
@@ -298,26 +302,30 @@ def _runs(found: StoreSummary) -> Section:
     more = found.runs - len(found.last_runs)
     return Section(
         "Last runs",
-        (
-            ("run", "name", False), ("state", "name", False), ("attempts", "number", True), ("began", "time", True),
-            ("took", "number", False), ("entries", "number", True), ("records", "number", False),
-            ("records/s", "number", True),
-        ),
-        [
-            (
-                run.run_id,
-                run_state(run, found.at_ms) or "–",
-                run_attempts(run) or "–",
-                iso(_whole_s(run.first_at_ms if run.began_at_ms is None else run.began_at_ms)),
-                duration(run.duration_ms),
-                f"{run.entries:,}",
-                f"{run.records:,}",
-                run_rate(run),
-            )
-            for run in found.last_runs
-        ],
+        RUN_COLUMNS,
+        [run_cells(run, found.at_ms) for run in found.last_runs],
         f"and {count(more, 'earlier run')}" if more > 0 else "",
-    )  # fmt: skip
+    )
+
+
+RUN_COLUMNS: Final[Columns] = (
+    ("run", "name", False), ("state", "name", False), ("attempts", "number", True), ("began", "time", True),
+    ("took", "number", False), ("entries", "number", True), ("records", "number", False), ("records/s", "number", True),
+)  # fmt: skip
+
+
+def run_cells(run: RunSummary, at_ms: int) -> tuple[str, ...]:
+    """Return the cells of a run, for the columns of `RUN_COLUMNS`."""
+    return (
+        run.run_id,
+        run_state(run, at_ms) or "–",
+        run_attempts(run) or "–",
+        iso(_whole_s(run.first_at_ms if run.began_at_ms is None else run.began_at_ms)),
+        duration(run.duration_ms),
+        f"{run.entries:,}",
+        f"{run.records:,}",
+        run_rate(run),
+    )
 
 
 def _stages(found: StoreSummary) -> Section:
@@ -362,11 +370,16 @@ def as_text(found: StoreSummary) -> str:
     """Return a summary as plain text, its tables aligned."""
     lines = list(map(visible, heading(found)))
     for section in sections(found):
-        lines += ["", section.title, *_aligned(section)]
-        lines += [f"  {section.rest}"] if section.rest else []
+        lines += ["", *section_lines(section)]
     if found.stands_out:
         lines += ["", "What stands out", *(f"  {visible(line)}" for line in found.stands_out)]
     return "\n".join(lines)
+
+
+def section_lines(section: Section) -> list[str]:
+    """Return a table as plain text, aligned, a line each."""
+    rest = [f"  {section.rest}"] if section.rest else []
+    return [section.title, *_aligned(section), *rest]
 
 
 def _aligned(section: Section) -> list[str]:
@@ -395,14 +408,17 @@ def summary_page(found: StoreSummary) -> str:
         html.paragraph(f"{contents(found)}, {span(found)}" if found.first_at_ms is not None else contents(found)),
         html.labelled("head", str(found.head)),
     ]
-    for section in sections(found):
-        columns = [html.Column(f"{title[0].upper()}{title[1:]}", _STYLES[holds]) for title, holds, _ in section.columns]
-        parts.append(html.table(section.title, columns, [[html.name(cell) for cell in row] for row in section.rows]))
-        if section.rest:
-            parts.append(html.paragraph(section.rest, "mp-muted"))
+    parts += [part for section in sections(found) for part in section_parts(section)]
     if found.stands_out:
         parts.append(html.listing("What stands out", found.stands_out))
     return html.page(parts)
+
+
+def section_parts(section: Section) -> list[html.Html]:
+    """Return a table as the parts of a page."""
+    columns = [html.Column(f"{title[0].upper()}{title[1:]}", _STYLES[holds]) for title, holds, _ in section.columns]
+    table = html.table(section.title, columns, [[html.name(cell) for cell in row] for row in section.rows])
+    return [table, *([html.paragraph(section.rest, "mp-muted")] if section.rest else [])]
 
 
 _STYLES: Final = {"name": "mp-name", "number": "mp-number", "time": ""}
