@@ -190,8 +190,8 @@ class Database:
             # Set last: after an interrupt, the next close() finishes the work.
             self._paused.add(CLOSING)
             self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
-            self._ended = ClosedStoreError(self.path, "the store is closed: open it again")
             open_files.forget(self)
+            self._ended = ClosedStoreError(self.path, "the store is closed: open it again")
 
     def _open_reader(self) -> Reader:
         deadline = time.monotonic() + self.busy_timeout_ms / 1000
