@@ -4,6 +4,7 @@ milepost: the flight recorder of a single-node data pipeline, an embedded checkp
 The contract's eleven functions over a chain are in `milepost.checkpoint`.
 """
 
+from milepost.answers import Answer, Answers, Verifications
 from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
 from milepost.checkpointed import Checkpointed
 from milepost.comparison import Comparison, Divergence, StageComparison
@@ -38,6 +39,7 @@ from milepost.errors import (
     WatermarkRegressionError,
     WrongKeyError,
 )
+from milepost.fleet import Fleet, open_many
 from milepost.mapped import Mapped
 from milepost.once import Once
 from milepost.receipt import BatchReceipt, Head, Receipt
@@ -52,6 +54,8 @@ from milepost.verification import Fault, Verification
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "Answers",
     "ArchivedStageError",
     "BatchReceipt",
     "BrokenChainError",
@@ -66,6 +70,7 @@ __all__ = [
     "EntriesArchivedError",
     "FailedStoreError",
     "Fault",
+    "Fleet",
     "ForkedStoreError",
     "Head",
     "IdempotencyConflictError",
@@ -101,10 +106,12 @@ __all__ = [
     "StoreSummary",
     "Tracked",
     "Verification",
+    "Verifications",
     "Watermark",
     "WatermarkRegressionError",
     "WrongKeyError",
     "__version__",
     "fingerprint",
     "ms",
+    "open_many",
 ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from milepost import rows
+from milepost import details, rows
 from milepost.arguments import check_name
 from milepost.comparison import Comparison, Divergence, StageComparison
 from milepost.errors import ArchivedStageError, NoCheckpointError
+from milepost.history import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from milepost.checkpoint import Checkpoint
     from milepost.database import Database
+    from milepost.receipt import Receipt
 
 
 def compare_runs(database: Database, run_id: str, other_run_id: str) -> Comparison:
@@ -60,3 +64,79 @@ def _pages(database: Database, pair: rows.StagePair) -> Iterator[rows.ComparedPa
     while (page := database.read(rows.compared_page, pair, after)).entries:
         yield page
         after = page.last
+
+
+# Two runs in two files
+
+
+def compare_files(
+    database: Database, run_id: str, other_database: Database, other_run_id: str
+) -> tuple[StageComparison, ...]:
+    """
+    Compare a run of one file with a run of another as they were at the call, one page of entries of each at a time.
+
+    No statement reads both files: to attach one file to another's connection would open it unchecked.
+    """
+    one, other = _RunOfFile(database, run_id), _RunOfFile(other_database, other_run_id)
+    return tuple(_stage_of_files(one, other, stage) for stage in dict.fromkeys([*one.stages, *other.stages]))
+
+
+class _RunOfFile:
+    """A run as it is now, with its stages in order of first appearance."""
+
+    def __init__(self, database: Database, run_id: str) -> None:
+        check_name("run_id", run_id)
+        self._read, self._run_id = database.read, run_id
+        self._before = database.read(rows.tip)[0] + 1
+        pairs = database.read(rows.stage_pairs, run_id, run_id)
+        if not pairs:
+            raise NoCheckpointError(run_id, None)
+        for pair in pairs:
+            if database.read(rows.has_archived, run_id, pair.stage):
+                raise ArchivedStageError(run_id, pair.stage)
+        # A stage may have begun after the tip was read.
+        self.stages = [pair.stage for pair in pairs if next(self.entries(pair.stage), None) is not None]
+
+    def entries(self, stage: str) -> Iterator[tuple[Receipt, Checkpoint, str | None]]:
+        """Return the entries of a stage, by rising sequence."""
+        chosen = rows.Filter(self._run_id, stage, before=self._before)
+        return chain.from_iterable(pages(self._read, chosen, rows.signed_rows, rows.recorded))
+
+
+def _stage_of_files(run: _RunOfFile, other_run: _RunOfFile, stage: str) -> StageComparison:
+    """Walk along a stage of both runs at once, as their sequences rise."""
+    walk, other_walk = run.entries(stage), other_run.entries(stage)
+    one, other = next(walk, None), next(other_walk, None)
+    start = max(map(_start, filter(None, (one, other))), default=0)
+    entries = other_entries = common = different = 0
+    first_only = other_first_only = None
+    divergence = None
+    while one is not None or other is not None:
+        sequence = min(each[1].sequence for each in (one, other) if each is not None)
+        left = one[1] if one is not None and one[1].sequence == sequence else None
+        right = other[1] if other is not None and other[1].sequence == sequence else None
+        if left is not None:
+            one = next(walk, None)
+        if right is not None:
+            other = next(other_walk, None)
+        if sequence < start:
+            continue
+        entries += left is not None
+        other_entries += right is not None
+        if left is not None and right is not None:
+            common += 1
+            if (left.watermark, left.idempotency_key) == (right.watermark, right.idempotency_key):
+                continue
+            different += 1
+        elif left is not None:
+            first_only = sequence if first_only is None else first_only
+        else:
+            other_first_only = sequence if other_first_only is None else other_first_only
+        divergence = divergence or Divergence(sequence, left, right)
+    return StageComparison(stage, entries, other_entries, common, different, first_only, other_first_only, divergence)
+
+
+def _start(first: tuple[Receipt, Checkpoint, str | None]) -> int:
+    """Return the first sequence of a stage if it is a branch's there, else 0."""
+    _, entry, detail = first
+    return entry.sequence if "branch_position" in details.parse(detail) else 0

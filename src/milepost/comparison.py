@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from milepost import html
 from milepost.errors import shown
-from milepost.readable import count, iso
+from milepost.readable import count, iso, shorten_middle
 from milepost.summary import STAGES_SHOWN
 
 if TYPE_CHECKING:
@@ -81,12 +81,16 @@ class Comparison:
     Attributes:
         run_id: The first run.
         other_run_id: The other run.
-        stages: Every stage of either run, in order of first appearance in the file.
+        stages: Every stage of either run, in order of first appearance in the file, or in the first run's file.
+        file: The first run's file if the runs are of two files of a fleet, or None.
+        other_file: The other run's file, or None.
     """
 
     run_id: str
     other_run_id: str
     stages: tuple[StageComparison, ...]
+    file: str | None = None
+    other_file: str | None = None
 
     @property
     def identical(self) -> bool:
@@ -122,7 +126,7 @@ class Comparison:
         return tuple(parting_first[:number]), f"and {count(len(rest), 'more stage')}: {kinds_of_rest}"
 
     def __str__(self) -> str:
-        one, other = shown(self.run_id), shown(self.other_run_id)
+        one, other = _label(shown(self.run_id), self.file), _label(shown(self.other_run_id), self.other_file)
         lines = [f"run {one} and run {other} {'are identical' if self.identical else 'differ'}"]
         stages, rest = self.excerpt(STAGES_SHOWN)
         for stage in stages:
@@ -137,7 +141,7 @@ class Comparison:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        one, other = html.name(self.run_id), html.name(self.other_run_id)
+        one, other = _label(html.name(self.run_id), self.file), _label(html.name(self.other_run_id), self.other_file)
         stages, rest = self.excerpt(STAGES_SHOWN)
         return html.page(
             [
@@ -148,6 +152,11 @@ class Comparison:
                 _table_of_divergences(stages, one, other),
             ]
         )
+
+
+def _label(run: str, file: str | None) -> str:
+    """Name a run, and its file if the other run is in another one. The end of a path tells it from its neighbours."""
+    return run if file is None else f"{run} of {shorten_middle(file, html.NAME_LENGTH)}"
 
 
 def _parting(stage: StageComparison) -> tuple[bool, int]:

@@ -78,16 +78,9 @@ def real(path: object) -> str:
     Raises:
         InvalidArgumentError: It is not the path of a file.
     """
+    spelled = given(path)
     try:
-        given = os.fspath(path)  # type: ignore[call-overload]
-    except TypeError:
-        raise InvalidArgumentError("path", path, "must be a str or a path object") from None
-    if type(given) is bytes:
-        given = os.fsdecode(given)
-    if type(given) is not str or not given or "\0" in given:
-        raise InvalidArgumentError("path", path, "must be a path without NUL characters")
-    try:
-        encoded = _in_bytes(given)
+        encoded = _in_bytes(spelled)
         if len(encoded) > _LONGEST_GIVEN:
             raise InvalidArgumentError("path", path, f"must have at most {_LONGEST_GIVEN:,} bytes")
         resolved = os.path.realpath(os.fsdecode(encoded))
@@ -95,6 +88,24 @@ def real(path: object) -> str:
     except UnicodeError:
         raise InvalidArgumentError("path", path, "must be UTF-8, because SQLite requires it: rename the file") from None
     return resolved
+
+
+def given(path: object, argument: str = "path") -> str:
+    """
+    Return a path as a str, as it was given.
+
+    Raises:
+        InvalidArgumentError: It is not the path of a file.
+    """
+    try:
+        found = os.fspath(path)  # type: ignore[call-overload]
+    except TypeError:
+        raise InvalidArgumentError(argument, path, "must be a str or a path object") from None
+    if type(found) is bytes:
+        found = os.fsdecode(found)
+    if type(found) is not str or not found or "\0" in found:
+        raise InvalidArgumentError(argument, path, "must be a path without NUL characters")
+    return found
 
 
 def for_sqlite(path: str) -> str:
@@ -107,12 +118,12 @@ def for_sqlite(path: str) -> str:
     return os.fsencode(path).decode()
 
 
-def _in_bytes(given: str) -> bytes:
+def _in_bytes(spelled: str) -> bytes:
     """Return the bytes of a path as somebody gave it."""
     try:
-        return os.fsencode(given)
+        return os.fsencode(spelled)
     except UnicodeEncodeError:  # a str of the program that the locale cannot spell
-        return given.encode()
+        return spelled.encode()
 
 
 def _longest_name(folder: str) -> int:

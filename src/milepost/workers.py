@@ -30,7 +30,7 @@ from milepost.integrity import Integrity
 from milepost.signature import ChainBase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
 
 LEAST: Final = 10_000
@@ -124,7 +124,7 @@ def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], ob
 
 def replies(
     start: Callable[[], subprocess.Popen[str]], greeting: dict[str, Any], tasks: Sequence[Any], workers: int
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """
     Let workers do the tasks in order, and yield their replies. The workers end when this generator ends.
 

@@ -14,7 +14,7 @@ from milepost.forensics.extra import extra
 from milepost.readable import count, iso, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import arro3.core as arrow
 else:
@@ -38,6 +38,17 @@ CHECKPOINTS: Final = arrow.Schema(
         arrow.Field("signature", arrow.DataType.utf8(), nullable=False),
         arrow.Field("detail", arrow.DataType.utf8(), nullable=True),
         arrow.Field("cursor_sha256", arrow.DataType.utf8(), nullable=True),
+    ]
+)
+
+_CHECKPOINTS_OR_NULL: Final = [CHECKPOINTS.field(name).with_nullable(True) for name in CHECKPOINTS.names]
+
+# A file that cannot be read has a row too, in which only these two columns have a value.
+CHECKPOINTS_OF_FILES: Final = arrow.Schema(
+    [
+        arrow.Field("file", _NAME, nullable=False),
+        *_CHECKPOINTS_OR_NULL,
+        arrow.Field("error", arrow.DataType.utf8(), nullable=True),
     ]
 )
 
@@ -169,6 +180,32 @@ def _short(text: str) -> str:
 def of_checkpoints(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
     """Make a frame of checkpoints. Each reader starts the batches from the beginning."""
     return Frame(CHECKPOINTS, batches)
+
+
+def of_files(batches: Callable[[], Iterable[arrow.RecordBatch]]) -> Frame:
+    """Make a frame of the checkpoints of several files. Each reader starts the batches from the beginning."""
+    return Frame(CHECKPOINTS_OF_FILES, batches)
+
+
+def batches_of_file(file: str, frame: Frame) -> Iterator[arrow.RecordBatch]:
+    """Read a frame of checkpoints, and add the file to each batch."""
+    for each in frame._batches():  # noqa: SLF001 - a frame of its own
+        files = _names([file] * each.num_rows)  # UTF-8, else SQLite could not have opened it
+        errors = arrow.Array([None] * each.num_rows, arrow.DataType.utf8())
+        arrays = [files, *(each.column(name) for name in CHECKPOINTS.names), errors]
+        yield arrow.RecordBatch.from_arrays(arrays, schema=CHECKPOINTS_OF_FILES)
+
+
+def batch_of_unreadable(file: str, error: str) -> arrow.RecordBatch:
+    """Make the one row of a file that cannot be read."""
+    nulls = [arrow.Array([None], arrow.DataType.utf8()).cast(field.type) for field in _CHECKPOINTS_OR_NULL]
+    arrays = [_names([_encodable(file)]), *nulls, arrow.Array([_encodable(error)], arrow.DataType.utf8())]
+    return arrow.RecordBatch.from_arrays(arrays, schema=CHECKPOINTS_OF_FILES)
+
+
+def _encodable(text: str) -> str:
+    """Write out the bytes of a file's name that are no UTF-8, since a column of text cannot hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def batch(connection: apsw.Connection, signed: list[tuple[Any, ...]]) -> arrow.RecordBatch:
