@@ -14,6 +14,7 @@ ORDER = [
     "output",
     "argument",
     "values",
+    "several",
     "new_file",
     "demo",
     "summary",

@@ -110,6 +110,12 @@ def head(text: str) -> Head:
         ) from None
 
 
+def expected(text: str) -> tuple[str | None, Head]:
+    """Parse a head, with the file before it whose head it is, as in `nodes/a.milepost=12:…`."""
+    file, named, line = text.rpartition("=")
+    return (file if named else None), head(line)
+
+
 def key(path: str | None) -> bytes | None:
     """Read a key from all bytes of a file, so that no process list and no shell history shows it."""
     return None if path is None else Path(path).read_bytes()
@@ -148,7 +154,8 @@ def _complete(names: Callable[[CheckpointStore], list[str]]) -> Callable[..., li
         from click.shell_completion import CompletionItem  # noqa: PLC0415 - only for a shell that asks
 
         try:
-            with CheckpointStore.open_readonly(context.params["file"]) as store:
+            file = context.params["file"] if "file" in context.params else context.params["files"][0]
+            with CheckpointStore.open_readonly(file) as store:
                 found = names(store)
         except Exception:  # noqa: BLE001 - a shell shows what is printed here in the middle of its prompt
             return []
@@ -171,6 +178,7 @@ complete_run: Callable[..., list[CompletionItem[Any]]] = _complete(run_ids)
 complete_stage: Callable[..., list[CompletionItem[Any]]] = _complete(stages)
 
 file: Callable[[Command], Command] = click.argument("file", type=click.Path())
+files: Callable[[Command], Command] = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 run: Callable[[Command], Command] = click.option(
     "--run", "run_id", metavar="RUN", shell_complete=complete_run, help="Restrict to this run."
 )

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import click
 
-from milepost.cli import argument, output, values
-from milepost.cli.exit_code import ExitCode
+from milepost.arguments import check_optional_name
+from milepost.cli import argument, output, several, values
+from milepost.cli.exit_code import ExitCode, end_with_worst
 from milepost.cli.output import Column
 from milepost.errors import shown
+from milepost.fleet import open_many
 from milepost.readable import age, count, duration
 from milepost.store import CheckpointStore
 from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from milepost.answers import Answers
     from milepost.checkpoint import Checkpoint
 
-Status = Literal["ok", "stalled", "behind", "nothing yet"]
+Status = Literal["ok", "stalled", "behind", "nothing yet", "unreadable"]
 
 _NAMED: Final = 3  # stages in the first line; more are counted
 
@@ -35,8 +38,12 @@ class _Found(NamedTuple):
     lag_ms: int | None
 
 
+_NOTHING: Final = _Found("", "nothing yet", None, None, None)
+"""What is found of a file in which nothing is recorded."""
+
+
 @click.command()
-@argument.file
+@argument.files
 @argument.run
 @click.option(
     "--stage", "stages", metavar="STAGE", multiple=True, shell_complete=argument.complete_stage,
@@ -54,19 +61,30 @@ class _Found(NamedTuple):
 @argument.time_zone
 @argument.as_json
 def check(
-    file: str, run_id: str | None, stages: tuple[str, ...], within: int | None, lag: int | None, as_json: bool
+    files: tuple[str, ...], run_id: str | None, stages: tuple[str, ...], within: int | None, lag: int | None, as_json: bool
 ) -> None:
     """
     Check that the pipeline moves: for cron, Nagios or a Kubernetes probe.
 
     The first line says it all, and the exit code too: 0 if every stage is ok, 1 if one is stalled or behind, 5 if nothing is
-    recorded yet. A file that does not exist is 3.
+    recorded yet. A file that does not exist is 3. Of several files, every stage of each is checked.
     """
     if within is None and lag is None:
         raise click.UsageError("say what to check: --within 10m, --lag 1h, or both")
-    with CheckpointStore.open_readonly(file) as store:
+
+    def ask(store: CheckpointStore) -> dict[str, Checkpoint | None]:
         names = stages or tuple(store.resume_points(run_id))
-        last = {name: store.latest_for_stage(name, run_id=run_id) for name in names}
+        return {name: store.latest_for_stage(name, run_id=run_id) for name in names}
+
+    if len(files) > 1:
+        for argument_, name in (("run_id", run_id), *(("stage", stage) for stage in stages)):
+            check_optional_name(argument_, name)  # once, and not in the row of each file
+        with open_many(files) as fleet:
+            _check_files(fleet.ask(ask), within, lag, as_json=as_json)
+        return
+    (file,) = files
+    with CheckpointStore.open_readonly(file) as store:
+        last = ask(store)
     now_ms = time.time_ns() // 1_000_000
     found = [_judged(name, entry, now_ms, within, lag) for name, entry in last.items()]
     verdict, code = _verdict(found)
@@ -78,6 +96,77 @@ def check(
             _print(found, now_ms)
     if code is not ExitCode.SUCCESS:
         raise click.exceptions.Exit(code)
+
+
+def _check_files(
+    answers: Answers[dict[str, Checkpoint | None]], within: int | None, lag: int | None, *, as_json: bool
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    judged = {
+        file: [_judged(name, last, now_ms, within, lag) for name, last in answer.value.items()]
+        for file, answer in answers.items()
+        if answer.error is None
+    }
+    verdict: Status = "unreadable"
+    if judged:
+        verdict, _ = _verdict([each for found in judged.values() for each in found or [_NOTHING]])
+    if answers.errors and verdict in {"ok", "nothing yet"}:
+        verdict = "unreadable"
+    if as_json:
+        files = several.records(answers, lambda _: {}, {"status": "unreadable", "stages": []})
+        for record in files:
+            if (found := judged.get(record["file"])) is not None:
+                record |= {"status": _verdict(found)[0], "stages": [_record(each) for each in found]}
+        output.document({"status": verdict, "files": files})
+    else:
+        output.text(_sentence_of_files(verdict, judged, list(answers.errors)))
+        _print_files({file: judged.get(file) for file in answers}, now_ms)
+        several.show_unreadable(answers)
+    end_with_worst([*several.exit_codes(answers), *(_verdict(found)[1] for found in judged.values())])
+
+
+def _sentence_of_files(verdict: Status, judged: Mapping[str, Sequence[_Found]], broken: Sequence[str]) -> str:
+    if verdict == "unreadable":
+        return f"unreadable: {_first(list(map(shown, broken)), 'more file')}"
+    if verdict == "ok":
+        return f"ok: {count(sum(map(len, judged.values())), 'stage')} in {count(len(judged), 'file')}"
+    details = [
+        f"{shown(each.stage)} of {shown(file)} {_detail(each)}".rstrip() if each.stage else shown(file)
+        for file, found in judged.items()
+        for each in found or [_NOTHING]
+        if each.status == verdict
+    ]
+    more = f"; {count(len(broken), 'file')} unreadable" if broken else ""
+    return f"{verdict}: {_first(details, 'more stage')}{more}"
+
+
+def _first(details: Sequence[str], rest: str) -> str:
+    """Return the first of some details in a sentence, and count the rest."""
+    more = len(details) - _NAMED
+    return ", ".join(details[:_NAMED]) + (f" and {count(more, rest)}" if more > 0 else "")
+
+
+def _print_files(judged: Mapping[str, Sequence[_Found] | None], now_ms: int) -> None:
+    output.Table(
+        Column("file"),
+        Column("stage"),
+        Column("status"),
+        Column("run", spare=True),
+        Column("offset", "number", spare=True),
+        Column("last checkpoint", "time", spare=True),
+        Column("ago", "number"),
+        Column("lag", "number", spare=True),
+    ).print(
+        [
+            (file, *cells)
+            for file, found in judged.items()
+            for cells in (
+                [("–", "unreadable", *("–",) * 5)]
+                if found is None
+                else [_cells(each, now_ms) for each in found] or [("–", "nothing yet", *("–",) * 5)]
+            )
+        ]
+    )
 
 
 def _judged(name: str, last: Checkpoint | None, now_ms: int, within: int | None, lag: int | None) -> _Found:
@@ -115,9 +204,8 @@ def _sentence(verdict: Status, found: Sequence[_Found]) -> str:
     bad = [each for each in found if each.status == verdict] if verdict != "ok" else []
     if not bad:
         return f"ok: {count(len(found), 'stage')}"
-    details = [f"{shown(each.stage)} {_detail(each)}".rstrip() for each in bad[:_NAMED]]
-    more = f" and {count(len(bad) - _NAMED, 'more stage')}" if len(bad) > _NAMED else ""
-    return f"{verdict}: {', '.join(details)}{more}"
+    details = [f"{shown(each.stage)} {_detail(each)}".rstrip() for each in bad]
+    return f"{verdict}: {_first(details, 'more stage')}"
 
 
 def _detail(each: _Found) -> str:
@@ -137,19 +225,18 @@ def _print(found: Sequence[_Found], now_ms: int) -> None:
         Column("last checkpoint", "time"),
         Column("ago", "number"),
         Column("lag", "number", spare=True),
-    ).print(
-        [
-            (
-                each.stage,
-                each.status,
-                each.last.run_id if each.last else "–",
-                f"{each.last.watermark.offset:,}" if each.last else "–",
-                output.time(each.last.at_ms) if each.last else "–",
-                age(now_ms - each.last.at_ms) if each.last else "–",
-                duration(each.lag_ms) if each.lag_ms is not None else "–",
-            )
-            for each in found
-        ]
+    ).print([_cells(each, now_ms) for each in found])
+
+
+def _cells(each: _Found, now_ms: int) -> tuple[str, ...]:
+    return (
+        each.stage,
+        each.status,
+        each.last.run_id if each.last else "–",
+        f"{each.last.watermark.offset:,}" if each.last else "–",
+        output.time(each.last.at_ms) if each.last else "–",
+        age(now_ms - each.last.at_ms) if each.last else "–",
+        duration(each.lag_ms) if each.lag_ms is not None else "–",
     )
 
 

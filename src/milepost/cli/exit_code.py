@@ -17,7 +17,7 @@ from milepost.errors import InvalidArgumentError, MilepostError, StoreError, Wro
 from milepost.readable import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
 
@@ -47,7 +47,9 @@ Exit codes:
   129  the terminal was closed
   130  interrupted
   141  the reader of the pipe has gone, as `head` does
-  143  terminated"""
+  143  terminated
+
+Of several files, the worst of their codes counts: 1, then 3, 4, 2 and 5."""
 
 _ENDS: Final = {
     getattr(signal, name): (sentence, exit_code)
@@ -96,14 +98,8 @@ def explain_errors() -> Iterator[None]:
 def _explain(error: BaseException) -> None:
     """Print one sentence and exit, if the user can act on the error."""
     match error:
-        case InvalidArgumentError():
-            _leave(str(error), ExitCode.WRONG_INPUT)
-        case WrongKeyError():
-            _leave(str(error), ExitCode.WRONG_KEY)
-        case StoreError():
-            _leave(str(error), ExitCode.NO_FILE)
-        case MilepostError():  # an ImportError of milepost's names an extra to install
-            _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.CHECK_FAILED)
+        case MilepostError():
+            _leave(str(error), exit_code_of(error))
         case BrokenPipeError():
             _leave_stdout()
             raise click.exceptions.Exit(ExitCode.NO_READER) from None
@@ -112,6 +108,35 @@ def _explain(error: BaseException) -> None:
             _leave(f"{error.filename}: {error.strerror}" if error.filename else str(error), ExitCode.NO_FILE)
         case KeyboardInterrupt():
             _leave("interrupted", ExitCode.INTERRUPTED)
+
+
+def exit_code_of(error: MilepostError) -> ExitCode:
+    """Return the exit code that an error has, as the end of a command or as that of one of its files."""
+    match error:
+        case InvalidArgumentError() | ImportError():  # an ImportError of milepost's names an extra to install
+            return ExitCode.WRONG_INPUT
+        case WrongKeyError():
+            return ExitCode.WRONG_KEY
+        case StoreError():
+            return ExitCode.NO_FILE
+    return ExitCode.CHECK_FAILED
+
+
+_WORST_FIRST: Final = (
+    ExitCode.CHECK_FAILED,
+    ExitCode.NO_FILE,
+    ExitCode.WRONG_KEY,
+    ExitCode.WRONG_INPUT,
+    ExitCode.NOTHING_YET,
+    ExitCode.SUCCESS,
+)
+
+
+def end_with_worst(exit_codes: Iterable[ExitCode]) -> None:
+    """End a command about several files with the worst of their exit codes."""
+    worst = min(exit_codes, key=_WORST_FIRST.index)
+    if worst is not ExitCode.SUCCESS:
+        raise click.exceptions.Exit(worst)
 
 
 # Messages of the library say which method to call. Here is a command line.
@@ -126,7 +151,8 @@ _COMMANDS: Final = {
 _ARGUMENTS: Final = re.compile(r"\b(new_)?run_id\b")
 
 
-def _in_words_of_the_command_line(sentence: str) -> str:
+def in_words_of_the_command_line(sentence: str) -> str:
+    """Say the same with commands and options instead of methods and arguments."""
     for method, command in _COMMANDS.items():
         sentence = sentence.replace(method, command)
     return _ARGUMENTS.sub(lambda found: "new run" if found[1] else "run", sentence)
@@ -134,7 +160,7 @@ def _in_words_of_the_command_line(sentence: str) -> str:
 
 def _leave(sentence: str, exit_code: ExitCode) -> NoReturn:
     with suppress(OSError):  # nobody may be there to read it
-        click.echo(f"Error: {visible(_in_words_of_the_command_line(sentence))}", err=True)
+        click.echo(f"Error: {visible(in_words_of_the_command_line(sentence))}", err=True)
     raise click.exceptions.Exit(exit_code) from None
 
 

@@ -7,8 +7,11 @@ from typing import Final
 
 import click
 
-from milepost.cli import argument
+from milepost.answers import why
+from milepost.cli import argument, output, several
+from milepost.cli.exit_code import end_with_worst, in_words_of_the_command_line
 from milepost.cli.new_file import new_file
+from milepost.fleet import open_many
 from milepost.store import CheckpointStore
 
 _VERIFIED: Final = 200_000
@@ -16,22 +19,36 @@ _VERIFIED: Final = 200_000
 
 
 @click.command()
-@argument.file
+@argument.files
 @click.argument("target", metavar="OUT.html", type=click.Path())
 @click.option("--verify/--no-verify", "verifies", default=None, help="Verify the chain.  [default: up to 200,000 entries]")
 @argument.key_file
 @argument.overwrite
-def report(file: str, target: str, verifies: bool | None, key_file: str | None, overwrite: bool) -> None:
+def report(files: tuple[str, ...], target: str, verifies: bool | None, key_file: str | None, overwrite: bool) -> None:
     """
     Make one page to send: summary, pictures, verification.
 
     OUT.html is a single file for any browser, light or dark. It has no script, and fetches nothing. This needs the extra
-    `notebook`.
+    `notebook`. Several files share a page: a table of all, and the pictures of those in which most stands out.
     """
     # matplotlib warns of its cache and of this machine's fonts, but draws the picture anyway.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from milepost.forensics.report import report as page  # noqa: PLC0415 - matplotlib takes a second
+    from milepost.forensics.report import report_of_files  # noqa: PLC0415
 
+    if len(files) > 1:
+        with open_many(files, hmac_key=argument.key(key_file)) as fleet:
+            lengths = fleet.ask(len)
+            entries = sum(answer.value for answer in lengths.values() if answer.error is None)
+            wanted = entries <= _VERIFIED if verifies is None else verifies
+            text = report_of_files(fleet, fleet.verify() if wanted else None)
+        with new_file(target, overwrite=overwrite) as stream:
+            stream.write(text.encode())
+        for file, error in lengths.errors.items():
+            output.note(f"{file}: {in_words_of_the_command_line(why(error))}")
+        end_with_worst(several.exit_codes(lengths))
+        return
+    (file,) = files
     with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store:
         wanted = len(store) <= _VERIFIED if verifies is None else verifies
         text = page(store, store.verify() if wanted else None)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output, values
+from milepost.cli import argument, output, several, values
+from milepost.cli.exit_code import end_with_worst
 from milepost.cli.output import Column
+from milepost.fleet import open_many
 from milepost.store import CheckpointStore
 from milepost.summary import heading, sections
 
@@ -17,16 +19,30 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@argument.file
+@argument.files
 @argument.as_json
-def summary(file: str, as_json: bool) -> None:
-    """Show the file on one page: stages, last runs, silences."""
+def summary(files: tuple[str, ...], as_json: bool) -> None:
+    """Show the file on one page: stages, last runs, silences. Show several files in a line each."""
+    if len(files) > 1:
+        _summarize(files, as_json=as_json)
+        return
+    (file,) = files
     with CheckpointStore.open_readonly(file) as store:
         found = store.summary()
     if as_json:
         output.document(_record(found))
     else:
         _show(found)
+
+
+def _summarize(files: tuple[str, ...], *, as_json: bool) -> None:
+    with open_many(files) as fleet:
+        answers = fleet.summary()
+    if as_json:
+        output.document({"files": several.records(answers, _record, {})})
+    else:
+        several.show(answers)
+    end_with_worst(several.exit_codes(answers))
 
 
 def _show(found: StoreSummary) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.cli import argument, output
-from milepost.cli.exit_code import ExitCode
+from milepost.cli import argument, output, several
+from milepost.cli.exit_code import ExitCode, end_with_worst
+from milepost.fleet import open_many
 from milepost.readable import count
 from milepost.receipt import Head
 from milepost.store import CheckpointStore
@@ -17,21 +18,28 @@ from milepost.store import CheckpointStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from milepost.cli.values import Record
     from milepost.verification import Verification
 
 
 @click.command()
-@argument.file
+@argument.files
 @click.option("--run", "run_id", metavar="RUN", help="Verify this run only; heads are then heads of its own chain.")
-@click.option("--expected", type=argument.head, help="Check that the chain contains this head, kept elsewhere.")
+@click.option(
+    "--expected",
+    type=argument.expected,
+    multiple=True,
+    metavar="HEAD",
+    help="Check that the chain contains this head, kept elsewhere. With several files give FILE=HEAD, once for each.",
+)
 @click.option("--trusted", type=argument.head, help="Trust this head, and verify only the entries after it.")
 @click.option("--workers", type=int, default=1, metavar="N", help="Use up to N processes.  [default: 1]")
 @argument.key_file
 @argument.as_json
 def verify(
-    file: str,
+    files: tuple[str, ...],
     run_id: str | None,
-    expected: Head | None,
+    expected: tuple[tuple[str | None, Head], ...],
     trusted: Head | None,
     workers: int,
     key_file: str | None,
@@ -43,11 +51,47 @@ def verify(
     The file alone cannot reveal truncation, rollback to an older copy, or a complete rewrite. Keep a head elsewhere and pass
     it as --expected to detect all three. Verifying a keyed chain needs its key.
     """
+    if len(files) > 1:
+        if run_id is not None or trusted is not None:
+            raise click.UsageError("--run and --trusted go with one file: verify it alone")
+        _verify_files(files, expected, workers, key_file, as_json=as_json)
+        return
+    (file,) = files
+    heads = [head for named, head in expected if named in {None, file}]
+    if len(heads) < len(expected):
+        raise click.UsageError("--expected names another file")
+    head = heads[-1] if heads else None
     with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store, _progress() as progress:
-        verification = store.verify(run_id=run_id, trusted=trusted, expected=expected, workers=workers, progress=progress)
+        verification = store.verify(run_id=run_id, trusted=trusted, expected=head, workers=workers, progress=progress)
     _show(verification, keyed=key_file is not None, as_json=as_json)
     if not verification.ok:
-        raise click.exceptions.Exit(ExitCode.WRONG_KEY if _key_is_missing(verification) else ExitCode.CHECK_FAILED)
+        raise click.exceptions.Exit(_exit_code(verification))
+
+
+def _verify_files(
+    files: tuple[str, ...],
+    expected: tuple[tuple[str | None, Head], ...],
+    workers: int,
+    key_file: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    heads = {file: head for file, head in expected if file is not None}
+    if len(heads) < len(expected):
+        raise click.UsageError("with several files, give --expected FILE=HEAD, once for each file")
+    with open_many(files, hmac_key=argument.key(key_file)) as fleet, _progress() as progress:
+        answers = fleet.verify(expected=heads, workers=workers, progress=progress)
+    if as_json:
+        output.document({"ok": answers.ok, "files": several.records(answers, _record, {"ok": False})})
+    else:
+        several.show(answers)
+    end_with_worst(several.exit_codes(answers, _exit_code))
+
+
+def _exit_code(verification: Verification) -> ExitCode:
+    if verification.ok:
+        return ExitCode.SUCCESS
+    return ExitCode.WRONG_KEY if _key_is_missing(verification) else ExitCode.CHECK_FAILED
 
 
 def _key_is_missing(verification: Verification) -> bool:
@@ -56,29 +100,8 @@ def _key_is_missing(verification: Verification) -> bool:
 
 
 def _show(verification: Verification, *, keyed: bool, as_json: bool) -> None:
-    faults = verification.faults
     if as_json:
-        output.document(
-            {
-                "ok": verification.ok,
-                "entries": verification.entries,
-                "signature": verification.signature,
-                "faults": [
-                    {
-                        "kind": fault.kind,
-                        "position": fault.position,
-                        "run_id": fault.run_id,
-                        "stage": fault.stage,
-                        "sequence": fault.sequence,
-                        "explanation": fault.explanation,
-                        "expected": fault.expected,
-                        "found": fault.found,
-                    }
-                    for fault in faults
-                ],
-                "unchecked": list(verification.unchecked),
-            }
-        )
+        output.document(_record(verification))
         return
     _show_verdict(verification, keyed=keyed)
     if verification.unchecked:
@@ -86,6 +109,28 @@ def _show(verification: Verification, *, keyed: bool, as_json: bool) -> None:
         output.facts({"not checked": f"{tables} that only another program can check"})
         for name in verification.unchecked:
             output.item(name)
+
+
+def _record(verification: Verification) -> Record:
+    return {
+        "ok": verification.ok,
+        "entries": verification.entries,
+        "signature": verification.signature,
+        "faults": [
+            {
+                "kind": fault.kind,
+                "position": fault.position,
+                "run_id": fault.run_id,
+                "stage": fault.stage,
+                "sequence": fault.sequence,
+                "explanation": fault.explanation,
+                "expected": fault.expected,
+                "found": fault.found,
+            }
+            for fault in verification.faults
+        ],
+        "unchecked": list(verification.unchecked),
+    }
 
 
 def _show_verdict(verification: Verification, *, keyed: bool) -> None:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import io
 import re
+import time
+from itertools import count as count_from
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from milepost import html
-from milepost.readable import iso, visible
+from milepost.answers import heading, page_parts
+from milepost.fleet import open_many
+from milepost.readable import count, iso, visible
 from milepost.summary import summary_page
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from milepost.answers import Answers, Verifications
+    from milepost.fleet import Fleet
     from milepost.forensics.plots import Picture
     from milepost.store import CheckpointStore
+    from milepost.summary import StoreSummary
     from milepost.verification import Verification
+
+DETAILED: Final = 10
+"""How many files a report of several shows with their pictures. Those in which something is wrong come first."""
 
 # Whatever is in the page, a browser runs no script of it and fetches nothing for it.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -40,8 +52,51 @@ def report(store: CheckpointStore, verification: Verification | None) -> str:
     Raises:
         MissingPackageError: matplotlib is not installed; it is part of the extra `notebook`.
     """
+    parts = _of_store(store, count_from(0), f"{_heading('Is the record intact?')}{_verified(verification)}")
+    return _document(PurePath(store.path).name, store.path, time.time_ns() // 1_000_000, parts)
+
+
+def report_of_files(fleet: Fleet, verifications: Verifications | None) -> str:
+    """
+    Return a page about several files: all of them in a table, and the most remarkable ones as `report` shows them.
+
+    Args:
+        fleet: The files.
+        verifications: What `verify` found, or None if it was not asked.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed; it is part of the extra `notebook`.
+    """
+    summaries = fleet.summary()
+    verified = _verified(None) if verifications is None else html.page(page_parts(verifications))
+    parts = [html.page(page_parts(summaries)), _heading("Is the record intact?"), verified]
+    order = _most_remarkable_first(summaries, verifications)
+    if order:
+        numbers = count_from(0)
+        with open_many(order[:DETAILED]) as few:
+            pages = few.ask(lambda store: "".join(_of_store(store, numbers)))
+        # A file that cannot be read any more is left out here: the tables say how it was a moment ago.
+        parts += [page.value for page in pages.values() if page.error is None]
+    if len(order) > DETAILED:
+        rest = f"and {count(len(order) - DETAILED, 'more file')}: make a report of each"
+        parts.append(html.page([html.paragraph(rest, "mp-muted")]))
+    return _document(heading(summaries), heading(summaries), summaries.at_ms, parts)
+
+
+def _most_remarkable_first(summaries: Answers[StoreSummary], verifications: Verifications | None) -> list[str]:
+    """Return the files that can be read: those with faults first, and then those in which most stands out."""
+
+    def rank(file: str) -> tuple[bool, int]:
+        found = verifications[file] if verifications is not None else None
+        return found is None or found.error is not None or found.value.ok, -len(summaries[file].value.stands_out)
+
+    return sorted((file for file, answer in summaries.items() if answer.error is None), key=rank)
+
+
+def _of_store(store: CheckpointStore, numbers: Iterator[int], verification: str = "") -> list[str]:
+    """Return the parts of a page about one store. The numbers tell its pictures from others on the page."""
     found = store.summary()
-    parts = [summary_page(found), _heading("Is the record intact?"), _verified(verification)]
+    parts = [summary_page(found), verification]
     if found.runs:
         pictures = {
             "How far each stage had come": store.plot.progress(),
@@ -49,14 +104,18 @@ def report(store: CheckpointStore, verification: Verification | None) -> str:
             "How long each attempt took": store.plot.durations(),
             "How far event time was behind the clock": store.plot.lag(),
         }
-        for number, (title, picture) in enumerate(pictures.items()):
-            parts += [_heading(title), f"<figure>{_svg(picture, number)}</figure>"]
-    name = html.text(PurePath(found.path).name)
-    footer = f"<footer>{html.text(f'milepost report of {visible(found.path)}, {iso(found.at_ms // 1000 * 1000)}')}</footer>"
+        for title, picture in pictures.items():
+            parts += [_heading(title), f"<figure>{_svg(picture, next(numbers))}</figure>"]
+    return parts
+
+
+def _document(title: str, of: str, at_ms: int, parts: Iterable[str]) -> str:
+    footer = f"<footer>{html.text(f'milepost report of {visible(of)}, {iso(at_ms // 1000 * 1000)}')}</footer>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title><style>{_STYLE}</style>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.text(title)}</title><style>{_STYLE}</style>"
         f"</head><body>{''.join(parts)}{footer}</body></html>\n"
     )
 
