@@ -149,13 +149,25 @@ def remarks(answers: Answers[Any]) -> list[tuple[str, list[str]]]:
 
 
 def page_parts(answers: Answers[Any]) -> list[html.Html]:
-    """Return what a page shows of answers, without its style sheet."""
+    """Return what a page shows of answers, without its style sheet: how many, the table, those that cannot be read."""
     broken = len(answers.errors)
     title = html.verdict(False, heading(answers)) if broken else html.Html(html.text(heading(answers)))
-    parts = [html.paragraph(title, "mp-title"), *section_parts(_brief(section(answers, FILES_SHOWN)))]
-    if broken:
-        parts += section_parts(_brief(unreadable(answers, LINES_SHOWN)))
-    return parts + [html.listing(title, first_lines(lines)) for title, lines in remarks(answers)]
+    return [
+        html.paragraph(title, "mp-title"),
+        *section_parts(_brief(section(answers, FILES_SHOWN))),
+        *(section_parts(_brief(unreadable(answers, LINES_SHOWN))) if broken else []),
+        *_remark_parts(answers),
+    ]
+
+
+def table_parts(answers: Answers[Any]) -> list[html.Html]:
+    """Return the same without what other answers of the same files say too."""
+    return [*section_parts(_brief(section(answers, FILES_SHOWN))), *_remark_parts(answers)]
+
+
+def _remark_parts(answers: Answers[Any]) -> list[html.Html]:
+    """Return what is to be said below the table, as the parts of a page."""
+    return [html.listing(title, first_lines(lines)) for title, lines in remarks(answers)]
 
 
 def section(answers: Answers[T], most: int | None = None) -> Section:

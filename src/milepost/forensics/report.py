@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from milepost import html
-from milepost.answers import heading, page_parts
+from milepost.answers import heading, page_parts, table_parts
 from milepost.fleet import open_many
 from milepost.readable import count, iso, visible
 from milepost.summary import summary_page
@@ -68,8 +68,8 @@ def report_of_files(fleet: Fleet, verifications: Verifications | None) -> str:
         MissingPackageError: matplotlib is not installed; it is part of the extra `notebook`.
     """
     summaries = fleet.summary()
-    verified = _verified(None) if verifications is None else html.page(page_parts(verifications))
-    parts = [html.page(page_parts(summaries)), _heading("Is the record intact?"), verified]
+    verified = _verified(None) if verifications is None else html.page(table_parts(verifications))
+    parts = [html.page(page_parts(summaries)), verified]
     order = _most_remarkable_first(summaries, verifications)
     if order:
         numbers = count_from(0)
