@@ -828,6 +828,17 @@ def test_a_question_that_fails_is_the_error_of_its_file_and_a_mistake_in_it_pass
         with pytest.raises(ZeroDivisionError):
             fleet.ask(lambda store: 1 / 0)
 
+        class OwnError(MilepostError):
+            def __init__(self, *, why: str) -> None:
+                super().__init__(why, "more")
+
+        def fails(_: CheckpointStore) -> None:
+            error = OwnError(why="it is its own cause")
+            raise error from error
+
+        with pytest.raises(OwnError, match="its own cause"):
+            _ = fleet.ask(fails)[str(file)].value
+
 
 def test_a_store_that_a_question_keeps_is_closed(tmp_path: Path) -> None:
     """So is what it began to read, which is told, and is no empty answer."""

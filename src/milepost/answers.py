@@ -66,7 +66,7 @@ class Answer(Generic[T]):
             MilepostError: The file cannot be read: the `error`.
         """
         if self.error is not None:
-            raise type(self.error)(*self.error.args)  # a new one each time, so that no traceback grows
+            raise _again(self.error)
         return self._value  # type: ignore[return-value]  # None only if that is the answer
 
     def __eq__(self, other: object) -> bool:
@@ -79,6 +79,14 @@ class Answer(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Answer of {shown(self.file)}: {shown(self._value) if self.error is None else repr(self.error)}>"
+
+
+def _again(error: MilepostError) -> MilepostError:
+    """Return an error anew, so that the kept one keeps no traceback; the same one if it is of a caller's own class."""
+    try:
+        return type(error)(*error.args)
+    except Exception:  # noqa: BLE001 - a foreign class may take other arguments, and raise anything
+        return error
 
 
 def _facts(error: MilepostError | None) -> tuple[object, ...]:

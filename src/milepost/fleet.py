@@ -26,6 +26,7 @@ from milepost.database import Database
 from milepost.errors import ClosedStoreError, InvalidArgumentError, MilepostError, StoreError
 from milepost.fleet_workers import Task
 from milepost.history import checked_filter
+from milepost.html import error_page
 from milepost.readable import count
 from milepost.receipt import Head
 from milepost.store import CheckpointStore
@@ -390,8 +391,6 @@ class Fleet:
         return f"<Fleet of {count(len(self._files), 'file')}{', closed' if self._closed else ''}>"
 
     def _repr_html_(self) -> str:
-        from milepost.html import error_page  # noqa: PLC0415
-
         try:
             return self.summary()._repr_html_()
         except MilepostError as error:
@@ -448,10 +447,14 @@ class _Asked(CheckpointStore):
 
 def _without_frames(error: MilepostError) -> MilepostError:
     """Drop the tracebacks of an error that is kept: they would keep everything that the calls had in their hands."""
-    found: BaseException | None = error
-    while found is not None:
-        found.__traceback__ = None
-        found = found.__cause__ or found.__context__
+    left: list[BaseException] = [error]
+    seen = set[int]()  # an error may be its own cause
+    while left:
+        found = left.pop()
+        if id(found) not in seen:
+            seen.add(id(found))
+            found.__traceback__ = None
+            left += [each for each in (found.__cause__, found.__context__) if each is not None]
     return error
 
 
