@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from milepost import CheckpointStore, Head
 from support.chains import entry
-from support.command import answer
+from support.command import answer, run
 from support.exported import recorded
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_backup_is_a_copy_with_the_head_it_prints(file: Path, tmp_path: Path) -> None:
@@ -22,3 +25,140 @@ def test_backup_is_a_copy_with_the_head_it_prints(file: Path, tmp_path: Path) ->
     assert recorded(tmp_path / "copy") == recorded(file)
     assert Head.parse(printed) == recorded(file)[1]
     assert json.loads(answer("backup", file, tmp_path / "copy-2", "--json"))["entries"] == 31
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """An older copy: a store with one entry."""
+    path = tmp_path / "old.milepost"
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1, run_id="old"))
+    return path
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(each.name for each in directory.iterdir())
+
+
+def test_overwrite_replaces_an_older_copy(file: Path, old: Path) -> None:
+    """With the whole of the store, and nothing is left beside it; without the option, or where no file is, as ever."""
+    before = old.read_bytes()
+    refused = run("backup", file, old)
+    assert (refused.exit_code, old.read_bytes()) == (3, before)
+    assert "give --overwrite" in refused.stderr
+    assert Head.parse(answer("backup", file, old, "--overwrite")) == recorded(file)[1]
+    assert recorded(old) == recorded(file)
+    answer("backup", file, old.with_name("new.milepost"), "--overwrite")
+    assert _names(old.parent) == ["new.milepost", "old.milepost", "orders.milepost"]
+    with CheckpointStore(old) as store:
+        store.append(entry(1, run_id="later"))
+        assert store.verify().ok
+
+
+def test_overwrite_through_a_link_replaces_the_file_that_it_leads_to(file: Path, old: Path) -> None:
+    """The link stays one."""
+    link = old.with_name("link")
+    link.symlink_to(old.name)
+    answer("backup", file, link, "--overwrite")
+    assert link.is_symlink()
+    assert recorded(old) == recorded(file)
+
+
+def test_overwrite_replaces_nothing_but_a_file_of_milepost(file: Path, tmp_path: Path) -> None:
+    """Whatever else is there, the store itself above all, stays as it is."""
+    (tmp_path / "text").write_text("mine")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    subprocess.run([sys.executable, "-c", "import sqlite3; sqlite3.connect('other').execute('CREATE TABLE t (x)')"],
+                   cwd=tmp_path, check=True)  # fmt: skip
+    (tmp_path / "same").hardlink_to(file)
+    (tmp_path / "itself").symlink_to(file)
+    before = {each: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()}
+    for name in ("text", "empty", "folder", "other", "same", "itself", file.name):
+        result = run("backup", file, tmp_path / name, "--overwrite")
+        assert result.exit_code == 3, name
+        assert result.stdout == ""
+    assert {each: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()} == before
+    assert _names(tmp_path) == sorted(["folder", *(each.name for each in before)])
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from milepost import CheckpointStore as S; s = S(sys.argv[1])",
+        "import sqlite3; s = sqlite3.connect(sys.argv[1]); s.execute('SELECT * FROM entry').fetchall()",
+    ],
+)
+def test_overwrite_replaces_no_file_that_a_program_has_open(file: Path, old: Path, program: str) -> None:
+    """The new file would get its WAL and its shared memory, also those of another tool that only reads."""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import sys; {program}; print('open', flush=True); input(); s.close()", old],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        result = run("backup", file, old, "--overwrite")
+        other.communicate(b"\n")
+    assert result.exit_code == 3
+    assert "a program has this file open" in result.stderr
+    assert len(recorded(old)[0]) == 1
+    answer("backup", file, old, "--overwrite")
+
+
+def test_a_reader_of_the_older_copy_goes_on_with_the_new_one(file: Path, old: Path) -> None:
+    """Milepost's own readers hold no lock on a file that nobody writes, and see that it was replaced."""
+    with CheckpointStore.open_readonly(old) as store:
+        assert len(store) == 1
+        answer("backup", file, old, "--overwrite")
+        assert list(store.history()) == recorded(file)[0]
+
+
+def test_overwrite_replaces_no_file_with_a_log_beside_it(file: Path, old: Path) -> None:
+    """It is of a writer that was killed, and SQLite would replay it into the new file."""
+    program = (
+        "import os, sys\nfrom support.chains import entry\nfrom milepost import CheckpointStore\n"
+        "store = CheckpointStore(sys.argv[1])\nstore.append(entry(2, run_id='old'))\nos.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, old], cwd=Path(__file__).parent, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    result = run("backup", file, old, "--overwrite")
+    assert result.exit_code == 3
+    assert f"{old.name}-wal is not empty" in result.stderr
+    assert len(recorded(old)[0]) == 2
+    CheckpointStore(old).close()
+    answer("backup", file, old, "--overwrite")
+    assert recorded(old) == recorded(file)
+
+
+@pytest.mark.parametrize(
+    ("step", "replaced"),
+    [("os.open", False), ("os.mkdir", False), ("os.truncate", False), ("os.link", False), ("os.replace", True)],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_leaves_the_old_copy_or_the_new_one(file: Path, old: Path, step: str, replaced: bool, when: str) -> None:
+    """And what it leaves beside it is removed by the next."""
+    function = step.removeprefix("os.")
+    program = (
+        f"import os, sys\nfrom milepost.cli import commands\nreal = os.{function}\n"
+        f"def killed(*given, **options):\n"
+        f"    if {when!r} == 'after': real(*given, **options)\n"
+        f"    os.kill(os.getpid(), 9)\n"
+        f"os.{function} = killed\ncommands()"
+    )
+    expected, before = recorded(file), recorded(old)
+    ended = subprocess.run([sys.executable, "-c", program, "backup", file, old, "--overwrite"], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert recorded(old) == (expected if replaced and when == "after" else before)
+    with CheckpointStore.open_readonly(old) as store:
+        assert store.verify().ok
+    answer("backup", file, old, "--overwrite")
+    assert recorded(old) == expected
+    assert _names(old.parent) == ["old.milepost", "orders.milepost"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anything")
+def test_a_copy_that_is_protected_is_not_overwritten(file: Path, old: Path) -> None:
+    """A file that nobody may write stays."""
+    old.chmod(0o400)
+    assert run("backup", file, old, "--overwrite").exit_code == 3
+    assert len(recorded(old)[0]) == 1

@@ -39,6 +39,7 @@ ORDER = [
     "wal",
     "connection",
     "create",
+    "replace",
     "bound",
     "open_files",
     "reader",

@@ -6,20 +6,33 @@ import click
 
 from milepost.cli import argument
 from milepost.cli.head import show_head
+from milepost.errors import StoreError
+from milepost.files import absolute, status
+from milepost.replace import replaced
 from milepost.store import CheckpointStore
 
 
 @click.command()
 @argument.file
 @click.argument("target", type=click.Path())
+@argument.overwrite
 @argument.as_json
-def backup(file: str, target: str, as_json: bool) -> None:
+def backup(file: str, target: str, overwrite: bool, as_json: bool) -> None:
     """
     Make an exact copy, even while a pipeline writes.
 
-    The copy is durable when the command ends, and can be used like the original. The command prints its head, and never
-    overwrites a file.
+    The copy is durable when the command ends, and can be used like the original. The command prints its head.
+
+    With --overwrite, the complete copy replaces an older one: if you kill the command, you have the old copy or the new one.
+    It replaces only a file of milepost that no program has open.
     """
+    there = absolute(target)
     with CheckpointStore.open_readonly(file) as store:
-        head = store.backup(target)
+        if status(there) is None:
+            head = store.backup(target)
+        elif overwrite:
+            with replaced(there, store.path) as copy:
+                head = store.backup(copy)
+        else:
+            raise StoreError(there, "the file exists already: choose another path, or give --overwrite")
     show_head(head, as_json=as_json)
