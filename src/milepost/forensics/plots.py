@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from io import BytesIO, TextIOBase
 from math import log10
 from operator import sub
@@ -33,6 +33,7 @@ from milepost.readable import count, duration, iso, shorten
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import apsw
     from matplotlib import font_manager as fonts
     from matplotlib import patches, textpath
     from matplotlib.axes import Axes
@@ -531,11 +532,15 @@ def _lines(
             lengths = apart(one, two)
         return max(abs(length) / size for length, size in zip(lengths, sizes, strict=True))
 
-    def between(run_stage: rows.RunStage, low: int, high: int) -> Mark | None:
-        found = read(rows.between_in_run_stage, run_stage.run_number, run_stage.stage_number, low, high)
-        return None if found is None else Mark(*found)
+    points = min(2000, _POINTS // max(1, len(run_stages)))  # 50 for each line, where there are most
 
-    points = _POINTS // max(1, len(run_stages))  # 50 for each line, where there are most
+    def outlined(connection: apsw.Connection, run_stage: rows.RunStage, first: Mark, last: Mark) -> Outline:
+        def between(low: int, high: int) -> Mark | None:
+            found = rows.between_in_run_stage(connection, run_stage.run_number, run_stage.stage_number, low, high)
+            return None if found is None else Mark(*found)
+
+        return outline(first, last, run_stage.entries, between, distance, points=points)
+
     numbered = sorted((run_stage.stage_number, run_stage.stage) for run_stage in run_stages)
     stages = {stage: index for index, stage in enumerate(dict.fromkeys(stage for _, stage in numbered))}
     found = []
@@ -546,7 +551,7 @@ def _lines(
         found.append(
             _Line(
                 run_stage,
-                outline(first, last, run_stage.entries, partial(between, run_stage), distance, points=min(points, 2000)),
+                read(outlined, run_stage, first, last),  # at once: each read looks whether the file was replaced
                 COLOURS[number % len(COLOURS)],
                 _DASHES[number // len(COLOURS) % len(_DASHES)],
                 width,
