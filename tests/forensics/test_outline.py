@@ -81,7 +81,7 @@ def test_a_silence_among_a_million_is_found_to_the_mark() -> None:
         return marks[middle] if low < middle < high else None
 
     found = outline(marks[0], marks[-1], len(marks), between, _distance, points=200)
-    assert [found.marks[index].sequence for index in found.silences()] == [777_777]
+    assert [found.marks[index].sequence for index in found.silences] == [777_777]
     assert [(each[0].sequence, each[-1].sequence) for each in found.stretches()] == [(0, 777_777), (777_778, 999_999)]
     assert sought <= 201
 
@@ -90,12 +90,12 @@ def test_a_silence_among_a_million_is_found_to_the_mark() -> None:
 def test_a_gap_in_the_sequence_is_no_silence(step: int) -> None:
     """Only the clock says that nothing was recorded."""
     marks = [Mark(i * step if i < 50 else i * step * 100, i, 0, i * 1000) for i in range(100)]
-    assert _outline(marks).silences() == []
+    assert _outline(marks).silences == []
 
 
 def test_an_uneven_pace_is_no_silence() -> None:
     """It takes ten times the usual pause."""
     marks = [Mark(i, i, 0, i * 1000 + (4000 if i > 5 else 0)) for i in range(10)]
-    assert _outline(marks).silences() == []
+    assert _outline(marks).silences == []
     assert _outline([Mark(1, 0, 0, 0)]).stretches() == [[Mark(1, 0, 0, 0)]]
-    assert _outline([Mark(1, 0, 0, 0), Mark(2, 0, 0, 10**9)]).silences() == []
+    assert _outline([Mark(1, 0, 0, 0), Mark(2, 0, 0, 10**9)]).silences == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ class Mark(NamedTuple):
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outline:
     """
     Some marks of a stage of a run in order of sequence, with the first and the last.
@@ -35,6 +36,7 @@ class Outline:
     neighbours: list[bool]
     entries: int
 
+    @cached_property  # a picture asks five times
     def silences(self) -> list[int]:
         """
         Find where the stage recorded nothing for remarkably long: the indexes of the marks before.
@@ -46,29 +48,31 @@ class Outline:
             return []
         per_entry = (self.marks[-1].sequence - self.marks[0].sequence) / max(1, self.entries - 1)  # sequences may have gaps
         paces = [(two.at_ms - one.at_ms) * per_entry / (two.sequence - one.sequence) for one, two in pairs]
-        long = max(10 * median(paces), self._hundredth())
+        long = max(10 * median(paces), self._hundredth)
         return [
             index
             for index, ((one, two), close) in enumerate(zip(pairs, self.neighbours, strict=True))
             if close and two.at_ms - one.at_ms > long
         ]
 
+    @cached_property
     def jumps(self) -> list[int]:
         """Find where the clock jumped back by more than a hundredth of the whole time: the indexes of the marks before."""
-        least = self._hundredth()
+        least = self._hundredth
         return [
             index
             for index, (one, two) in enumerate(zip(self.marks, self.marks[1:], strict=False))
             if one.at_ms - two.at_ms > least
         ]
 
+    @cached_property
     def _hundredth(self) -> float:
         times = [mark.at_ms for mark in self.marks]
         return (max(times) - min(times)) / 100
 
     def stretches(self) -> list[list[Mark]]:
         """Split the marks at the silences, and where the clock jumped back."""
-        ends = sorted(index + 1 for index in [*self.silences(), *self.jumps()])
+        ends = sorted(index + 1 for index in [*self.silences, *self.jumps])
         return [
             self.marks[start:end] for start, end in zip([0, *ends], [*ends, len(self.marks)], strict=True) if start < end
         ]

@@ -57,7 +57,7 @@ STAGES: Final = 20  # each has its own look and label; of more, a picture shows 
 BARS: Final = 60  # one below the other: three stages of each run
 PANELS: Final = 8  # one below the other; of more stages, a picture shows those that part first
 _HIGHEST: Final = 15.8  # inches, and so less than 1,600 pixels at 100 to the inch
-_POINTS: Final = 20_000  # marks in a picture, at most
+_POINTS: Final = 12_000  # marks in a picture, at most: 200 for each of the most lines, every 4 pixels
 _LABEL: Final = 0.17  # inches from one label to the next, at least
 _LONGEST: Final = 32  # characters of a name
 _TITLE: Final = 200  # likewise, in a title
@@ -239,7 +239,7 @@ def runs(read: Read, chosen: Filter, aligned: bool | None) -> Picture:
 
 def _draw_bar(figure: Picture, axes: Axes, line: _Line, place: float) -> None:
     """Draw when a stage was active. Behind a jump of the clock the bar goes on in the next lane."""
-    marks, jumps = line.outline.marks, line.outline.jumps()
+    marks, jumps = line.outline.marks, line.outline.jumps
     lanes = min(len(jumps), 3) + 1
     height = 0.8 / lanes
     begun = 0
@@ -254,7 +254,7 @@ def _draw_bar(figure: Picture, axes: Axes, line: _Line, place: float) -> None:
         figure.titles.bar(bar, _told_of_stretch(line, stretch))
     if len(marks) == 1 or marks[0].at_ms == marks[-1].at_ms:  # no bar has this width
         axes.plot([line.x(marks[0])], [place], color=line.colour, marker="o", markersize=4, label="_moment")
-    for silence in line.outline.silences():
+    for silence in line.outline.silences:
         axes.plot(
             line.xs(marks[silence : silence + 2]), [place, place],
             color=line.colour, linewidth=0.8, linestyle=":", label="_silence",
@@ -532,7 +532,7 @@ def _lines(
             lengths = apart(one, two)
         return max(abs(length) / size for length, size in zip(lengths, sizes, strict=True))
 
-    points = min(2000, _POINTS // max(1, len(run_stages)))  # 50 for each line, where there are most
+    points = min(2000, _POINTS // max(1, len(run_stages)))
 
     def outlined(connection: apsw.Connection, run_stage: rows.RunStage, first: Mark, last: Mark) -> Outline:
         def between(low: int, high: int) -> Mark | None:
@@ -665,8 +665,8 @@ def _draw(
         for stretch in map(marks_of, line.outline.stretches()):
             heights = [height(line, mark) for mark in stretch]
             axes.plot(line.xs(stretch), heights, **_style(line), **_points(stretch, lines))
-        marks, jumps = line.outline.marks, line.outline.jumps()
-        for index in [*(line.outline.silences() if dotted else ()), *jumps]:
+        marks, jumps = line.outline.marks, line.outline.jumps
+        for index in [*(line.outline.silences if dotted else ()), *jumps]:
             pair = marks_of(marks[index : index + 2])
             if len(pair) == 2:
                 heights = [height(line, mark) for mark in pair]
@@ -791,7 +791,7 @@ def _counted(
     silent = [
         two.at_ms - one.at_ms
         for line in lines
-        for one, two in (line.outline.marks[index : index + 2] for index in line.outline.silences())
+        for one, two in (line.outline.marks[index : index + 2] for index in line.outline.silences)
     ]
     return f"{found} · {legend}, for {duration(max(silent))} at the longest" if silent else found
 
@@ -811,7 +811,7 @@ def _about(lines: list[_Line], *, event_times: bool = True) -> str:
     jumps = [
         one.at_ms - two.at_ms
         for line in lines
-        for one, two in (line.outline.marks[index : index + 2] for index in line.outline.jumps())
+        for one, two in (line.outline.marks[index : index + 2] for index in line.outline.jumps)
     ]
     if jumps:
         said.append(f"grey arrow: the clock jumped back, by {duration(max(jumps))} at most")
