@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from milepost import Checkpoint, CheckpointStore, Watermark
-from support.command import answer, run
+from support.chains import entry
+from support.command import answer, on_terminal, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,3 +68,14 @@ def test_a_program_gets_json(checked: Path) -> None:
     assert found["status"] == "stalled"
     assert {each["stage"]: each["status"] for each in found["stages"]} == {"old": "stalled", "new": "ok"}
     assert found["stages"][1]["last"]["offset"] == 9
+
+
+def test_the_lag_that_is_asked_for_has_a_column(path: Path) -> None:
+    """On a terminal of 80 columns too; the time of the last checkpoint makes room for it."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1, run_id="nightly-2026-01-31", stage="load-to-warehouse", offset=10**9))
+    for columns in (60, 80, 120):
+        screen = on_terminal("check", path, "--lag", "1s", columns=columns, NO_COLOR="1")[1]
+        (head,) = (line for line in screen.splitlines() if line.startswith("stage"))
+        assert "lag" in head
+        assert "ago" in head

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from milepost import CheckpointStore
 from support.chains import chain
-from support.command import answer, run
+from support.command import answer, on_terminal, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,21 @@ def test_an_answer_is_a_table_csv_or_json(path: Path) -> None:
     assert [line.split()[0] for line in answer(*query).splitlines()[1:]] == ["1", "2", "3"]
     assert answer(*query, "--csv").splitlines()[1].split(",")[0] == "1"
     assert [row["sequence"] for row in json.loads(answer(*query, "--json"))] == [1, 2, 3]
+
+
+def test_columns_without_room_stand_below_each_other(path: Path) -> None:
+    """All of a row, a value a line; a table where it fits, and in a pipe."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(2))
+    screen = on_terminal("sql", path, "SELECT * FROM checkpoint", NO_COLOR="1")[1]
+    assert [line.split()[0] for line in screen.splitlines()[:3]] == ["position", "run_id", "stage"]
+    with CheckpointStore.open_readonly(path) as reader:
+        assert f"signature        {reader.chain_signature()}" in screen
+    assert screen.split().count("idempotency_key") == 2
+    assert len(answer("sql", path, "SELECT * FROM checkpoint").splitlines()) == 3
+    assert len(on_terminal("sql", path, "SELECT stage FROM checkpoint")[1].splitlines()) == 3
+    head = on_terminal("sql", path, "SELECT * FROM checkpoint WHERE position > 2", NO_COLOR="1", columns=200)[1]
+    assert head.split()[0] == "position"
 
 
 def test_a_statement_that_writes_is_refused(path: Path) -> None:

@@ -127,6 +127,32 @@ def test_a_stage_lags_behind_the_first_stage_of_the_latest_run_and_may_have_gaps
     assert [state.point for state in store.summary().stages] == list(store.resume_points().values())
 
 
+@pytest.mark.parametrize(
+    ("offset", "event_time_ms", "told"),
+    [
+        (500, 1000, "–"),
+        (400, 0, "100"),
+        (700, 3000, "200 · 2 s ahead"),
+        (400, 3000, "100 · 2 s ahead"),
+        (500, 900, "100 ms"),
+    ],
+)
+def test_a_stage_is_behind_or_ahead_in_words(store: CheckpointStore, offset: int, event_time_ms: int, told: str) -> None:
+    """In records and in event time, without a minus; an event time that was never given is behind nothing."""
+    store.append(entry(1, stage="first", offset=500, event_time_ms=1000))
+    store.append(entry(1, stage="second", offset=offset, event_time_ms=event_time_ms))
+    (line,) = (line for line in str(store.summary()).splitlines() if line.startswith("  second "))
+    assert line.rsplit("  ", 1)[1] == told
+
+
+def test_a_pace_below_the_clocks_precision_is_no_pace_of_0_s(store: CheckpointStore) -> None:
+    """Nobody records a checkpoint every 0 s."""
+    store.append_many(entry(number, at_ms=5) for number in range(1, 5))
+    text = str(store.summary())
+    assert "usually there is one every 1 ms or less" in text
+    assert "0 s  " not in text.split("Where each stage")[1]
+
+
 def test_gaps_are_counted_from_the_first_sequence_of_a_stage_on(store: CheckpointStore) -> None:
     """However long ago that was."""
     store.append_many(each for each in chain(100) if each.sequence not in {5, 6})

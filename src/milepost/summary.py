@@ -346,7 +346,7 @@ def _stages(found: StoreSummary) -> Section:
                 f"{stage.point.watermark.offset:,}",
                 iso(stage.point.watermark.event_time_ms) if stage.point.watermark.event_time_ms else "–",
                 age(_whole_s(found.at_ms - stage.last_at_ms)),
-                "–" if stage.pace_ms is None else duration(stage.pace_ms),
+                "–" if stage.pace_ms is None else _every(stage.pace_ms),
                 "–" if stage.rate is None else rate(stage.rate),
                 _lag(stage),
             )
@@ -354,6 +354,11 @@ def _stages(found: StoreSummary) -> Section:
         ],
         f"and {count(more, 'more stage')}" if more > 0 else "",
     )  # fmt: skip
+
+
+def _every(pace_ms: int) -> str:
+    """Format a pace. Of a pace below 1 ms the clock shows no more than that."""
+    return duration(pace_ms) if pace_ms else "1 ms or less"
 
 
 def _whole_s(ms: int) -> int:
@@ -439,9 +444,17 @@ def _active(found: StoreSummary) -> Sequence[StageState]:
 
 
 def _lag(stage: StageState) -> str:
+    """Say how far a stage is behind the first one in records and in event time, or ahead."""
     if stage.lag_offset is None or stage.lag_ms is None:
         return "in another run"
-    return f"{stage.lag_offset:,} · {duration(stage.lag_ms)}" if stage.lag_offset or stage.lag_ms else "–"
+    parts = [
+        (f"{abs(stage.lag_offset):,}", stage.lag_offset),
+        (duration(abs(stage.lag_ms)), stage.lag_ms if stage.point.watermark.event_time_ms else 0),
+    ]
+    told = [(text, lag < 0) for text, lag in parts if lag]
+    if all(is_ahead for _, is_ahead in told):
+        return f"{' · '.join(text for text, _ in told)} ahead" if told else "–"
+    return " · ".join(f"{text} ahead" if is_ahead else text for text, is_ahead in told)
 
 
 # From rows to values
@@ -531,7 +544,7 @@ def _of_stages(stages: Sequence[StageState], runs: Sequence[RunSummary], at_ms: 
     for stage in stages:
         name = f"stage {shown(stage.point.stage)} of run {shown(stage.point.run_id)}"
         if stage.point.run_id not in ended and stage.is_stalled(at_ms):
-            since, pace = age(_whole_s(at_ms - stage.last_at_ms)), duration(stage.pace_ms or 0)
+            since, pace = age(_whole_s(at_ms - stage.last_at_ms)), _every(stage.pace_ms or 0)
             yield f"{name}: the last checkpoint was {since}, and usually there is one every {pace}"
         if stage.missing:
             yield f"{name}: {count(stage.missing, 'sequence')} missing"

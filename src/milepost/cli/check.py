@@ -91,9 +91,9 @@ def check(
     if as_json:
         output.document({"status": verdict, "stages": [_record(each) for each in found]})
     else:
-        output.text(_sentence(verdict, found))
+        output.sentence(_sentence(verdict, found), indent="")
         if found:
-            _print(found, now_ms)
+            _print(found, now_ms, lag=lag is not None)
     if code is not ExitCode.SUCCESS:
         raise click.exceptions.Exit(code)
 
@@ -216,15 +216,15 @@ def _detail(each: _Found) -> str:
     return ""
 
 
-def _print(found: Sequence[_Found], now_ms: int) -> None:
+def _print(found: Sequence[_Found], now_ms: int, *, lag: bool) -> None:
     output.Table(
         Column("stage"),
         Column("status"),
         Column("run", spare=True),
         Column("offset", "number", spare=True),
-        Column("last checkpoint", "time"),
+        Column("last checkpoint", "time", spare=True),
         Column("ago", "number"),
-        Column("lag", "number", spare=True),
+        Column("lag", "number", spare=not lag),
     ).print([_cells(each, now_ms) for each in found])
 
 
@@ -235,8 +235,8 @@ def _cells(each: _Found, now_ms: int) -> tuple[str, ...]:
         each.last.run_id if each.last else "–",
         f"{each.last.watermark.offset:,}" if each.last else "–",
         output.time(each.last.at_ms) if each.last else "–",
-        age(now_ms - each.last.at_ms) if each.last else "–",
-        duration(each.lag_ms) if each.lag_ms is not None else "–",
+        age((now_ms - each.last.at_ms) // 1000 * 1000) if each.last else "–",
+        duration(each.lag_ms // 1000 * 1000) if each.lag_ms is not None else "–",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -25,6 +26,7 @@ T = TypeVar("T")
 _GAP: Final = "  "
 _PADDED: Final = 48  # cells, so that one long name in a pipe does not push all else to the right
 _MIN_WIDTH: Final = 8  # cells of a column, however narrow the terminal is
+_NAME: Final = 28  # cells that a name keeps before a column is left out for it
 
 
 class Column(NamedTuple):
@@ -46,23 +48,35 @@ class Table:
     """
     Rows under a heading, printed as they come, so that a table may have any length.
 
-    The first rows decide the width of the columns. A narrow terminal leaves out columns with a `spare` number, and wraps
-    long cells. A pipe gets everything, unwrapped.
+    The first rows decide the width of the columns. A narrow terminal wraps long names, leaves out `spare` columns, and then
+    wraps all names. A pipe gets everything, unwrapped.
+
+    Args:
+        columns: The columns.
+        tells_what_is_left_out: Whether to name columns that are left out.
+        below_each_other: Whether to print a value a line if some names would have to wrap, as there may be many columns.
     """
 
-    def __init__(self, *columns: Column, tells_what_is_left_out: bool = True) -> None:
+    def __init__(self, *columns: Column, tells_what_is_left_out: bool = True, below_each_other: bool = False) -> None:
         self._columns = columns
         self._tells = tells_what_is_left_out
+        self._may_turn = below_each_other
+        self._turned = False
         self._kept: list[int] = []
         self._widths: list[int] = []
         self._room = shutil.get_terminal_size().columns if on_terminal() else None
 
     def print(self, rows: Sequence[Sequence[str]]) -> None:
         """Print more rows, each with a text for every column. The texts may hold anything."""
-        shown = [[visible(cell) for cell in row] for row in rows]
+        shown = [[_printed(cell) for cell in row] for row in rows]
         if not self._widths:
-            names = [column.title for column in self._columns]
+            names = [_printed(column.title) for column in self._columns]
             self._set_widths([names, *shown])
+            if self._turned:
+                for row in shown:
+                    facts(dict(zip(names, row, strict=True)))
+                    click.echo()
+                return
             click.echo(click.style(self._line(names), bold=True) if styled() else self._line(names))
         write("".join(f"{self._line(row)}\n" for row in shown))
 
@@ -72,23 +86,33 @@ class Table:
         if self._room is None:
             widths = [min(width, _PADDED) for width in widths]
         else:
+            whole = list(widths)
+            self._turned = self._may_turn and len(rows) > 1 and _total(widths, kept) > self._room
+            self._narrow(widths, kept, _NAME)
             for spare in sorted((index for index in kept if self._columns[index].spare), key=lambda index: -widths[index]):
                 if _total(widths, kept) > self._room:
                     kept.remove(spare)
-            self._narrow(widths, kept)
+            self._narrow(widths, kept, _MIN_WIDTH)
+            self._widen(widths, kept, whole)
             left_out = [self._columns[index].title for index in range(len(widths)) if index not in kept]
             if left_out and self._tells:
                 note(f"no room for {', '.join(left_out)}: use a wider terminal or --json")
         self._kept, self._widths = kept, widths
 
-    def _narrow(self, widths: list[int], kept: Sequence[int]) -> None:
+    def _narrow(self, widths: list[int], kept: Sequence[int], least: int) -> None:
         """Narrow the widest names until everything fits."""
         names = [index for index in kept if self._columns[index].holds == "name"]
-        while _total(widths, kept) > (self._room or 0):
+        while names and _total(widths, kept) > (self._room or 0):
             widest = max(names, key=widths.__getitem__)
-            if widths[widest] <= _MIN_WIDTH:
+            if widths[widest] <= least:
                 return
             widths[widest] -= 1
+
+    def _widen(self, widths: list[int], kept: Sequence[int], whole: Sequence[int]) -> None:
+        """Give names the room that is left."""
+        for index in kept:
+            room = (self._room or 0) - _total(widths, kept)
+            widths[index] += max(0, min(room, whole[index] - widths[index]))
 
     def _line(self, row: Sequence[str]) -> str:
         """Format a row as one line or, on a terminal, as many lines as its longest cell needs."""
@@ -105,7 +129,19 @@ class Table:
         return "\n".join(lines)
 
     def _parts(self, cell: str, width: int) -> list[str]:
-        return [cell] if self._room is None or _cells(cell) <= width else chop_cells(cell, width)
+        """Break a cell that is too long, after a blank if there is one in the second half of a line."""
+        parts = []
+        while self._room is not None and _cells(cell) > width:
+            part = chop_cells(cell, width)[0]
+            end = part.rfind(" ") + 1
+            parts.append(part[:end] if end > len(part) // 2 else part)
+            cell = cell[len(parts[-1]) :]
+        return [*parts, cell]
+
+
+def _printed(text: str) -> str:
+    """Return a cell as it is shown; one of blanks alone in quotes, because nobody would see it."""
+    return visible(f"'{text}'" if text and not text.strip() else text)
 
 
 def facts(named: Mapping[str, str]) -> None:
@@ -120,14 +156,24 @@ def item(text: str) -> None:
     click.echo(f"  {visible(text)}")
 
 
-def sentence(text: str) -> None:
-    """Print one sentence of a list, indented. On a terminal it breaks between words."""
-    lines = [visible(text)]
-    if on_terminal():
-        width = max(shutil.get_terminal_size().columns, 2 * _MIN_WIDTH) - len(_GAP)
-        lines = wrap(lines[0], width, subsequent_indent=_GAP, break_long_words=False, break_on_hyphens=False)
-    for each in lines:
-        click.echo(f"{_GAP}{each}")
+def sentence(text: str, indent: str = _GAP) -> None:
+    """Print one sentence. On a terminal it breaks between words."""
+    for each in _lines(text, sys.stdout.isatty(), indent, f"{indent}{_GAP}" if indent else ""):
+        click.echo(each)
+
+
+def _lines(text: str, wraps: bool, first: str = "", rest: str = "") -> list[str]:
+    """Return a sentence as one line or, wrapped, as lines that break between words."""
+    shown = first + visible(text)
+    if not wraps:
+        return [shown]
+    width = max(shutil.get_terminal_size().columns, 2 * _MIN_WIDTH)
+    tied = _BEFORE_UNIT.sub("\xa0", shown)  # no line ends between a number and its unit
+    lines = wrap(tied, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+_BEFORE_UNIT: Final = re.compile(r"(?<=[0-9]) (?=(?:d|h|min|s|ms)\b)")
 
 
 def document(value: object) -> None:
@@ -165,7 +211,8 @@ def write(text: str) -> None:
 
 def note(sentence: str) -> None:
     """Print a remark to standard error, because standard output is for data only."""
-    click.echo(f"milepost: {visible(sentence)}", err=True)
+    for each in _lines(f"milepost: {sentence}", sys.stderr.isatty()):
+        click.echo(each, err=True)
 
 
 def on_terminal() -> bool:

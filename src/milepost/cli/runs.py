@@ -62,7 +62,7 @@ def runs(file: str, limit: int | None, sort: str | None, newest_first: bool, as_
         values.run,
         [
             Column("run"),
-            Column("state", spare=True),
+            Column("state"),
             Column("attempts", "number", spare=True),
             Column("entries", "number"),
             Column("stages", spare=True),
@@ -74,8 +74,8 @@ def runs(file: str, limit: int | None, sort: str | None, newest_first: bool, as_
         ],
         lambda each: (
             each.run_id,
-            run_state(each, now_ms),
-            run_attempts(each),
+            run_state(each, now_ms) or "–",
+            run_attempts(each) or "–",
             f"{each.entries:,}",
             ", ".join(each.stages) if len(each.stages) <= _STAGES else count(len(each.stages), "stage"),
             output.time(each.first_at_ms),

@@ -28,6 +28,7 @@ def sql(file: str, statement: str, parameters: tuple[str, ...], as_csv: bool, as
     Ask the file anything: one SQL statement that only reads.
 
     The view `checkpoint` has the checkpoints in readable columns. PARAMETERS stand for each `?` of the statement, as text.
+    If the columns have no room beside each other, they stand below each other.
     """
     with CheckpointStore.open_readonly(file) as store:
         columns, rows = store._database.read_on_own_connection(  # noqa: SLF001 - the command is a part of the library
@@ -42,7 +43,8 @@ def sql(file: str, statement: str, parameters: tuple[str, ...], as_csv: bool, as
         table.writerows([output.cell(each) if isinstance(each, str) else _value(each) for each in row] for row in rows)
     else:
         output.Table(
-            *(Column(name, "number" if _is_number(rows, index) else "name") for index, name in enumerate(names))
+            *(Column(name, "number" if _is_number(rows, index) else "name") for index, name in enumerate(names)),
+            below_each_other=True,
         ).print([[_cell(value) for value in row] for row in rows])
 
 

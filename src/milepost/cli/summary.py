@@ -10,6 +10,8 @@ from milepost.cli import argument, output, several, values
 from milepost.cli.exit_code import end_with_worst
 from milepost.cli.output import Column
 from milepost.fleet import open_many
+from milepost.html import NAME_LENGTH
+from milepost.readable import shorten
 from milepost.store import CheckpointStore
 from milepost.summary import heading, sections
 
@@ -51,13 +53,14 @@ def _show(found: StoreSummary) -> None:
     for section in sections(found):
         output.text(f"\n{section.title}")
         columns = [Column(title, holds, spare) for title, holds, spare in section.columns]
-        output.Table(*columns, tells_what_is_left_out=False).print(section.rows)
+        rows = [tuple(shorten(cell, NAME_LENGTH) for cell in row) for row in section.rows]
+        output.Table(*columns, tells_what_is_left_out=False).print(rows)
         if section.rest:
             output.text(section.rest)
     if found.stands_out:
         output.text("\nWhat stands out")
         for line in found.stands_out:
-            output.item(line)
+            output.sentence(line)
 
 
 def _record(found: StoreSummary) -> Record:
