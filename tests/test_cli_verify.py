@@ -103,6 +103,7 @@ def test_a_keyed_chain_is_judged_with_its_key_only(path: Path, tmp_path: Path) -
     unjudged = run("verify", path)
     assert (unjudged.exit_code, unjudged.stderr) == (4, "")
     assert unjudged.stdout.startswith("not verified  10 entries\n  its chain is keyed, and no key was given: ")
+    assert "--key-file" in unjudged.stdout
     judged = run("verify", path, "--json")
     assert judged.exit_code == 4
     assert [fault["kind"] for fault in json.loads(judged.stdout)["faults"]] == ["key"]
@@ -163,6 +164,7 @@ def test_a_terminal_shows_how_fast_it_goes(path: Path) -> None:
     assert exit_code == 0
     assert re.search(r"3,000 of 3,000 .*[1-9][\d,]* a second", screen)
     assert process("verify", path).stderr == b""
+    assert "a second" not in on_terminal("verify", path, "--run", "typo")[1], "nothing of what was not begun"
     assert "\x1b[3" not in on_terminal("verify", path, NO_COLOR="1")[1]
 
 

@@ -147,6 +147,7 @@ _COMMANDS: Final = {
     "open it with CheckpointStore(), which upgrades it": "any program that writes to it upgrades it",
     "retry, or open with a longer busy_timeout_ms": "try again",
     "give hmac_key": "give --key-file",
+    "give the one it was made with": "give the one it was made with, by --key-file",
 }
 _ARGUMENTS: Final = re.compile(r"\b(new_)?run_id\b")
 

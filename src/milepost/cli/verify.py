@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from milepost.cli import argument, output, several
-from milepost.cli.exit_code import ExitCode, end_with_worst
+from milepost.cli.exit_code import ExitCode, end_with_worst, in_words_of_the_command_line
 from milepost.fleet import open_many
 from milepost.readable import count
 from milepost.receipt import Head
@@ -149,7 +149,8 @@ def _show_verdict(verification: Verification, *, keyed: bool) -> None:
         how_many = count(len(faults), "fault")
         output.facts({"broken": f"{how_many} in {count(verification.entries, 'entry')}"})
     for fault in faults:
-        output.sentence(str(fault))
+        told = str(fault)  # with names that may look like an argument
+        output.sentence(in_words_of_the_command_line(told) if fault.kind == "key" else told)
     if any(fault.kind == "link" for fault in faults) and not keyed:
         output.facts({"note": "a row changed together with its signature shows at the row after it"})
 
@@ -172,10 +173,11 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
     )
     console = Console(stderr=True, color_system="auto" if output.colored() else None)
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task("verify", total=0, rate=0.0)
+        task = bars.add_task("verify", total=0, rate=0.0, visible=False)
 
         def progress(done: int, entries: int) -> None:
             elapsed = bars.tasks[0].elapsed or 0.0
-            bars.update(task, completed=done, total=entries, rate=done / elapsed if elapsed else 0.0)
+            rate = done / elapsed if elapsed else 0.0
+            bars.update(task, completed=done, total=entries, rate=rate, visible=entries > 0)
 
         yield progress
