@@ -73,7 +73,25 @@ def test_a_wrong_time_is_refused_with_the_reason(text: str, why: str) -> None:
         argument.time(text)
 
 
-@pytest.mark.parametrize(("text", "ms"), [("90s", 90_000), ("10m", 600_000), ("2 hours", 7_200_000), ("1w", 604_800_000)])
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("90s", 90_000),
+        ("10m", 600_000),
+        ("10 MIN", 600_000),
+        ("500ms", 500),
+        ("2 hours", 7_200_000),
+        ("1.5 days", 129_600_000),
+        ("1w", 604_800_000),
+    ],
+)
 def test_a_span_has_a_unit(text: str, ms: int) -> None:
-    """Short or long."""
+    """Short or long; ms are no minutes."""
     assert argument.span_ms(text) == ms
+
+
+@pytest.mark.parametrize("text", ["90", "5 mss", "2hs", "-1s", "1e3s", "m", "1 fortnight"])
+def test_a_span_that_is_none_is_refused(text: str) -> None:
+    """With an example."""
+    with pytest.raises(click.ClickException, match="give one such as 90s"):
+        argument.span_ms(text)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
-_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_SPAN: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|m|h|d|w|sec|second|min|minute|hour|day|week)s?", re.IGNORECASE)
+_UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_SPAN: Final = re.compile(
+    r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(ms|[smhdw]|(?:sec|second|min|minute|hour|day|week)s?)", re.IGNORECASE
+)
 _SECONDS: Final = range(10**8, 10**11)  # 1973 to 5138 in seconds; in ms the first three years after 1970
 _MOST_MS: Final = 10**14  # the year 5138
 _COMPLETIONS: Final = 200  # names that a shell is given
@@ -97,7 +99,8 @@ def span_ms(text: str) -> int:
     found = _SPAN.fullmatch(text.strip())
     if found is None:
         raise WrongTime(f"{text!a} is no length of time: give one such as 90s, 10m, 2h or 3d")
-    return int(float(found[1]) * _UNITS_MS[found[2][0].lower()])
+    unit = found[2].lower()
+    return int(float(found[1]) * _UNITS_MS["ms" if unit == "ms" else unit[0]])
 
 
 def head(text: str) -> Head:
