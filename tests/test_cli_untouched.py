@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import pytest
 from milepost import CheckpointStore
 from milepost.cli import commands
 from support.chains import chain, entry
-from support.command import READING, process, reading, run
+from support.command import READING, process, reading, run, watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +96,21 @@ def test_a_command_that_reads_changes_nothing(path: Path, around: object) -> Non
             assert listing(path.parent) == before, command
         assert len(run("history", path).stdout.splitlines()) == 21
         assert process("verify", path).returncode == 0
+        assert listing(path.parent) == before
+
+
+@pytest.mark.parametrize("around", [*(pytest.param(each, marks=pytest.mark.long) for each in (closed, written)), killed])
+def test_a_report_and_a_watch_change_nothing(path: Path, tmp_path_factory: pytest.TempPathFactory, around: object) -> None:
+    """What they make is somewhere else, or on the screen."""
+    assert callable(around)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for _ in around(path):
+        before = listing(path.parent)
+        assert run("report", path, elsewhere / "report.html", "--verify").exit_code == 0
+        assert listing(path.parent) == before
+        with watching(path, "--interval", "100ms") as wait_for:
+            wait_for("load")
+            time.sleep(0.3)
         assert listing(path.parent) == before
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import select
+import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from click.testing import CliRunner, Result
@@ -12,6 +17,7 @@ from click.testing import CliRunner, Result
 from milepost.cli import commands
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "milepost"]
@@ -66,6 +72,59 @@ def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -
     finally:
         os.close(screen)
     return child.wait(60), seen.decode().replace("\r\n", "\n")
+
+
+@contextmanager
+def watching(*arguments: str | Path, columns: int = 80) -> Iterator[Callable[[str], str]]:
+    """
+    `milepost watch` on a terminal, ended by Ctrl-C.
+
+    Yields a function that waits until a text is on the screen, and returns all that reached it, without colours.
+    """
+    import fcntl  # noqa: PLC0415 - not on Windows
+    import pty  # noqa: PLC0415
+    import struct  # noqa: PLC0415
+    import termios  # noqa: PLC0415
+
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
+    child = subprocess.Popen(
+        [*COMMAND, "watch", *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**kept, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
+    )
+    os.close(terminal)
+    seen = b""
+
+    def wait_for(text: str) -> str:
+        nonlocal seen
+        deadline = time.monotonic() + 20
+        while text not in (shown := re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode(errors="replace"))):
+            assert time.monotonic() < deadline, shown
+            if select.select([screen], [], [], 0.2)[0]:
+                try:
+                    seen += os.read(screen, 1 << 16)
+                except OSError:
+                    assert text in shown, shown
+        return shown.replace("\r\n", "\n")
+
+    try:
+        yield wait_for
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 0
+        try:
+            while part := os.read(screen, 1 << 16):
+                seen += part
+        except OSError:
+            pass
+        assert seen.endswith(b"\x1b[?25h") or b"\x1b[?25h" in seen[-40:], "the cursor is shown again"
+    finally:
+        child.kill()
+        child.wait()
+        os.close(screen)
 
 
 READING: list[list[str]] = [

@@ -68,9 +68,9 @@ class Table:
 
     def print(self, rows: Sequence[Sequence[str]]) -> None:
         """Print more rows, each with a text for every column. The texts may hold anything."""
-        shown = [[_printed(cell) for cell in row] for row in rows]
+        shown = [[printed(cell) for cell in row] for row in rows]
         if not self._widths:
-            names = [_printed(column.title) for column in self._columns]
+            names = [printed(column.title) for column in self._columns]
             self._set_widths([names, *shown])
             if self._turned:
                 for row in shown:
@@ -139,7 +139,7 @@ class Table:
         return [*parts, cell]
 
 
-def _printed(text: str) -> str:
+def printed(text: str) -> str:
     """Return a cell as it is shown; one of blanks alone in quotes, because nobody would see it."""
     return visible(f"'{text}'" if text and not text.strip() else text)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import suppress
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
+from rich.cells import cell_len
 
 from milepost.cli import argument, output
 from milepost.cli.exit_code import ExitCode
@@ -17,12 +19,17 @@ from milepost.store import CheckpointStore
 from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import ConsoleDimensions, RenderableType
 
     from milepost.checkpoint import Checkpoint
 
 _STAGES: Final = 20  # that a screen shows; more are counted
-_NAME: Final = 20  # characters of a name
+_AROUND: Final = 4  # lines of a screen besides those of the stages
+_NAME: Final = 40  # characters of the name of the file
+_RUN: Final = 80  # likewise of the run in the heading
+_LEAST: Final = 12  # cells that a name keeps before a column is left out
+_GAP: Final = "  "
+_SOONEST_MS: Final = 100  # from one look to the next
 _LOOKS: Final = 30  # how many looks a rate is measured over
 _STALL: Final = 5  # a stage is stalled after so many times its usual pace,
 _STALL_LEAST_MS: Final = 10_000  # and this
@@ -76,11 +83,14 @@ def watch(file: str, run_id: str | None, stage: str | None, total: int | None, i
     """
     Watch a pipeline: where each stage is, how fast it moves, how far it is behind, and when it will end.
 
-    It needs a terminal. Ctrl-C ends it.
+    It needs a terminal. Ctrl-C ends it. A stage is stalled after five times its usual pace, and 10 seconds. Of many stages,
+    the screen shows those that are stalled, and those that were recorded last.
     """
     from rich.console import Console  # noqa: PLC0415 - takes 0.1 s, and only this command needs it
     from rich.live import Live  # noqa: PLC0415
 
+    if interval < _SOONEST_MS:
+        raise click.UsageError("--interval is at least 0.1s, because each look costs the machine something")
     console = Console(color_system="auto" if output.colored() else None)
     watched: dict[str, _Watched] = {}
     with CheckpointStore.open_readonly(file) as store:
@@ -92,7 +102,7 @@ def watch(file: str, run_id: str | None, stage: str | None, total: int | None, i
                     now_ms = time.time_ns() // 1_000_000
                     with suppress(StoreBusyError):  # somebody keeps replacing the file: look again
                         _look(store, watched, run_id, stage, now_ms)
-                    live.update(_screen(watched, now_ms, total), refresh=True)
+                    live.update(_screen(store.path, watched, now_ms, total, console.size), refresh=True)
                     time.sleep(interval / 1000)
         except KeyboardInterrupt:  # the intended end, and no error
             raise click.exceptions.Exit(ExitCode.SUCCESS) from None
@@ -105,41 +115,98 @@ def _look(store: CheckpointStore, watched: dict[str, _Watched], run_id: str | No
             watched.setdefault(name, _Watched()).see(entry, now_ms)
 
 
-def _screen(watched: dict[str, _Watched], now_ms: int, total: int | None) -> RenderableType:
+class _Shown(NamedTuple):
+    """A column of the screen: its cells, and in which turn a narrow screen leaves it out."""
+
+    title: str
+    cells: list[str]
+    is_name: bool = False
+    turn: int = 0  # 0: never
+
+    @property
+    def width(self) -> int:
+        """How many cells of the screen it takes."""
+        return max(map(cell_len, [self.title, *self.cells]))
+
+
+def _screen(
+    path: str, watched: dict[str, _Watched], now_ms: int, total: int | None, size: ConsoleDimensions
+) -> RenderableType:
+    from rich.console import Group  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     if not watched:
         return Text(f"{NOTHING}; waiting for the first checkpoint (Ctrl-C to quit)", style="dim")
-    table = Table(box=None, pad_edge=False, expand=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("run", no_wrap=True, overflow="ellipsis")
-    for title in ("offset", "records/s", "last", "lag", *(["left"] if total else [])):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("")
-    newest = sorted(watched.items(), key=lambda each: -(each[1].last.at_ms if each[1].last else 0))[:_STAGES]
-    shown = {name for name, _ in newest}
-    for name, each in watched.items():
-        last = each.last
-        if name not in shown or last is None:
-            continue
-        speed = each.rate(now_ms)
-        mark = last.watermark
-        stalled = each.stalled(now_ms)
-        table.add_row(
-            Text(shorten(name, _NAME)),
-            Text(shorten(last.run_id, _NAME)),
-            f"{mark.offset:,}",
-            rate(speed) if speed is not None else "–",
-            age(_rounded(now_ms - last.at_ms)),
-            duration(_rounded(now_ms - mark.event_time_ms)) if mark.event_time_ms else "–",
-            *([_left(mark.offset, total, speed)] if total else []),
-            Text("stalled", style="bold red") if stalled else "",
+    rows = _chosen(watched, now_ms, min(_STAGES, max(1, size.height - _AROUND)))
+    runs = {last.run_id for _, _, last in rows}
+    columns = _columns(rows, now_ms, total, with_run=len(runs) > 1)
+    widths = _fit(columns, size.width)
+    stalled = [each.stalled(now_ms) for _, each, _ in rows]
+    table = Table(box=None, pad_edge=False, expand=False, padding=(0, len(_GAP), 0, 0))
+    for column in columns:
+        width = widths[column.title]
+        table.add_column(
+            column.title, no_wrap=True, width=width, overflow="ellipsis", justify="left" if column.is_name else "right"
         )
-    if len(watched) > len(newest):
-        table.caption = f"and {count(len(watched) - len(newest), 'more stage')}"
-        table.caption_justify = "left"
-    return table
+    for index, is_stalled in enumerate(stalled):
+        table.add_row(*(Text(column.cells[index], style="bold red" if is_stalled else "") for column in columns))
+    heading = shorten(PurePath(path).name, _NAME) + (f", run {shorten(runs.pop(), _RUN)}" if len(runs) == 1 else "")
+    more = len(watched) - len(rows)
+    lines: list[RenderableType] = [Text(heading, style="dim", no_wrap=True, overflow="ellipsis"), table]
+    if more:
+        lines.append(Text(f"and {count(more, 'more stage')}", style="dim"))
+    return Group(*lines)
+
+
+def _chosen(watched: dict[str, _Watched], now_ms: int, most: int) -> list[tuple[str, _Watched, Checkpoint]]:
+    """Choose the stages that stand still, and those that were recorded last. It seldom chooses anew, and keeps the order."""
+    found = [(name, each, each.last) for name, each in watched.items() if each.last is not None]
+    urgent = sorted(found, key=lambda row: (not row[1].stalled(now_ms), (now_ms - row[2].at_ms) // _STALL_LEAST_MS))
+    names = {name for name, _, _ in urgent[:most]}
+    return [row for row in found if row[0] in names]
+
+
+def _columns(
+    rows: list[tuple[str, _Watched, Checkpoint]], now_ms: int, total: int | None, *, with_run: bool
+) -> list[_Shown]:
+    marks = [last.watermark for _, _, last in rows]
+    speeds = [each.rate(now_ms) for _, each, _ in rows]
+    stalls = ["stalled" if each.stalled(now_ms) else "" for _, each, _ in rows]
+    lags = [duration(_rounded(now_ms - mark.event_time_ms)) if mark.event_time_ms else "–" for mark in marks]
+    columns = [
+        _Shown("stage", [output.printed(name) for name, _, _ in rows], is_name=True),
+        _Shown("run", [output.printed(last.run_id) for _, _, last in rows], is_name=True, turn=2),
+        _Shown("offset", [f"{mark.offset:,}" for mark in marks]),
+        _Shown("records/s", ["–" if speed is None else rate(speed) for speed in speeds], turn=3),
+        _Shown("last", [age(_rounded(now_ms - last.at_ms)) for _, _, last in rows], turn=4),
+        _Shown("lag", lags, turn=1),
+    ]
+    if not with_run:
+        del columns[1]
+    if total:
+        left = [_left(mark.offset, total, speed) for mark, speed in zip(marks, speeds, strict=True)]
+        columns.append(_Shown("left", left))
+    return [*columns, _Shown("state", stalls)] if any(stalls) else columns
+
+
+def _fit(columns: list[_Shown], room: int) -> dict[str, int]:
+    """
+    Leave out columns until the others fit, and return the width of each.
+
+    Numbers are never cut. Names share the room that they leave.
+    """
+    while True:
+        widths = {column.title: column.width for column in columns}
+        names = [column.title for column in columns if column.is_name]
+        excess = sum(widths.values()) + len(_GAP) * (len(columns) - 1) - room
+        while excess > 0 and (widest := max(names, key=widths.__getitem__)) and widths[widest] > _LEAST:
+            widths[widest] -= 1
+            excess -= 1
+        spare = [column for column in columns if column.turn]
+        if excess <= 0 or not spare:
+            return widths
+        columns.remove(min(spare, key=lambda column: column.turn))
 
 
 def _left(offset: int, total: int, speed: float | None) -> str:
