@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,30 @@ def test_a_broken_record_is_told(path: Path, page: Path) -> None:
     tamper(path, "UPDATE entry SET offset = 9999 WHERE position = 5")
     answer("report", path, page)
     assert "BROKEN" in page.read_text()
+
+
+def test_pictures_stay_readable_on_a_narrow_screen_and_in_the_dark(path: Path, page: Path) -> None:
+    """They scroll instead of shrinking, and have no white card on a dark page."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1))
+    answer("report", path, page)
+    text = page.read_text()
+    assert re.search(r"figure \{[^}]*overflow-x: auto", text)
+    assert re.search(r"figure svg \{[^}]*min-width: 640px", text)
+    assert re.search(r"prefers-color-scheme: dark\) \{ figure \{ background: #0d1117", text)
+
+
+def test_a_chain_that_takes_long_is_verified_only_when_asked(
+    path: Path, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its entries, and by its runs, each of which has a chain of its own."""
+    monkeypatch.setattr(sys.modules["milepost.cli.report"], "_VERIFIED_RUNS", 2)
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(entry(1, run_id=f"run-{number}") for number in range(3))
+    answer("report", path, page)
+    assert "Not verified" in page.read_text()
+    answer("report", path, page, "--verify", "--overwrite")
+    assert "3 entries: intact" in page.read_text()
 
 
 def test_an_empty_store_has_a_page(path: Path, page: Path) -> None:

@@ -271,3 +271,13 @@ def test_the_page_needs_no_extra() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_a_name_that_is_not_long_is_never_broken_and_one_of_blanks_is_seen(store: CheckpointStore) -> None:
+    """A date in a name stays together; a long name may break, for the page has an end."""
+    store.append_many(entry(1, run_id=run_id, stage=run_id) for run_id in ("nightly-2026-11-27", "x" * 40, "   "))
+    page = store.summary()._repr_html_()
+    assert page.count('<td class="mp-whole">nightly-2026-11-27</td>') == 3
+    assert f'<td class="mp-name">{"x" * 40}</td>' in page
+    assert '<td class="mp-whole">&#x27;   &#x27;</td>' in page
+    assert re.search(r"td\.mp-whole \{ white-space: nowrap; \}", STYLE)

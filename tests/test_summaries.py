@@ -222,3 +222,12 @@ def test_the_longest_silence_comes_first() -> None:
     """With the runs on both sides."""
     spans = [("a", 0, 10), ("b", 15, 20), ("c", 100, 110), ("d", 5, 12)]
     assert longest_silences(spans) == (Silence("b", "c", 20, 100), Silence("d", "b", 12, 15))
+
+
+def test_a_run_that_all_stages_have_is_named_once(store: CheckpointStore) -> None:
+    """In the title, which leaves room for how fast they are; else each stage says its own."""
+    store.append_many(entry(1, run_id="nightly", stage=f"stage-{number}") for number in range(3))
+    text = str(store.summary())
+    assert "Where each stage starts again in run 'nightly'\n  stage    sequence" in text
+    store.append(entry(1, run_id="other", stage="last"))
+    assert re.search(r"Where each stage starts again\n  stage +run +sequence", str(store.summary()))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NAME_LENGTH: Final = 80
 """How many characters of a name a page shows."""
 
+_WHOLE: Final = 32  # characters of a name that is not broken
+
 
 class Html(str):
     """Text that is already HTML. Any other text is escaped when it enters an element."""
@@ -92,12 +94,21 @@ def table(caption: str, columns: Sequence[Column], lines: Iterable[Sequence[str]
     body = "".join(
         element(
             "tr",
-            Html("".join(element("td", cell, _class(column.style)) for column, cell in zip(columns, line, strict=True))),
+            Html(
+                "".join(
+                    element("td", cell, _class(_style_of(column, cell))) for column, cell in zip(columns, line, strict=True)
+                )
+            ),
         )
         for line in lines
     )
     head = f"<thead><tr>{head}</tr></thead>" if any(column.title for column in columns) else ""
     return Html(f"<table>{element('caption', caption)}{head}<tbody>{body}</tbody></table>")
+
+
+def _style_of(column: Column, cell: str) -> str:
+    """A name that is not long is never broken in two."""
+    return "mp-whole" if column.style == "mp-name" and len(cell) <= _WHOLE else column.style
 
 
 def listing(title: str, lines: Iterable[str]) -> Html:
@@ -117,8 +128,8 @@ def text(content: str) -> str:
 
 
 def name(content: str) -> str:
-    """Shorten a name from data to the room on a page. It is not escaped yet."""
-    return shorten(content, NAME_LENGTH)
+    """Shorten a name from data to the room on a page, and quote one of blanks. It is not escaped yet."""
+    return shorten(f"'{content}'" if content and not content.strip() else content, NAME_LENGTH)
 
 
 def _class(style: str) -> str:

@@ -331,29 +331,32 @@ def run_cells(run: RunSummary, at_ms: int) -> tuple[str, ...]:
 def _stages(found: StoreSummary) -> Section:
     stages = _active(found)
     more = len(found.stages) - len(stages)
-    return Section(
-        "Where each stage starts again",
-        (
-            ("stage", "name", False), ("run", "name", True), ("sequence", "number", True), ("offset", "number", False),
-            ("event time", "time", True), ("last checkpoint", "number", False), ("usually every", "number", True),
-            ("records/s", "number", True), ("behind", "number", True),
-        ),
-        [
-            (
-                stage.point.stage,
-                stage.point.run_id,
-                f"{stage.point.sequence:,}",
-                f"{stage.point.watermark.offset:,}",
-                iso(stage.point.watermark.event_time_ms) if stage.point.watermark.event_time_ms else "–",
-                age(_whole_s(found.at_ms - stage.last_at_ms)),
-                "–" if stage.pace_ms is None else _every(stage.pace_ms),
-                "–" if stage.rate is None else rate(stage.rate),
-                _lag(stage),
-            )
-            for stage in stages
-        ],
-        f"and {count(more, 'more stage')}" if more > 0 else "",
+    runs = {stage.point.run_id for stage in stages}
+    where, with_run = "", True
+    if len(runs) == 1:  # as a rule, and then nobody needs it in each row
+        where, with_run = f" in run {shown(runs.pop())}", False
+    run: Columns = (("run", "name", True),) if with_run else ()
+    columns: Columns = (
+        ("stage", "name", False), *run, ("sequence", "number", True), ("offset", "number", False),
+        ("event time", "time", True), ("last checkpoint", "number", False), ("usually every", "number", True),
+        ("records/s", "number", True), ("behind", "number", True),
     )  # fmt: skip
+    rows = [
+        (
+            stage.point.stage,
+            *([stage.point.run_id] if with_run else []),
+            f"{stage.point.sequence:,}",
+            f"{stage.point.watermark.offset:,}",
+            iso(_whole_s(stage.point.watermark.event_time_ms)) if stage.point.watermark.event_time_ms else "–",
+            age(_whole_s(found.at_ms - stage.last_at_ms)),
+            "–" if stage.pace_ms is None else _every(stage.pace_ms),
+            "–" if stage.rate is None else rate(stage.rate),
+            _lag(stage),
+        )
+        for stage in stages
+    ]
+    rest = f"and {count(more, 'more stage')}" if more > 0 else ""
+    return Section(f"Where each stage starts again{where}", columns, rows, rest)
 
 
 def _every(pace_ms: int) -> str:

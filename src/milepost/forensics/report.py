@@ -36,7 +36,8 @@ body { margin: 0 auto; padding: 24px 16px 48px; max-width: 1100px; font-family: 
   background: Canvas; color: CanvasText; }
 h2 { font-size: 15px; margin: 28px 0 6px; }
 figure { margin: 0; padding: 8px; background: #fff; border: 1px solid #8884; border-radius: 6px; overflow-x: auto; }
-figure svg { display: block; max-width: 100%; height: auto; }
+figure svg { display: block; min-width: 640px; max-width: 100%; height: auto; }
+@media (prefers-color-scheme: dark) { figure { background: #0d1117; } }
 footer { margin-top: 32px; font-size: 12px; opacity: .7; }
 """
 
