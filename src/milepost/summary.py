@@ -258,7 +258,7 @@ def how_opened(summary: StoreSummary) -> str:
 def run_state(run: RunSummary, at_ms: int) -> str:
     """Say how the last attempt of a run ended, or how old an open one's last entry is. Without attempts, say nothing."""
     if run.state == "open":
-        return f"open, last entry {age(at_ms - run.last_at_ms)}"
+        return f"open, last entry {age(_whole_s(at_ms - run.last_at_ms))}"
     return f"{run.state}: {shorten(run.error, ERROR_SHOWN)}" if run.error is not None else run.state or ""
 
 

@@ -234,7 +234,7 @@ def _cells(each: _Found, now_ms: int) -> tuple[str, ...]:
         each.status,
         each.last.run_id if each.last else "–",
         f"{each.last.watermark.offset:,}" if each.last else "–",
-        output.time(each.last.at_ms) if each.last else "–",
+        output.time(each.last.at_ms, precise=False) if each.last else "–",
         age((now_ms - each.last.at_ms) // 1000 * 1000) if each.last else "–",
         duration(each.lag_ms // 1000 * 1000) if each.lag_ms is not None else "–",
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 import click
 from rich.cells import cell_len, chop_cells
 
-from milepost.readable import iso_with_ms, visible
+from milepost.readable import iso, iso_with_ms, visible
 from milepost.summary import NOTHING
 
 if TYPE_CHECKING:
@@ -243,16 +243,15 @@ def zone() -> tzinfo:
 _zone: Final[list[tzinfo]] = [UTC]
 
 
-def time(at_ms: int) -> str:
-    """Format a time for a column of a table: as in JSON, or in the zone of `--tz`."""
+def time(at_ms: int, *, precise: bool = True) -> str:
+    """Format a time for a column of a table, to the ms or to the second: as in JSON, or in the zone of `--tz`."""
+    if not precise:
+        at_ms = at_ms // 1000 * 1000
     if zone() is not UTC:
         with suppress(OverflowError, ValueError):  # after the year 9999
-            return (
-                datetime.fromtimestamp(at_ms // 1000, zone())
-                .replace(microsecond=at_ms % 1000 * 1000)
-                .isoformat(timespec="milliseconds")
-            )
-    return iso_with_ms(at_ms) or f"{at_ms} ms"
+            found = datetime.fromtimestamp(at_ms // 1000, zone()).replace(microsecond=at_ms % 1000 * 1000)
+            return found.isoformat(timespec="milliseconds" if precise else "seconds")
+    return (iso_with_ms(at_ms) if precise else None) or iso(at_ms)
 
 
 def event_time(at_ms: int) -> str:
