@@ -755,6 +755,24 @@ def test_durations_of_one_run_or_of_one_stage(attempted: CheckpointStore) -> Non
     assert "2 min · finished" in _texts(late)
 
 
+def test_no_duration_is_written_across_the_line_of_the_median(store: CheckpointStore) -> None:
+    """It begins behind the line, or ends before it."""
+    for minutes in (10, 40, 50, 59, 60, 61, 90):
+        run_id = f"run-{minutes}"
+        store.append_many(
+            [entry(1, run_id=run_id, at_ms=EVENT_MS), entry(2, run_id=run_id, at_ms=EVENT_MS + minutes * 60_000 + 1500)]
+        )
+    figure = store.plot.durations()
+    figure.savefig(BytesIO(), format="png")
+    (axes,) = figure.axes
+    (median,) = (line for line in axes.lines if line.get_label() == "_median")
+    at = axes.transData.transform((median.get_xdata()[0], 0))[0]
+    told = [text.get_window_extent() for text in axes.texts]
+    assert len(told) == 7
+    assert [box for box in told if box.x0 <= at <= box.x1] == []
+    assert {bool(box.x0 > at) for box in told} == {True, False}
+
+
 def test_many_durations_stand_side_by_side(store: CheckpointStore) -> None:
     """Three hundred, each with its state by a mark; one that took far longer makes the scale logarithmic."""
     now = [EVENT_MS]

@@ -65,6 +65,7 @@ _WIDEST: Final = 20  # times the size of the font, which is about as wide as so 
 _TALLEST: Final = 1.35  # times the size of the font: a letter with two accents and a tail
 _PLAIN: Final[dict[str, Any]] = {"parse_math": False, "usetex": False}  # a name is no formula
 _ATTEMPTS: Final = 8  # of a run: the last ones
+_TEXT: Final = 0.013  # the width of a letter beside a bar, as a part of the longest bar
 _NAMED_BARS: Final = 50  # durations with a name at each; more stand side by side, without names
 _DURATIONS: Final = 400  # of more runs, likewise
 _UNEVEN: Final = 30  # if the longest takes so many times as long as usual, the scale is logarithmic
@@ -289,7 +290,10 @@ def durations(read: Read, chosen: Filter) -> Picture:
     lengths = [attempt.length_ms for attempt in attempts]
     usual = median(lengths)
     uneven = max(lengths) > _UNEVEN * max(1, usual)
-    (_draw_columns if side_by_side else _draw_named)(figure, axes, attempts)
+    if side_by_side:
+        _draw_columns(figure, axes, attempts)
+    else:
+        _draw_named(figure, axes, attempts, 0 if uneven else usual)
     axis = axes.yaxis if side_by_side else axes.xaxis
     if uneven:
         scales.logarithmic_spans(axis, [max(1, length) for length in lengths])
@@ -373,9 +377,10 @@ def _attempts(read: Read, chosen: Filter, run_number: int, run_id: str) -> list[
     return found
 
 
-def _draw_named(figure: Picture, axes: Axes, attempts: Sequence[_Attempt]) -> None:
-    """A row for each, with its name and what it took."""
+def _draw_named(figure: Picture, axes: Axes, attempts: Sequence[_Attempt], marked_ms: float) -> None:
+    """A row for each, with its name and what it took. What would cross a line at `marked_ms` begins behind the line."""
     names = []
+    room_ms = max(attempt.length_ms for attempt in attempts) * _TEXT
     for place, attempt in enumerate(attempts):
         colour, hatch, mark = _STATES[attempt.state]
         look: dict[str, Any] = {"color": colour, "edgecolor": GREY, "linewidth": 0.5, "hatch": hatch}
@@ -383,8 +388,11 @@ def _draw_named(figure: Picture, axes: Axes, attempts: Sequence[_Attempt]) -> No
         figure.titles.bar(bar, attempt.title())
         if mark:
             axes.plot([attempt.length_ms], [place], color=colour, marker=mark, markersize=6, clip_on=False)
+        beside = attempt.length_ms
+        if beside < marked_ms < beside + room_ms * len(str(attempt)):
+            beside = round(marked_ms)
         axes.annotate(
-            str(attempt), (attempt.length_ms, place), (8, 0), textcoords="offset points", va="center",
+            str(attempt), (beside, place), (8, 0), textcoords="offset points", va="center",
             color=GREY, fontsize=8, annotation_clip=False, **_PLAIN,
         )  # fmt: skip
         again = bool(place) and attempts[place - 1].run_id == attempt.run_id
