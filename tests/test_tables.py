@@ -46,6 +46,15 @@ def test_a_table_has_names_and_readable_times(store: CheckpointStore) -> None:
     assert "2026-01-01T" in _page(latest)
 
 
+def test_a_table_of_runs_fits_a_page(store: CheckpointStore) -> None:
+    """Times to the second; what `history` returns says what to do with it."""
+    store.append(entry(1, at_ms=1_767_225_600_123))
+    for found in (store.runs(), store.stages()):
+        assert "2026-01-01T00:00:00Z" in _page(found)
+        assert ".123Z" not in _page(found)
+    assert repr(store.history()) == "<History: iterate over it>"
+
+
 def test_an_empty_store_says_so_in_each_table(store: CheckpointStore) -> None:
     """And not by a heading without rows."""
     for found in (store.runs(), store.stages(), store.resume_points()):

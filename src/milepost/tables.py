@@ -38,8 +38,8 @@ class Runs(list[RunSummary]):
                 run_attempts(run) or "–",
                 f"{run.entries:,}",
                 f"{len(run.stages):,}",
-                iso(run.first_at_ms),
-                iso(run.last_at_ms),
+                _to_the_second(run.first_at_ms),
+                _to_the_second(run.last_at_ms),
                 duration(run.duration_ms),
                 f"{run.records:,}",
                 run_rate(run),
@@ -55,7 +55,13 @@ class Stages(list[StageSummary]):
     def _repr_html_(self) -> str:
         columns = [("Stage", _NAME), ("Entries", _NUMBER), ("Runs", _NUMBER), ("First", ""), ("Last", "")]
         rows = [
-            [html.name(each.stage), f"{each.entries:,}", f"{each.runs:,}", iso(each.first_at_ms), iso(each.last_at_ms)]
+            [
+                html.name(each.stage),
+                f"{each.entries:,}",
+                f"{each.runs:,}",
+                _to_the_second(each.first_at_ms),
+                _to_the_second(each.last_at_ms),
+            ]
             for each in self[:ROWS_SHOWN]
         ]
         return _page("Stages", columns, rows, len(self))
@@ -97,6 +103,9 @@ class History:
     def __next__(self) -> Checkpoint:
         return next(self._entries)
 
+    def __repr__(self) -> str:
+        return "<History: iterate over it>"
+
     def _repr_html_(self) -> str:
         try:
             found = self._look(ROWS_SHOWN + 1)
@@ -125,6 +134,10 @@ def checkpoint_row(entry: Checkpoint) -> list[str]:
         html.name(entry.idempotency_key),
         iso(entry.at_ms),
     ]
+
+
+def _to_the_second(ms: int) -> str:
+    return iso(ms // 1000 * 1000)
 
 
 def event_time(ms: int) -> str:
