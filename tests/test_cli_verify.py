@@ -74,6 +74,18 @@ def test_a_changed_row_is_told_by_run_stage_and_sequence(path: Path) -> None:
     assert " ".join(" ".join(lines[first : first + 2]).split()).startswith(said)
 
 
+def test_of_many_faults_the_first_are_told_and_the_rest_is_counted(path: Path) -> None:
+    """A run that was renamed has one for each entry; a program gets them all."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(300, run_id="nightly"))
+    tamper(path, "UPDATE run SET run_id = 'other'")
+    lines = answer("verify", path, exit_code=1).splitlines()
+    assert lines[0] == "broken  300 faults in 300 entries"
+    assert len([line for line in lines if line.startswith("  position")]) == 20
+    assert "  and 280 more faults: --json lists them all" in lines
+    assert len(json.loads(answer("verify", path, "--json", exit_code=1))["faults"]) == 300
+
+
 def test_a_head_kept_elsewhere_is_looked_for(file: Path, tmp_path: Path) -> None:
     """The chain may have grown since; another chain, or a shorter one, is a fault."""
     kept = answer("head", file)

@@ -766,7 +766,7 @@ def test_no_duration_is_written_across_the_line_of_the_median(store: CheckpointS
     figure.savefig(BytesIO(), format="png")
     (axes,) = figure.axes
     (median,) = (line for line in axes.lines if line.get_label() == "_median")
-    at = axes.transData.transform((median.get_xdata()[0], 0))[0]
+    at = median.get_window_extent().x0
     told = [text.get_window_extent() for text in axes.texts]
     assert len(told) == 7
     assert [box for box in told if box.x0 <= at <= box.x1] == []

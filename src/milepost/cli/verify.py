@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from milepost.cli.values import Record
     from milepost.verification import Verification
+
+
+_FAULTS: Final = 20  # that are told; a run that was renamed has one for each of its entries
 
 
 @click.command()
@@ -148,9 +151,11 @@ def _show_verdict(verification: Verification, *, keyed: bool) -> None:
     else:
         how_many = count(len(faults), "fault")
         output.facts({"broken": f"{how_many} in {count(verification.entries, 'entry')}"})
-    for fault in faults:
+    for fault in faults[:_FAULTS]:
         told = str(fault)  # with names that may look like an argument
         output.sentence(in_words_of_the_command_line(told) if fault.kind == "key" else told)
+    if len(faults) > _FAULTS:
+        output.sentence(f"and {count(len(faults) - _FAULTS, 'more fault')}: --json lists them all")
     if any(fault.kind == "link" for fault in faults) and not keyed:
         output.facts({"note": "a row changed together with its signature shows at the row after it"})
 
