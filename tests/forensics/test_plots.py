@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from io import BytesIO
 from itertools import accumulate, pairwise
@@ -799,6 +800,16 @@ def _svg(figure: Picture) -> str:
     stream = BytesIO()
     figure.savefig(stream, format="svg")
     return stream.getvalue().decode()
+
+
+def test_the_mouse_finds_each_point_over_the_lines(store: CheckpointStore) -> None:
+    """The spots that feel it are drawn after all that could lie over them, and take little room."""
+    store.append_many(_ticking(200))
+    svg = _svg(store.plot.progress())
+    spots = svg.rindex('<g opacity="0">')
+    assert max(line.start() for line in re.finditer(r'<path d="[^"]*" clip-path=', svg)) < spots
+    assert len(re.findall(r'<use xlink:href="#\w+" x="[\d.]+" y="[\d.]+"><title>', svg)) == 400
+    assert 'd="' not in svg[spots:][: svg[spots:].index("</g>")]
 
 
 def _titles(figure: Picture) -> list[str]:
