@@ -10,6 +10,7 @@ import pytest
 import milepost.cli
 
 ORDER = [
+    "wrapping",
     "exit_code",
     "output",
     "argument",

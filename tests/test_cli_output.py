@@ -95,6 +95,32 @@ def test_a_sentence_breaks_between_words_and_never_before_a_unit(path: Path) -> 
     assert {"open,", "last", "entry"} <= set(rows.split())
 
 
+def test_an_error_and_a_comparison_break_between_words(path: Path) -> None:
+    """On a terminal; in a pipe each is one line."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(entry(number, run_id=run_id, at_ms=5) for run_id in ("one", "other") for number in (1, 2))
+        store.append(entry(3, run_id="other", offset=10**9, key="a key with several words in it"))
+    missing = f"{path}-missing"
+    back = ("record", path, "--run", "one", "--stage", "load", "--offset", "1")
+    for command in (("summary", missing), ("compare", path, "one", "other"), back):
+        screen = on_terminal(*command, NO_COLOR="1", columns=60)[1]
+        whole = run(*command)
+        assert " ".join(screen.split()) == " ".join((whole.stderr + whole.stdout).split())
+        longest = max(map(len, screen.split()))
+        assert max(map(len, screen.splitlines())) <= max(60, longest + 6)
+
+
+def test_the_command_line_speaks_no_python(path: Path) -> None:
+    """It names commands and options, not classes and methods; an event time that was never given is no 1970."""
+    assert "CheckpointStore" not in run("summary", path).stderr
+    with CheckpointStore(path, durability="normal") as store:
+        store.append(entry(1, offset=500, event_time_ms=0, run_id="run-1"))
+    told = run("sql", path, "DELETE FROM entry").stderr
+    assert "transaction()" not in told
+    told = run("record", path, "--run", "run-1", "--stage", "load", "--offset", "5").stderr
+    assert "would go back from offset 500 to offset 5:" in told
+
+
 def test_a_name_of_blanks_is_seen(path: Path) -> None:
     """In quotes, in a table."""
     with CheckpointStore(path, durability="normal") as store:

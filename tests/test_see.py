@@ -37,7 +37,7 @@ def _whatever_the_time_is(screen: str) -> str:
         r"\d+ kB",
         r"\d+:[0-9a-f]{64}",
         r"\S*/(?=orders)",
-        r" +",
+        r"\s+",
     ):
         screen = re.sub(pattern, " ", screen)
     return screen

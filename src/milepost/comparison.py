@@ -178,7 +178,8 @@ def _verdict(stage: StageComparison, one: str, other: str) -> str:
 
 def _content(entry: Checkpoint) -> str:
     mark = entry.watermark
-    return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}, idempotency_key {shown(entry.idempotency_key)}"
+    event_time = iso(mark.event_time_ms) if mark.event_time_ms else "–"
+    return f"offset {mark.offset}, event time {event_time}, idempotency_key {shown(entry.idempotency_key)}"
 
 
 # The page that a notebook shows

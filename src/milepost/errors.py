@@ -538,4 +538,5 @@ def _mark(entry: Checkpoint) -> str:
 
 
 def _watermark(mark: Watermark) -> str:
-    return f"offset {mark.offset}, event time {iso(mark.event_time_ms)}"
+    told = f"offset {mark.offset}"
+    return f"{told}, event time {iso(mark.event_time_ms)}" if mark.event_time_ms else told  # 0: it was never given

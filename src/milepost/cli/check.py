@@ -42,7 +42,7 @@ _NOTHING: Final = _Found("", "nothing yet", None, None, None)
 """What is found of a file in which nothing is recorded."""
 
 
-@click.command()
+@click.command(short_help="Check that the pipeline moves, for cron or Kubernetes.")
 @argument.files
 @argument.run
 @click.option(

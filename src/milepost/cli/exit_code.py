@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
+from milepost.cli import wrapping
 from milepost.errors import InvalidArgumentError, MilepostError, StoreError, WrongKeyError
-from milepost.readable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -146,6 +146,8 @@ _COMMANDS: Final = {
     "look for its run_id in runs()": "look for it in `milepost runs`",
     "open it with CheckpointStore(), which upgrades it": "any program that writes to it upgrades it",
     "retry, or open with a longer busy_timeout_ms": "try again",
+    "check the path, or create it with CheckpointStore()": "check the path",
+    "write with the methods of the store, or in transaction()": "milepost never writes what you ask for in SQL",
     "give hmac_key": "give --key-file",
     "give the one it was made with": "give the one it was made with, by --key-file",
 }
@@ -161,7 +163,8 @@ def in_words_of_the_command_line(sentence: str) -> str:
 
 def _leave(sentence: str, exit_code: ExitCode) -> NoReturn:
     with suppress(OSError):  # nobody may be there to read it
-        click.echo(f"Error: {visible(in_words_of_the_command_line(sentence))}", err=True)
+        for line in wrapping.lines(f"Error: {in_words_of_the_command_line(sentence)}", sys.stderr.isatty()):
+            click.echo(line, err=True)
     raise click.exceptions.Exit(exit_code) from None
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
-from textwrap import wrap
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 import click
 from rich.cells import cell_len, chop_cells
 
+from milepost.cli import wrapping
 from milepost.readable import iso, iso_with_ms, visible
 from milepost.summary import NOTHING
 
@@ -158,22 +157,8 @@ def item(text: str) -> None:
 
 def sentence(text: str, indent: str = _GAP) -> None:
     """Print one sentence. On a terminal it breaks between words."""
-    for each in _lines(text, sys.stdout.isatty(), indent, f"{indent}{_GAP}" if indent else ""):
+    for each in wrapping.lines(text, sys.stdout.isatty(), indent, f"{indent}{_GAP}" if indent else ""):
         click.echo(each)
-
-
-def _lines(text: str, wraps: bool, first: str = "", rest: str = "") -> list[str]:
-    """Return a sentence as one line or, wrapped, as lines that break between words."""
-    shown = first + visible(text)
-    if not wraps:
-        return [shown]
-    width = max(shutil.get_terminal_size().columns, 2 * _MIN_WIDTH)
-    tied = _BEFORE_UNIT.sub("\xa0", shown)  # no line ends between a number and its unit
-    lines = wrap(tied, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
-    return [line.replace("\xa0", " ") for line in lines]
-
-
-_BEFORE_UNIT: Final = re.compile(r"(?<=[0-9]) (?=(?:d|h|min|s|ms)\b)")
 
 
 def document(value: object) -> None:
@@ -184,7 +169,9 @@ def document(value: object) -> None:
 def text(lines: str) -> None:
     """Print text of the library for people, line by line."""
     for each in lines.split("\n"):
-        click.echo(visible(each))
+        indent = each[: len(each) - len(each.lstrip())]
+        for line in wrapping.lines(each.lstrip(), on_terminal(), indent, f"{indent}{_GAP}" if indent else ""):
+            click.echo(line)
 
 
 def line(value: object) -> str:
@@ -211,7 +198,7 @@ def write(text: str) -> None:
 
 def note(sentence: str) -> None:
     """Print a remark to standard error, because standard output is for data only."""
-    for each in _lines(f"milepost: {sentence}", sys.stderr.isatty()):
+    for each in wrapping.lines(f"milepost: {sentence}", sys.stderr.isatty()):
         click.echo(each, err=True)
 
 

@@ -73,7 +73,7 @@ class _Watched:
         return now_ms - self._looks[-1].at_ms > max(_STALL * pace_ms, _STALL_LEAST_MS)
 
 
-@click.command()
+@click.command(short_help="Watch a pipeline live: where it is, its rate, its lag.")
 @argument.file
 @argument.run
 @argument.stage
