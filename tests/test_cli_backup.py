@@ -28,11 +28,12 @@ def test_backup_is_a_copy_with_the_head_it_prints(file: Path, tmp_path: Path) ->
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """An older copy: a store with one entry."""
+def old(file: Path, tmp_path: Path) -> Path:
+    """An older copy: the store has one entry more."""
     path = tmp_path / "old.milepost"
-    with CheckpointStore(path, durability="normal") as store:
-        store.append(entry(1, run_id="old"))
+    answer("backup", file, path)
+    with CheckpointStore(file, durability="normal") as store:
+        store.append(entry(1, run_id="later"))
     return path
 
 
@@ -51,7 +52,7 @@ def test_overwrite_replaces_an_older_copy(file: Path, old: Path) -> None:
     answer("backup", file, old.with_name("new.milepost"), "--overwrite")
     assert _names(old.parent) == ["new.milepost", "old.milepost", "orders.milepost"]
     with CheckpointStore(old) as store:
-        store.append(entry(1, run_id="later"))
+        store.append(entry(2, run_id="later"))
         assert store.verify().ok
 
 
@@ -101,14 +102,14 @@ def test_overwrite_replaces_no_file_that_a_program_has_open(file: Path, old: Pat
         other.communicate(b"\n")
     assert result.exit_code == 3
     assert "a program has this file open" in result.stderr
-    assert len(recorded(old)[0]) == 1
+    assert len(recorded(old)[0]) == len(recorded(file)[0]) - 1
     answer("backup", file, old, "--overwrite")
 
 
 def test_a_reader_of_the_older_copy_goes_on_with_the_new_one(file: Path, old: Path) -> None:
     """Milepost's own readers hold no lock on a file that nobody writes, and see that it was replaced."""
     with CheckpointStore.open_readonly(old) as store:
-        assert len(store) == 1
+        assert len(store) == len(recorded(file)[0]) - 1
         answer("backup", file, old, "--overwrite")
         assert list(store.history()) == recorded(file)[0]
 
@@ -117,17 +118,60 @@ def test_overwrite_replaces_no_file_with_a_log_beside_it(file: Path, old: Path) 
     """It is of a writer that was killed, and SQLite would replay it into the new file."""
     program = (
         "import os, sys\nfrom support.chains import entry\nfrom milepost import CheckpointStore\n"
-        "store = CheckpointStore(sys.argv[1])\nstore.append(entry(2, run_id='old'))\nos.kill(os.getpid(), 9)"
+        "store = CheckpointStore(sys.argv[1])\nstore.append(entry(1, run_id='later'))\nos.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", program, old], cwd=Path(__file__).parent, check=False)
     assert killed.returncode == -signal.SIGKILL
     result = run("backup", file, old, "--overwrite")
     assert result.exit_code == 3
     assert f"{old.name}-wal is not empty" in result.stderr
-    assert len(recorded(old)[0]) == 2
+    assert recorded(old) == recorded(file)
     CheckpointStore(old).close()
     answer("backup", file, old, "--overwrite")
     assert recorded(old) == recorded(file)
+
+
+def test_overwrite_replaces_no_record_that_the_store_does_not_have(file: Path, old: Path) -> None:
+    """Another store, a copy that went on by itself, or one of before an archive: it may be the only record."""
+    another = old.with_name("another.milepost")
+    with CheckpointStore(another, durability="normal") as store:
+        store.append(entry(1))
+    with CheckpointStore(old, durability="normal") as store:
+        store.append(entry(1, run_id="elsewhere"))
+    for target in (another, old):
+        before = target.read_bytes()
+        result = run("backup", file, target, "--overwrite")
+        assert (result.exit_code, target.read_bytes()) == (3, before)
+        assert f"it has entries that {file} does not have" in result.stderr
+    earlier, sealed = old.with_name("earlier.milepost"), old.with_name("sealed.milepost")
+    answer("backup", file, earlier)
+    with CheckpointStore(file, durability="normal") as store:
+        (receipt, _, _) = next(store.receipts(after=9, limit=1))
+        store.archive(sealed, before=Head(receipt.position, receipt.signature))
+    for target in (earlier, sealed):
+        assert "because they were archived" in run("backup", file, target, "--overwrite").stderr
+    now = old.with_name("now.milepost")
+    answer("backup", file, now)
+    assert Head.parse(answer("backup", file, now, "--overwrite")) == recorded(file)[1]
+    empty = old.with_name("empty.milepost")
+    CheckpointStore(empty).close()
+    assert run("backup", empty, now, "--overwrite").exit_code == 3
+
+
+def test_overwrite_sees_a_file_that_changes_during_the_copy(file: Path, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another program records there meanwhile is not lost."""
+    backup = CheckpointStore.backup
+
+    def slow(store: CheckpointStore, path: str) -> Head:
+        with CheckpointStore(old, durability="normal") as other:
+            other.append(entry(7, run_id="meanwhile"))
+        return backup(store, path)
+
+    monkeypatch.setattr(CheckpointStore, "backup", slow)
+    result = run("backup", file, old, "--overwrite")
+    assert result.exit_code == 3
+    assert "another program has just changed it" in result.stderr
+    assert recorded(old)[0][-1].run_id == "meanwhile"
 
 
 @pytest.mark.parametrize(
@@ -161,4 +205,4 @@ def test_a_copy_that_is_protected_is_not_overwritten(file: Path, old: Path) -> N
     """A file that nobody may write stays."""
     old.chmod(0o400)
     assert run("backup", file, old, "--overwrite").exit_code == 3
-    assert len(recorded(old)[0]) == 1
+    assert len(recorded(old)[0]) == len(recorded(file)[0]) - 1

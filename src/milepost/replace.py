@@ -2,7 +2,8 @@
 Put a copy of a store in the place of an older one: whoever looks finds the old file or the new one, also after a kill.
 
 The copy is complete and durable under a temporary name before a rename gives it the name of the old one. That is refused
-if SQLite could mix the two up: the WAL and the shared memory of the old file would be those of the new one.
+if SQLite could mix the two up, as the WAL and the shared memory of the old file would be those of the new one. It is also
+refused if the old file has an entry that the store does not have: it may be the only record of that entry.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from milepost import files, schema
+from milepost import files, rows, schema
 from milepost.create import directory_beside, refuse_long_directory
+from milepost.database import Database
 from milepost.errors import NotAStoreError, StoreError
 
 if sys.platform != "win32":
@@ -32,32 +34,51 @@ _LOCKED_BYTES: Final = 512
 
 
 @contextmanager
-def replaced(path: str, source: str) -> Iterator[str]:
+def replaced(path: str, store: Database) -> Iterator[str]:
     """
     Yield the name for a copy of a store, where there is no file yet. At the end, the copy replaces the file at `path`.
 
     Args:
         path: The absolute name of the file to replace.
-        source: The absolute name of the store that is copied.
+        store: The store that is copied.
 
     Raises:
-        StoreError: The file is the store itself, no file of milepost, open in a program, or has a log beside it. It stays.
+        StoreError: The file is no older copy of the store, open in a program, or has a log beside it. It stays.
     """
-    _refuse_another_kind(path, source)  # before gigabytes are copied
+    _refuse_another_kind(path, store.path)  # before gigabytes are copied
     with _locked(path):
         _refuse_log(path)
+        found = _state(path)
+    _refuse_entries_of_its_own(path, store)
     refuse_long_directory(path, levels=2)  # the copy needs a temporary directory within this one
     with directory_beside(path) as made:
         copy = str(Path(made, _NAME))
         yield copy
         with _locked(path):
-            _refuse_another_kind(path, source)
             _refuse_log(path)
+            if _state(path) != found:
+                raise StoreError(path, "another program has just changed it: try again")
             try:
                 os.replace(copy, path)  # noqa: PTH105 - a str, whatever it contains
                 files.sync_directory(path)
             except OSError as error:
                 raise files.from_os(path, OSError(error.errno, error.strerror)) from error
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """What changes when a file is written or replaced."""
+    found = files.status(path)
+    return () if found is None else (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _refuse_entries_of_its_own(path: str, store: Database) -> None:
+    with closing(Database(path, None, None).open()) as older:
+        base, (position, signature) = older.read(rows.chain_base), older.read(rows.tip)
+    why = "and so it is not overwritten: choose another path, or remove it"
+    if base.position < store.read(rows.chain_base).position:
+        raise StoreError(path, f"it has entries that {store.path} has no more, because they were archived, {why}")
+    if position and store.read(rows.signature_at, position) != signature:
+        raise StoreError(path, f"it has entries that {store.path} does not have, {why}")
 
 
 def _refuse_another_kind(path: str, source: str) -> None:

@@ -24,14 +24,14 @@ def backup(file: str, target: str, overwrite: bool, as_json: bool) -> None:
     The copy is durable when the command ends, and can be used like the original. The command prints its head.
 
     With --overwrite, the complete copy replaces an older one: if you kill the command, you have the old copy or the new one.
-    It replaces only a file of milepost that no program has open.
+    It replaces only an older copy of the same store that no program has open.
     """
     there = absolute(target)
     with CheckpointStore.open_readonly(file) as store:
         if status(there) is None:
             head = store.backup(target)
         elif overwrite:
-            with replaced(there, store.path) as copy:
+            with replaced(there, store._database) as copy:  # noqa: SLF001 - the command is a part of the library
                 head = store.backup(copy)
         else:
             raise StoreError(there, "the file exists already: choose another path, or give --overwrite")
