@@ -121,7 +121,7 @@ def main() -> None:
             live = threading.Thread(target=_go_on, args=(path, ended)) if command.startswith("watch") else None
             if live is not None:
                 live.start()
-            text = shown(command, directory)
+            text = shown(command, directory).replace(str(directory), "/home/you")
             if live is not None:
                 ended.set()
                 live.join()
