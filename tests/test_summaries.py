@@ -231,3 +231,21 @@ def test_a_run_that_all_stages_have_is_named_once(store: CheckpointStore) -> Non
     assert "Where each stage starts again in run 'nightly'\n  stage    sequence" in text
     store.append(entry(1, run_id="other", stage="last"))
     assert re.search(r"Where each stage starts again\n  stage +run +sequence", str(store.summary()))
+
+
+def test_what_was_archived_is_no_gap(store: CheckpointStore, path: Path) -> None:
+    """Of what is before the base a few entries stayed, and nobody recorded nothing between them."""
+    for number in range(1, 6):
+        store.append_many(
+            entry(
+                step,
+                run_id=f"run-{number}",
+                stage=stage,
+                at_ms=EVENT_MS + number * 10**8 + step * 60_000 + place * 2 * 10**6,
+            )
+            for place, stage in enumerate(("extract", "load"))
+            for step in range(1, 9)
+        )
+    store.archive(path.with_name("sealed"), before=EVENT_MS + 5 * 10**8)
+    gaps = [line for line in store.summary().stands_out if "recorded nothing" in line]
+    assert [line.split(" recorded")[0] for line in gaps] == ["run 'run-5'"], "between its stages, which is in the file"

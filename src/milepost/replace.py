@@ -74,11 +74,12 @@ def _state(path: str) -> tuple[int, ...]:
 def _refuse_entries_of_its_own(path: str, store: Database) -> None:
     with closing(Database(path, None, None).open()) as older:
         base, (position, signature) = older.read(rows.chain_base), older.read(rows.tip)
-    why = "and so it is not overwritten: choose another path, or remove it"
     if base.position < store.read(rows.chain_base).position:
-        raise StoreError(path, f"it has entries that {store.path} has no more, because they were archived, {why}")
+        raise StoreError(
+            path, f"it has entries that {store.path} has no more, because they were archived: choose another path"
+        )
     if position and store.read(rows.signature_at, position) != signature:
-        raise StoreError(path, f"it has entries that {store.path} does not have, {why}")
+        raise StoreError(path, f"it has entries that {store.path} does not have: choose another path")
 
 
 def _refuse_another_kind(path: str, source: str) -> None:

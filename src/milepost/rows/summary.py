@@ -169,8 +169,9 @@ def _recent(connection: apsw.Connection) -> list[tuple[int, str, str, int]]:
     return found[::-1]
 
 
-_RECENT: Final = (
-    "SELECT position, run_id, stage, at_ms FROM (SELECT * FROM entry WHERE position > 0 ORDER BY position DESC LIMIT ?) "
+_RECENT: Final = (  # behind the base, as entries between those that stayed before it are in an archive
+    "SELECT position, run_id, stage, at_ms FROM (SELECT * FROM entry WHERE position > "
+    "ifnull((SELECT max(position) FROM chain_base), 0) ORDER BY position DESC LIMIT ?) "
     f"CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) WHERE stage {OWN_STAGE} ORDER BY position DESC"
 )
 
