@@ -49,6 +49,18 @@ def test_with_yes_it_does_what_the_store_does(month: Path) -> None:
     assert found == {"archived": True, "moved": 21, "kept": 2, "base": str(head)}
 
 
+def test_verify_says_how_much_is_in_archives_and_reads_them(month: Path) -> None:
+    """A number of entries is a state and no failure."""
+    target = month.with_name("a")
+    answer("archive", month, target, "--before", "1970-01-11", "--yes")
+    assert "not read  10 entries of them, in archives: give each with --archive\n" in answer("verify", month)
+    assert "not read" not in answer("verify", month, "--archive", target)
+    assert json.loads(answer("verify", month, "--json"))["elsewhere"] == 10
+    found = run("verify", month, "--archive", month.with_name("b"), "--json")
+    assert found.exit_code == ExitCode.CHECK_FAILED
+    assert [fault["file"] for fault in json.loads(found.stdout)["faults"]] == [str(month.with_name("b"))]
+
+
 def test_nothing_to_archive_is_told_and_is_no_failure(month: Path) -> None:
     """As for a job that runs each month."""
     answer("archive", month, month.with_name("a"), "--before", "1970-01-11", "--yes")

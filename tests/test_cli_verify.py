@@ -27,6 +27,7 @@ def test_an_intact_chain_is_exit_code_0_and_says_its_head(file: Path) -> None:
     assert json.loads(answer("verify", file, "--json", "--workers", "2")) == {
         "ok": True,
         "entries": 30,
+        "elsewhere": 0,
         "signature": head.signature,
         "faults": [],
         "unchecked": [],
@@ -54,6 +55,7 @@ def test_every_fault_is_named_with_exit_code_1(file: Path) -> None:
             "explanation": fault.explanation,
             "expected": fault.expected,
             "found": fault.found,
+            "file": None,
         }
         for fault in faults
     ]

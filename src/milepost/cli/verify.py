@@ -35,6 +35,14 @@ _FAULTS: Final = 20  # that are told; a run that was renamed has one for each of
     metavar="HEAD",
     help="Check that the chain contains this head, kept elsewhere. With several files give FILE=HEAD, once for each.",
 )
+@click.option(
+    "--archive",
+    "archives",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    help="Verify across this archive too; give it once for each.",
+)
 @click.option("--trusted", type=argument.head, help="Trust this head, and verify only the entries after it.")
 @click.option("--workers", type=int, default=1, metavar="N", help="Use up to N processes.  [default: 1]")
 @argument.key_file
@@ -43,6 +51,7 @@ def verify(
     files: tuple[str, ...],
     run_id: str | None,
     expected: tuple[tuple[str | None, Head], ...],
+    archives: tuple[str, ...],
     trusted: Head | None,
     workers: int,
     key_file: str | None,
@@ -53,10 +62,12 @@ def verify(
 
     The file alone cannot reveal truncation, rollback to an older copy, or a complete rewrite. Keep a head elsewhere and pass
     it as --expected to detect all three. Verifying a keyed chain needs its key.
+
+    A chain with archives is verified from its base on. With --archive it is verified from the first entry on, across files.
     """
     if len(files) > 1:
-        if run_id is not None or trusted is not None:
-            raise click.UsageError("--run and --trusted go with one file: verify it alone")
+        if run_id is not None or trusted is not None or archives:
+            raise click.UsageError("--run, --trusted and --archive go with one file: verify it alone")
         _verify_files(files, expected, workers, key_file, as_json=as_json)
         return
     (file,) = files
@@ -65,7 +76,9 @@ def verify(
         raise click.UsageError("--expected names another file")
     head = heads[-1] if heads else None
     with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store, _progress() as progress:
-        verification = store.verify(run_id=run_id, trusted=trusted, expected=head, workers=workers, progress=progress)
+        verification = store.verify(
+            run_id=run_id, trusted=trusted, expected=head, archives=archives, workers=workers, progress=progress
+        )
     _show(verification, keyed=key_file is not None, as_json=as_json)
     if not verification.ok:
         raise click.exceptions.Exit(_exit_code(verification))
@@ -107,6 +120,10 @@ def _show(verification: Verification, *, keyed: bool, as_json: bool) -> None:
         output.document(_record(verification))
         return
     _show_verdict(verification, keyed=keyed)
+    if verification.elsewhere:
+        output.facts(
+            {"not read": f"{count(verification.elsewhere, 'entry')} of them, in archives: give each with --archive"}
+        )
     if verification.unchecked:
         tables = count(len(verification.unchecked), "table")
         output.facts({"not checked": f"{tables} that only another program can check"})
@@ -118,6 +135,7 @@ def _record(verification: Verification) -> Record:
     return {
         "ok": verification.ok,
         "entries": verification.entries,
+        "elsewhere": verification.elsewhere,
         "signature": verification.signature,
         "faults": [
             {
@@ -129,6 +147,7 @@ def _record(verification: Verification) -> Record:
                 "explanation": fault.explanation,
                 "expected": fault.expected,
                 "found": fault.found,
+                "file": fault.file,
             }
             for fault in verification.faults
         ],
