@@ -108,6 +108,27 @@ def test_a_shell_completes_commands(shell: str) -> None:
     assert "history" in asked.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("history FILE --run ", "run-2 run-1 run-0"),
+        ("history FILE --run run-1", "run-1"),
+        ("history --stage tr FILE", ""),
+        ("resume FILE --stage t", "transform"),
+        ("check FILE --stage l", "load"),
+        ("verify FILE --run run-0", "run-0"),
+    ],
+)
+def test_a_shell_completes_the_runs_and_stages_of_the_file(file: Path, words: str, found: str) -> None:
+    """FILE stands before the option, which has no value yet; a shell asks with the cursor at the last word."""
+    line = f"milepost {words.replace('FILE', str(file))}"
+    environment = {**os.environ, "_MILEPOST_COMPLETE": "bash_complete", "COMP_WORDS": line}
+    environment["COMP_CWORD"] = str(len(line.split(" ")) - 1)
+    command = [sys.executable, "-c", "from milepost.__main__ import main; main()"]
+    asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert " ".join(line.partition(",")[2] for line in asked.stdout.splitlines() if line.startswith("plain")) == found
+
+
 def test_help_imports_neither_tables_nor_bars() -> None:
     """What is heavy comes with the command that needs it."""
     program = (

@@ -157,7 +157,8 @@ def _complete(names: Callable[[CheckpointStore], list[str]]) -> Callable[..., li
         from click.shell_completion import CompletionItem  # noqa: PLC0415 - only for a shell that asks
 
         try:
-            file = context.params["file"] if "file" in context.params else context.params["files"][0]
+            # Click takes no argument for FILE while the option before the cursor lacks its value.
+            file = context.params.get("file") or (context.params.get("files") or context.args)[0]
             with CheckpointStore.open_readonly(file) as store:
                 found = names(store)
         except Exception:  # noqa: BLE001 - a shell shows what is printed here in the middle of its prompt

@@ -27,7 +27,13 @@ _FAULTS: Final = 20  # that are told; a run that was renamed has one for each of
 
 @click.command()
 @argument.files
-@click.option("--run", "run_id", metavar="RUN", help="Verify this run only; heads are then heads of its own chain.")
+@click.option(
+    "--run",
+    "run_id",
+    metavar="RUN",
+    shell_complete=argument.complete_run,
+    help="Verify this run only; heads are then heads of its own chain.",
+)
 @click.option(
     "--expected",
     type=argument.expected,
