@@ -102,12 +102,31 @@ def _entries(parts: Sequence[_Part], interleaved: bool) -> list[Checkpoint]:
     return found
 
 
-@settings(max_examples=60)
-@given(PARTS, st.booleans(), st.lists(st.floats(0, 1), min_size=1, max_size=3), st.sampled_from([None, bytes(range(32))]))
+CHAINS = given(
+    PARTS, st.booleans(), st.lists(st.floats(0, 1), min_size=1, max_size=3), st.sampled_from([None, bytes(range(32))])
+)
+
+
+@settings(max_examples=15)
+@CHAINS
 def test_every_lookup_answers_as_if_nothing_had_been_archived(
     parts: list[_Part], interleaved: bool, cuts: list[float], key: bytes | None
 ) -> None:
     """A store beside it keeps everything; both go on with the same entries between two archives and behind them."""
+    _archived_anywhere(parts, interleaved, cuts, key)
+
+
+@pytest.mark.long
+@settings(max_examples=1000)
+@CHAINS
+def test_every_lookup_of_many_chains_answers_as_if_nothing_had_been_archived(
+    parts: list[_Part], interleaved: bool, cuts: list[float], key: bytes | None
+) -> None:
+    """The full dose."""
+    _archived_anywhere(parts, interleaved, cuts, key)
+
+
+def _archived_anywhere(parts: list[_Part], interleaved: bool, cuts: list[float], key: bytes | None) -> None:
     entries = _entries(parts, interleaved)
     with TemporaryDirectory() as folder:
         whole, path = Path(folder, "whole"), Path(folder, "store")

@@ -1153,7 +1153,8 @@ def _paths(archives: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 def _cut(before: Head | Time) -> Head | int:
-    return before if isinstance(before, Head) else to_ms("before", before, round_up=True)
+    # Not isinstance(), which runs code of the value's class.
+    return before if type(before) is Head else to_ms("before", before, round_up=True)
 
 
 def _as_of(time: Time | None) -> int | None:
