@@ -15,6 +15,7 @@ import pytest
 from milepost import (
     Checkpoint,
     Fault,
+    Head,
     InvalidArgumentError,
     InvalidCheckpointError,
     MilepostError,
@@ -47,6 +48,8 @@ EXAMPLES: dict[str, tuple[Any, ...]] = {
     "CursorNotKeptError": ("run-7", "load", 12),
     "SchemaVersionError": ("orders.milepost", 2, 1),
     "StoreBusyError": ("orders.milepost", 5000),
+    "DamagedTargetError": ("s3://bucket", "orders/log/1", 7, "it was cut"),
+    "FencedError": ("s3://bucket", "orders", Head(1, "ab" * 32), Head(2, "cd" * 32), 3, "process 7 of node-b"),
     "BrokenChainError": ((FAULT,),),
 }
 

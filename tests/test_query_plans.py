@@ -65,6 +65,8 @@ SUMMARIES: dict[str, tuple[Callable[[CheckpointStore], object], set[str]]] = {
     "stage_pairs": (lambda store: store._database.read(rows.stage_pairs, "run-1", "branch"), set()),
     "kept_as_of_now": (lambda store: store._database.read(rows.kept_as_of_now, None), {"kept"}),
     "kept_cursors": (lambda store: store._database.read(rows.kept_cursors, None), {"kept", "run_stage"}),
+    "shippable": (lambda store: store._database.read(rows.shippable, 90, 100, 10**9), {"chain_base"}),
+    "chain_state": (lambda store: store._database.read(rows.chain_state), {"chain_base", "keyed"}),
 }
 
 

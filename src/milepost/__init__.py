@@ -14,8 +14,10 @@ from milepost.errors import (
     ClosedStoreError,
     CursorNotKeptError,
     DamagedStoreError,
+    DamagedTargetError,
     EntriesArchivedError,
     FailedStoreError,
+    FencedError,
     ForkedStoreError,
     IdempotencyConflictError,
     InvalidArgumentError,
@@ -36,6 +38,7 @@ from milepost.errors import (
     StoreBusyError,
     StoreError,
     StoreFullError,
+    TargetError,
     WatermarkRegressionError,
     WrongKeyError,
 )
@@ -44,6 +47,7 @@ from milepost.mapped import Mapped
 from milepost.once import Once
 from milepost.receipt import BatchReceipt, Head, Receipt
 from milepost.run import Run
+from milepost.shipper import Shipper, ship
 from milepost.source import Start, fingerprint
 from milepost.store import CheckpointStore
 from milepost.summary import RunSummary, Silence, StageState, StageSummary, StoreSummary
@@ -66,10 +70,12 @@ __all__ = [
     "Comparison",
     "CursorNotKeptError",
     "DamagedStoreError",
+    "DamagedTargetError",
     "Divergence",
     "EntriesArchivedError",
     "FailedStoreError",
     "Fault",
+    "FencedError",
     "Fleet",
     "ForkedStoreError",
     "Head",
@@ -93,6 +99,7 @@ __all__ = [
     "RunSummary",
     "SchemaVersionError",
     "SequenceError",
+    "Shipper",
     "Silence",
     "SourceChangedError",
     "StageComparison",
@@ -104,6 +111,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreSummary",
+    "TargetError",
     "Tracked",
     "Verification",
     "Verifications",
@@ -114,4 +122,5 @@ __all__ = [
     "fingerprint",
     "ms",
     "open_many",
+    "ship",
 ]

@@ -221,7 +221,7 @@ def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
             with _errors_about(path):
                 os.replace(temporary, path)  # noqa: PTH105 - a str, whatever it contains
         else:
-            _link(temporary, path)
+            link(temporary, path)
     with _errors_about(path):
         files.sync_directory(path)
 
@@ -346,7 +346,7 @@ def _remove_siblings(temporary: str) -> None:
         Path(temporary + suffix).unlink(missing_ok=True)
 
 
-def _link(temporary: str, path: str) -> None:
+def link(temporary: str, path: str) -> None:
     """
     Give a file its final name, unless another file has that name.
 

@@ -27,6 +27,9 @@ MilepostError                                  catch this to catch every error o
 │   ├── FailedStoreError                       the store can no longer promise durability: reopen it
 │   ├── StoreFullError                         the disk is full: free some space and retry
 │   └── StoreBusyError (TimeoutError)          another writer held the lock: retry
+├── TargetError                                where a store is shipped to cannot be used: check it and retry
+│   ├── DamagedTargetError                     an object there is missing or changed: restore it from a copy
+│   └── FencedError                            another shipper has taken over: stop, and restore what it ships
 ├── MissingPackageError (ModuleNotFoundError)  an optional package is missing: install it
 └── BrokenChainError                           `Verification.raise_if_broken()` found faults
 
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from milepost.checkpoint import Checkpoint, Watermark
-    from milepost.receipt import Receipt
+    from milepost.receipt import Head, Receipt
     from milepost.verification import Fault
 
 _SHORT = reprlib.Repr()
@@ -497,6 +500,77 @@ class StoreBusyError(StoreError, TimeoutError):
         self.waited_ms = waited_ms
 
 
+class TargetError(MilepostError):
+    """Something is wrong with the place that a store is shipped to. `problem` says what, and what to do."""
+
+    target: str
+    problem: str
+
+    def __init__(self, target: str, problem: str) -> None:
+        super().__init__(target, problem)
+        self.target, self.problem = target, problem
+
+    def __str__(self) -> str:
+        return f"{self.target if self.target.isprintable() else ascii(self.target)}: {self.problem}"
+
+
+class DamagedTargetError(TargetError):
+    """
+    An object of a shipped chain is missing, or is not what was shipped. Nothing was made of it.
+
+    Attributes:
+        target: Where it is.
+        object_name: The object.
+        position: The entry of the chain that is wrong or, if the whole object is, the first one that it should have.
+        problem: What is wrong with it.
+    """
+
+    args: tuple[Any, ...]
+
+    def __init__(self, target: str, object_name: str, position: int, problem: str) -> None:
+        super().__init__(target, problem)
+        self.args = (target, object_name, position, problem)
+        self.object_name: str = object_name
+        self.position: int = position
+
+    def __str__(self) -> str:
+        target = self.target if self.target.isprintable() else ascii(self.target)
+        return (
+            f"{target}: object {self.object_name}, position {self.position:,}: {self.problem}: restore it from a copy, or "
+            "ship to another name"
+        )
+
+
+class FencedError(TargetError):
+    """
+    Another shipper has taken over, so this one may ship nothing more. What it had shipped is part of the chain there.
+
+    Attributes:
+        target: Where both ship to.
+        name: The store's name there.
+        shipped: The last head that this shipper had shipped; None if it was refused at its beginning.
+        found: The head of the chain there, as far as it was read.
+        unshipped: How many entries this file has behind `shipped`; None where that is None.
+        by: Who took over, and when.
+    """
+
+    args: tuple[Any, ...]
+
+    def __init__(self, target: str, name: str, shipped: Head | None, found: Head, unshipped: int | None, by: str) -> None:
+        other = ", or the name is another store's" if shipped is None else ""
+        problem = (
+            f"another shipper has taken over {name} at {count(found.entries, 'entry')} ({by}){other}: stop this pipeline, "
+            f"and go on from restore() into a new file; {_unshipped(unshipped)}"
+        )
+        super().__init__(target, problem)
+        self.args = (target, name, shipped, found, unshipped, by)
+        self.name: str = name
+        self.shipped: Head | None = shipped
+        self.found: Head = found
+        self.unshipped: int | None = unshipped
+        self.by: str = by
+
+
 class MissingPackageError(MilepostError, ModuleNotFoundError):
     """The call needs `package`, an optional dependency. Give `install` to pip."""
 
@@ -523,6 +597,16 @@ class BrokenChainError(MilepostError):
     def __str__(self) -> str:
         first = f", the first: {self.faults[0]}" if self.faults else ""
         return f"{count(len(self.faults), 'fault')} in the chain{first}"
+
+
+def _unshipped(entries: int | None) -> str:
+    if entries is None:
+        return "some entries of this file may be in it alone, so keep it"
+    if entries == 0:
+        return "every entry of this file was shipped"
+    if entries == 1:
+        return "the last entry of this file is in it alone, so keep it"
+    return f"the last {entries:,} entries of this file are in it alone, so keep it"
 
 
 def _place(index: int | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from milepost import across, compare, cursors, details, files, rows, verify
+from milepost import across, compare, cursors, details, files, restore, rows, verify
 from milepost.append import NOT_ASKED
 from milepost.arguments import (
     check_bool,
@@ -116,12 +116,7 @@ class CheckpointStore:
     ) -> None:
         hash_function = hash_for_key(hmac_key)
         del hmac_key  # from here on no traceback that shows the values of variables shows it
-        if type(durability) is not str or durability not in {"full", "normal"}:
-            raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
-        check_integer("busy_timeout_ms", busy_timeout_ms, most=2**31 - 1)
-        check_callable("clock", clock, "it takes nothing and returns ms since the epoch")
-        if on_connect is not None:
-            check_callable("on_connect", on_connect, "it takes an apsw.Connection")
+        _check_options(durability, busy_timeout_ms, clock, on_connect)
         self._clock: Callable[[], int] = clock
         self._durability: Durability | None = durability
         writer = Writer(
@@ -160,6 +155,65 @@ class CheckpointStore:
         store = cls.__new__(cls)
         store._become_readonly(Database(files.absolute(path), vfs, hash_function).open())  # noqa: SLF001 - an instance of its own
         return store
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | os.PathLike[str],
+        target: object,
+        name: str,
+        *,
+        durability: Durability = "full",
+        busy_timeout_ms: int = 5000,
+        clock: Callable[[], int] = _wall_clock,
+        vfs: str | None = None,
+        hmac_key: bytes | None = None,
+        on_connect: Callable[[apsw.Connection], object] | None = None,
+    ) -> Self:
+        """
+        Make a new file of what `milepost.ship` has shipped, and open it, ready to go on.
+
+        Everything that is read is verified: an object that is missing or changed is located, and no file appears. What is
+        missing at the end shows only with a head that you kept elsewhere: `verify(expected=…)`. The file has all entries
+        with their details, and the cursors of each stage, but no tables of your own. It has the shipped chain from its
+        first entry on.
+
+        Nothing is written to the target, so you can restore at any time to look. To take over, call `milepost.ship` with
+        the store next: from then on the former shipper is refused.
+
+        Args:
+            path: A file that does not exist yet.
+            target: As `milepost.ship`.
+            name: The store's name there.
+            durability: As the constructor.
+            busy_timeout_ms: As the constructor.
+            clock: As the constructor.
+            vfs: As the constructor.
+            hmac_key: The key of a keyed chain.
+            on_connect: As the constructor.
+
+        Raises:
+            InvalidArgumentError: An argument breaks a rule.
+            DamagedTargetError: An object is missing, or is not what was shipped.
+            TargetError: Nothing is shipped under the name, or the target cannot be read.
+            WrongKeyError: The chain has another key, has one but you gave none, or has none but you gave one.
+            MissingPackageError: obstore is not installed: it is part of the extra `ship`.
+            StoreError: The file exists already, or cannot be written.
+        """
+        hash_function = hash_for_key(hmac_key)
+        _check_options(durability, busy_timeout_ms, clock, on_connect)
+        made = files.absolute(path)
+        Database(made, vfs, hash_function)  # refuses a wrong VFS before anything is read
+        restore.restore(made, target, name, hash_function)
+        return cls(
+            path,
+            durability=durability,
+            busy_timeout_ms=busy_timeout_ms,
+            clock=clock,
+            vfs=vfs,
+            hmac_key=hmac_key,
+            on_connect=on_connect,
+        )
 
     def _become_readonly(self, database: Database) -> None:
         self._clock = _wall_clock
@@ -1155,6 +1209,15 @@ def _paths(archives: Iterable[str | os.PathLike[str]]) -> list[str]:
 def _cut(before: Head | Time) -> Head | int:
     # Not isinstance(), which runs code of the value's class.
     return before if type(before) is Head else to_ms("before", before, round_up=True)
+
+
+def _check_options(durability: object, busy_timeout_ms: object, clock: object, on_connect: object) -> None:
+    if type(durability) is not str or durability not in {"full", "normal"}:
+        raise InvalidArgumentError("durability", durability, 'must be "full" or "normal"')
+    check_integer("busy_timeout_ms", busy_timeout_ms, most=2**31 - 1)
+    check_callable("clock", clock, "it takes nothing and returns ms since the epoch")
+    if on_connect is not None:
+        check_callable("on_connect", on_connect, "it takes an apsw.Connection")
 
 
 def _as_of(time: Time | None) -> int | None:

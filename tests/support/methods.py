@@ -137,7 +137,9 @@ ASYNC: Final[dict[str, Callable[[CheckpointStore], Awaitable[Any]]]] = {
 }
 """What records one entry, for a task."""
 
-ABOUT: Final = ("path", "durability", "plot", "open_readonly", "backup", "close", "run", "branch", "archive", "base")
+ABOUT: Final = (
+    "path", "durability", "plot", "open_readonly", "restore", "backup", "close", "run", "branch", "archive", "base"
+)  # fmt: skip
 """What is about the store itself, another file, or several entries, and is in none of these lists."""
 
 

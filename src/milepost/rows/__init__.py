@@ -6,7 +6,7 @@ by run, by stage and by sequence. The rows between two mileposts are read along 
 made from data. Constants make up each statement at import.
 
 There is one file for each caller: `lookup`, `history`, `summary`, `compare`, `outline` (pictures), `verify`, `integrity`,
-`append`, `runs` (attempts and branches) and `archive`. Their shared parts are in `columns`.
+`append`, `runs` (attempts and branches), `archive` and `ship`. Their shared parts are in `columns`.
 
 A run or stage that was never recorded has no number. A comparison with that NULL finds nothing, so it is no special case.
 Each function reads a statement to its end before it returns, so no read transaction stays open.
@@ -85,6 +85,7 @@ from milepost.rows.outline import (
     positions,
 )
 from milepost.rows.runs import Attempt, BranchPoint, branch_points, last_attempt
+from milepost.rows.ship import ChainState, Shippable, chain_state, shippable
 from milepost.rows.summary import contents, runs, stages
 from milepost.rows.verify import (
     KeptCursor,
@@ -109,6 +110,7 @@ __all__ = [
     "Attempt",
     "AttemptRow",
     "BranchPoint",
+    "ChainState",
     "ComparedPage",
     "EntryRow",
     "Filter",
@@ -118,6 +120,7 @@ __all__ = [
     "Progress",
     "ResumeState",
     "RunStage",
+    "Shippable",
     "SignedRow",
     "Snapshot",
     "StagePair",
@@ -138,6 +141,7 @@ __all__ = [
     "branch_points",
     "can_give_back",
     "chain_base",
+    "chain_state",
     "checkpoints",
     "compared_page",
     "contents",
@@ -187,6 +191,7 @@ __all__ = [
     "run_rows_after",
     "run_signature",
     "runs",
+    "shippable",
     "signature",
     "signature_at",
     "signed_rows",

@@ -1,0 +1,113 @@
+"""Read what is to be shipped: the entries behind a position as lines of canonical bytes, and their cursors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import apsw
+
+from milepost.rows.columns import at_one_moment, chain_base, checked_cursor, checked_detail, checked_signature, tip
+from milepost.rows.history import Filter, SignedRow, run_ids_and_stages, signed_rows
+from milepost.rows.lookup import signature_at
+from milepost.signature import canonical_bytes, prefix
+
+if TYPE_CHECKING:
+    from milepost.cursors import Stored
+
+_PAGE: Final = 1000
+
+
+class Shippable(NamedTuple):
+    """
+    The entries behind a position.
+
+    Attributes:
+        before: The chain's signature (32 bytes) at that position, or None if it is not in the file.
+        lines: The canonical bytes of each entry.
+        signature: The chain's signature behind the last of them.
+        cursors: Those of their cursors that are kept, by position.
+        left: How many entries there are behind them.
+    """
+
+    before: bytes | None
+    lines: list[bytes]
+    signature: bytes
+    cursors: dict[int, Stored]
+    left: int
+
+
+def shippable(connection: apsw.Connection, after: int, most: int, most_bytes: int) -> Shippable:
+    """
+    Return the entries behind a position as they are at one moment.
+
+    Args:
+        connection: Reads the file.
+        after: The position.
+        most: How many entries to return at most.
+        most_bytes: After how many bytes to end.
+    """
+    return at_one_moment(connection, _shippable, after, most, most_bytes)
+
+
+def _shippable(connection: apsw.Connection, after: int, most: int, most_bytes: int) -> Shippable:
+    before = signature_at(connection, after)
+    last, _ = tip(connection)
+    lines: list[bytes] = []
+    cursors: dict[int, Stored] = {}
+    signature, size, prefixes = before or b"", 0, dict[tuple[int, int], str]()
+    while len(lines) < most and size < most_bytes:
+        limit = min(_PAGE, most - len(lines))
+        page = signed_rows(connection, Filter(after=after + len(lines), before=last + 1, limit=limit))
+        for row in map(SignedRow._make, page):
+            numbers = row.run_number, row.stage_number
+            beginning = prefixes.get(numbers)
+            if beginning is None:
+                runs, stages = run_ids_and_stages(connection, [row.run_number], [row.stage_number])
+                beginning = prefixes[numbers] = prefix(runs[0], stages[0])
+            detail = checked_detail(row.detail)
+            line = canonical_bytes(
+                beginning, row.sequence, row.offset, row.event_time_ms, row.idempotency_key, row.at_ms, detail
+            )
+            lines.append(line)
+            size += len(line)
+            if row.position != after + len(lines):
+                raise apsw.CorruptError(f"the entry at position {after + len(lines)} is gone")
+            if detail is not None and '"cursor"' in detail:
+                cursor = checked_cursor(connection.execute(_CURSOR_AT, (*numbers, row.position)).get)
+                if cursor is not None:
+                    cursors[row.position] = cursor
+                    size += len(cursor)
+            signature = row.signature
+        if len(page) < limit:
+            break
+    if lines:
+        checked_signature(signature)
+    return Shippable(before, lines, signature, cursors, last - after - len(lines))
+
+
+_CURSOR_AT: Final = "SELECT cursor FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position = ?"
+
+
+class ChainState(NamedTuple):
+    """What a shipper compares with what was shipped."""
+
+    position: int
+    signature: bytes
+    base: int
+    key_check: bytes | None
+
+
+def chain_state(connection: apsw.Connection) -> ChainState:
+    """Return where the chain ends and begins, and what reveals a wrong key of it."""
+    return at_one_moment(connection, _chain_state)
+
+
+def _chain_state(connection: apsw.Connection) -> ChainState:
+    position, signature = tip(connection)
+    key_check: Any = connection.execute("SELECT key_check FROM keyed").get
+    return ChainState(
+        position,
+        checked_signature(signature),
+        chain_base(connection).position,
+        None if key_check is None else checked_signature(key_check),
+    )

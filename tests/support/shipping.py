@@ -1,0 +1,86 @@
+"""Targets for tests of shipping: one in memory whose objects can be changed, and one whose network fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from milepost import TargetError
+from milepost.targets import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+NAME: Final = "orders"
+
+
+class MemoryTarget(Target):
+    """A target in memory. `objects_by_name` has its objects."""
+
+    def __init__(self) -> None:
+        self.label = "memory"
+        self.objects_by_name: dict[str, bytes] = {}
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Put an object unless there is one."""
+        return self.objects_by_name.setdefault(name, data) is data
+
+    def get(self, name: str) -> bytes | None:
+        """Read an object."""
+        return self.objects_by_name.get(name)
+
+    def objects(self, folder: str, after: str = "") -> list[tuple[str, int]]:
+        """List a folder."""
+        found = list(self.objects_by_name.items())
+        return sorted((name, len(data)) for name, data in found if name.startswith(f"{folder}/") and name > after)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove objects."""
+        for name in names:
+            self.objects_by_name.pop(name, None)
+
+
+class FailingTarget(Target):
+    """
+    A target behind a network that fails.
+
+    Args:
+        inner: The target.
+        fails: Asked before each call with its number (0, 1, 2 …): None, or whether it fails before or after its effect.
+    """
+
+    def __init__(self, inner: Target, fails: Callable[[int], Literal["before", "after"] | None]) -> None:
+        self.label = inner.label
+        self.calls = 0
+        self.failed = 0
+        self._inner = inner
+        self._fails = fails
+
+    def _do(self, call: Callable[[], T]) -> T:
+        when = self._fails(self.calls)
+        self.calls += 1
+        if when == "before":
+            self.failed += 1
+            raise TargetError(self.label, "the network failed before the call")
+        result = call()
+        if when == "after":
+            self.failed += 1
+            raise TargetError(self.label, "the network failed after the call")
+        return result
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """As the target."""
+        return self._do(lambda: self._inner.put_new(name, data))
+
+    def get(self, name: str) -> bytes | None:
+        """As the target."""
+        return self._do(lambda: self._inner.get(name))
+
+    def objects(self, folder: str, after: str = "") -> list[tuple[str, int]]:
+        """As the target."""
+        return self._do(lambda: self._inner.objects(folder, after))
+
+    def remove(self, names: Sequence[str]) -> None:
+        """As the target."""
+        self._do(lambda: self._inner.remove(names))

@@ -1,0 +1,235 @@
+"""A segment says what was shipped, byte for byte, and anything else is refused; few objects lead to the end of a log."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milepost import segment
+from milepost.segment import FIRST, Header, Owner, Piece, Reading, Segment, SegmentError, Slot
+from milepost.signature import EMPTY, canonical_bytes, link, prefix
+from support.chains import chain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from milepost import Checkpoint
+
+OWNER: Final = Owner("5" * 32, "1-2-3", ("4-5-6",), "node-a", 4711, 1767225600000)
+
+
+def line(entry: Checkpoint, detail: str | None = None) -> bytes:
+    """The canonical bytes of an entry."""
+    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
+    return canonical_bytes(prefix(run_id, stage), sequence, offset, event_time_ms, key, at_ms, detail)
+
+
+def made(lines: Sequence[bytes], begins: Slot = FIRST, before: bytes = EMPTY, cursors: Any = None) -> Segment:
+    """A segment of these lines."""
+    signature = before
+    for each in lines:
+        signature = link(signature, each)
+    ends = Slot(begins.position + len(lines), 0 if lines else begins.number + 1)
+    found = cursors or {}
+    return Segment(Header(begins, ends, before, signature, len(lines), len(found), None, OWNER), list(lines), found)
+
+
+@given(
+    st.lists(st.binary(max_size=40).filter(lambda each: b"\n" not in each), min_size=1),
+    st.binary(max_size=10),
+    st.text(max_size=9),
+)
+def test_a_segment_comes_back_as_it_was(lines: list[bytes], raw: bytes, text: str) -> None:
+    """Every line, and cursors of both kinds."""
+    cursors = {1: raw, len(lines): json.dumps(text + ".")}
+    whole = made(lines, cursors=cursors)
+    assert segment.decode(segment.encode(whole)) == whole
+
+
+def test_a_segment_is_the_documented_bytes() -> None:
+    """A line with the SHA-256 of the rest, which is gzip; its lines are what the chain signs. Anyone can check it."""
+    entries = chain(3)
+    data = segment.encode(made([line(each) for each in entries], cursors={2: b"\0"}))
+    first, packed = data.split(b"\n", 1)
+    assert first == b"milepost segment 1 " + sha256(packed).hexdigest().encode()
+    header, *lines = gzip.decompress(packed).splitlines()
+    said = json.loads(header)
+    signature = bytes(32)
+    for each in lines[:3]:
+        signature = sha256(signature + each).digest()
+    assert (said["signature"], said["begins"], said["ends"]) == (signature.hex(), [0, 0], [3, 0])
+    assert json.loads(lines[3]) == [2, "bytes", "AA=="]
+
+
+def test_every_changed_bit_and_every_cut_of_a_segment_is_refused() -> None:
+    """Wherever it is."""
+    data = segment.encode(made([line(each) for each in chain(2)]))
+    for place in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[place] ^= 1 << bit
+            with pytest.raises(SegmentError):
+                segment.decode(bytes(changed))
+        with pytest.raises(SegmentError):
+            segment.decode(data[:place])
+    with pytest.raises(SegmentError):
+        segment.decode(data + b"x")
+
+
+def _repacked(payload: bytes) -> bytes:
+    packed = gzip.compress(payload)
+    return b"milepost segment 1 " + sha256(packed).hexdigest().encode() + b"\n" + packed
+
+
+HEADER: Final[dict[str, Any]] = json.loads(
+    gzip.decompress(segment.encode(made([line(chain(1)[0])])).split(b"\n", 1)[1]).splitlines()[0]
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"begins": [1]}, "not that of a segment"),
+        ({"begins": 5}, "not that of a segment"),
+        ({"ends": [2, 0]}, "does not fit"),
+        ({"begins": [2**63, 0]}, "not that of a segment"),
+        ({"entries": True}, "not that of a segment"),
+        ({"entries": -1}, "not that of a segment"),
+        ({"entries": 0, "ends": [0, 1]}, "signature changes without an entry"),
+        ({"signature_before": "00"}, "not that of a segment"),
+        ({"signature_before": "f" * 64}, "the empty chain has a signature"),
+        ({"host": "x" * 256}, "not that of a segment"),
+        ({"deposed": 7}, "not that of a segment"),
+        ({"cursors": 1}, "the line of a cursor is no JSON"),
+        ({"entries": 2, "ends": [2, 0]}, "ends before entry 2"),
+    ],
+)
+def test_a_header_that_no_shipper_writes_is_refused(changes: dict[str, Any], fault: str) -> None:
+    """Even with the right SHA-256."""
+    data = _repacked(json.dumps({**HEADER, **changes}).encode() + b"\n" + line(chain(1)[0]) + b"\n")
+    with pytest.raises(SegmentError, match=fault):
+        segment.decode(data)
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}\n", b"[" * 100_000 + b"\n", b"null\n", b"\xff\n", b'{"begins":'])
+def test_what_has_no_header_is_refused(payload: bytes) -> None:
+    """Empty, no object, nested too deeply, no text, cut."""
+    with pytest.raises(SegmentError):
+        segment.decode(_repacked(payload))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ['[1,"json","null"]', '[1,"bytes","?"]', '[1,"x","1"]', '[9,"json","1"]', "[1]", '["1","json","1"]', '[1,"json",5]'],
+)
+def test_a_line_that_is_no_cursor_is_refused(shown: str) -> None:
+    """Of another position, of another kind, or none at all."""
+    header = json.dumps({**HEADER, "cursors": 1}).encode()
+    with pytest.raises(SegmentError):
+        segment.decode(_repacked(b"\n".join([header, line(chain(1)[0]), shown.encode(), b""])))
+
+
+def test_a_decompression_bomb_fills_no_memory() -> None:
+    """An object of 100 KB that would become 100 MB."""
+    packing = zlib.compressobj(9, wbits=31)
+    packed = b"".join([*(packing.compress(bytes(1 << 20)) for _ in range(100)), packing.flush()])
+    bomb = b"milepost segment 1 " + sha256(packed).hexdigest().encode() + b"\n" + packed
+    tracemalloc.start()
+    with pytest.raises(SegmentError, match="a line has more than"):
+        Reading(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 << 20
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b'["r","s",1,[1,1],"k",1],["r","s",2,[1,1],"k2",1]', b""],
+        [b"1"],
+        [b'["r","s",1,[1],"k",1]'],
+        [b'["r","s",1,[1,1],"k",1,5]'],
+        [b'["r","s",1,[1,1],"k",1,null]'],
+        [b'["r","s",1,[1,1],"k",1,"no JSON"]'],
+        [b'["r","s",1,[1,1],"k",1,"{}",1]'],
+        [b'{"a":1}'],
+        [b'["r","s",1,"ab","k",1'],
+    ],
+)
+def test_lines_that_are_no_entries_are_refused(lines: list[bytes]) -> None:
+    """Also two in one, which would have passed for two lines."""
+    with pytest.raises(SegmentError):
+        segment.parse(lines)
+
+
+def test_a_merged_segment_has_all_lines_and_the_last_two_cursors_of_each_stage() -> None:
+    """As the file itself keeps them."""
+    entries = chain(6)
+    first = made([line(each) for each in entries[:3]], cursors={1: "1", 3: "3"})
+    claim = made([], first.header.ends, first.header.signature)
+    last = made([line(each) for each in entries[3:]], claim.header.ends, first.header.signature, {5: "5"})
+    merged = segment.merge([first, claim, last])
+    assert merged == made([line(each) for each in entries], cursors={3: "3", 5: "5"})
+    with pytest.raises(SegmentError, match="begins at slot"):
+        segment.merge([first, last])
+
+
+def _shipped(sizes: Sequence[int]) -> list[Piece]:
+    """The objects after ships of these sizes, each merged as soon as it is due; one merged is as long as its parts."""
+    pieces: list[Piece] = []
+    for number, size in enumerate(sizes):
+        pieces.append(Piece(str(number), Slot(number, 0), Slot(number + 1, 0), 0, size))
+        while (chosen := segment.due(pieces)) is not None:
+            assert len(chosen) > 1
+            these = pieces[chosen.start : chosen.stop]
+            whole = sum(piece.size for piece in these)
+            assert whole <= (8 << 20) + segment.SEALED_BYTES
+            level = max(piece.level for piece in these) + 1
+            pieces[chosen.start : chosen.stop] = [Piece("", these[0].begins, these[-1].ends, level, whole)]
+    return pieces
+
+
+def test_a_take_over_reads_31_objects_of_each_level_at_most() -> None:
+    """The bound that docs/guide.md states: 62 for a thousand ships, 93 for 32,000."""
+    for ships in (31, 32, 1_023, 1_024, 20_000, 32_767):
+        levels = 1 if ships < 32 else 2 if ships < 1_024 else 3
+        assert len(_shipped([1] * ships)) <= 31 * levels
+
+
+@given(st.lists(st.sampled_from([1, 1000, 200_000, 300_000, 5 << 20]), max_size=300))
+def test_long_objects_are_left_alone_and_short_ones_never_pile_up(sizes: list[int]) -> None:
+    """Two objects for each long one, and 31 of each level at the end; what they lead through stays whole."""
+    pieces = _shipped(sizes)
+    long = sum(piece.size >= segment.SEALED_BYTES for piece in pieces)
+    assert len(pieces) <= 2 * long + 31 * 3
+    assert sum(piece.size for piece in pieces) == sum(sizes)
+    assert [piece.ends for piece in pieces[:-1]] == [piece.begins for piece in pieces[1:]]
+
+
+def test_the_path_through_merged_objects_may_overlap() -> None:
+    """As after a take-over in the middle of a merge: the furthest one from each slot, and none behind a gap."""
+    spans = [(0, 32), (0, 10), (5, 37), (37, 40), (41, 50)]
+    merged = [Piece(str(span), Slot(span[0], 0), Slot(span[1], 0), 1, 1) for span in spans]
+    assert [piece.object_name for piece in segment.path_through(merged, FIRST)] == ["(0, 32)", "(5, 37)", "(37, 40)"]
+    assert segment.path_through(merged, Slot(40, 0)) == []
+    assert [piece.object_name for piece in segment.path_through(merged, Slot(41, 0))] == ["(41, 50)"]
+
+
+def test_names_of_objects_are_pinned() -> None:
+    """They are a format: a log is found by them years later."""
+    assert segment.log_object("orders", Slot(42, 3)) == "orders/log/0000000000000000042-000000003"
+    piece = segment.merged_piece("orders", Slot(0, 0), Slot(2**63 - 1, 0), 2, 7)
+    assert piece.object_name == "orders/merged/0000000000000000000-000000000_9223372036854775807-000000000_2"
+    assert segment.piece_of(piece.object_name, 7) == piece
+    assert segment.slot_of("orders/log/0000000000000000042-000000003") == Slot(42, 3)
+    for other in ("orders/log/.new-1", "orders/log/42-3", "orders/merged/x", "orders/log/0000000000000000042-000000003.tmp"):
+        assert segment.slot_of(other) is None
+        assert segment.piece_of(other, 1) is None

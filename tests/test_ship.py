@@ -1,0 +1,620 @@
+"""`milepost.ship`: what was shipped another machine restores, and of two shippers one is told."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+import milepost
+from milepost import (
+    CheckpointStore,
+    ClosedStoreError,
+    FencedError,
+    ForkedStoreError,
+    Head,
+    InvalidArgumentError,
+    MilepostWarning,
+    Shipper,
+    TargetError,
+    Watermark,
+    segment,
+)
+from support.chains import chain, entry, mixed
+from support.shipping import NAME, FailingTarget, MemoryTarget
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def restored(tmp_path: Path, target: Any, **options: Any) -> CheckpointStore:
+    """What another machine makes of the target."""
+    number = len(list(tmp_path.glob("restored-*.milepost")))
+    return CheckpointStore.restore(tmp_path / f"restored-{number}.milepost", target, NAME, durability="normal", **options)
+
+
+def head_there(tmp_path: Path, target: Any) -> Head:
+    """The head that is shipped."""
+    with restored(tmp_path, target) as store:
+        store.verify().raise_if_broken()
+        return store.head()
+
+
+def test_ship_sends_what_is_committed_and_returns_its_head(store: CheckpointStore, tmp_path: Path) -> None:
+    """Again and again; without anything new it puts nothing."""
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        assert shipper.shipped == shipper.ship() == Head(0, "0" * 64)
+        for length in (1, 2, 50):
+            store.append_many(chain(length, run_id=f"run-{length}"))
+            assert shipper.ship() == shipper.shipped == store.head()
+            assert head_there(tmp_path, target) == store.head()
+        objects = dict(target.objects_by_name)
+        assert shipper.ship() == store.head()
+        assert target.objects_by_name == objects
+
+
+def test_a_block_is_shipped_once_it_is_committed(store: CheckpointStore) -> None:
+    """Inside it only what was there before."""
+    with milepost.ship(store, MemoryTarget(), NAME) as shipper:
+        with store.transaction():
+            store.append(entry(1))
+            assert shipper.ship().entries == 0
+        assert shipper.ship().entries == 1
+
+
+def test_a_store_opened_to_read_follows_the_writer(store: CheckpointStore, tmp_path: Path) -> None:
+    """As `milepost ship` does in a process of its own."""
+    target = tmp_path / "target"
+    with CheckpointStore.open_readonly(store.path) as reader, milepost.ship(reader, target, NAME) as shipper:
+        for sequence in (1, 2, 3):
+            store.append(entry(sequence))
+            assert shipper.ship() == store.head()
+
+
+def test_the_next_shipper_goes_on_where_the_last_one_stopped(store: CheckpointStore, tmp_path: Path) -> None:
+    """After an orderly end, and after a crash with entries that were not shipped."""
+    target = MemoryTarget()
+    for sequence in range(1, 8):
+        shipper = milepost.ship(store, target, NAME)
+        assert shipper.shipped.entries == sequence - 1
+        store.append(entry(sequence))
+        shipper.ship()
+        if sequence % 2:
+            shipper.close()
+    assert head_there(tmp_path, target) == store.head()
+
+
+def test_a_zombie_is_refused_from_its_next_ship_on(store: CheckpointStore, tmp_path: Path) -> None:
+    """As soon as another one has begun, before that has shipped anything; and what it had shipped is in the chain."""
+    target = MemoryTarget()
+    zombie = milepost.ship(store, target, NAME)
+    store.append_many(chain(3))
+    shipped = zombie.ship()
+    with restored(tmp_path, target) as other, milepost.ship(other, target, NAME) as shipper:
+        store.append(entry(4))
+        for _ in range(2):
+            with pytest.raises(FencedError) as told:
+                zombie.ship()
+            assert (told.value.shipped, told.value.found, told.value.unshipped) == (shipped, shipped, 1)
+            assert f"process {os.getpid()} of " in told.value.by
+            assert "go on from restore() into a new file; the last entry of this file is in it alone" in str(told.value)
+        other.append(entry(4, key="another"))
+        assert shipper.ship() == other.head()
+        assert other.verify(expected=shipped).ok
+        assert zombie.shipped == shipped
+    zombie.close()
+
+
+def test_a_restarted_zombie_is_refused_at_its_beginning(store: CheckpointStore, tmp_path: Path) -> None:
+    """Once the other one has shipped an entry, since the chains part; before that too, where files have a birth."""
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        store.append(entry(1))
+        shipper.ship()
+    with restored(tmp_path, target) as other, milepost.ship(other, target, NAME) as taken:
+        store.append(entry(2))
+        if milepost.files.birth_of(store.path) is not None:
+            with pytest.raises(FencedError, match="the last entry of this file is in it alone"):
+                milepost.ship(store, target, NAME)
+        other.append(entry(2, key="another"))
+        taken.ship()
+        with pytest.raises(FencedError, match="some entries of this file may be in it alone") as told:
+            milepost.ship(store, target, NAME)
+        assert (told.value.shipped, told.value.found.entries) == (None, 2)
+        other.append(entry(3))
+        assert taken.ship().entries == 3
+    with pytest.raises(FencedError):
+        milepost.ship(store, target, NAME)
+
+
+def test_a_file_with_fewer_entries_than_were_shipped_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
+    """An older copy, or one whose end a loss of power took (durability normal)."""
+    target = MemoryTarget()
+    store.append(entry(1))
+    store.backup(tmp_path / "older")
+    with milepost.ship(store, target, NAME) as shipper:
+        store.append(entry(2))
+        shipper.ship()
+    with CheckpointStore(tmp_path / "older") as older, pytest.raises(FencedError) as told:
+        milepost.ship(older, target, NAME)
+    assert told.value.found.entries == 2
+
+
+def test_a_store_under_another_stores_name_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
+    """Also a keyed chain with the same entries."""
+    target = MemoryTarget()
+    store.append_many(chain(3))
+    with milepost.ship(store, target, NAME) as shipper:
+        shipper.ship()
+    with CheckpointStore(tmp_path / "other", durability="normal", hmac_key=b"secret") as other:
+        other.append_many(chain(3))
+        with pytest.raises(FencedError):
+            milepost.ship(other, target, NAME)
+
+
+def test_a_shipper_whose_file_was_put_back_is_refused(path: Path, tmp_path: Path) -> None:
+    """It would ship behind entries that are no longer there."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.backup(tmp_path / "older")
+        store.append(entry(1))
+    with CheckpointStore.open_readonly(path) as reader, milepost.ship(reader, MemoryTarget(), NAME) as shipper:
+        shipper.ship()
+        (tmp_path / "older").replace(path)
+        with pytest.raises(FencedError, match="no longer has what was shipped"):
+            shipper.ship()
+
+
+def test_two_openers_at_once_take_over_one_after_the_other(store: CheckpointStore) -> None:
+    """Of eight threads that begin together, one can ship at the end, and the others are told."""
+    target, shippers = MemoryTarget(), list[Shipper]()
+    threads = [threading.Thread(target=lambda: shippers.append(milepost.ship(store, target, NAME))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.append(entry(1))
+    told = 0
+    for shipper in shippers:
+        try:
+            shipper.ship()
+        except FencedError:
+            told += 1
+    assert (len(shippers), told) == (8, 7)
+
+
+def test_threads_share_a_shipper(store: CheckpointStore, tmp_path: Path) -> None:
+    """Each of them returns once its own entry is shipped."""
+    target = tmp_path / "target"
+    with milepost.ship(store, target, NAME) as shipper:
+        behind: list[bool] = []
+
+        def work(number: int) -> None:
+            for sequence in range(1, 21):
+                position = store.append(entry(sequence, run_id=f"run-{number}")).position
+                behind.append(shipper.ship().entries >= position)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert behind == [True] * 80
+    assert head_there(tmp_path, target) == store.head()
+
+
+def test_many_ships_leave_few_objects_and_every_claim(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merged in the steps of two levels; a take-over reads what the bound says."""
+    monkeypatch.setattr(segment, "MERGED_TOGETHER", 4)
+    target = MemoryTarget()
+    for sequence in range(1, 61):
+        if sequence % 20 == 1:
+            shipper = milepost.ship(store, target, NAME)
+        store.append(entry(sequence))
+        shipper.ship()
+    claims = [name for name, data in target.objects_by_name.items() if not segment.Reading(data).header.entries]
+    assert sum("/log/" in name for name in claims) == 3
+    assert len(target.objects_by_name) - 3 <= 3 * 3 + 3
+    gets: list[str] = []
+
+    def get(name: str) -> bytes | None:
+        gets.append(name)
+        return target.objects_by_name.get(name)
+
+    monkeypatch.setattr(target, "get", get)
+    assert head_there(tmp_path, target) == store.head()
+    assert len(gets) <= 3 * 3
+
+
+def test_a_zombie_is_told_though_the_object_at_its_slot_was_merged_and_removed(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim that took over from it stays, and it runs into that."""
+    monkeypatch.setattr(segment, "MERGED_TOGETHER", 2)
+    target = MemoryTarget()
+    zombie = milepost.ship(store, target, NAME)
+    store.append(entry(1))
+    zombie.ship()
+    with restored(tmp_path, target) as other, milepost.ship(other, target, NAME) as shipper:
+        for sequence in range(2, 20):
+            other.append(entry(sequence, key=f"other-{sequence}"))
+            shipper.ship()
+        store.append(entry(2))
+        with pytest.raises(FencedError):
+            zombie.ship()
+        assert head_there(tmp_path, target) == other.head()
+
+
+def test_an_opener_that_was_passed_and_merged_over_looks_again(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It puts its claim where an object was that another has merged and removed meanwhile: that claim counts for nothing."""
+    monkeypatch.setattr(segment, "MERGED_TOGETHER", 2)
+    target = MemoryTarget()
+    first = milepost.ship(store, target, NAME)
+    store.append(entry(1))
+    first.ship()
+    put, passed = target.put_new, list[str]()
+
+    def put_late(name: str, data: bytes) -> bool:
+        if not passed:
+            passed.append(name)
+            for sequence in range(2, 12):
+                store.append(entry(sequence))
+                first.ship()
+            assert target.get(name) is None
+        return put(name, data)
+
+    monkeypatch.setattr(target, "put_new", put_late)
+    late = milepost.ship(store, target, NAME)
+    assert late.shipped == store.head()
+    store.append(entry(12))
+    with pytest.raises(FencedError):
+        first.ship()
+    assert late.ship() == store.head()
+
+
+def test_details_cursors_runs_and_branches_arrive(store: CheckpointStore, tmp_path: Path) -> None:
+    """With everything that is signed, and the last two cursors of each stage, bytes as well as JSON."""
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper, store.run("nightly") as run:
+        for number in range(5):
+            run.advance("pages", Watermark(number, number), idempotency_key=f"{number}", cursor={"page": number})
+            run.advance("log", Watermark(number, number), idempotency_key=f"{number}", cursor=bytes([number]))
+            shipper.ship()
+        with pytest.raises(ZeroDivisionError), store.run("failed"):
+            raise ZeroDivisionError
+        store.branch("nightly", "replay")
+        shipper.ship()
+    with milepost.ship(store, target, NAME) as shipper:
+        assert shipper.ship() == store.head()
+    with restored(tmp_path, target) as other:
+        assert list(other.receipts()) == list(store.receipts())
+        assert other.runs() == store.runs()
+        assert (other.cursor("pages"), other.cursor("log")) == ({"page": 4}, b"\x04")
+        kept = "SELECT run_number, stage_number, position, hex(cursor) AS cursor FROM stage_cursor ORDER BY 1, 2, 3"
+        assert other.sql(kept).to_polars().equals(store.sql(kept).to_polars())
+        other.verify(expected=store.head()).raise_if_broken()
+
+
+def test_a_keyed_chain_is_shipped_without_its_key_and_restored_with_it(tmp_path: Path) -> None:
+    """The signatures are copied; the key is nowhere in the target."""
+    target = MemoryTarget()
+    with CheckpointStore(tmp_path / "keyed", durability="normal", hmac_key=b"secret") as store:
+        store.append_many(mixed(30))
+        head = store.head()
+    with CheckpointStore.open_readonly(tmp_path / "keyed") as reader, milepost.ship(reader, target, NAME) as shipper:
+        assert shipper.ship() == head
+    for wrong in (None, b"another"):
+        with pytest.raises(milepost.WrongKeyError):
+            CheckpointStore.restore(tmp_path / "wrong", target, NAME, hmac_key=wrong)
+    assert not (tmp_path / "wrong").exists()
+    with restored(tmp_path, target, hmac_key=b"secret") as other:
+        assert other.head() == head
+        other.verify().raise_if_broken()
+
+
+def test_names_that_are_hostile_to_lines_arrive(store: CheckpointStore, tmp_path: Path) -> None:
+    """Line ends, quotes, other alphabets, 1,024 bytes."""
+    target = MemoryTarget()
+    names = ["a\nb", '"],["', "\u2028", "ü" * 512, "\x1b[2J", "../x", "😀"]
+    store.append_many(entry(1, run_id=name, stage=name, key=name) for name in names)
+    with milepost.ship(store, target, NAME) as shipper:
+        shipper.ship()
+    with restored(tmp_path, target) as other:
+        assert list(other.history()) == list(store.history())
+
+
+def test_long_backlogs_are_shipped_as_several_segments(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By entries and by bytes."""
+    monkeypatch.setattr(segment, "MOST_ENTRIES", 700)
+    store.append_many(mixed(3000))
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        assert shipper.ship() == store.head()
+    assert len(target.objects_by_name) == 1 + 5
+    assert head_there(tmp_path, target) == store.head()
+
+
+# A thread that follows
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
+    """Until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_thread_ships_what_is_recorded(store: CheckpointStore, tmp_path: Path) -> None:
+    """Without a call; the end ships the rest."""
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME, every_s=0.01) as shipper:
+        store.append(entry(1))
+        wait_for(lambda: shipper.shipped.entries == 1)
+        store.append(entry(2))
+    assert shipper.closed
+    assert head_there(tmp_path, target) == store.head()
+
+
+def test_the_end_of_a_shipper_without_a_thread_ships_nothing(store: CheckpointStore) -> None:
+    """Only ship() does."""
+    with milepost.ship(store, MemoryTarget(), NAME) as shipper:
+        store.append(entry(1))
+    assert shipper.shipped.entries == 0
+
+
+def test_a_store_that_is_closed_first_still_has_its_rest_shipped(path: Path, tmp_path: Path) -> None:
+    """The shipper reads the file on its own then."""
+    target = MemoryTarget()
+    with CheckpointStore(path, durability="normal") as store:
+        shipper = milepost.ship(store, target, NAME, every_s=60)
+        store.append(entry(1))
+        head = store.head()
+    shipper.close()
+    assert shipper.shipped == head == head_there(tmp_path, target)
+
+
+def test_a_thread_that_is_fenced_warns_at_once_and_tells_the_caller(store: CheckpointStore) -> None:
+    """At the next ship(), and at close()."""
+    target = MemoryTarget()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        shipper = milepost.ship(store, target, NAME, every_s=0.01)
+        milepost.ship(store, target, NAME)
+        store.append(entry(1))
+        follower = shipper._follower
+        assert follower is not None
+        wait_for(lambda: not follower.thread.is_alive())
+    assert [each.category for each in heard if "taken over" in str(each.message)] == [MilepostWarning]
+    with pytest.raises(FencedError):
+        shipper.ship()
+    with pytest.raises(FencedError):
+        shipper.close()
+    shipper.close()
+
+
+def test_a_thread_goes_on_after_the_network_came_back(store: CheckpointStore) -> None:
+    """With one warning for one outage."""
+    down = [False]
+    target = FailingTarget(MemoryTarget(), lambda _: "before" if down[0] else None)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with milepost.ship(store, target, NAME, every_s=0.005) as shipper:
+            down[0] = True
+            store.append(entry(1))
+            wait_for(lambda: target.failed > 3)
+            down[0] = False
+            wait_for(lambda: shipper.shipped.entries == 1)
+    assert [str(each.message).partition(" cannot ship, and tries again: ")[2] for each in heard] == [
+        "memory: the network failed before the call"
+    ]
+
+
+def test_what_could_not_be_shipped_at_the_end_is_raised(store: CheckpointStore) -> None:
+    """And never hides the error of the block."""
+    down = [False]
+    target = FailingTarget(MemoryTarget(), lambda _: "before" if down[0] else None)
+    with pytest.raises(TargetError), milepost.ship(store, target, NAME, every_s=60):
+        store.append(entry(1))
+        down[0] = True
+    down[0] = False
+    with pytest.raises(ZeroDivisionError) as raised, milepost.ship(store, target, NAME, every_s=60):
+        store.append(entry(2))
+        down[0] = True
+        raise ZeroDivisionError
+    assert raised.value.__notes__ == ["and the shipper could not ship the rest: memory: the network failed before the call"]
+
+
+def test_an_error_that_nobody_foresaw_reaches_the_caller(store: CheckpointStore) -> None:
+    """From the thread, at the next ship()."""
+    target = MemoryTarget()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shipper = milepost.ship(store, target, NAME, every_s=0.01)
+        put = target.put_new
+
+        def put_wrongly(name: str, data: bytes) -> bool:
+            raise ZeroDivisionError
+
+        target.put_new = put_wrongly  # type: ignore[method-assign]
+        store.append(entry(1))
+        wait_for(lambda: shipper._late is not None)
+        with pytest.raises(ZeroDivisionError):
+            shipper.ship()
+        target.put_new = put  # type: ignore[method-assign]
+        assert shipper.ship() == store.head()
+        shipper.close()
+
+
+def test_a_dropped_shipper_ends_its_thread_and_warns(store: CheckpointStore) -> None:
+    """As a store that was never closed."""
+    shipper = milepost.ship(store, MemoryTarget(), NAME, every_s=0.01)
+    thread = shipper._follower.thread  # type: ignore[union-attr]
+    with pytest.warns(ResourceWarning, match="was never closed"):
+        del shipper
+    gc.collect()
+    wait_for(lambda: not thread.is_alive())
+
+
+def test_the_end_of_the_interpreter_ships_the_rest(tmp_path: Path) -> None:
+    """Of a program that forgot to close."""
+    program = (
+        "import milepost, sys\n"
+        "from support.chains import entry\n"
+        "store = milepost.CheckpointStore('a.milepost')\n"
+        "shipper = milepost.ship(store, 'target', 'orders', every_s=3600)\n"
+        "store.append(entry(1))\n"
+        "print(store.head())\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(head_there(tmp_path, tmp_path / "target")) == found.stdout.strip()
+
+
+# The end, forks, signals
+
+
+def test_a_closed_shipper_is_refused(store: CheckpointStore) -> None:
+    """Its head can still be asked for."""
+    shipper = milepost.ship(store, MemoryTarget(), NAME)
+    shipper.close()
+    shipper.close()
+    with pytest.raises(ClosedStoreError, match="its shipper is closed"):
+        shipper.ship()
+    assert shipper.shipped.entries == 0
+    with pytest.raises(ClosedStoreError):
+        closed = CheckpointStore(store.path)
+        closed.close()
+        closed.append(entry(1))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_shipper_carried_over_a_fork_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
+    """In the child; the parent's goes on."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no forks here")
+    target = tmp_path / "target"
+    with milepost.ship(store, target, NAME, every_s=3600) as shipper:
+        store.append(entry(1))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                shipper.ship()
+            except ForkedStoreError:
+                shipper.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert shipper.ship() == store.head()
+
+
+def test_a_call_within_a_call_is_refused(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a signal handler, which would wait for its own thread for ever."""
+    target = MemoryTarget()
+    shipper = milepost.ship(store, target, NAME)
+    put, told = target.put_new, list[str]()
+
+    def put_interrupted(name: str, data: bytes) -> bool:
+        with pytest.raises(TargetError, match="a signal handler called"):
+            shipper.ship()
+        told.append(name)
+        return put(name, data)
+
+    monkeypatch.setattr(target, "put_new", put_interrupted)
+    store.append(entry(1))
+    assert shipper.ship() == store.head()
+    assert told
+
+
+def test_an_interrupt_at_every_call_to_the_target_leaves_it_sound(store: CheckpointStore, tmp_path: Path) -> None:
+    """Ctrl-C before or after the effect: the next call ships the rest, once."""
+    inner = MemoryTarget()
+    for number, when in enumerate(("before", "after")):
+        target = FailingTarget(inner, lambda _: None)
+        shipper = milepost.ship(store, target, NAME)
+        do = target._do
+
+        def interrupted(call: Any, do: Any = do, when: str = when) -> Any:
+            if when == "after":
+                do(call)
+            raise KeyboardInterrupt
+
+        store.append(entry(1, run_id=f"run-{number}"))
+        target._do = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            shipper.ship()
+        target._do = do  # type: ignore[method-assign]
+        store.append(entry(2, run_id=f"run-{number}"))
+        assert shipper.ship() == store.head() == head_there(tmp_path, inner)
+
+
+def test_wrong_arguments_are_refused_before_anything_is_put(store: CheckpointStore) -> None:
+    """What is no store, no target, no number of seconds."""
+    target = MemoryTarget()
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((None, target, NAME), {}),
+        ((store.path, target, NAME), {}),
+        ((store, None, NAME), {}),
+        ((store, target, NAME), {"every_s": 0}),
+        ((store, target, NAME), {"every_s": float("nan")}),
+        ((store, target, NAME), {"every_s": True}),
+    ]
+    for given, options in calls:
+        with pytest.raises(InvalidArgumentError):
+            milepost.ship(*given, **options)
+    assert not target.objects_by_name
+
+
+def test_a_shipper_says_what_it_ships(store: CheckpointStore) -> None:
+    """In its repr, open and closed."""
+    with milepost.ship(store, MemoryTarget(), NAME) as shipper:
+        assert repr(shipper) == f"<Shipper of {store.path!r} to 'orders' in 'memory'>"
+    assert repr(shipper) == f"<Shipper of {store.path!r} to 'orders' in 'memory', closed>"
+
+
+def test_a_file_with_an_archived_beginning_is_shipped_on_or_refused(path: Path, tmp_path: Path) -> None:
+    """It goes on behind what is shipped. What was archived before it was shipped fences nobody by mistake."""
+    target = MemoryTarget()
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(6))
+        signatures = [receipt.signature for receipt, _, _ in store.receipts()]
+        with milepost.ship(store, target, NAME) as shipper:
+            shipper.ship()
+        store.append_many([entry(7), entry(8)])
+        head = store.head()
+    connection = apsw.Connection(str(path))
+    connection.execute("INSERT INTO chain_base VALUES (4, ?)", (bytes.fromhex(signatures[3]),))
+    connection.execute("DELETE FROM entry WHERE position <= 4")
+    connection.close()
+    with CheckpointStore.open_readonly(path) as reader:
+        with milepost.ship(reader, target, NAME) as shipper:
+            assert shipper.ship() == head
+        for other in (MemoryTarget(), tmp_path / "new"):
+            with pytest.raises(TargetError, match="has 0 entries there, and this file begins behind entry 4"):
+                milepost.ship(reader, other, NAME)
+    with restored(tmp_path, target) as whole:
+        assert (whole.head(), len(whole)) == (head, 8)
+        whole.verify().raise_if_broken()
