@@ -32,6 +32,8 @@ ORDER = [
     "import_",
     "backup",
     "archive",
+    "ship",
+    "restore",
     "branch",
     "report",
     "check",

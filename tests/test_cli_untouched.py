@@ -75,6 +75,8 @@ def test_every_command_is_known_to_read_or_to_write() -> None:
         "import",
         "backup",
         "archive",
+        "ship",
+        "restore",
         "branch",
         "record",
         "watch",

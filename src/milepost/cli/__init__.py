@@ -27,8 +27,10 @@ from milepost.cli.latest import latest
 from milepost.cli.plot import plot
 from milepost.cli.record import record
 from milepost.cli.report import report
+from milepost.cli.restore import restore
 from milepost.cli.resume import resume
 from milepost.cli.runs import runs
+from milepost.cli.ship import ship
 from milepost.cli.sql import sql
 from milepost.cli.stages import stages
 from milepost.cli.summary import summary
@@ -65,6 +67,6 @@ def commands() -> None:
 
 for _command in (
     summary, runs, stages, check, watch, latest, resume, history, head, verify, compare, plot, report, sql, export, import_,
-    backup, archive, branch, record, demo,
+    backup, archive, ship, restore, branch, record, demo,
 ):  # fmt: skip
     commands.add_command(_command)

@@ -183,6 +183,10 @@ complete_stage: Callable[..., list[CompletionItem[Any]]] = _complete(stages)
 
 file: Callable[[Command], Command] = click.argument("file", type=click.Path())
 files: Callable[[Command], Command] = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+target: Callable[[Command], Command] = click.argument("target", metavar="TARGET")
+target_name: Callable[[Command], Command] = click.option(
+    "--name", metavar="NAME", required=True, help="The store's name in TARGET: letters, digits, '.', '_' and '-'."
+)
 run: Callable[[Command], Command] = click.option(
     "--run", "run_id", metavar="RUN", shell_complete=complete_run, help="Restrict to this run."
 )

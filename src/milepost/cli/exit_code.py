@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from milepost.cli import wrapping
-from milepost.errors import InvalidArgumentError, MilepostError, StoreError, WrongKeyError
+from milepost.errors import (
+    DamagedTargetError,
+    FencedError,
+    InvalidArgumentError,
+    MilepostError,
+    StoreError,
+    TargetError,
+    WrongKeyError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +38,7 @@ class ExitCode(IntEnum):
     NO_FILE = 3
     WRONG_KEY = 4
     NOTHING_YET = 5
+    FENCED = 6
     HUNG_UP = 129  # 128 + SIGHUP, as in a shell
     INTERRUPTED = 130  # 128 + SIGINT
     NO_READER = 141  # 128 + SIGPIPE
@@ -41,9 +50,10 @@ Exit codes:
     0  success
     1  a check failed, two runs differ, or nothing is recorded there
     2  an argument or the input is wrong
-    3  a file cannot be opened or written
+    3  a file or a target cannot be opened or written
     4  the key is missing or wrong, so the chain cannot be verified
     5  nothing is recorded yet (check)
+    6  another machine has taken over (ship)
   129  the terminal was closed
   130  interrupted
   141  the reader of the pipe has gone, as `head` does
@@ -100,6 +110,18 @@ def _explain(error: BaseException) -> None:
     match error:
         case MilepostError():
             _leave(str(error), exit_code_of(error))
+        case InvalidArgumentError():
+            _leave(str(error), ExitCode.WRONG_INPUT)
+        case WrongKeyError():
+            _leave(str(error), ExitCode.WRONG_KEY)
+        case FencedError():
+            _leave(str(error), ExitCode.FENCED)
+        case DamagedTargetError():
+            _leave(str(error), ExitCode.CHECK_FAILED)
+        case StoreError() | TargetError():
+            _leave(str(error), ExitCode.NO_FILE)
+        case MilepostError():  # an ImportError of milepost's names an extra to install
+            _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.CHECK_FAILED)
         case BrokenPipeError():
             _leave_stdout()
             raise click.exceptions.Exit(ExitCode.NO_READER) from None
@@ -148,6 +170,7 @@ _COMMANDS: Final = {
     "retry, or open with a longer busy_timeout_ms": "try again",
     "check the path, or create it with CheckpointStore()": "check the path",
     "write with the methods of the store, or in transaction()": "milepost never writes what you ask for in SQL",
+    "go on from restore() into a new file": "go on from `milepost restore` into a new file",
     "give hmac_key": "give --key-file",
     "give the one it was made with": "give the one it was made with, by --key-file",
 }
