@@ -6,9 +6,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from benchmarks.s3_server import s3_server, weed
 
 import milepost
-from benchmarks.s3_server import s3_server, weed
 from milepost import CheckpointStore, DamagedTargetError, FencedError, TargetError, segment
 from milepost.targets import target_of
 from support.chains import entry

@@ -202,3 +202,27 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> N
     for wrong in (tmp_path / "missing/target", tmp_path / "file"):
         with pytest.raises(TargetError, match="check the directory and its disk"):
             target_of(wrong).put_new("orders/log/1", b"")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_an_object_store_that_was_used_before_a_fork_is_refused_in_the_child(tmp_path: Path) -> None:
+    """Its threads are not there, and a call would never return; a directory works, and so does the parent."""
+    program = (
+        "import os, milepost\n"
+        "from milepost.targets import target_of\n"
+        "target_of('memory://').put_new('a', b'')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    target_of('target').put_new('a/log/1', b'')\n"
+        "    try: target_of('memory://').get('a')\n"
+        "    except milepost.TargetError as error: print(error, flush=True)\n"
+        "    os._exit(7)\n"
+        "code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "print(code, target_of('memory://').get('a'), flush=True)\n"
+        "os._exit(0)\n"  # obstore 0.12 may crash at the end of an interpreter that has forked
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    refused, parent = found.stdout.splitlines()
+    assert refused.startswith("memory://: obstore was used before this process was forked")
+    assert parent == "7 b''"

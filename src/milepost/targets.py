@@ -31,6 +31,7 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.*", re.DOTALL)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _ABANDONED_S: Final = 86_400  # a temporary file of this age belongs to nobody
 _MEMORY: dict[str, Any] = {}  # the stores in memory by URL, so that two calls mean the same one
+_users: set[int] = set()  # the processes in which obstore was used: this one, or one that it was forked from
 
 
 class Target(ABC):
@@ -171,7 +172,7 @@ class ObjectTarget(Target):
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Put an object unless there is one."""
-        with _errors_of(self.label):
+        with self._call():
             try:
                 self._obstore.put(self._store, name, data, mode="create", use_multipart=False)
             except self._obstore.exceptions.AlreadyExistsError:
@@ -180,7 +181,7 @@ class ObjectTarget(Target):
 
     def get(self, name: str) -> bytes | None:
         """Read an object; None if there is none."""
-        with _errors_of(self.label):
+        with self._call():
             try:
                 found = self._obstore.get(self._store, name)
             except FileNotFoundError:
@@ -191,14 +192,27 @@ class ObjectTarget(Target):
 
     def objects(self, folder: str, after: str = "") -> list[tuple[str, int]]:
         """List a folder."""
-        with _errors_of(self.label):
+        with self._call():
             pages = self._obstore.list(self._store, prefix=folder, offset=after or None)
             return sorted((each["path"], each["size"]) for page in pages for each in page)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove objects."""
-        with _errors_of(self.label), contextlib.suppress(FileNotFoundError):
+        with self._call(), contextlib.suppress(FileNotFoundError):
             self._obstore.delete(self._store, list(names))
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        """Refuse a process that inherited obstore: its threads are not there, so a call would never end."""
+        _users.add(os.getpid())
+        if len(_users) > 1:
+            raise TargetError(
+                self.label,
+                "obstore was used before this process was forked, and would wait for ever here: start the process with "
+                "spawn, or use object stores in one of the two alone",
+            )
+        with _errors_of(self.label):
+            yield
 
 
 @contextlib.contextmanager
