@@ -6,6 +6,7 @@ Measure milepost beside the floor, the least work that SQLite can do for the sam
     pytest benchmarks -m long                lookups and opening at 10,000,000: needs 5 GB of disk, about 5 minutes
     python -m benchmarks.growth              curves over the size of the store, as a table and a picture
     python -m benchmarks.forensics           the cost of questions about a large file
+    python -m benchmarks.litestream          what the death of a machine loses that Litestream replicates
 
 Each `bench_<word>.py` asks one question. It measures milepost and the floor (`floor.py`) in turns, in one process and on
 one disk. The table at the end has the ratios. A slow answer fails nothing, but a wrong one fails the benchmark.

@@ -39,6 +39,7 @@ KILLED: Final = (
     "Follow a file that grows",
     "Stop cleanly on SIGTERM",
     "Run a job every night, and backfill",
+    "Keep a replica with Litestream",
 )
 """The recipes that need something around them. `tests/recipes` runs, kills and resumes each."""
 
