@@ -39,7 +39,7 @@ def made(lines: Sequence[bytes], begins: Slot = FIRST, before: bytes = EMPTY, cu
         signature = link(signature, each)
     ends = Slot(begins.position + len(lines), 0 if lines else begins.number + 1)
     found = cursors or {}
-    return Segment(Header(begins, ends, before, signature, len(lines), len(found), None, OWNER), list(lines), found)
+    return Segment(Header(begins, ends, before, signature, len(lines), len(found), 0, None, OWNER), list(lines), found)
 
 
 @given(

@@ -12,7 +12,6 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import pytest
 
 import milepost
@@ -595,26 +594,100 @@ def test_a_shipper_says_what_it_ships(store: CheckpointStore) -> None:
     assert repr(shipper) == f"<Shipper of {store.path!r} to 'orders' in 'memory', closed>"
 
 
-def test_a_file_with_an_archived_beginning_is_shipped_on_or_refused(path: Path, tmp_path: Path) -> None:
-    """It goes on behind what is shipped. What was archived before it was shipped fences nobody by mistake."""
+def _archived(store: CheckpointStore, tmp_path: Path) -> None:
+    """Runs, a bag in progress, cursors and branches, of which most goes into an archive."""
+    for number in range(40):
+        mark = Watermark(number, number)
+        store.advance(f"pages-{number % 3}", "load", mark, idempotency_key=f"{number}", cursor=number)
+    store.append_many(mixed(60))
+    for item in store.once(["a", "b", "c"], run_id="bag", stage="items", key=str, every=1):
+        if item == "c":
+            break
+    with store.run("nightly"):
+        pass
+    store.archive(tmp_path / "archive.milepost", before=store.head())
+
+
+def test_a_chain_is_shipped_on_after_an_archive(store: CheckpointStore, tmp_path: Path) -> None:
+    """What is restored has it from its first entry on, since the target has all of it."""
     target = MemoryTarget()
-    with CheckpointStore(path, durability="normal") as store:
-        store.append_many(chain(6))
-        signatures = [receipt.signature for receipt, _, _ in store.receipts()]
-        with milepost.ship(store, target, NAME) as shipper:
+    with milepost.ship(store, target, NAME) as shipper:
+        store.append(entry(1))
+        shipper.ship()
+        before = len(store)
+        _archived(store, tmp_path)
+        assert store.base.entries > before
+        with pytest.raises(TargetError, match="archived before they were shipped"):
             shipper.ship()
-        store.append_many([entry(7), entry(8)])
-        head = store.head()
-    connection = apsw.Connection(str(path))
-    connection.execute("INSERT INTO chain_base VALUES (4, ?)", (bytes.fromhex(signatures[3]),))
-    connection.execute("DELETE FROM entry WHERE position <= 4")
-    connection.close()
-    with CheckpointStore.open_readonly(path) as reader:
-        with milepost.ship(reader, target, NAME) as shipper:
-            assert shipper.ship() == head
-        for other in (MemoryTarget(), tmp_path / "new"):
-            with pytest.raises(TargetError, match="has 0 entries there, and this file begins behind entry 4"):
-                milepost.ship(reader, other, NAME)
-    with restored(tmp_path, target) as whole:
-        assert (whole.head(), len(whole)) == (head, 8)
-        whole.verify().raise_if_broken()
+    whole = MemoryTarget()
+    with CheckpointStore(tmp_path / "other", durability="normal") as other, milepost.ship(other, whole, NAME) as shipper:
+        other.append_many(mixed(30))
+        shipper.ship()
+        other.archive(tmp_path / "another archive", before=other.head())
+        other.append(entry(1))
+        assert shipper.ship() == other.head()
+        with restored(tmp_path, whole) as found:
+            assert (found.head(), len(found), found.base.entries) == (other.head(), other.head().entries, 0)
+            found.verify().raise_if_broken()
+        with milepost.ship(other, whole, NAME) as again:
+            assert again.ship() == other.head()
+
+
+@pytest.mark.parametrize("key", [None, b"secret"])
+def test_a_store_with_an_archived_beginning_is_restored_as_it_is(tmp_path: Path, key: bytes | None) -> None:
+    """Into an empty target it ships what the archive has left first; the archive proves the rest of it, as before."""
+    target = MemoryTarget()
+    with CheckpointStore(tmp_path / "a", durability="normal", hmac_key=key) as store:
+        _archived(store, tmp_path)
+        shipper = milepost.ship(store, target, NAME)
+        with pytest.raises(milepost.NothingShippedError, match="only the beginning of orders is shipped"):
+            restored(tmp_path, target, hmac_key=key)
+        assert shipper.ship() == store.head()
+        with restored(tmp_path, target, hmac_key=key) as other:
+            assert (other.head(), other.base) == (store.head(), store.base)
+            assert list(other.receipts()) == list(store.receipts())
+            assert (other.runs(), other.resume_points()) == (store.runs(), store.resume_points())
+            assert other.cursor("load", run_id="pages-0") == 39
+            assert (len(other), other.stages()) == (len(store), store.stages())
+            assert other.verify(archives=[tmp_path / "archive.milepost"]).elsewhere == 0
+            kept = "SELECT * FROM run JOIN run_stage USING (run_number) JOIN stage USING (stage_number)"
+            assert other.sql(kept).to_polars().equals(store.sql(kept).to_polars())
+            with milepost.ship(other, target, NAME) as taken:
+                for sequence in range(1000, 1100):
+                    other.append(entry(sequence, run_id="run-0"))
+                    taken.ship()
+                assert list(other.once(["a", "b", "d"], run_id="bag", stage="items", key=str)) == ["d"]
+                assert taken.ship() == other.head()
+            other.verify().raise_if_broken()
+            with restored(tmp_path, target, hmac_key=key) as last:
+                assert list(last.receipts()) == list(other.receipts())
+
+
+def test_what_an_archive_has_left_cannot_be_forged_on_its_way(store: CheckpointStore, tmp_path: Path) -> None:
+    """The archive's entry, further on in the chain, has its digest."""
+    _archived(store, tmp_path)
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        shipper.ship()
+    name = min(target.objects_by_name)
+    whole = segment.decode(target.objects_by_name[name])
+    for forge in (
+        lambda lines: [*lines[:-1], lines[-1].replace(b'"began"', b'"begun"')],
+        lambda lines: lines[1:],
+        lambda lines: [lines[0], *lines],
+        lambda lines: [lines[0].replace(b"[", b"[9", 1), *lines[1:]],
+        lambda lines: [b"[1]", *lines[1:]],
+        lambda lines: [line.replace(b"1767225600000", b"1767225600001") for line in lines],
+        lambda lines: [line.replace(b'"load"', b'"loot"') for line in lines],
+    ):
+        lines = forge(list(whole.lines))
+        if lines == whole.lines:
+            continue
+        forged = segment.Segment(whole.header._replace(kept=len(lines)), lines, whole.cursors)
+        target.objects_by_name[name] = segment.encode(forged)
+        with pytest.raises(milepost.DamagedTargetError) as found:
+            restored(tmp_path, target)
+        assert found.value.object_name == name
+    del target.objects_by_name[name]
+    with pytest.raises(milepost.DamagedTargetError, match="missing"):
+        restored(tmp_path, target)

@@ -28,6 +28,7 @@ MilepostError                                  catch this to catch every error o
 │   ├── StoreFullError                         the disk is full: free some space and retry
 │   └── StoreBusyError (TimeoutError)          another writer held the lock: retry
 ├── TargetError                                where a store is shipped to cannot be used: check it and retry
+│   ├── NothingShippedError (LookupError)      nothing is shipped under that name: check it, or begin anew
 │   ├── DamagedTargetError                     an object there is missing or changed: restore it from a copy
 │   └── FencedError                            another shipper has taken over: stop, and restore what it ships
 ├── MissingPackageError (ModuleNotFoundError)  an optional package is missing: install it
@@ -512,6 +513,10 @@ class TargetError(MilepostError):
 
     def __str__(self) -> str:
         return f"{self.target if self.target.isprintable() else ascii(self.target)}: {self.problem}"
+
+
+class NothingShippedError(TargetError, LookupError):
+    """Nothing is shipped under that name, so there is nothing to restore. The target itself answered."""
 
 
 class DamagedTargetError(TargetError):

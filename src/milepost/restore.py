@@ -9,20 +9,22 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from milepost import rows, segment
+import apsw
+
+from milepost import rows, segment, verify
 from milepost.create import directory_beside, refuse_long_directory
 from milepost.errors import (
     InvalidCheckpointError,
     MilepostWarning,
+    NothingShippedError,
     RejectedCheckpointError,
     StoreError,
-    TargetError,
     WrongKeyError,
 )
 from milepost.readable import count
 from milepost.segment import FIRST, SegmentError, Slot
 from milepost.shipped import ShippedLog
-from milepost.signature import EMPTY, key_check, same
+from milepost.signature import EMPTY, ChainBase, key_check, same
 from milepost.targets import checked_name, target_of
 from milepost.writer import Writer
 
@@ -60,7 +62,7 @@ def restore(path: str, target: object, name: object, hmac: Hash | None) -> None:
     objects = _objects(log)
     first = next(objects, None)
     if first is None:
-        raise TargetError(log.target.label, f"nothing is shipped under the name {name}: check both")
+        raise NothingShippedError(log.target.label, f"nothing is shipped under the name {name}: check both")
     _check_key(path, first[1].header, hmac)
     with directory_beside(path) as made:
         writer = Writer(
@@ -72,6 +74,8 @@ def restore(path: str, target: object, name: object, hmac: Hash | None) -> None:
         )
         with closing(writer.open()):
             _Filling(log, writer, first[1].header.key_check).fill(first, objects)
+            if first[1].header.kept:
+                _verify_kept(log, writer, first[0])
             ends = writer.read(rows.kept_cursors, None)
             lost = [kept.position for kept in ends if kept.found == "none" and segment.has_cursor(kept.detail)]
             writer.copy_to(path)
@@ -113,6 +117,16 @@ def _check_key(path: str, header: Header, hmac: Hash | None) -> None:
         raise WrongKeyError(path, "the shipped chain is keyed with another key: give the one it was made with")
 
 
+def _verify_kept(log: ShippedLog, writer: Writer, first: Piece) -> None:
+    """Check what an archive has left against the entry that records the archive, which comes later in the chain."""
+    if writer.read(rows.tip) == writer.read(rows.chain_base):
+        problem = f"only the beginning of {log.name} is shipped: ship it from where it is"
+        raise NothingShippedError(log.target.label, problem)
+    found = verify.verify_chain(writer, None, None, 1, None)
+    if not found.ok:
+        raise log.damaged(first, SegmentError(f"what an archive has left is not what it recorded ({found.faults[0]})"))
+
+
 class _Filling:
     """A new store while it is filled."""
 
@@ -135,6 +149,9 @@ class _Filling:
                 raise SegmentError("its chain has another key than that of the objects before it")  # noqa: TRY301
             if header.begins.position == at.position and header.before != self._signature:
                 raise SegmentError("it does not follow from the object before it: one of the two was changed")  # noqa: TRY301
+            if header.kept:
+                self._add_beginning(reading)
+                return
             self._add_entries(piece, reading, at.position - header.begins.position)
             if header.signature != self._signature:
                 raise SegmentError(  # noqa: TRY301
@@ -143,6 +160,23 @@ class _Filling:
                 )
         except SegmentError as fault:
             raise self._log.damaged(piece, fault) from None
+
+    def _add_beginning(self, reading: Reading) -> None:
+        """Put in what an archive has left. It is verified at the end, when the archive's own entry is there."""
+        header = reading.header
+        kept = [segment.parse_kept(line, index) for index, line in enumerate(reading.entries())]
+        begins = rows.Beginning(
+            ChainBase(header.ends.position, header.signature), [_entry_row(row) for row in kept], dict(reading.cursors())
+        )
+        if any(row.position > header.ends.position for row in kept):
+            raise SegmentError("it has a row behind the position that it leads to")
+        try:
+            self._writer.do(lambda end: rows.put_beginning(end.statements, begins))
+        except StoreError as error:
+            if not isinstance(error.__cause__, apsw.ConstraintError | apsw.CorruptError):
+                raise
+            raise SegmentError(f"its rows contradict each other ({error.__cause__})") from None
+        self._signature = header.signature
 
     def _add_entries(self, piece: Piece, reading: Reading, known: int) -> None:
         """Append the entries but for the first few, which another object had already."""
@@ -179,3 +213,12 @@ class _Filling:
         if receipt.duplicates:
             raise SegmentError("an entry of it was in the chain before", index)
         self._signature = bytes.fromhex(receipt.signature)
+
+
+def _entry_row(row: segment.KeptRow) -> tuple[rows.EntryRow, str, str]:
+    own = None if row.run_signature is None else bytes.fromhex(row.run_signature)
+    entry = rows.EntryRow(
+        row.position, row.run_number, row.stage_number, row.sequence, row.offset, row.event_time_ms, row.idempotency_key,
+        row.at_ms, bytes.fromhex(row.signature), own, row.entries_so_far, row.detail,
+    )  # fmt: skip
+    return entry, row.run_id, row.stage

@@ -9,6 +9,9 @@ Behind it stands gzip, and in it lines of JSON in UTF-8:
 3. a line for each cursor that was kept when the segment was made: `[position, "json", text]` or
    `[position, "bytes", base64]`.
 
+Where a chain begins behind an archive, the first segment has no entries. It has a line for each row that the archive left in
+the file, an array of the values of `KeptRow`, and leads to the base.
+
 The objects of one name form a log. Each stands at a slot: the position that it begins after, and a number. The number counts
 the claims at that position: a claim is a segment without entries, with which a shipper takes over. An object in `log` is
 named by its slot, and is put only if there is none. One in `merged` repeats several that follow each other, and is named by
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from milepost import cursors, details
 from milepost.checkpoint import MAX_INTEGER, Checkpoint, Watermark
+from milepost.checkpoint import fault as checkpoint_fault
 from milepost.signature import EMPTY, fault_of_detail
 
 if TYPE_CHECKING:
@@ -118,6 +122,7 @@ class Header(NamedTuple):
         signature: The chain's signature behind its last entry.
         entries: How many entries it has; none if it is a claim.
         cursors: How many cursors it has.
+        kept: How many rows an archive has left, in the first segment of a chain that begins behind one; else 0.
         key_check: What reveals a wrong key (schema.sql, `keyed`), or None for a chain without one.
         owner: Who shipped the last of it.
     """
@@ -128,12 +133,13 @@ class Header(NamedTuple):
     signature: bytes
     entries: int
     cursors: int
+    kept: int
     key_check: bytes | None
     owner: Owner
 
 
 class Segment(NamedTuple):
-    """A segment in memory: the canonical bytes of its entries, and cursors by position."""
+    """A segment in memory: the lines of its entries, or of what an archive has left, and cursors by position."""
 
     header: Header
     lines: Sequence[bytes]
@@ -273,6 +279,7 @@ def _header(header: Header) -> dict[str, Any]:
         "signature": header.signature.hex(),
         "entries": header.entries,
         "cursors": header.cursors,
+        "kept": header.kept,
         "key_check": None if header.key_check is None else header.key_check.hex(),
         "shipper": owner.shipper,
         "file": owner.file,
@@ -305,15 +312,16 @@ class Reading:
 
     def entries(self) -> Iterator[bytes]:
         """
-        Yield the canonical bytes of each entry. Read them to the end before the cursors.
+        Yield the line of each entry, or of each row that an archive has left. Read them to the end before the cursors.
 
         Raises:
             SegmentError: There are fewer than the header says.
         """
-        for index in range(self.header.entries):
+        lines = self.header.entries or self.header.kept
+        for index in range(lines):
             line = next(self._lines, None)
             if line is None:
-                raise SegmentError(f"it ends before entry {index + 1} of {self.header.entries}")
+                raise SegmentError(f"it ends before entry {index + 1} of {lines}")
             yield line
 
     def cursors(self) -> Iterator[tuple[int, Stored]]:
@@ -372,6 +380,7 @@ def _checked_header(line: bytes) -> Header:
             _digest(given["signature"]),
             _integer(given["entries"]),
             _integer(given["cursors"]),
+            _integer(given["kept"]),
             None if key_check is None else _digest(key_check),
             Owner(
                 _text(given["shipper"]),
@@ -384,6 +393,10 @@ def _checked_header(line: bytes) -> Header:
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise SegmentError(f"its header is not that of a segment ({type(error).__name__}: {error})") from None
+    if header.kept:
+        if header.begins != FIRST or header.ends.position == 0 or header.entries:
+            raise SegmentError("its header says that it has what an archive has left, which does not fit")
+        return header
     if header.ends.position - header.begins.position != header.entries or header.begins >= header.ends:
         raise SegmentError(f"its header says {header.entries} entries from slot {begins} to {ends}, which does not fit")
     if header.begins.position == 0 and header.before != EMPTY:
@@ -484,6 +497,56 @@ def _entry(given: Any, index: int) -> ShippedEntry:
     return ShippedEntry(Checkpoint(run_id, stage, sequence, Watermark(offset, event_time_ms), key, at_ms), detail)
 
 
+class KeptRow(NamedTuple):
+    """A row that an archive has left: the columns of `entry`, each name beside its number, signatures in hex digits."""
+
+    position: int
+    run_number: int
+    run_id: str
+    stage_number: int
+    stage: str
+    sequence: int
+    offset: int
+    event_time_ms: int
+    idempotency_key: str
+    at_ms: int
+    signature: str
+    run_signature: str | None
+    entries_so_far: int | None
+    detail: str | None
+
+
+def kept_line(row: KeptRow) -> bytes:
+    """Return the line of a row that an archive has left."""
+    return _to_json(row)
+
+
+def parse_kept(line: bytes, index: int) -> KeptRow:
+    """
+    Return the row of a line. What it says is verified once all rows are in a file.
+
+    Raises:
+        SegmentError: It is none, or has values that no row has.
+    """
+    try:
+        row = KeptRow._make(json.loads(line))
+        for number in (row.position, row.run_number, row.stage_number):
+            _integer(number)
+        _digest(row.signature)
+        if row.run_signature is not None:
+            _digest(row.run_signature)
+        if row.entries_so_far is not None:
+            _integer(row.entries_so_far)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SegmentError(f"its line is no row that an archive leaves ({error})", index) from None
+    mark = Watermark(row.offset, row.event_time_ms)
+    wrong = checkpoint_fault(Checkpoint(row.run_id, row.stage, row.sequence, mark, row.idempotency_key, row.at_ms))
+    said = wrong or (fault_of_detail(row.detail) if row.detail is not None else None)
+    if said is not None:
+        raise SegmentError(f"its line is no row that an archive leaves ({said})", index)
+    return row
+
+
 def has_cursor(detail: str | None) -> bool:
     """Return whether an entry with this detail had a cursor."""
     return detail is not None and "cursor" in details.parse(detail)
@@ -523,6 +586,6 @@ def merge(segments: Sequence[Segment]) -> Segment:
         lines += these
     left = dict(each for of_stage in kept.values() for each in of_stage[-2:])
     header = Header(
-        first.begins, at, first.before, signature, len(lines), len(left), first.key_check, last.owner
+        first.begins, at, first.before, signature, len(lines), len(left), 0, first.key_check, last.owner
     )  # fmt: skip
     return Segment(header, lines, left)

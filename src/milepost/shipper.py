@@ -38,8 +38,9 @@ from milepost.errors import (
 )
 from milepost.readable import count, iso
 from milepost.receipt import Head
-from milepost.segment import Header, Owner, Piece, Segment, SegmentError, Slot, log_object
+from milepost.segment import FIRST, Header, Owner, Piece, Segment, SegmentError, Slot, log_object
 from milepost.shipped import ShippedLog
+from milepost.signature import EMPTY
 from milepost.store import CheckpointStore
 from milepost.targets import checked_name, target_of
 from milepost.threads import start
@@ -275,9 +276,21 @@ class Shipper:
     def _made(self, at: tuple[Slot, bytes], ends: Slot, found: rows.Shippable, owner: Owner) -> _Pending:
         slot, signature = at
         header = Header(
-            slot, ends, signature, found.signature, len(found.lines), len(found.cursors), self._key_check, owner
+            slot, ends, signature, found.signature, len(found.lines), len(found.cursors), 0, self._key_check, owner
         )  # fmt: skip
         return _Pending(slot, header, segment.encode(Segment(header, found.lines, found.cursors)))
+
+    def _made_beginning(self) -> _Pending | None:
+        """Return the first segment of a chain that begins behind an archive, which is a claim too; None for any other."""
+        found = self._read(rows.beginning)
+        if found.base.position == 0:
+            return None
+        lines = [segment.kept_line(_kept_row(*each)) for each in found.rows]
+        ends, key_check = Slot(found.base.position, 0), self._key_check
+        header = Header(
+            FIRST, ends, EMPTY, found.base.signature, 0, len(found.cursors), len(lines), key_check, self._owner
+        )  # fmt: skip
+        return _Pending(FIRST, header, segment.encode(Segment(header, lines, found.cursors)))
 
     def _put(self, made: _Pending) -> None:
         self._pending = made
@@ -324,19 +337,23 @@ class Shipper:
                 os.getpid(),
                 time.time_ns() // 1_000_000,
             )
-            ends = Slot(tail.slot.position, tail.slot.number + 1)
-            nothing = rows.Shippable(tail.signature, [], tail.signature, {}, 0)
-            claim = self._made((tail.slot, tail.signature), ends, nothing, self._owner)
+            claim = self._made_beginning() if tail.owner is None else None
+            if claim is None:
+                ends = Slot(tail.slot.position, tail.slot.number + 1)
+                nothing = rows.Shippable(tail.signature, [], tail.signature, {}, 0)
+                claim = self._made((tail.slot, tail.signature), ends, nothing, self._owner)
             name = log_object(self._log.name, tail.slot)
             if not self._log.target.put_new(name, claim.data) and self._log.target.get(name) != claim.data:
                 continue  # somebody else was faster
             if any(piece.ends is not None and piece.ends > tail.slot for piece in self._log.merged()):
                 continue  # somebody else had an object here, and has merged it
-            self._pieces = [*tail.pieces, Piece(name, tail.slot, ends, 0, len(claim.data))]
+            ends = claim.header.ends
+            size = len(claim.data) + claim.header.kept * segment.SEALED_BYTES  # what an archive has left is never merged
+            self._pieces = [*tail.pieces, Piece(name, tail.slot, ends, 0, size)]
             # From here on nobody deposed matters once an entry is shipped.
             self._owner = self._owner._replace(deposed=())
             self._log.target.tidy(self._log.name)
-            return ends, tail.signature
+            return ends, claim.header.signature
         raise TargetError(self._log.target.label, f"{self._log.name}: others keep taking over: let one pipeline ship it")
 
     def _check_ours(self, tail: Tail, file: str | None) -> None:
@@ -344,6 +361,8 @@ class Shipper:
         state, here = self._read(rows.chain_state), tail.slot.position
         found = Head(here, tail.signature.hex())
         by = "nobody" if tail.owner is None else _who(tail.owner)
+        if tail.owner is None:
+            return
         self._refuse_archived(here)
         contained = here == 0 or (
             tail.key_check == state.key_check and self._read(rows.signature_at, here) == tail.signature
@@ -380,7 +399,9 @@ class Shipper:
             data = self._recent.get(piece.object_name) or self._log.target.get(piece.object_name)
             if data is None or (parts and parts[-1].header.ends != piece.begins):
                 return self._look_again(pieces, piece.begins if data is None else parts[-1].header.ends)
-            self._log.reading(piece, data)
+            if self._log.reading(piece, data).header.kept:
+                self._pieces[chosen.start + len(parts)] = piece._replace(size=segment.SEALED_BYTES)
+                return True  # now it is known to be never merged
             try:
                 parts.append(segment.decode(data))
             except SegmentError as fault:
@@ -414,6 +435,14 @@ class Shipper:
             raise self._log.missing(at)
         self._pieces = found
         return False
+
+
+def _kept_row(row: rows.EntryRow, run_id: str, stage: str) -> segment.KeptRow:
+    own = None if row.run_signature is None else row.run_signature.hex()
+    return segment.KeptRow(
+        row.position, row.run_number, run_id, row.stage_number, stage, row.sequence, row.offset, row.event_time_ms,
+        row.idempotency_key, row.at_ms, row.signature.hex(), own, row.entries_so_far, row.detail,
+    )  # fmt: skip
 
 
 def _who(owner: Owner) -> str:

@@ -85,7 +85,15 @@ from milepost.rows.outline import (
     positions,
 )
 from milepost.rows.runs import Attempt, BranchPoint, branch_points, last_attempt
-from milepost.rows.ship import ChainState, Shippable, chain_state, shippable
+from milepost.rows.ship import (
+    Beginning,
+    ChainState,
+    Shippable,
+    beginning,
+    chain_state,
+    put_beginning,
+    shippable,
+)
 from milepost.rows.summary import contents, runs, stages
 from milepost.rows.verify import (
     KeptCursor,
@@ -109,6 +117,7 @@ __all__ = [
     "ArchiveRow",
     "Attempt",
     "AttemptRow",
+    "Beginning",
     "BranchPoint",
     "ChainState",
     "ComparedPage",
@@ -136,6 +145,7 @@ __all__ = [
     "at_position",
     "attempt_rows",
     "base",
+    "beginning",
     "beginning_of_run",
     "between_in_run_stage",
     "branch_points",
@@ -181,6 +191,7 @@ __all__ = [
     "numbers_at",
     "positions",
     "progress_at",
+    "put_beginning",
     "recorded",
     "recorded_keys",
     "resume_points",

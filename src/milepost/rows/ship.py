@@ -6,13 +6,25 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from milepost.rows.columns import at_one_moment, chain_base, checked_cursor, checked_detail, checked_signature, tip
+from milepost.rows.append import add_entries
+from milepost.rows.columns import (
+    EntryRow,
+    Statements,
+    at_one_moment,
+    chain_base,
+    checked_cursor,
+    checked_detail,
+    checked_signature,
+    of_entry,
+    tip,
+)
 from milepost.rows.history import Filter, SignedRow, run_ids_and_stages, signed_rows
 from milepost.rows.lookup import signature_at
 from milepost.signature import canonical_bytes, prefix
 
 if TYPE_CHECKING:
     from milepost.cursors import Stored
+    from milepost.signature import ChainBase
 
 _PAGE: Final = 1000
 
@@ -50,6 +62,8 @@ def shippable(connection: apsw.Connection, after: int, most: int, most_bytes: in
 
 
 def _shippable(connection: apsw.Connection, after: int, most: int, most_bytes: int) -> Shippable:
+    if after < chain_base(connection).position:
+        return Shippable(None, [], b"", {}, 0)
     before = signature_at(connection, after)
     last, _ = tip(connection)
     lines: list[bytes] = []
@@ -110,4 +124,66 @@ def _chain_state(connection: apsw.Connection) -> ChainState:
         checked_signature(signature),
         chain_base(connection).position,
         None if key_check is None else checked_signature(key_check),
+    )
+
+
+class Beginning(NamedTuple):
+    """
+    What an archive has left of the beginning of a chain.
+
+    Attributes:
+        base: The base of the chain.
+        rows: The entries up to there, each with its names: (values of `EntryRow`, run_id, stage).
+        cursors: Those of their cursors that are kept, by position.
+    """
+
+    base: ChainBase
+    rows: list[tuple[EntryRow, str, str]]
+    cursors: dict[int, Stored]
+
+
+def beginning(connection: apsw.Connection) -> Beginning:
+    """Return what an archive has left, as it is at one moment."""
+    return at_one_moment(connection, _beginning)
+
+
+def _beginning(connection: apsw.Connection) -> Beginning:
+    base = chain_base(connection)
+    found = list(map(EntryRow._make, connection.execute(_KEPT, (base.position,)).fetchall()))
+    names = run_ids_and_stages(connection, [row.run_number for row in found], [row.stage_number for row in found])
+    cursors = connection.execute("SELECT position, cursor FROM stage_cursor WHERE position <= ?", (base.position,))
+    kept = {position: cursor for position, cursor in cursors if checked_cursor(cursor) is not None}
+    return Beginning(base, list(zip(found, *names, strict=True)), kept)
+
+
+_KEPT: Final = f"SELECT {of_entry(EntryRow._fields)} FROM entry WHERE position <= ? ORDER BY position"
+
+
+def put_beginning(connection: Statements, begins: Beginning) -> None:
+    """
+    Put what an archive has left into an empty file.
+
+    Raises:
+        apsw.Error: The rows contradict each other.
+    """
+    rows = begins.rows
+    numbers = sorted({(row.run_number, row.stage_number) for row, _, _ in rows})
+    connection.execute("INSERT INTO chain_base (position, signature) VALUES (?, ?)", begins.base)
+    connection.executemany(
+        "INSERT INTO run (run_number, run_id) VALUES (?, ?)", sorted({(row.run_number, run_id) for row, run_id, _ in rows})
+    )
+    connection.executemany(
+        "INSERT INTO stage (stage_number, stage) VALUES (?, ?)",
+        sorted({(row.stage_number, stage) for row, _, stage in rows}),
+    )
+    connection.executemany("INSERT INTO run_stage (run_number, stage_number) VALUES (?, ?)", numbers)
+    add_entries(connection, [row for row, _, _ in rows])
+    of_position = {row.position: (row.run_number, row.stage_number) for row, _, _ in rows}
+    connection.executemany(
+        "INSERT INTO stage_cursor (run_number, stage_number, position, cursor) VALUES (?, ?, ?, ?)",
+        [
+            (*of_position[position], position, cursor)
+            for position, cursor in begins.cursors.items()
+            if position in of_position
+        ],
     )
