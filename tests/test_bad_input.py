@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
+import milepost
 from milepost import (
     BatchReceipt,
     Checkpoint,
@@ -30,6 +31,7 @@ from support.chains import MAX, entry
 from support.hostile import HOSTILE, TEN_MEGABYTES, Entry, HostileError, Kept, Mark, Number, Text
 from support.methods import public, without_arguments
 from support.refusals import Call, Calls, left_as_it_was
+from support.shipping import NAME, MemoryTarget
 from support.used_store import advance, clock_of_used, loop, mapped, once, resume, track, tracked
 
 if TYPE_CHECKING:
@@ -695,11 +697,39 @@ def _open_second(store: CheckpointStore, **arguments: Any) -> None:
         path.unlink(missing_ok=True)  # where it should not have been made, it is in no other test's way
 
 
+BAD_TARGETS: dict[str, Any] = {"None": None, "int": 5, "bytes": b"target", "object": object(), "list": ["target"]} | HOSTILE
+BAD_SHIP_NAMES: dict[str, Any] = {
+    "None": None,
+    "bytes": b"orders",
+    "empty": "",
+    "a slash": "a/b",
+    "the parent": "..",
+    "hidden": ".orders",
+    "NUL": "a\0b",
+    "another alphabet": "ü",
+    "201 letters": "x" * 201,
+}
+
 OPENING = Calls(
     {
         "open path": Call("path", lambda _, x: CheckpointStore(x).close(), BAD_PATHS),
         "open_readonly path": Call("path", lambda _, x: CheckpointStore.open_readonly(x).close(), BAD_PATHS),
         "backup path": Call("path", lambda s, x: s.backup(x), BAD_PATHS),
+        "restore path": Call("path", lambda _, x: CheckpointStore.restore(x, MemoryTarget(), NAME).close(), BAD_PATHS),
+        "restore target": Call("target", lambda s, x: CheckpointStore.restore(s.path + "-3", x, NAME), BAD_TARGETS),
+        "restore name": Call("name", lambda s, x: CheckpointStore.restore(s.path + "-3", MemoryTarget(), x), BAD_SHIP_NAMES),
+        "restore vfs": Call(
+            "vfs", lambda s, x: CheckpointStore.restore(s.path + "-3", MemoryTarget(), NAME, vfs=x), BAD_VFS_NAMES
+        ),
+        "restore durability": Call(
+            "durability",
+            lambda s, x: CheckpointStore.restore(s.path + "-3", MemoryTarget(), NAME, durability=x),
+            BAD_DURABILITIES,
+        ),
+        "ship target": Call("target", lambda s, x: milepost.ship(s, x, NAME), BAD_TARGETS),
+        "ship store": Call("store", lambda _, x: milepost.ship(x, MemoryTarget(), NAME), {"None": None, "int": 5} | HOSTILE),
+        "ship name": Call("name", lambda s, x: milepost.ship(s, MemoryTarget(), x), BAD_SHIP_NAMES),
+        "ship every_s": Call("every_s", lambda s, x: milepost.ship(s, MemoryTarget(), NAME, every_s=x), BAD_SECONDS),
         "archive path": Call("path", lambda s, x: s.archive(x, before=0), BAD_PATHS),
         "open durability": Call("durability", lambda s, x: _open_second(s, durability=x), BAD_DURABILITIES),
         "open busy_timeout_ms": Call(

@@ -110,25 +110,39 @@ def target_of(given: object) -> Target:
         MissingPackageError: It needs obstore, which is not installed.
         TargetError: obstore does not take the URL.
     """
+    try:
+        found = _target_of(given)
+    except MilepostError:
+        raise
+    except Exception:  # noqa: BLE001 - a hostile value may raise anything when it is asked what it is
+        found = None
+    if found is None:
+        rule = "must be the path of a directory, a URL such as s3://bucket/folder, or a store of obstore"
+        raise InvalidArgumentError("target", given, rule)
+    return found
+
+
+def _target_of(given: object) -> Target | None:
     if isinstance(given, Target):
         return given
-    if isinstance(given, str) and _URL.fullmatch(given):
+    if type(given) is str and _URL.fullmatch(given):
         parts = urlsplit(given)
         if parts.scheme.lower() == "file":
             return DirectoryTarget(url2pathname(parts.path))
         return ObjectTarget(_store_of(given), given)
     if isinstance(given, str | os.PathLike):
         return DirectoryTarget(files.real(given))
-    if is_of_obstore(given):
-        prefix = getattr(given, "prefix", None)
-        if type(given).__name__ == "LocalStore":
-            # Its own puts are not synced to the disk, so a loss of power could take back what was acknowledged.
-            if prefix is None:
-                raise InvalidArgumentError("target", given, "must have a prefix: give the path of the directory")
-            return DirectoryTarget(files.real(prefix))
+    return _target_of_store(given) if is_of_obstore(given) else None
+
+
+def _target_of_store(given: Any) -> Target:
+    if type(given).__name__ != "LocalStore":
         return ObjectTarget(given, shown(given))
-    rule = "must be the path of a directory, a URL such as s3://bucket/folder, or a store of obstore"
-    raise InvalidArgumentError("target", given, rule)
+    # Its own puts are not synced to the disk, so a loss of power could take back what was acknowledged.
+    prefix = given.prefix
+    if prefix is None:
+        raise InvalidArgumentError("target", given, "must have a prefix: give the path of the directory")
+    return DirectoryTarget(files.real(prefix))
 
 
 def is_of_obstore(given: object) -> bool:

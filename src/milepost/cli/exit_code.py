@@ -110,18 +110,6 @@ def _explain(error: BaseException) -> None:
     match error:
         case MilepostError():
             _leave(str(error), exit_code_of(error))
-        case InvalidArgumentError():
-            _leave(str(error), ExitCode.WRONG_INPUT)
-        case WrongKeyError():
-            _leave(str(error), ExitCode.WRONG_KEY)
-        case FencedError():
-            _leave(str(error), ExitCode.FENCED)
-        case DamagedTargetError():
-            _leave(str(error), ExitCode.CHECK_FAILED)
-        case StoreError() | TargetError():
-            _leave(str(error), ExitCode.NO_FILE)
-        case MilepostError():  # an ImportError of milepost's names an extra to install
-            _leave(str(error), ExitCode.WRONG_INPUT if isinstance(error, ImportError) else ExitCode.CHECK_FAILED)
         case BrokenPipeError():
             _leave_stdout()
             raise click.exceptions.Exit(ExitCode.NO_READER) from None
@@ -139,7 +127,11 @@ def exit_code_of(error: MilepostError) -> ExitCode:
             return ExitCode.WRONG_INPUT
         case WrongKeyError():
             return ExitCode.WRONG_KEY
-        case StoreError():
+        case FencedError():
+            return ExitCode.FENCED
+        case DamagedTargetError():
+            return ExitCode.CHECK_FAILED
+        case StoreError() | TargetError():
             return ExitCode.NO_FILE
     return ExitCode.CHECK_FAILED
 
