@@ -248,3 +248,27 @@ def test_a_cursor_that_did_not_arrive_is_warned_about(
     del target.objects_by_name[segment.log_object(NAME, Slot(4, 0))]
     with pytest.warns(MilepostWarning, match="1 stage lost the cursor of the last checkpoint .the first at position 4"):
         CheckpointStore.restore(tmp_path / "part", target, NAME).close()
+
+
+def test_a_look_that_misses_merged_objects_is_not_the_end(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one merged object gives way to a longer one, a list may have neither."""
+    monkeypatch.setattr(segment, "MERGED_TOGETHER", 3)
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        while not shipper._pieces or shipper._pieces[-1].level == 0:  # until all of it is merged
+            store.append(entry(len(store) + 1))
+            shipper.ship()
+    objects, looks = target.objects, list[str]()
+
+    def objects_missed(folder: str, after: str = "") -> list[tuple[str, int]]:
+        looks.append(folder)
+        return [] if len(looks) == 1 else objects(folder, after)
+
+    monkeypatch.setattr(target, "objects", objects_missed)
+    with CheckpointStore.restore(tmp_path / "restored", target, NAME, durability="normal") as other:
+        assert other.head() == store.head()
+    looks.clear()
+    with milepost.ship(store, target, NAME) as shipper:
+        assert shipper.shipped == store.head()

@@ -90,7 +90,7 @@ def restore(path: str, target: object, name: object, hmac: Hash | None) -> None:
 
 def _objects(log: ShippedLog) -> Iterator[tuple[Piece, Reading, Slot]]:
     """Yield each object that leads from the first slot to the last one, and the slot from which on it is needed."""
-    at, attempts = FIRST, 0
+    at, attempts, at_end = FIRST, 0, False
     while pieces := log.pieces_from(at):
         for piece in pieces:
             if piece.begins > at:  # the one before ends elsewhere than its neighbour begins: look again
@@ -101,7 +101,10 @@ def _objects(log: ShippedLog) -> Iterator[tuple[Piece, Reading, Slot]]:
             yield piece, reading, at
             at, attempts = reading.header.ends, 0
         else:
-            return
+            if at_end:
+                return
+            at_end = True  # look once more: while one merged object gives way to a longer one, a look may miss both
+            continue
         attempts += 1
         if attempts > _ATTEMPTS:
             raise log.damaged(pieces[0], SegmentError("the object is listed, but cannot be read"))

@@ -345,7 +345,8 @@ class Shipper:
             name = log_object(self._log.name, tail.slot)
             if not self._log.target.put_new(name, claim.data) and self._log.target.get(name) != claim.data:
                 continue  # somebody else was faster
-            if any(piece.ends is not None and piece.ends > tail.slot for piece in self._log.merged()):
+            # Twice: while one merged object gives way to a longer one, a look at the names may miss both.
+            if any(piece.ends and piece.ends > tail.slot for _ in range(2) for piece in self._log.merged()):
                 continue  # somebody else had an object here, and has merged it
             ends = claim.header.ends
             size = len(claim.data) + claim.header.kept * segment.SEALED_BYTES  # what an archive has left is never merged
