@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -21,6 +21,8 @@ from support.shipping import NAME, FailingTarget, MemoryTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED") or random.SystemRandom().randrange(10**9))
 
 
 @pytest.fixture(autouse=True)
@@ -265,14 +267,15 @@ def _round(folder: Path, seed: int) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs signals that pause a process")
 def test_a_killed_or_paused_node_is_taken_over_from_and_refused(tmp_path: Path) -> None:
     """Its last shipped head is in the chain of the other one: 0 shipped entries lost."""
-    for seed in range(2):
-        _round(_folder(tmp_path, f"{seed}"), seed)
+    print(f"MILEPOST_FAULT_SEED={SEED}")
+    _round(_folder(tmp_path, "round"), SEED)
 
 
 @pytest.mark.long
 def test_200_rounds_of_killed_and_paused_nodes_lose_no_shipped_entry(tmp_path: Path) -> None:
     """The full dose, at random moments."""
-    for seed in range(1000, 1000 + int(os.environ.get("MILEPOST_ROUNDS", "200"))):
+    print(f"MILEPOST_FAULT_SEED={SEED}")
+    for seed in range(SEED, SEED + 200):
         _round(_folder(tmp_path, f"{seed}"), seed)
 
 
