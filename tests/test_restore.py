@@ -214,7 +214,9 @@ def test_a_restore_beside_a_merging_shipper_reads_all_of_it(
         assert store.verify(expected=other.head()).ok
 
 
-def test_overlapping_merged_objects_are_read_once(store: CheckpointStore, tmp_path: Path) -> None:
+def test_overlapping_merged_objects_are_read_once_and_merged_on(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As two shippers leave them that merged while one took over from the other."""
     store.append_many(chain(9))
     lines = [line(each) for each in chain(9)]
@@ -228,8 +230,15 @@ def test_overlapping_merged_objects_are_read_once(store: CheckpointStore, tmp_pa
     target.put_new(segment.log_object(NAME, FIRST), b"an orphan below, which nobody reads")
     with CheckpointStore.restore(tmp_path / "restored", target, NAME) as other:
         assert other.head() == store.head()
+    monkeypatch.setattr(segment, "MERGED_TOGETHER", 2)
     with milepost.ship(store, target, NAME) as shipper:
         assert shipper.ship() == store.head()
+        for sequence in range(10, 40):  # what is merged next begins with them
+            store.append(entry(sequence))
+            assert shipper.ship() == store.head()
+    with CheckpointStore.restore(tmp_path / "later", target, NAME) as other:
+        assert other.head() == store.head()
+    assert len([name for name in target.objects_by_name if "/merged/" in name]) < 8
 
 
 def test_a_cursor_that_did_not_arrive_is_warned_about(

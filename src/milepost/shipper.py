@@ -397,12 +397,16 @@ class Shipper:
         pieces = self._pieces[chosen.start : chosen.stop]
         parts: list[Segment] = []
         for piece in pieces:
+            if parts and piece.begins < parts[-1].header.ends:
+                # As two shippers leave them that merged while one took over: merge from here on, and leave those before.
+                self._seal(chosen.start + len(parts) - 1)
+                return True
             data = self._recent.get(piece.object_name) or self._log.target.get(piece.object_name)
             if data is None or (parts and parts[-1].header.ends != piece.begins):
                 return self._look_again(pieces, piece.begins if data is None else parts[-1].header.ends)
             if self._log.reading(piece, data).header.kept:
-                self._pieces[chosen.start + len(parts)] = piece._replace(size=segment.SEALED_BYTES)
-                return True  # now it is known to be never merged
+                self._seal(chosen.start + len(parts))
+                return True
             try:
                 parts.append(segment.decode(data))
             except SegmentError as fault:
@@ -428,6 +432,10 @@ class Shipper:
                 self._log.target.remove(covered)
         return True
 
+    def _seal(self, index: int) -> None:
+        """Never merge an object, as if it were long enough."""
+        self._pieces[index] = self._pieces[index]._replace(size=segment.SEALED_BYTES)
+
     def _look_again(self, pieces: list[Piece], at: Slot) -> bool:
         """Another shipper merged some of these objects, as long as it still owned them; or one is missing."""
         names = {piece.object_name for piece in pieces}
@@ -435,6 +443,7 @@ class Shipper:
         if names <= {piece.object_name for piece in found}:
             raise self._log.missing(at)
         self._pieces = found
+        self._recent.clear()
         return False
 
 
