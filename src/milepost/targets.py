@@ -291,7 +291,8 @@ class DirectoryTarget(Target):
         found: list[tuple[str, int]] = []
         with self._errors():
             try:
-                entries = list(os.scandir(self._path(folder)))
+                with os.scandir(self._path(folder)) as scanned:
+                    entries = list(scanned)
             except (FileNotFoundError, NotADirectoryError):
                 return []
             for entry in entries:
@@ -310,8 +311,8 @@ class DirectoryTarget(Target):
     def tidy(self, name: str) -> None:
         """Remove temporary files that are a day old."""
         for folder in (self._path(f"{name}/log"), self._path(f"{name}/merged")):
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(folder):
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
                     if entry.name.startswith(".new-") and time.time() - entry.stat().st_mtime > _ABANDONED_S:
                         Path(entry.path).unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -298,3 +299,45 @@ def test_of_two_processes_that_ship_at_once_one_is_told(tmp_path: Path) -> None:
     with CheckpointStore.restore(tmp_path / "c", target, NAME, durability="normal") as found:
         for head in (*loser.heads[-1:], *winner.heads[-1:]):
             found.verify(expected=Head.parse(head)).raise_if_broken()
+
+
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(60, marks=pytest.mark.long)])
+def test_owners_that_take_over_from_one_another_again_and_again_lose_nothing(tmp_path: Path, seconds: float) -> None:
+    """Four threads restore, claim, ship and merge at once; each head that was acknowledged is in the last chain."""
+    target = tmp_path / "target"
+    heads: list[Head] = []
+    errors: list[BaseException] = []
+    deadline = time.monotonic() + seconds
+    with CheckpointStore(tmp_path / "first", durability="normal") as store:
+        milepost.ship(store, target, NAME)
+
+    def own(name: str) -> None:
+        number = 0
+        try:
+            while time.monotonic() < deadline:
+                number += 1
+                path = tmp_path / f"{name}-{number}"
+                with CheckpointStore.restore(path, target, NAME, durability="normal") as store:
+                    try:
+                        shipper = milepost.ship(store, target, NAME)
+                        for sequence in range(1, 30):
+                            store.append(entry(sequence, run_id=f"{name}-{number}"))
+                            heads.append(shipper.ship())
+                    except FencedError:
+                        pass
+                path.unlink()
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=own, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    with CheckpointStore.restore(tmp_path / "last", target, NAME, durability="normal") as last:
+        last.verify().raise_if_broken()
+        signatures = ["0" * 64, *(receipt.signature for receipt, _, _ in last.receipts())]
+        assert [head for head in heads if signatures[head.entries] != head.signature] == []
+    assert heads
