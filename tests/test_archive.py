@@ -433,6 +433,66 @@ def test_an_archive_that_another_one_overtakes_leaves_no_file(
     assert store.verify(archives=[path.with_name("first")]).ok
 
 
+def test_an_archive_that_another_process_has_accepted_and_recorded_stays(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are asked for the same at the same time. Without the file the entries would be nowhere."""
+    store.append_many(chain(10))
+    head, target, make = store.head(), path.with_name("a"), archive._make
+
+    def overtaken(*given: Any) -> None:
+        make(*given)
+        with CheckpointStore(path) as other:
+            assert other.archive(target, before=head) == head
+
+    monkeypatch.setattr(archive, "_make", overtaken)
+    assert store.archive(target, before=head) == head
+    assert store.verify(archives=[target]).elsewhere == 0
+    assert [each.stage for each in store.history("milepost")] == ["milepost:archive"]
+
+
+def test_an_archive_that_may_be_recorded_is_not_removed_when_a_later_one_comes_first(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process accepts it and records it, and archives more; this one is slow."""
+    store.append_many(chain(10))
+    head, made, make = store.head(), [path.with_name(name) for name in "abc"], archive._make
+
+    def overtaken(*given: Any) -> None:
+        make(*given)
+        monkeypatch.setattr(archive, "_make", make)
+        with CheckpointStore(path) as other:
+            other.archive(made[0], before=head)
+            for further in made[1:]:
+                other.append_many([entry(other.head().entries)])
+                other.archive(further, before=other.head())
+
+    monkeypatch.setattr(archive, "_make", overtaken)
+    with pytest.raises(StoreError, match="at the same time"):
+        store.archive(made[0], before=head)
+    assert store.verify(archives=made).elsewhere == 0
+
+
+def test_two_that_move_the_base_at_the_same_time_both_end(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second finds the base behind the place that it was to be moved to."""
+    store.append_many(chain(100))
+    head, do, steps = store.head(), store._writer.do, count(1)
+    monkeypatch.setattr(archive, "_STEP", 10)
+
+    def overtaken(work: Any, within: Any = None) -> Any:
+        if next(steps) == 4:
+            with CheckpointStore(path) as other:
+                other.archive(path.with_name("b"), before=head)
+        return do(work, within)
+
+    monkeypatch.setattr(store._writer, "do", overtaken)
+    assert store.archive(path.with_name("a"), before=head) == head
+    assert store.base == head
+    assert store.verify(archives=[path.with_name("a")]).elsewhere == 0
+
+
 @pytest.mark.parametrize("step", range(1, 8))
 def test_an_archive_that_was_cut_short_is_finished_by_the_next_call(
     store: CheckpointStore, path: Path, step: int, monkeypatch: pytest.MonkeyPatch

@@ -96,7 +96,9 @@ def archive(writer: Writer, path: str, before: Head | int, clock: Callable[[], i
     try:
         _record(writer, base, cut, clock)
     except _OvertakenError:
-        if made:  # known to be no part of the chain; whatever else has failed, the archive may be recorded
+        # Nobody else can have recorded this file if the chain is not archived so far. Otherwise somebody may: another
+        # process accepts a file that is there. Whatever else has failed, the archive may be recorded too.
+        if made and writer.read_committed(rows.archived_through) < cut.position:
             os.unlink(path)  # noqa: PTH108 - a str, whatever it contains
         raise StoreError(writer.path, "another archive was made at the same time: look at store.base, and retry") from None
     _finish(writer)
@@ -184,6 +186,8 @@ def _record(writer: Writer, base: ChainBase, cut: ChainBase, clock: Callable[[],
     def work(end: Appender) -> None:
         connection: Statements = end.statements
         last = rows.last_archive(connection)
+        if any(each.cut == cut.position for each in rows.archives(connection)):
+            return  # another process was asked for the same
         if rows.chain_base(connection) != base or (last is not None and last.cut > base.position):
             raise _OvertakenError
         whole, kept, digest = as_of

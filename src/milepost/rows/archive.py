@@ -47,6 +47,12 @@ def last_archive(connection: Statements) -> ArchiveRow | None:
     return None if row is None else ArchiveRow(*row)
 
 
+def archived_through(connection: Statements) -> int:
+    """Return up to which position the chain is archived, also where the base has not been moved so far."""
+    base, last = chain_base(connection).position, last_archive(connection)
+    return base if last is None else max(base, last.cut)
+
+
 def archives(connection: Statements) -> list[ArchiveRow]:
     """Return the entries in this file that record archives, in chain order."""
     names = details.RUN_OF_MILEPOST, details.STAGE_OF_ARCHIVES
@@ -216,6 +222,8 @@ def move_base(connection: Statements, through: int, whole: AbstractSet[Numbers])
         whole: The bags of which everything stays.
     """
     base = chain_base(connection).position
+    if through <= base:  # another process has moved it there meanwhile
+        return
     moved: list[tuple[Any, ...]] = connection.execute(_MOVED, (base, through)).fetchall()
     last = {(run_number, stage_number): position for position, run_number, stage_number in moved}
     first = {
