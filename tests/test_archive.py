@@ -493,6 +493,19 @@ def test_two_that_move_the_base_at_the_same_time_both_end(
     assert store.verify(archives=[path.with_name("a")]).elsewhere == 0
 
 
+@pytest.mark.parametrize("cut", [100, 3000])
+def test_an_archive_has_nothing_of_what_was_recorded_behind_the_cut(store: CheckpointStore, path: Path, cut: int) -> None:
+    """Not its size, and not its bytes."""
+    target, whole = path.with_name("a"), path.with_name("whole")
+    store.append_many(entry(sequence, key=f"key-{sequence:05}") for sequence in range(1, 4001))
+    store.backup(whole)
+    store.archive(target, before=_head_at(store, cut))
+    content = target.read_bytes()
+    assert len(content) < whole.stat().st_size * cut / 4000 + 40_000
+    assert b"key-00100" in content
+    assert not any(f"key-{sequence:05}".encode() in content for sequence in range(cut + 1, 4001))
+
+
 @pytest.mark.parametrize("step", range(1, 8))
 def test_an_archive_that_was_cut_short_is_finished_by_the_next_call(
     store: CheckpointStore, path: Path, step: int, monkeypatch: pytest.MonkeyPatch

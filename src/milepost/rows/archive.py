@@ -309,13 +309,20 @@ def copy_through(connection: apsw.Connection, cut: int) -> None:
     """
     Copy all that the file has up to a position into the attached, empty database `copy`, which has the same tables.
 
-    The whole table goes over as it is, which is 4 times as fast as row by row, and then what is behind the cut is deleted.
+    If most of the table is wanted, it goes over as it is, twice as fast as row by row, and then what is behind the cut is
+    deleted. `secure_delete` and the vacuum leave nothing of that in the copy.
 
     Source:
         https://sqlite.org/src/doc/trunk/src/insert.c (xferOptimization)
     """
-    connection.execute("INSERT INTO copy.entry SELECT * FROM main.entry").fetchall()
-    connection.execute("DELETE FROM copy.entry WHERE position > ?", (cut,)).fetchall()
+    base, (last, _) = chain_base(connection).position, tip(connection)
+    if 3 * (cut - base) < 2 * (last - base):
+        connection.execute("INSERT INTO copy.entry SELECT * FROM main.entry WHERE position <= ?", (cut,)).fetchall()
+    else:
+        connection.execute("PRAGMA copy.secure_delete = ON").fetchall()
+        connection.execute("INSERT INTO copy.entry SELECT * FROM main.entry").fetchall()
+        connection.execute("DELETE FROM copy.entry WHERE position > ?", (cut,)).fetchall()
+        connection.execute("PRAGMA copy.incremental_vacuum").fetchall()
     connection.execute(_COPY_CURSORS, (cut,)).fetchall()
     for statement in _COPY_THE_REST:
         connection.execute(statement).fetchall()
