@@ -177,6 +177,9 @@ _FIRST_HERE: Final = f"SELECT {RUN_STAGE.milepost(BOUND, last=False)}"
 
 def _first_that_stays(connection: Statements, numbers: Numbers, last: int) -> int:
     """Return the position of the first entry with the watermark that the entry at `last` has."""
+    first = first_here(connection, numbers)
+    if connection.execute(_SAME_WATERMARK, (first, last)).get:  # watermarks never fall, so all between have it too
+        return first
     first, watermark = last, None
     for position, *mark in connection.execute(_BACKWARDS, (*numbers, last)):
         if watermark is not None and mark != watermark:
@@ -185,6 +188,10 @@ def _first_that_stays(connection: Statements, numbers: Numbers, last: int) -> in
     return first
 
 
+_SAME_WATERMARK: Final = (
+    "SELECT 1 FROM entry AS first CROSS JOIN entry AS last ON last.position = ?2 "
+    "WHERE first.position = ?1 AND (first.offset, first.event_time_ms) = (last.offset, last.event_time_ms)"
+)
 _BACKWARDS: Final = (
     f"SELECT entry.position, entry.offset, entry.event_time_ms FROM {RUN_STAGE.entries(BOUND, most='?3')} "
     "WHERE post.position <= ?3 ORDER BY post.sequence DESC, entry.position DESC"
