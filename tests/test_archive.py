@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -27,9 +29,13 @@ from milepost import (
     StoreError,
     Watermark,
     archive,
+    rows,
+    workers,
 )
 from milepost.checkpoint import latest, latest_for_stage
 from support.chains import chain, entry
+from support.hooked_vfs import hooked
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -685,3 +691,154 @@ def test_a_head_from_long_ago_is_contained_with_the_archives(archived: tuple[Pat
         assert not store.verify(archives=made, expected=Head(77, "ab" * 32)).ok
         (fault,) = store.verify(expected=old).faults
         assert "in archives" in fault.explanation
+
+
+def test_while_the_base_is_being_moved_older_archives_are_no_fault(
+    archived: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill leaves the base where no archive ends; the one that was under way may be given or not."""
+    path, made = archived
+    monkeypatch.setattr(archive, "_STEP", 20)
+    with CheckpointStore(path) as store:
+        do, steps = store._writer.do, count(1)
+
+        def killed(work: Any, within: Any = None) -> Any:
+            if next(steps) == 4:
+                raise KeyboardInterrupt
+            return do(work, within)
+
+        monkeypatch.setattr(store._writer, "do", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.archive(path.with_name("third"), before=_head_at(store, 700))
+    third = path.with_name("third")
+    with CheckpointStore.open_readonly(path) as again:
+        assert again.base.entries == 640
+        for given_files, elsewhere in (([], 640), (made, 40), (made[1:], 290), ([third], 600), ([*made, third], 0)):
+            found = again.verify(archives=given_files)
+            assert (found.faults, found.elsewhere) == ((), elsewhere)
+
+
+@pytest.mark.parametrize("forged", ["at_ms = 1", "entries_so_far = 5"])
+def test_a_row_forged_while_the_base_is_being_moved_is_found(
+    archived: tuple[Path, list[Path]], forged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without the archives."""
+    path, made = archived
+    monkeypatch.setattr(archive, "_STEP", 20)
+    with CheckpointStore(path) as store, monkeypatch.context() as patched:
+        do, steps = store._writer.do, count(1)
+
+        def killed(work: Any, within: Any = None) -> Any:
+            if next(steps) == 4:
+                raise KeyboardInterrupt
+            return do(work, within)
+
+        patched.setattr(store._writer, "do", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.archive(path.with_name("third"), before=_head_at(store, 700))
+    _edit(path, f"UPDATE entry SET {forged} WHERE position = 197")
+    with CheckpointStore.open_readonly(path) as again:
+        for given_files in ([], made, [*made, path.with_name("third")], [path.with_name("third")]):
+            assert not again.verify(archives=given_files).ok
+
+
+@pytest.mark.parametrize(
+    ("place", "given"),
+    [
+        ("rows_after", {}),
+        ("snapshot", {"archives": True}),
+        ("signature_at", {"archives": True}),
+        ("kept_before", {"archives": True}),
+        ("run_rows_after", {"run_id": "r3"}),
+        ("signature_at", {"workers": 2}),
+    ],
+)
+def test_a_verification_that_an_archive_overtakes_finds_no_fault(
+    archived: tuple[Path, list[Path]], place: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the chain, of a run, and across archives, wherever it happens: it begins again."""
+    path, made = archived
+    monkeypatch.setattr(workers, "LEAST", 20)
+    with CheckpointStore(path) as store, CheckpointStore.open_readonly(path) as reader:
+        query, ends = getattr(rows, place), iter(range(610, 640, 10))
+
+        def overtaken(connection: Any, *values: Any) -> Any:
+            end = next(ends, None) if connection.filename == str(path) else None
+            if end is not None:
+                with monkeypatch.context() as patched:
+                    patched.setattr(rows, place, query)
+                    store.archive(path.with_name(f"more-{end}"), before=_head_at(store, end))
+            return query(connection, *values)
+
+        monkeypatch.setattr(rows, place, overtaken)
+        found = reader.verify(**({**given, "archives": made} if "archives" in given else given))
+        assert (found.ok, found.faults) == (True, ())
+        assert next(ends, None) is None
+
+
+def test_more_archives_than_open_files_are_verified(store: CheckpointStore, path: Path) -> None:
+    """A process may have few files open, and years leave many archives."""
+    store.append_many(chain(60))
+    made = [path.with_name(f"archive-{end}") for end in range(1, 61)]
+    for end, target in enumerate(made, 1):
+        store.archive(target, before=_head_at(store, end))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))  # noqa: PTH208
+    try:
+        assert store.verify(archives=made).faults == ()
+        assert store.verify(archives=made, expected=_first(made[0])).ok
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_archive_that_is_not_next_to_any_file_is_not_called_a_foreign_one(path: Path) -> None:
+    """The entry that records it is in one that is missing, so nothing shows that it belongs to the chain."""
+    made = [path.with_name(f"month-{month}") for month in range(4)]
+    with CheckpointStore(path) as store:
+        store.append_many(chain(10))
+        for month, target in enumerate(made):
+            store.archive(target, before=store.head())
+            store.append_many(entry(100 * month + sequence) for sequence in range(11, 20))
+        assert store.verify(archives=made).elsewhere == 0
+        found = store.verify(archives=[made[0], made[3]])
+    assert [fault.file for fault in found.faults] == [str(made[0])]
+    assert "give the archives next to it" in found.faults[0].explanation
+
+
+def test_archives_are_read_through_the_vfs_of_the_store(path: Path) -> None:
+    """As they were written: one that encrypts, for instance."""
+    opened: list[str] = []
+    with (
+        hooked(lambda call: opened.append(call.path) if call.method == "xOpen" else None) as vfs,
+        CheckpointStore(path, vfs=vfs) as store,
+    ):
+        store.append_many(chain(10))
+        store.archive(path.with_name("a"), before=store.head())
+        opened.clear()
+        assert store.verify(archives=[path.with_name("a")]).ok
+    assert str(path.with_name("a")) in opened
+
+
+@pytest.mark.parametrize(
+    "forged", ["offset = 'x'", "detail = x'ff'", "sequence = NULL", "entries_so_far = 'x'", "at_ms = -1"]
+)
+def test_a_row_that_stayed_and_is_no_checkpoint_is_found(archived: tuple[Path, list[Path]], forged: str) -> None:
+    """Never a raw error, alone and with the archives."""
+    path, made = archived
+    tamper(path, f"UPDATE entry SET {forged} WHERE position = 197", loose=True)
+    with CheckpointStore.open_readonly(path) as store:
+        assert not store.verify().ok
+        assert not store.verify(archives=made).ok
+
+
+def test_a_forged_count_of_a_bag_that_stays_whole_is_found(path: Path) -> None:
+    """Its later mileposts stay too, and summaries rely on them."""
+    with CheckpointStore(path) as store:
+        list(store.once(range(100), run_id="r", stage="s", key=str))
+        store.archive(path.with_name("a"), before=store.head())
+        assert store.stages()[0].entries == 100
+    _edit(path, "UPDATE entry SET entries_so_far = 50 WHERE position = 81")
+    with CheckpointStore.open_readonly(path) as again:
+        assert again.stages()[0].entries == 69
+        assert not again.verify().ok
+        assert not again.verify(archives=[path.with_name("a")]).ok

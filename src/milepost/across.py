@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 from milepost import details, rows
 from milepost.database import Database
@@ -12,7 +12,7 @@ from milepost.errors import StoreError, shown
 from milepost.kept import digest_of_kept, line_of
 from milepost.signature import START
 from milepost.verification import Fault, Verification
-from milepost.verify import contains, verify_chain
+from milepost.verify import at_rest, contains, verify_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from milepost.signature import ChainBase
 
     Progress = Callable[[int, int], object] | None
+
+T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
 
 class _Part(NamedTuple):
@@ -38,12 +41,18 @@ def verify_across(
     database: Database, paths: Sequence[str], expected: Head | None, processes: int, progress: Progress
 ) -> Verification:
     """Verify each file by itself, then that each goes on where the one before it ends, and what each has kept."""
+    return at_rest(database, lambda: _verify_across(database, paths, expected, processes, progress))
+
+
+def _verify_across(
+    database: Database, paths: Sequence[str], expected: Head | None, processes: int, progress: Progress
+) -> Verification:
     faults: list[Fault] = []
     with ExitStack() as opened:
         parts: list[_Part] = []
         for path in dict.fromkeys(paths):
             try:
-                archive = Database(path, None, database.hmac).open()
+                archive = Database(path, database.vfs, database.hmac).open()
                 opened.callback(archive.close)
                 parts.append(_part(archive, path))
             except StoreError as error:
@@ -51,20 +60,50 @@ def verify_across(
         parts.sort(key=lambda part: (part.base.position, part.end.position))
         parts.append(_part(database, None))
         found, archived = _each(parts, faults, processes, progress)
-        faults += _joints(parts, archived)
-        faults += _kept(parts, archived)
+        for part in parts:
+            for found_in in (_joints, _kept):
+                try:
+                    faults += found_in(part, parts, archived)
+                except StoreError as error:
+                    if not any((fault.kind, fault.file) == ("file", part.file) for fault in faults):
+                        faults.append(_unreadable(part.file, error.problem))
         if expected is not None:
             faults += _expected(parts, expected)
         return replace(found, ok=not faults, faults=tuple(faults), elsewhere=_elsewhere(parts))
 
 
 def _part(database: Database, file: str | None) -> _Part:
-    base, end = database.read(rows.chain_base), database.read(rows.tip)
-    return _Part(database, base, type(base)(*end), file)
+    base, end = database.read(rows.at_one_moment, _ends)
+    if file is not None:
+        database.close_readers(0)
+    return _Part(database, base, end, file)
 
 
-def _unreadable(path: str, problem: str) -> Fault:
-    return Fault("file", None, "an archive", problem, explanation=f"the archive cannot be read: {problem}", file=path)
+def _ends(connection: apsw.Connection) -> tuple[ChainBase, ChainBase]:
+    base = rows.chain_base(connection)
+    return base, type(base)(*rows.tip(connection))
+
+
+def _read(part: _Part, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
+    """Read from a file, and close it again: there may be more archives than a process may have open files."""
+    try:
+        return part.database.read(query, *given)
+    finally:
+        if part.file is not None:
+            part.database.close_readers(0)
+
+
+def _signature(part: _Part, position: int) -> object:
+    """Return the signature at a position, as a file has it; None if the file cannot be read there, which is told."""
+    try:
+        return _read(part, rows.signature_at, position)
+    except StoreError:
+        return None
+
+
+def _unreadable(path: str | None, problem: str) -> Fault:
+    what = "the store" if path is None else "the archive"
+    return Fault("file", None, "a sound file", problem, explanation=f"{what} cannot be read: {problem}", file=path)
 
 
 def _each(
@@ -72,6 +111,8 @@ def _each(
 ) -> tuple[Verification, dict[int, details.Archived]]:
     """Verify each file. Return the result of the last one, and what the entries of all files say that was archived."""
     archived: dict[int, details.Archived] = {}
+    kept: dict[int, details.Archived] = {}
+    found: dict[_Part, Verification] = {}
     total = parts[-1].end.position
     for part in parts:
         begun = part.base.position
@@ -80,26 +121,30 @@ def _each(
             if progress is not None:
                 progress(max(begun, done), total)
 
-        found = verify_chain(part.database, None, None, processes, told)
-        # What stayed is compared with the archives below, and says where.
-        faults += [replace(fault, file=part.file) for fault in found.faults if fault.kind != "archive"]
-        try:
-            said = part.database.read(rows.archives)
-        except StoreError:  # told already
-            continue
-        archived |= {each.cut: details.of_archived(each.detail) for each in said}
-    return found, archived
+        found[part] = verify_chain(part.database, None, None, processes, told)
+        with suppress(StoreError):  # told already
+            for each in _read(part, rows.archives):  # those before the base are part of no walk, so they count less
+                of = kept if each.position <= begun else archived
+                of[each.cut] = details.of_archived(each.detail)
+    archived = kept | archived
+    for part, verified in found.items():
+        # What stayed is compared with the archives below, which says where. While the base is being moved, it cannot be.
+        faults += [
+            replace(fault, file=part.file)
+            for fault in verified.faults
+            if fault.kind != "archive" or part.base.position not in archived
+        ]
+    return found[parts[-1]], archived
 
 
-def _joints(parts: list[_Part], archived: dict[int, details.Archived]) -> list[Fault]:
-    """Return a fault for each archive that the chain does not go on from, and for each base that follows from none."""
+def _joints(part: _Part, parts: list[_Part], archived: dict[int, details.Archived]) -> list[Fault]:
+    """Return a fault if the chain does not go on from the end of an archive, or if the base of a file follows from none."""
     faults = []
-    for part in parts:
-        if part.file is not None:
-            later = [other for other in parts if other.end.position > part.end.position or other.file is None]
-            faults += _joint(part, part.end, "ends", later, archived)
-        if part.base != START:
-            faults += _joint(part, part.base, "begins", [other for other in parts if other is not part], archived)
+    if part.file is not None:
+        later = [other for other in parts if other.end.position > part.end.position or other.file is None]
+        faults += _joint(part, part.end, "ends", later, archived)
+    if part.base != START:
+        faults += _joint(part, part.base, "begins", [other for other in parts if other is not part], archived)
     return faults
 
 
@@ -109,35 +154,34 @@ def _joint(
     """Compare the signature where a file begins or ends with that in another file, or in the entry of the archive."""
     said = archived.get(place.position)
     known = [
-        _shown(other.database.read(rows.signature_at, place.position))
+        signature.hex()
         for other in others
         if other.base.position <= place.position <= other.end.position
-    ] or [shown(None) if said is None else _plain(said.signature)]
-    if known == [place.signature.hex()] * len(known):
+        and isinstance(signature := _signature(other, place.position), bytes)
+    ] or ([] if said is None else [_plain(said.signature)])
+    if known == [place.signature.hex()] * len(known) and (known or part.file is None):
+        return []  # where nothing else tells, `verify_chain` has judged the base of the store's own file
+    if known:
+        why = f"the file {what} where the chain has no such place: it is an archive of another chain, or was changed"
+    else:
+        why = f"no file tells whether the chain has the place where this one {what}: give the archives next to it"
+    return [Fault("archive", place.position, [*known, "none"][0], place.signature.hex(), explanation=why, file=part.file)]
+
+
+def _kept(part: _Part, parts: list[_Part], archived: dict[int, details.Archived]) -> list[Fault]:
+    """Return the faults of what stayed in a file of the entries before its base."""
+    if part.base == START:
         return []
-    why = f"the file {what} where the chain has no such place: it is an archive of another chain, or was changed"
-    return [Fault("archive", place.position, known[0], place.signature.hex(), explanation=why, file=part.file)]
-
-
-def _kept(parts: list[_Part], archived: dict[int, details.Archived]) -> list[Fault]:
-    """Return the faults of what stayed in each file of the entries before its base."""
-    faults = []
-    for part in parts:
-        if part.base == START:
-            continue
-        said = archived.get(part.base.position)
-        if said is not None:
-            number, digest = part.database.read_on_own_connection(_digest, part)
-            if (number, digest.hex()) == (said.kept, said.digest):
-                continue
-        changed = _changed(part, parts)
-        if said is not None and not changed:
-            expected = f"{shown(said.kept)} entries with the digest {_plain(said.digest)}"
-            found = f"{number} entries with the digest {digest.hex()}"
-            why = "what stayed here of the archived entries was changed"
-            changed = [Fault("archive", None, expected, found, explanation=why, file=part.file)]
-        faults += changed
-    return faults
+    said = archived.get(part.base.position)
+    if said is None:
+        return _changed(part, parts)
+    number, digest = part.database.read_on_own_connection(_digest, part)
+    if (number, digest.hex()) == (said.kept, said.digest):
+        return []
+    expected = f"{shown(said.kept)} entries with the digest {_plain(said.digest)}"
+    found = f"{number} entries with the digest {digest.hex()}"
+    why = "what stayed here of the archived entries was changed"
+    return _changed(part, parts) or [Fault("archive", None, expected, found, explanation=why, file=part.file)]
 
 
 def _digest(connection: apsw.Connection, part: _Part) -> tuple[int, bytes]:
@@ -146,20 +190,27 @@ def _digest(connection: apsw.Connection, part: _Part) -> tuple[int, bytes]:
 
 def _changed(part: _Part, parts: list[_Part]) -> list[Fault]:
     """Return a fault for each entry before the base of a file that differs from the archive that has it."""
+    names = _read(part, rows.snapshot)
+    return [fault for other in parts if other is not part for fault in _changed_from(part, names, other)]
+
+
+def _changed_from(part: _Part, names: rows.Snapshot, other: _Part) -> list[Fault]:
     faults = []
-    names = part.database.read(rows.snapshot)
-    position = 0
-    while page := part.database.read(rows.rows_after, position, part.base.position):
-        for row in map(rows.EntryRow._make, page):
-            position = row.position
-            for other in parts:
-                if other.base.position < position <= other.end.position:
-                    archive = other.database.read(rows.snapshot)
-                    kept, recorded = line_of(names, row), line_of(archive, other.database.read(rows.entry_at, position))
-                    if kept != recorded:
-                        why = "what stayed here of the archived entries was changed: the archive has another entry"
-                        faults.append(_difference(part, names, row, recorded, kept, why))
+    archive = _read(other, rows.snapshot)
+    position, through = other.base.position, min(part.base.position, other.end.position)
+    while page := _read(part, rows.rows_after, position, through):
+        for row, archived in zip(page, _read(other, _entries_at, [each[0] for each in page]), strict=True):
+            found = rows.EntryRow._make(row)
+            position = found.position
+            kept, recorded = line_of(names, found), line_of(archive, archived)
+            if kept != recorded:
+                why = "what stayed here of the archived entries was changed: the archive has another entry"
+                faults.append(_difference(part, names, found, recorded, kept, why))
     return faults
+
+
+def _entries_at(connection: apsw.Connection, positions: list[int]) -> list[rows.EntryRow | None]:
+    return [rows.entry_at(connection, position) for position in positions]
 
 
 def _difference(part: _Part, names: rows.Snapshot, row: rows.EntryRow, expected: str, found: str, why: str) -> Fault:
@@ -180,7 +231,7 @@ def _expected(parts: list[_Part], head: Head) -> list[Fault]:
     entries = parts[-1].end.position
     for part in parts:
         if part.base.position <= head.entries <= part.end.position:
-            return contains(head, part.database.read(rows.signature_at, head.entries), entries, None)
+            return contains(head, _signature(part, head.entries), entries, None)
     return contains(head, None, entries, None, parts[-1].base.position)
 
 
@@ -191,10 +242,6 @@ def _elsewhere(parts: list[_Part]) -> int:
         missing += max(0, part.base.position - reached)
         reached = max(reached, part.end.position)
     return missing
-
-
-def _shown(signature: object) -> str:
-    return signature.hex() if isinstance(signature, bytes) else "none"
 
 
 def _plain(signature: object) -> str:

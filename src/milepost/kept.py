@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost import rows
+from milepost.errors import shown
 from milepost.signature import EMPTY, canonical_bytes, prefix
 
 if TYPE_CHECKING:
@@ -18,15 +19,18 @@ def digest_of_kept(connection: Statements, kept: Iterable[Kept], hash_function: 
     """
     Return how many entries stay, and the digest of them.
 
-    An entry's line is which one of its stage in the run it is, a comma, and `_line`. The digest is chained over the lines
-    as the signature of a chain is over its entries, so it takes constant memory, and in a keyed chain it is keyed.
+    An entry's line is which one of its stage in the run it is (a milepost says so), a comma, and `_line`. The digest is
+    chained over the lines as the signature of a chain is over its entries. It takes constant memory, and in a keyed chain
+    it is keyed.
     """
     number, digest = 0, EMPTY
     for each in kept:
         begins = prefix(each.run_id, each.stage)
         ordinal, found = rows.kept_rows(connection, each)
-        for place, row in enumerate(map(rows.EntryRow._make, found)):
-            digest = hash_function(digest + f"{(ordinal or 0) + place},{_line(begins, row)}".encode()).digest()
+        place = (ordinal or 0) - 1
+        for row in map(rows.EntryRow._make, found):
+            place = row.entries_so_far if type(row.entries_so_far) is int else place + 1
+            digest = hash_function(digest + f"{place},{_line(begins, row)}".encode()).digest()
             number += 1
     return number, digest
 
@@ -42,10 +46,13 @@ def line_of(names: rows.Snapshot, row: rows.EntryRow | None) -> str:
 def _line(begins: str, row: rows.EntryRow) -> str:
     """Return position, signatures of the chain and of its run's own chain (hex digits), and canonical text of an entry."""
     own = row.signature if row.run_signature is None else row.run_signature
-    canonical = canonical_bytes(
-        begins, row.sequence, row.offset, row.event_time_ms, row.idempotency_key, row.at_ms, row.detail
-    )
-    return f"{row.position},{_hex(row.signature)},{_hex(own)},{canonical.decode()}"
+    try:
+        canonical = canonical_bytes(
+            begins, row.sequence, row.offset, row.event_time_ms, row.idempotency_key, row.at_ms, row.detail
+        ).decode()
+    except (TypeError, UnicodeEncodeError):  # no append writes such a row, so it equals none
+        canonical = shown(tuple(row))
+    return f"{row.position},{_hex(row.signature)},{_hex(own)},{canonical}"
 
 
 def _hex(signature: object) -> str:

@@ -30,10 +30,10 @@ def verify_chain(
     database: Database, trusted: Head | None, expected: Head | None, processes: int, progress: Progress
 ) -> Verification:
     """Verify the chain of the file from its base on, or the part after `trusted`. Up to `processes` workers may share it."""
-    return _at_rest(database, lambda: _verify_chain(database, trusted, expected, processes, progress))
+    return at_rest(database, lambda: _verify_chain(database, trusted, expected, processes, progress))
 
 
-def _at_rest(database: Database, verified: Callable[[], Verification]) -> Verification:
+def at_rest(database: Database, verified: Callable[[], Verification]) -> Verification:
     """Verify, and begin again if an archive has moved entries away meanwhile."""
     while True:
         before = _base(database)
@@ -99,7 +99,7 @@ def _verify_chain(
 
 def verify_run(database: Database, run_id: str, expected: Head | None, progress: Progress) -> Verification:
     """Verify the entries of one run, each against the row before it in the chain and the row before it in the run."""
-    return _at_rest(database, lambda: _verify_run(database, run_id, expected, progress))
+    return at_rest(database, lambda: _verify_run(database, run_id, expected, progress))
 
 
 def _verify_run(database: Database, run_id: str, expected: Head | None, progress: Progress) -> Verification:
