@@ -29,6 +29,7 @@ from milepost.errors import BrokenChainError, InvalidArgumentError, StoreError
 from milepost.kept import digest_of_kept
 from milepost.receipt import Head
 from milepost.signature import ChainBase
+from milepost.sqlite_errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,12 +129,16 @@ def _make(writer: Writer, path: str, cut: ChainBase) -> None:
     create.refuse_long_directory(path)
     try:
         with create.put_in_place(path) as temporary:
-            create.fill(temporary, path, writer.vfs)
+            with create.writing(temporary, path):
+                create.fill(temporary, path, writer.vfs)
             writer.read_on_own_connection(_copy, temporary, path, cut)
-            create.seal(temporary, writer.vfs)
+            with create.writing(temporary, path):
+                create.seal(temporary, writer.vfs)
             _verify(writer, temporary, cut)
     except FileExistsError as error:
         raise _exists(path) from error
+    except apsw.Error as error:
+        raise translate(error, path, writer.busy_timeout_ms) from error
 
 
 def _copy(connection: apsw.Connection, temporary: str, path: str, cut: ChainBase) -> None:
@@ -166,6 +171,11 @@ def _accept(writer: Writer, path: str, base: ChainBase, cut: ChainBase) -> None:
     if not same:
         raise _exists(path)
     _verify(writer, path, cut)
+    try:
+        with create.writing(path, path):
+            create.make_durable(path, writer.vfs)  # whoever made it was perhaps killed before its name was
+    except apsw.Error as error:
+        raise translate(error, path, writer.busy_timeout_ms) from error
 
 
 def _exists(path: str) -> StoreError:

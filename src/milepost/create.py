@@ -108,6 +108,15 @@ def seal(temporary: str, vfs: str | None) -> None:
             file.xSync(apsw.SQLITE_SYNC_FULL)
 
 
+def make_durable(path: str, vfs: str | None) -> None:
+    """Sync a finished file and its name in its directory."""
+    with files.vfs_file(path, vfs, apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY) as file:
+        if file is not None:
+            file.xSync(apsw.SQLITE_SYNC_FULL)
+    with _errors_about(path):
+        files.sync_directory(path)
+
+
 def backup(read: Read, path: str) -> None:
     """
     Make an exact copy of a store as it is at one moment, while others write.

@@ -230,6 +230,8 @@ class Database:
                 if reader is not None:
                     try:
                         reader.connection.close(True)  # directly: an interrupt could come as a method of ours begins
+                    except apsw.Error:  # it only reads, so there is nothing to lose
+                        pass
                     finally:
                         self._readers.pop(reader.key, None)  # else an interrupt's traceback would keep it, and others wait
             self._discard(reader)
