@@ -214,6 +214,12 @@ class Disk:
             found |= {name: found[NAME] for name, file in names.items() if file == names[NAME]}
         return found
 
+    def everything_after_power_loss(self, kind: str, rng: random.Random) -> Files:
+        """What is found of every file, under every name."""
+        names = self._names_after(kind, rng)
+        contents = {file: self._files[file].after(kind, rng) for file in sorted(set(names.values()))}
+        return {name: contents[file] for name, file in names.items()}
+
     def _names_after(self, kind: str, rng: random.Random) -> dict[str, int]:
         if kind == "kept":
             return self._seen
