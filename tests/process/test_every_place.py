@@ -86,6 +86,14 @@ def test_a_kept_exception_of_an_interrupted_block_makes_no_later_append_be_lost(
     assert outcome.hits >= 3 * 30
 
 
+@pytest.mark.parametrize("places", [8, pytest.param(500, marks=LONG)])
+def test_an_archive_that_is_interrupted_anywhere_is_finished_by_the_next_call(places: int) -> None:
+    """Nothing is left open or half made, and meanwhile another process appends at once."""
+    outcome = _interrupt(["Archive"], places)
+    assert outcome.problems == [], outcome.problems[0]
+    assert outcome.hits >= places
+
+
 def test_a_close_that_is_interrupted_anywhere_is_done_by_the_next_one() -> None:
     """Nothing of the store stays open."""
     outcome = _interrupt(["Close"])
