@@ -185,7 +185,7 @@ def _kept(part: _Part, parts: list[_Part], archived: dict[int, details.Archived]
 
 
 def _digest(connection: apsw.Connection, part: _Part) -> tuple[int, bytes]:
-    return digest_of_kept(connection, rows.kept_before(connection, part.base.position), part.database.hash)
+    return digest_of_kept(rows.kept_before(connection, part.base.position), part.database.hash)
 
 
 def _changed(part: _Part, parts: list[_Part]) -> list[Fault]:

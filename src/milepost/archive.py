@@ -69,7 +69,7 @@ def plan(database: Database, before: Head | int) -> Plan:
         if cut.position <= base.position:
             return Plan(_head(base), _head(base), 0, rows.count(connection) - rows.tip(connection)[0] + base.position)
         whole = rows.whole_bags(connection, cut.position)
-        kept = sum(len(rows.kept_rows(connection, each)[1]) for each in rows.kept_through(connection, cut.position, whole))
+        kept = sum(len(each.rows) for each in rows.kept_through(connection, cut.position, whole))
         here = rows.count(connection) - (rows.tip(connection)[0] - cut.position)
         return Plan(_head(base), _head(cut), here - kept, kept)
 
@@ -210,7 +210,7 @@ def _record(writer: Writer, base: ChainBase, cut: ChainBase, clock: Callable[[],
 
 def _what_stays(connection: Statements, cut: int, hash_function: Hash) -> tuple[set[Numbers], int, bytes]:
     whole = rows.whole_bags(connection, cut)
-    return whole, *digest_of_kept(connection, rows.kept_through(connection, cut, whole), hash_function)
+    return whole, *digest_of_kept(rows.kept_through(connection, cut, whole), hash_function)
 
 
 # The moves

@@ -11,24 +11,22 @@ from milepost.signature import EMPTY, canonical_bytes, prefix
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from milepost.rows import Kept, Statements
+    from milepost.rows import Kept
     from milepost.signature import Hash
 
 
-def digest_of_kept(connection: Statements, kept: Iterable[Kept], hash_function: Hash) -> tuple[int, bytes]:
+def digest_of_kept(kept: Iterable[Kept], hash_function: Hash) -> tuple[int, bytes]:
     """
     Return how many entries stay, and the digest of them.
 
     An entry's line is which one of its stage in the run it is (a milepost says so), a comma, and `_line`. The digest is
-    chained over the lines as the signature of a chain is over its entries. It takes constant memory, and in a keyed chain
-    it is keyed.
+    chained over the lines as the signature of a chain is over its entries, and in a keyed chain it is keyed.
     """
     number, digest = 0, EMPTY
     for each in kept:
         begins = prefix(each.run_id, each.stage)
-        ordinal, found = rows.kept_rows(connection, each)
-        place = (ordinal or 0) - 1
-        for row in map(rows.EntryRow._make, found):
+        place = each.ordinal - 1 if type(each.ordinal) is int else -1
+        for row in each.rows:
             place = row.entries_so_far if type(row.entries_so_far) is int else place + 1
             digest = hash_function(digest + f"{place},{_line(begins, row)}".encode()).digest()
             number += 1

@@ -180,7 +180,7 @@ def what_stays(
         stays = rows.kept_before(connection, base.position)
     else:
         stays = rows.kept_through(connection, last.cut, rows.whole_bags(connection, last.cut, last.position))
-    return digest_of_kept(connection, stays, hash_function)
+    return digest_of_kept(stays, hash_function)
 
 
 def _wrong_archive(position: int, expected: str, found: str) -> Fault:

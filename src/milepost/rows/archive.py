@@ -125,86 +125,82 @@ class Kept(NamedTuple):
     What stays of a stage of a run: its last entries up to the cut.
 
     Attributes:
-        numbers: The stage of a run.
         run_id: Its run.
         stage: Its name.
-        first: The position of the first entry that stays.
-        last: The position of the last one.
+        ordinal: Which entry of the stage the first one is that stays: 1, 2, 3 and so on.
+        rows: All that stay.
     """
 
-    numbers: Numbers
     run_id: str
     stage: str
-    first: int
-    last: int
-
-
-def kept_through(connection: Statements, cut: int, whole: AbstractSet[Numbers]) -> Iterator[Kept]:
-    """Yield what an archive up to a cut leaves of each stage of each run, in the order of their numbers."""
-    for numbers, run_id, stage, last in _lasts(connection, cut):
-        first = first_here(connection, numbers) if numbers in whole else _first_that_stays(connection, numbers, last)
-        yield Kept(numbers, run_id, stage, first, last)
+    ordinal: int | None
+    rows: list[EntryRow]
 
 
 def kept_before(connection: Statements, base: int) -> Iterator[Kept]:
     """Yield what is here of each stage of each run up to the base, where it is all that an archive has left."""
-    for numbers, run_id, stage, last in _lasts(connection, base):
-        yield Kept(numbers, run_id, stage, first_here(connection, numbers), last)
+    for run_id, stage, found in _before(connection, base).values():
+        yield Kept(run_id, stage, found[0].entries_so_far, found)
 
 
-def _lasts(connection: Statements, through: int) -> list[tuple[Numbers, str, str, int]]:
-    """Return each stage of each run with an entry up to a position: its numbers and names, and the position of the last."""
-    found: list[tuple[Any, ...]] = connection.execute(_LASTS, (through,)).fetchall()
-    return [((run_number, stage_number), run_id, stage, last) for run_number, stage_number, run_id, stage, last in found]
+def _before(connection: Statements, base: int) -> dict[Numbers, tuple[str, str, list[EntryRow]]]:
+    """Return the rows up to the base that lookups find, by the numbers of their stages and runs, in their order."""
+    found: dict[Numbers, tuple[str, str, list[EntryRow]]] = {}
+    milepost = 0
+    read: list[tuple[Any, ...]] = connection.execute(_BEFORE, (base,)).fetchall()
+    for run_id, stage, *values in read:
+        row = EntryRow._make(values)
+        of_stage = found.get((row.run_number, row.stage_number))
+        if row.entries_so_far is not None:
+            milepost = row.position
+        elif of_stage is None or row.position >= milepost + INTERVAL:
+            continue
+        if of_stage is None:
+            of_stage = run_id, stage, []
+            found[row.run_number, row.stage_number] = of_stage
+        of_stage[2].append(row)
+    return found
 
 
-_LASTS: Final = (
-    "SELECT run_number, stage_number, run_id, stage, last_position FROM "
-    f"(SELECT run_number, stage_number, {_last_through('run_stage', '?1')} AS last_position FROM run_stage) "
+_BEFORE: Final = (
+    f"SELECT run_id, stage, {of_entry(EntryRow._fields)} FROM entry CROSS JOIN run_stage USING (run_number, stage_number) "
+    "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) WHERE entry.position BETWEEN 1 AND ? "
+    "ORDER BY entry.run_number, entry.stage_number, entry.position"
+)
+
+
+def kept_through(connection: Statements, cut: int, whole: AbstractSet[Numbers]) -> Iterator[Kept]:
+    """Yield what an archive up to a cut leaves of each stage of each run, in the order of their numbers."""
+    base = min(chain_base(connection).position, cut)
+    before = _before(connection, base)
+    stages: list[tuple[Any, ...]] = connection.execute(_STAGES_THROUGH, (cut,)).fetchall()
+    for run_number, stage_number, run_id, stage, first, last, stands in stages:
+        numbers = run_number, stage_number
+        if not stands and numbers not in whole:
+            first = _walk_back(connection, numbers, last)  # noqa: PLW2901 - the first one that stays, not the first here
+        _, _, here = before.get(numbers, (run_id, stage, []))
+        found = [row for row in here if row.position >= first]
+        if last > base:
+            bindings = *numbers, max(first, base + 1), last
+            found += map(EntryRow._make, connection.execute(_KEPT_ROWS, bindings).fetchall())
+        ordinal = found[0].entries_so_far if found else None
+        if ordinal is None:
+            ordinal = connection.execute(_ORDINAL, (*numbers, first)).get
+        yield Kept(run_id, stage, ordinal, found)
+
+
+# Of each stage of each run with an entry up to a position: its first row here, the last one up to there, and whether they
+# have the same watermark. Watermarks never fall, so all between have it then.
+_STAGES_THROUGH: Final = (
+    "WITH found AS MATERIALIZED (SELECT run_number, stage_number, "
+    f"{RUN_STAGE.milepost('run_stage', last=False)} AS first_position, "
+    f"{_last_through('run_stage', '?1')} AS last_position FROM run_stage) "
+    "SELECT found.run_number, found.stage_number, run_id, stage, first_position, last_position, "
+    "(first.offset, first.event_time_ms) = (last.offset, last.event_time_ms) FROM found "
     "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) "
-    "WHERE last_position IS NOT NULL ORDER BY run_number, stage_number"
+    "CROSS JOIN entry AS first ON first.position = first_position "
+    "CROSS JOIN entry AS last ON last.position = last_position ORDER BY found.run_number, found.stage_number"
 )
-
-
-def first_here(connection: Statements, numbers: Numbers) -> int:
-    """Return the position of the first entry of a stage of a run that is here."""
-    first: int | None = connection.execute(_FIRST_HERE, numbers).get
-    return require(first, "stage")
-
-
-_FIRST_HERE: Final = f"SELECT {RUN_STAGE.milepost(BOUND, last=False)}"
-
-
-def _first_that_stays(connection: Statements, numbers: Numbers, last: int) -> int:
-    """Return the position of the first entry with the watermark that the entry at `last` has."""
-    first = first_here(connection, numbers)
-    if connection.execute(_SAME_WATERMARK, (first, last)).get:  # watermarks never fall, so all between have it too
-        return first
-    first, watermark = last, None
-    for position, *mark in connection.execute(_BACKWARDS, (*numbers, last)):
-        if watermark is not None and mark != watermark:
-            break
-        first, watermark = position, mark
-    return first
-
-
-_SAME_WATERMARK: Final = (
-    "SELECT 1 FROM entry AS first CROSS JOIN entry AS last ON last.position = ?2 "
-    "WHERE first.position = ?1 AND (first.offset, first.event_time_ms) = (last.offset, last.event_time_ms)"
-)
-_BACKWARDS: Final = (
-    f"SELECT entry.position, entry.offset, entry.event_time_ms FROM {RUN_STAGE.entries(BOUND, most='?3')} "
-    "WHERE post.position <= ?3 ORDER BY post.sequence DESC, entry.position DESC"
-)
-
-
-def kept_rows(connection: Statements, kept: Kept) -> tuple[int | None, list[tuple[Any, ...]]]:
-    """Return which entry of its stage the first one is that stays (1, 2, 3 …), and all that stay, as `EntryRow`."""
-    ordinal: int | None = connection.execute(_ORDINAL, (*kept.numbers, kept.first)).get
-    rows: list[tuple[Any, ...]] = connection.execute(_KEPT_ROWS, (*kept.numbers, kept.first, kept.last)).fetchall()
-    return ordinal, rows
-
-
 _ORDINAL: Final = (
     "SELECT post.entries_so_far + (SELECT count(*) FROM entry AS behind WHERE behind.position BETWEEN post.position + 1 "
     f"AND ?3 AND {RUN_STAGE.equal('behind', BOUND)}) FROM entry AS post "
@@ -213,6 +209,34 @@ _ORDINAL: Final = (
 _KEPT_ROWS: Final = (
     f"SELECT {of_entry(EntryRow._fields)} FROM {RUN_STAGE.entries(BOUND, '?3', '?4')} "
     f"WHERE post.position BETWEEN ?3 - {INTERVAL - 1} AND ?4 ORDER BY post.sequence, entry.position"
+)
+
+
+def _first_that_stays(connection: Statements, numbers: Numbers, last: int) -> int:
+    """Return the position of the first entry with the watermark that the entry at `last` has."""
+    first: int = require(connection.execute(_FIRST_HERE, numbers).get, "stage")
+    if connection.execute(_SAME_WATERMARK, (first, last)).get:  # watermarks never fall, so all between have it too
+        return first
+    return _walk_back(connection, numbers, last)
+
+
+def _walk_back(connection: Statements, numbers: Numbers, last: int) -> int:
+    first, watermark = last, None
+    for position, *mark in connection.execute(_BACKWARDS, (*numbers, last)):
+        if watermark is not None and mark != watermark:
+            break
+        first, watermark = position, mark
+    return first
+
+
+_FIRST_HERE: Final = f"SELECT {RUN_STAGE.milepost(BOUND, last=False)}"
+_SAME_WATERMARK: Final = (
+    "SELECT 1 FROM entry AS first CROSS JOIN entry AS last ON last.position = ?2 "
+    "WHERE first.position = ?1 AND (first.offset, first.event_time_ms) = (last.offset, last.event_time_ms)"
+)
+_BACKWARDS: Final = (
+    f"SELECT entry.position, entry.offset, entry.event_time_ms FROM {RUN_STAGE.entries(BOUND, most='?3')} "
+    "WHERE post.position <= ?3 ORDER BY post.sequence DESC, entry.position DESC"
 )
 
 
