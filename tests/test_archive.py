@@ -546,6 +546,21 @@ def test_an_archive_that_was_cut_short_is_finished_by_the_next_call(
     assert store.verify(archives=[target]).elsewhere == 0
 
 
+def test_an_entry_that_records_the_archive_of_another_chain_moves_nothing(path: Path) -> None:
+    """Somebody has appended what another file said: what it would move is in no archive."""
+    with CheckpointStore(path.with_name("other")) as other:
+        other.append_many(chain(10))
+        other.archive(path.with_name("a"), before=other.head())
+        (said,) = other.receipts("milepost")
+    with CheckpointStore(path) as store:
+        store.append_many(chain(20, run_id="mine"))
+        store._writer.restore([said[1]], [said[2]], {})
+        with pytest.raises(StoreError, match="another chain"):
+            store.archive(path.with_name("b"), before=store.head())
+        assert (len(store), store.base, path.with_name("b").exists()) == (21, EMPTY, False)
+        assert {fault.kind for fault in store.verify().faults} == {"archive"}
+
+
 # What verification finds
 
 

@@ -134,3 +134,23 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
         _, said = child.communicate(timeout=30)
     assert (child.returncode, said) == (130, b"Error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stayed_beside_an_archive_is_exported_with_a_note_and_never_imported(path: Path, tmp_path: Path) -> None:
+    """It would make a chain of its own, in which what was archived counts as not done."""
+    archive, text, new = (tmp_path / name for name in ("archive", "export.jsonl", "new"))
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(30))
+        store.archive(archive, before=store.head())
+        store.append_many(chain(40)[30:])
+    exported = run("export", path, "--output", text)
+    assert exported.exit_code == 0
+    assert "the entries up to position 30 are in archives" in exported.stderr
+    assert len(text.read_text().splitlines()) == 12
+    imported = run("import", text, new)
+    assert imported.exit_code == 2
+    assert "line 2: it records that the entries up to position 30 are in an archive" in imported.stderr
+    assert not new.exists()
+    whole = run("export", archive)
+    assert whole.stderr == ""
+    assert run("import", "-", new, stdin=whole.stdout.encode()).exit_code == 0

@@ -228,6 +228,9 @@ def _finish(writer: Writer) -> None:
     whole: AbstractSet[Numbers] | None = None
     while (base := writer.read_committed(rows.chain_base)).position < last.cut:
         if whole is None:
+            if not details.is_archive_of(last.detail, writer.read_committed(rows.signature_at, last.cut)):
+                problem = f"the entry at position {last.position:,} records an archive of another chain: verify() it"
+                raise StoreError(writer.path, problem)
             whole = writer.read_on_own_connection(rows.whole_bags, last.cut, last.position)
         through = min(base.position + _STEP, last.cut)
         writer.do(partial(_move, through, whole))

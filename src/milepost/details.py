@@ -108,6 +108,11 @@ def of_archived(text: str | None) -> Archived:
     return Archived(*(values.get(name) for name in ("archive_position", "archive_signature", "kept", "kept_digest")))
 
 
+def is_archive_of(text: str | None, signature: object) -> bool:
+    """Return whether the detail of an archive's entry is about a chain that has this signature at its cut."""
+    return isinstance(signature, bytes) and of_archived(text).signature == signature.hex()
+
+
 def of_cursor(text: str | None) -> dict[str, Any]:
     """Return the SHA-256 and the type of the cursor in a detail, or nothing if it has no cursor."""
     return {name: value for name, value in parse(text).items() if name in {"cursor", "cursor_type"}}

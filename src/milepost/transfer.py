@@ -12,6 +12,7 @@ from milepost import rows
 from milepost.arguments import hash_for_key
 from milepost.create import directory_beside, refuse_long_directory
 from milepost.database import Database
+from milepost.details import is_archive_of
 from milepost.errors import InvalidCheckpointError, RejectedCheckpointError
 from milepost.history import checked_filter, pages
 from milepost.writer import Writer
@@ -80,7 +81,8 @@ def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None
 
     Raises:
         InvalidArgumentError: `hmac_key` is no key.
-        RefusedEntryError: An entry is not valid, breaks a rule of an append, or is a duplicate.
+        RefusedEntryError: An entry is not valid, breaks a rule of an append, or is a duplicate. Or it records an archive,
+            and the archived entries are not all here.
         StoreError: The file cannot be written, or exists already.
     """
     refuse_long_directory(path, levels=2)  # the store to fill needs a temporary directory within this one
@@ -96,7 +98,19 @@ def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None
             left = iter(entries)
             while batch := list(islice(left, _BATCH)):
                 _append(writer, batch)
+            _refuse_incomplete(writer)
             writer.copy_to(path)
+
+
+def _refuse_incomplete(writer: Writer) -> None:
+    """Refuse what stayed of a chain beside its archives. The items of a bag in there would count as not done."""
+    for position, cut, detail in writer.read(rows.archives):
+        if not is_archive_of(detail, writer.read(rows.signature_at, cut)):
+            raise RefusedEntryError(
+                position - 1,
+                f"it records that the entries up to position {cut:,} are in an archive, and they are not all here: import "
+                "the export of a file that has them, or copy the store with backup()",
+            )
 
 
 def _append(writer: Writer, batch: list[Entry]) -> None:

@@ -45,7 +45,8 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
 
     jsonl is exact: one line of JSON for each checkpoint, in the order of the chain. A line has run_id, stage, sequence,
     offset, event_time_ms, idempotency_key, at_ms, and the detail and the cursor if there are any. `milepost import` makes a
-    file with the same signature from it.
+    file with the same signature from it. Of entries in archives an export has what stayed in FILE only. You are told so,
+    and such an export cannot be imported: copy the file with `milepost backup`.
 
     csv is for spreadsheets, in UTF-8, with the columns of the view `checkpoint`. It is not exact: names that would start a
     formula get an apostrophe, and control or invisible characters are escaped, as in \x1b.
@@ -56,6 +57,12 @@ def export(file: str, form: str | None, target: str, run_id: str | None, stage: 
     write = _WRITERS[form or (ending if ending in _WRITERS else "jsonl")]
     with CheckpointStore.open_readonly(file) as store:
         argument.refuse_unrecorded(store, run_id, stage)
+        archived = store.base.entries
+        if archived:
+            output.note(
+                f"the entries up to position {archived:,} are in archives: of these the export has what stayed in FILE, "
+                "and it cannot be imported"
+            )
         if target == "-":
             write(sys.stdout.buffer, store, run_id, stage)
         else:
