@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import Clock
 from milepost import (
     CheckpointStore,
     DamagedStoreError,
@@ -174,7 +175,7 @@ def test_a_run_without_entries_is_damage(path: Path) -> None:
 def test_stages_that_are_no_text_are_damage(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever SQLite makes of the names in a damaged file."""
     monkeypatch.setattr(
-        "milepost.rows.summary._RUNS", {False: f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 7} WHERE ? < 0"}
+        "milepost.rows.summary._RUNS", {False: f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 9} WHERE ? < 0"}
     )
     with pytest.raises(DamagedStoreError, match="run 'run-7' has a stage whose name is no text"):
         store.runs()
@@ -249,3 +250,48 @@ def test_what_was_archived_is_no_gap(store: CheckpointStore, path: Path) -> None
     store.archive(path.with_name("sealed"), before=EVENT_MS + 5 * 10**8)
     gaps = [line for line in store.summary().stands_out if "recorded nothing" in line]
     assert [line.split(" recorded")[0] for line in gaps] == ["run 'run-5'"], "between its stages, which is in the file"
+
+
+def test_what_an_archive_leaves_of_a_run_is_not_taken_for_its_beginning(path: Path) -> None:
+    """When it began, how long it took, at which rate, and where a branch started: only the archive knows."""
+    clock = Clock()
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        with store.run("whole") as run:
+            for number in range(1, 60):
+                run.advance("load", Watermark(number * 100, 0), idempotency_key=f"{number}")
+        for number in range(1, 60):
+            store.advance("plain", "load", Watermark(number * 100, 0), idempotency_key=f"{number}")
+        store.branch("plain", "branch")
+        with store.run("branch") as run:
+            for number in range(60, 80):
+                run.advance("load", Watermark(number * 100, 0), idempotency_key=f"{number}")
+        before = {run.run_id: run for run in store.runs()}
+        assert [each.begins_here for each in before.values()] == [True] * 3
+        assert before["branch"].records == 2000
+        shown = store.summary()
+        store.archive(path.with_name("a"), before=store.head())
+        for number in range(60, 64):
+            store.advance("plain", "load", Watermark(number * 100, 0), idempotency_key=f"{number}")
+        after = {run.run_id: run for run in store.runs()}
+        assert after["whole"] == before["whole"]
+        assert after["whole"].rate is not None
+        for run_id in ("plain", "branch"):
+            assert (after[run_id].begins_here, after[run_id].rate) == (False, None)
+            assert after[run_id].entries == before[run_id].entries + (4 if run_id == "plain" else 0)
+        assert set(store.summary().silences) <= set(shown.silences)
+        plain = next(line for line in str(store.summary()).splitlines() if line.startswith("  plain"))
+        assert plain.split() == ["plain", "–", "–", "–", "–", "63", "6,300", "–"]
+
+
+def test_an_archive_is_not_the_latest_thing_that_the_pipeline_did(path: Path) -> None:
+    """Its entry is the last one of the chain, and the stages stand as far apart as before."""
+    with CheckpointStore(path, durability="normal", clock=Clock()) as store:
+        store.append_many(mixed(40))
+        before = store.summary()
+        store.archive(path.with_name("a"), before=store.head())
+        after = store.summary()
+    assert (after.latest_run_id, after.last_at_ms) == (before.latest_run_id, before.last_at_ms)
+    assert [(each.lag_offset, each.lag_ms) for each in after.stages] == [
+        (each.lag_offset, each.lag_ms) for each in before.stages
+    ]
+    assert after.head.entries == before.head.entries + 1

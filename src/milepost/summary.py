@@ -77,6 +77,9 @@ class RunSummary:
         error: The type of the exception that it failed with, or None.
         records: The greatest offset of its stages. For a branched stage, the offset where it started is subtracted.
         chain_entries: How many entries its own chain has: its checkpoints, and the entries about its attempts.
+        begins_here: False if an archive has the beginning of one of its stages, and with it when the run began, or where a
+            branch did. Then `first_at_ms` and `duration_ms` are those of what is here, `records` counts from offset 0, and
+            there is no `rate`.
     """
 
     run_id: str
@@ -93,6 +96,7 @@ class RunSummary:
     error: str | None = None
     records: int = 0
     chain_entries: int = 0
+    begins_here: bool = True
 
     @property
     def head(self) -> Head:
@@ -111,9 +115,11 @@ class RunSummary:
         """
         Records per second over that time.
 
-        None if the clock has not moved, or after a second attempt, because earlier attempts did a part of the records.
+        None if the clock has not moved, or after a second attempt, because earlier attempts did a part of the records. None
+        too if the beginning of the run is in an archive.
         """
-        return self.records * 1000 / self.duration_ms if self.duration_ms and self.attempts <= 1 else None
+        known = self.duration_ms and self.attempts <= 1 and self.begins_here
+        return self.records * 1000 / self.duration_ms if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +208,8 @@ class StoreSummary:
         at_ms: When you asked, in ms since the epoch.
         head: How many entries the chain has, and its signature.
         first_at_ms: The wall clock of the first entry, in ms since the epoch; None for an empty store.
-        last_at_ms: The wall clock of the last entry.
-        latest_run_id: The run of the last entry.
+        last_at_ms: The wall clock of the last entry that is not about an archive.
+        latest_run_id: The run of the last entry that is not about an archive.
         runs: How many runs there are.
         last_runs: The last of them by first appearance, newest first.
         stages: Every stage, in order of first appearance.
@@ -320,12 +326,18 @@ def run_cells(run: RunSummary, at_ms: int) -> tuple[str, ...]:
         run.run_id,
         run_state(run, at_ms) or "–",
         run_attempts(run) or "–",
-        iso(_whole_s(run.first_at_ms if run.began_at_ms is None else run.began_at_ms)),
-        duration(run.duration_ms),
+        *_time_of(run),
         f"{run.entries:,}",
         f"{run.records:,}",
         run_rate(run),
     )
+
+
+def _time_of(run: RunSummary) -> tuple[str, str]:
+    """Return when a run began, and how long it took; dashes if only an archive knows."""
+    if run.began_at_ms is None and not run.begins_here:
+        return "–", "–"
+    return iso(_whole_s(run.first_at_ms if run.began_at_ms is None else run.began_at_ms)), duration(run.duration_ms)
 
 
 def _stages(found: StoreSummary) -> Section:

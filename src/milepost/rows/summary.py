@@ -12,7 +12,17 @@ from milepost import details
 from milepost.checkpoint import Checkpoint, ResumePoint, Watermark
 from milepost.mileposts import BOUND, RUN, RUN_STAGE, STAGE, entries_so_far
 from milepost.receipt import Head
-from milepost.rows.columns import OWN_SIGNATURE, OWN_STAGE, RUN_ID, at_one_moment, digits, require
+from milepost.rows.columns import (
+    FIELDS,
+    OWN_SIGNATURE,
+    OWN_STAGE,
+    RUN_ID,
+    STAGE_NAME,
+    at_one_moment,
+    checkpoint,
+    digits,
+    require,
+)
 from milepost.rows.lookup import head, latest, resume_points
 from milepost.rows.outline import count_of_runs
 from milepost.summary import LAST, RECENT, RUNS_SEARCHED, RunSummary, StageSummary
@@ -38,6 +48,8 @@ def _run_summary(
     ends: int,
     began_at_ms: int | None,
     chain_entries: int | None,
+    archived: int | None,
+    shifted: int | None,
 ) -> RunSummary:
     try:
         names = tuple(json.loads(stages))
@@ -46,7 +58,7 @@ def _run_summary(
     require(signature, "run")
     summary = RunSummary(
         run_id, entries or 0, names, first_at_ms, last_at_ms, digits(signature),
-        records=records or 0, chain_entries=chain_entries or 0,
+        records=records or 0, chain_entries=chain_entries or 0, begins_here=not archived,
     )  # fmt: skip
     if attempts is None:
         return summary
@@ -60,6 +72,7 @@ def _run_summary(
         began_at_ms=began_at_ms,
         ended_at_ms=said_at_ms if ended else None,
         error=exception,
+        begins_here=not shifted,  # an attempt says when it began, and sequences from 1 on that it is no branch
     )
 
 
@@ -74,6 +87,10 @@ _SHOWN: Final = (
     f"WHERE run_stage.run_number = run.run_number AND (stage {OWN_STAGE} OR stage = '{details.STAGE_OF_RUNS}')))"
 )
 _ATTEMPTS: Final = {"run_number": "run.run_number", "stage_number": "of_runs.stage_number"}
+_FIRST_OF_STAGE: Final = {
+    column: RUN_STAGE.milepost("run_stage", column=column, last=False) for column in ("sequence", "entries_so_far")
+}
+_ARCHIVED: Final = f"(SELECT max({_FIRST_OF_STAGE['entries_so_far']} > 1) FROM {_STAGES_OF_RUN})"
 _BRANCHED: Final = f"{RUN_STAGE.milepost('run_stage', column='detail', last=False)} LIKE '%\"branch_position\"%'"
 _BEGAN: Final = f"'attempt-' || attempt.offset || ':{details.BEGAN}'"
 _EVERY_RUN: Final = (
@@ -85,7 +102,9 @@ _EVERY_RUN: Final = (
     f"attempt.offset, attempt.detail, attempt.at_ms, {entries_so_far(_ATTEMPTS)} - attempt.offset, "
     f"(SELECT at_ms FROM entry AS began INDEXED BY entry_by_key WHERE began.idempotency_key = {_BEGAN} "
     "AND began.run_number = run.run_number AND began.stage_number = of_runs.stage_number), "
-    f"(SELECT sum({entries_so_far('run_stage')}) FROM run_stage WHERE run_stage.run_number = run.run_number) "
+    f"(SELECT sum({entries_so_far('run_stage')}) FROM run_stage WHERE run_stage.run_number = run.run_number), "
+    f"{_ARCHIVED}, (SELECT max({_FIRST_OF_STAGE['sequence']} > {_FIRST_OF_STAGE['entries_so_far']} "
+    f"AND {_FIRST_OF_STAGE['entries_so_far']} > 1) FROM {_STAGES_OF_RUN}) "
     f"FROM run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}' "
     f"LEFT JOIN entry AS attempt ON attempt.position = {RUN_STAGE.last(_ATTEMPTS, 'last.position')} "
     f"WHERE run.run_number > 0 AND {_SHOWN} ORDER BY run.run_number"
@@ -114,9 +133,10 @@ class Contents:
     Attributes:
         head: The head of the chain.
         first_at_ms: The wall clock of the first entry.
-        last: The last entry.
+        last: The last entry that is not of an archive.
         runs: How many runs there are.
-        spans: For each of the last runs, its run_id, and the wall clocks of its first and its last entry.
+        spans: For each of the last runs, its run_id, and the wall clocks of its first and its last entry. If the first is in
+            an archive, it is that of the run that appeared before it.
         last_runs: Summaries of the last runs, newest first.
         stages: For each stage, where it starts again, how many entries it has in that run, its first sequence there, and
             (at_ms, offset) of its last checkpoints there, newest first.
@@ -141,11 +161,12 @@ def contents(connection: apsw.Connection, last_runs: int) -> Contents:
 
 
 def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
-    last = latest(connection, None, None)
-    spans = [
-        (run_id, require(first_at_ms, "run"), last_at_ms)
-        for run_id, first_at_ms, last_at_ms in connection.execute(_SPANS, (RUNS_SEARCHED,))
-    ]
+    last = _last_of_pipeline(connection)
+    spans: list[tuple[str, int, int]] = []
+    found: list[tuple[Any, ...]] = connection.execute(_SPANS, (RUNS_SEARCHED,)).fetchall()
+    for run_id, first_at_ms, last_at_ms, archived, began in reversed(found):
+        unknown = archived and not began and spans
+        spans.append((run_id, spans[-1][1] if unknown else require(first_at_ms, "run"), last_at_ms))
     return Contents(
         head(connection),
         connection.execute("SELECT at_ms FROM entry WHERE position > 0 ORDER BY position LIMIT 1").get,
@@ -159,8 +180,21 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
     )
 
 
+def _last_of_pipeline(connection: apsw.Connection) -> Checkpoint | None:
+    last = latest(connection, None, None)
+    if last is None or (last.run_id, last.stage) != (details.RUN_OF_MILEPOST, details.STAGE_OF_ARCHIVES):
+        return last
+    row = connection.execute(_LAST_OF_PIPELINE, (details.RUN_OF_MILEPOST, details.STAGE_OF_ARCHIVES)).get
+    return None if row is None else checkpoint(*row)
+
+
+_LAST_OF_PIPELINE: Final = (
+    f"SELECT {RUN_ID}, {STAGE_NAME}, {FIELDS} FROM {RUN_STAGE.given} CROSS JOIN entry WHERE entry.position > 0 "
+    f"AND NOT ({RUN_STAGE.equal('entry', 'given')}) ORDER BY entry.position DESC LIMIT 1"
+)
 _SPANS: Final = (
-    f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN} FROM run WHERE run_number > 0 AND {_SHOWN} ORDER BY run_number DESC LIMIT ?"
+    f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN}, {_ARCHIVED}, {RUN.milepost('run', column='detail', last=False)} "
+    f'LIKE \'%"run":"{details.BEGAN}"%\' FROM run WHERE run_number > 0 AND {_SHOWN} ORDER BY run_number DESC LIMIT ?'
 )
 
 
