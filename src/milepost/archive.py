@@ -97,9 +97,9 @@ def archive(writer: Writer, path: str, before: Head | int, clock: Callable[[], i
     try:
         _record(writer, base, cut, clock)
     except _OvertakenError:
-        # Nobody else can have recorded this file if the chain is not archived so far. Otherwise somebody may: another
-        # process accepts a file that is there. Whatever else has failed, the archive may be recorded too.
-        if made and writer.read_committed(rows.archived_through) < cut.position:
+        # Another process that was asked for the same accepts a file that is there, and may have recorded it. So it may
+        # be too, whatever else has failed.
+        if made and not writer.read_committed(rows.may_have_archived, cut.position):
             os.unlink(path)  # noqa: PTH108 - a str, whatever it contains
         raise StoreError(writer.path, "another archive was made at the same time: look at store.base, and retry") from None
     _finish(writer)
@@ -129,9 +129,7 @@ def _make(writer: Writer, path: str, cut: ChainBase) -> None:
     create.refuse_long_directory(path)
     try:
         with create.put_in_place(path) as temporary:
-            with create.writing(temporary, path):
-                create.fill(temporary, path, writer.vfs)
-            writer.read_on_own_connection(_copy, temporary, path, cut)
+            writer.read_on_own_connection(_copy, temporary, path, writer.vfs, cut)
             with create.writing(temporary, path):
                 create.seal(temporary, writer.vfs)
             _verify(writer, temporary, cut)
@@ -141,12 +139,14 @@ def _make(writer: Writer, path: str, cut: ChainBase) -> None:
         raise translate(error, path, writer.busy_timeout_ms) from error
 
 
-def _copy(connection: apsw.Connection, temporary: str, path: str, cut: ChainBase) -> None:
+def _copy(connection: apsw.Connection, temporary: str, path: str, vfs: str | None, cut: ChainBase) -> None:
+    """Copy what is up to the cut into the file `temporary`, in place of an earlier attempt's."""
     connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
     connection.pragma("query_only", False)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # which would refuse to delete what is behind the cut
     connection.set_progress_handler(lambda: False, 20_000)  # a chance for Ctrl-C
     with create.writing(temporary, path):
+        create.fill(temporary, path, vfs)
         connection.execute("ATTACH ? AS copy", (files.for_sqlite(temporary),))
         connection.execute("PRAGMA copy.journal_mode = OFF")  # if it fails, there is nothing to keep
         connection.execute("PRAGMA copy.synchronous = OFF")  # it is synced when it is sealed

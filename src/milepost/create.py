@@ -89,7 +89,10 @@ def create(path: str, vfs: str | None, hmac: Hash | None) -> None:
 
 
 def fill(temporary: str, path: str, vfs: str | None) -> None:
-    """Make the empty tables of an archive in the file `temporary`, which is to become `path`."""
+    """Make the empty tables of an archive in the file `temporary`, which is to become `path`, whatever it holds."""
+    with _errors_about(path):
+        _remove_siblings(temporary)
+        os.truncate(temporary, 0)
     connection: apsw.Connection = connect(temporary, "mode=rw", vfs)
     try:
         with _opening(temporary, path):

@@ -47,16 +47,21 @@ def last_archive(connection: Statements) -> ArchiveRow | None:
     return None if row is None else ArchiveRow(*row)
 
 
-def archived_through(connection: Statements) -> int:
-    """Return up to which position the chain is archived, also where the base has not been moved so far."""
-    base, last = chain_base(connection).position, last_archive(connection)
-    return base if last is None else max(base, last.cut)
-
-
 def archives(connection: Statements) -> list[ArchiveRow]:
     """Return the entries in this file that record archives, in chain order."""
     names = details.RUN_OF_MILEPOST, details.STAGE_OF_ARCHIVES
     return [ArchiveRow(*row) for row in connection.execute(_ARCHIVES, names)]
+
+
+def may_have_archived(connection: Statements, cut: int) -> bool:
+    """
+    Return whether an archive up to a position may have been recorded.
+
+    The cuts of archives rise along the chain. Their entries behind the base are all here, and the last one before it. So an
+    entry that is not here stands before that one.
+    """
+    base = chain_base(connection).position
+    return any(each.cut == cut or (each.position <= base and each.cut > cut) for each in archives(connection))
 
 
 _COLUMNS: Final = "entry.position, entry.offset, entry.detail"
