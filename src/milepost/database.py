@@ -216,8 +216,10 @@ class Database:
 
     def _discard(self, reader: Reader | None) -> None:
         if reader is not None:
-            reader.close()
-            self._readers.pop(reader.key, None)
+            try:
+                reader.close()
+            finally:
+                self._readers.pop(reader.key, None)  # whatever closing it met, or close() of the file would wait for it
 
     def _close_idle_readers(self) -> None:
         while True:
