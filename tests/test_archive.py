@@ -6,7 +6,7 @@ import os
 import resource
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,10 @@ from milepost import (
     InvalidArgumentError,
     ReadOnlyStoreError,
     RejectedCheckpointError,
+    SequenceError,
     StoreError,
     Watermark,
+    WatermarkRegressionError,
     archive,
     rows,
     workers,
@@ -857,3 +859,91 @@ def test_a_forged_count_of_a_bag_that_stays_whole_is_found(path: Path) -> None:
         assert again.stages()[0].entries == 69
         assert not again.verify().ok
         assert not again.verify(archives=[path.with_name("a")]).ok
+
+
+# What went wrong elsewhere
+
+
+def test_a_file_whose_archives_are_gone_goes_on(archived: tuple[Path, list[Path]]) -> None:
+    """Opening it, appending, verifying and archiving again need none of them; what is missing is elsewhere, not broken."""
+    path, made = archived
+    for gone in made:
+        gone.unlink()
+    with CheckpointStore(path) as store:
+        store.append_many(chain(10))
+        assert (store.verify().ok, store.verify().elsewhere) == (True, 600)
+        third = path.with_name("third")
+        assert store.archive(third, before=store.head()) == store.base
+        assert store.verify().ok
+        assert (store.verify(archives=[third]).ok, store.verify(archives=[third]).elsewhere) == (True, 600)
+
+
+def test_a_step_of_an_archive_stated_again_is_refused_also_at_an_equal_watermark(store: CheckpointStore, path: Path) -> None:
+    """Its key is gone from the file; its sequence and its watermark are behind."""
+    marks = [Watermark(number // 4, 0) for number in range(40)]
+    for number, mark in enumerate(marks):
+        store.advance("r", "s", mark, idempotency_key=f"step-{number}")
+    every = list(store.history())
+    store.archive(path.with_name("a"), before=store.head())
+    head = store.head()
+    for number, mark in enumerate(marks):
+        if mark == marks[-1]:
+            assert store.append(every[number]).duplicate
+            assert store.advance("r", "s", mark, idempotency_key=f"step-{number}").duplicate
+            continue
+        for restated in (every[number], every[number]._replace(watermark=marks[-1])):
+            with pytest.raises(SequenceError):
+                store.append(restated)
+        with pytest.raises(WatermarkRegressionError):
+            store.append(every[number]._replace(sequence=100))
+        with pytest.raises(WatermarkRegressionError):
+            store.advance("r", "s", mark, idempotency_key=f"step-{number}")
+    assert store.head() == head
+
+
+def test_no_commit_of_an_archive_deletes_more_than_its_step(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no writer waits for long, however much is archived."""
+    monkeypatch.setattr(archive, "_STEP", 100)
+    store.append_many(chain(1000))
+    do, counts = store._writer.do, [len(store)]
+
+    def counted(work: Any, within: Any = None) -> Any:
+        try:
+            return do(work, within)
+        finally:
+            counts.append(len(store))
+
+    monkeypatch.setattr(store._writer, "do", counted)
+    store.archive(path.with_name("a"), before=store.head())
+    assert max(before - after for before, after in pairwise(counts)) == 100
+    assert counts[-1] == 2
+
+
+def test_a_record_that_launders_an_edit_is_found_with_the_archive_or_a_kept_head(tmp_path: Path) -> None:
+    """Who can write everything anew can record an archive of it too: in a file that has no key, the file alone agrees."""
+    original, forged = tmp_path / "original", tmp_path / "forged"
+    for path, offset in ((original, 25_000), (forged, 26_000)):
+        with CheckpointStore(path, clock=lambda: 0) as store:
+            store.append_many([*chain(49), entry(50, offset=offset), *chain(10, run_id="later")])
+            head = store.head()
+            store.archive(path.with_name(f"archive of {path.name}"), before=_head_at(store, 50))
+            if path == original:
+                kept_elsewhere = head
+    with CheckpointStore.open_readonly(forged) as store:
+        assert store.verify().ok
+        assert not store.verify(expected=kept_elsewhere).ok
+        assert not store.verify(archives=[tmp_path / "archive of original"]).ok
+
+
+def test_a_shrink_that_calls_itself_an_archive_shows_as_elsewhere(archived: tuple[Path, list[Path]]) -> None:
+    """Somebody moves entries away and keeps them: the chain still says how many there were, and a head that they were."""
+    path, made = archived
+    with CheckpointStore(path) as store:
+        head = _head_at(store, 700)
+        store.archive(path.with_name("kept by somebody"), before=_head_at(store, 750))
+    with CheckpointStore.open_readonly(path) as store:
+        found = store.verify(archives=made)
+        assert (found.ok, found.elsewhere, found.entries) == (True, 150, store.head().entries)
+        assert not store.verify(archives=made, expected=head).ok
