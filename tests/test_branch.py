@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from milepost import (
+    ArchivedStageError,
     BatchReceipt,
     Checkpoint,
     CheckpointStore,
@@ -539,3 +540,17 @@ def test_many_programs_of_branches_do_what_a_plain_model_does(tmp_path: Path) ->
         seed = random.SystemRandom().randrange(10**9)
         print(f"seed {seed}")
         _program(tmp_path / str(number), seed, 50 + number * 2)
+
+
+def test_a_branch_from_where_a_stage_stood_in_an_archive_is_refused(path: Path) -> None:
+    """It would leave that stage out without a word; from where it stands now, it starts."""
+    with CheckpointStore(path, durability="normal") as store:
+        for number in range(1, 6):
+            store.append(entry(number, stage="load", at_ms=number * 100))
+        store.append(entry(1, stage="extract", at_ms=50))
+        store.archive(path.with_name("a"), before=store.head())
+        with pytest.raises(ArchivedStageError, match="load"):
+            store.branch("run-7", "fork", as_of=250)
+        assert store.branch("run-7", "extracted", stage="extract", as_of=250).appended == 1
+        assert store.branch("run-7", "fork").appended == 2
+        assert store.resume_points("fork")["load"].sequence == 5

@@ -365,9 +365,14 @@ class Appender:
             NoCheckpointError: There is nothing to start from.
             RunExistsError: The new run already has one of the stages, from elsewhere.
             CursorNotKeptError: A stage stood at a checkpoint whose cursor is no longer kept.
+            ArchivedStageError: Where a stage stood at that time is in an archive.
         """
         appended, duplicates = self.appended, self.duplicates
         points = rows.branch_points(self.statements, run_id, stage, as_of_ms)
+        known = {point.entry.stage for point in points}
+        for archived in rows.archived_stages(self.statements, run_id, stage):
+            if archived not in known:  # it may have stood somewhere at that time
+                raise ArchivedStageError(run_id, archived)
         if not points:
             raise NoCheckpointError(run_id, stage)
         for point in points:

@@ -456,6 +456,7 @@ class CheckpointStore:
             NoCheckpointError: There is nothing to start from.
             RunExistsError: The new run has one of the stages already, and not from there.
             CursorNotKeptError: A stage stood where its cursor is not kept any more.
+            ArchivedStageError: Where a stage stood at that time is in an archive.
             StoreError: As `append`.
         """
         check_name("run_id", run_id)
@@ -654,7 +655,8 @@ class CheckpointStore:
         Args:
             run_id: Only this run.
             as_of: The last one whose `at_ms` is not above this time: ms since the epoch, a datetime with a zone, or
-                ISO 8601 text such as `"2013-03-01T03:12Z"`, UTC where it has no zone. Walks back from the end.
+                ISO 8601 text such as `"2013-03-01T03:12Z"`, UTC where it has no zone. Walks back from the end. Of a time
+                before that of `base`, only an archive can tell: this answers from the entries that stayed.
 
         Raises:
             InvalidArgumentError: A name or a time that no checkpoint can have.

@@ -84,7 +84,7 @@ from milepost.rows.outline import (
     entries_through,
     positions,
 )
-from milepost.rows.runs import Attempt, BranchPoint, branch_points, last_attempt
+from milepost.rows.runs import Attempt, BranchPoint, archived_stages, branch_points, last_attempt
 from milepost.rows.ship import (
     Beginning,
     ChainState,
@@ -140,6 +140,7 @@ __all__ = [
     "add_run_stage",
     "add_stage",
     "append_state",
+    "archived_stages",
     "archives",
     "at_one_moment",
     "at_position",

@@ -43,6 +43,20 @@ class BranchPoint(NamedTuple):
     cursor: Stored | None
 
 
+def archived_stages(connection: Statements, run_id: str, stage: str | None) -> list[str]:
+    """Return the stages of a run, or the one of this name, whose first entries are in an archive, without milepost's own."""
+    found: list[tuple[Any, ...]] = connection.execute(_ARCHIVED_STAGES, (run_id, stage)).fetchall()
+    return [name for (name,) in found]
+
+
+_ARCHIVED_STAGES: Final = (
+    f"SELECT stage.stage FROM {RUN.given} CROSS JOIN run_stage ON run_stage.run_number = given.run_number "
+    "CROSS JOIN stage ON stage.stage_number = run_stage.stage_number "
+    f"WHERE stage.stage NOT GLOB '{details.RESERVED}*' AND (?2 IS NULL OR stage.stage = ?2) "
+    f"AND {RUN_STAGE.milepost('run_stage', column='entries_so_far', last=False)} > 1 ORDER BY run_stage.stage_number"
+)
+
+
 def branch_points(connection: Statements, run_id: str, stage: str | None, as_of_ms: int | None) -> list[BranchPoint]:
     """Return where each stage of a run stood at a time, or one of them. Leave out milepost's own stages."""
     bindings = (run_id, MAX_INTEGER if as_of_ms is None else as_of_ms, stage)
