@@ -29,6 +29,7 @@ class Dose:
         every: Of the moments at which the process is killed before, take one in so many.
         durability: How the store is opened.
         part: Which of so many parts of the moments to take.
+        until_caught: Stop at the first loss: enough for a variant that must be caught.
     """
 
     seed: int
@@ -36,6 +37,7 @@ class Dose:
     every: int = 1
     durability: Any = "full"
     part: tuple[int, int] = (0, 1)
+    until_caught: bool = False
 
 
 class _Hunt:
@@ -67,6 +69,8 @@ class _Hunt:
             if operation is not None:
                 disk.apply(operation)
             finished = index == len(log)
+            if self._dose.until_caught and self.tally.losses:
+                break
             if finished or (index % self._dose.stride == 0 and index // self._dose.stride % parts == part):
                 for kind in KINDS:
                     self._examine(disk, kind, f"{where}index {index} of {len(log)}, {kind}", finished=finished)
