@@ -162,7 +162,7 @@ def test_an_archive_that_is_finished_after_a_kill_survives_power_loss() -> None:
 def test_an_archive_that_is_recorded_before_it_is_durable_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the tests above can tell."""
     monkeypatch.setattr(create, "seal", _without_sync)
-    assert any("archive" in loss for loss in power_loss(Dose(SEED, stride=20, until_caught=True)).losses)
+    assert any("archive" in loss for loss in power_loss(Dose(SEED, stride=130, until_caught=True)).losses)
 
 
 def _without_sync(temporary: str, vfs: str | None) -> None:
