@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
@@ -327,6 +327,31 @@ def test_a_bag_stays_whole_until_its_run_has_finished(store: CheckpointStore, pa
     with pytest.raises(ArchivedStageError, match="mail"):
         list(store.once(items, run_id="bag", stage="mail", key=str))
     assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).ok
+
+
+def test_what_stays_of_a_bag_follows_the_run_as_it_is_when_the_archive_is_recorded(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finishes while what stays is computed; a file that says otherwise would not verify."""
+    compute, computed = archive._what_stays, 0
+    with ExitStack() as running:
+        run = running.enter_context(store.run("bag"))
+        assert len(list(run.once(range(50), stage="mail", key=str))) == 50
+
+        def finished_meanwhile(connection: Any, *given: Any) -> Any:
+            nonlocal computed
+            computed += 1
+            assert isinstance(connection, apsw.Connection)  # one of its own: nobody waits for it
+            found = compute(connection, *given)
+            running.close()
+            return found
+
+        monkeypatch.setattr(archive, "_what_stays", finished_meanwhile)
+        store.archive(path.with_name("a"), before=store.head())
+    assert computed == 2
+    assert len(list(store.history("bag", "mail"))) == 1
+    assert store.verify().ok
+    assert store.verify(archives=[path.with_name("a")]).ok
 
 
 def test_a_bag_without_a_run_stays_whole(store: CheckpointStore, path: Path) -> None:

@@ -15,7 +15,7 @@ above 2 is read-only to every program (https://sqlite.org/fileformat2.html, sect
 from __future__ import annotations
 
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -189,9 +189,22 @@ class _OvertakenError(Exception):
     """Another archive was recorded first."""
 
 
+class _RunsChangedError(Exception):
+    """A run has finished since what stays was computed, or begun again, and with it what stays of its bags."""
+
+
 def _record(writer: Writer, base: ChainBase, cut: ChainBase, clock: Callable[[], int]) -> None:
-    """Record the archive in one small commit. The digest of what stays is computed before."""
-    as_of = writer.read_on_own_connection(_what_stays, cut.position, writer.hash)
+    """Record the archive in one small commit. The digest of what stays is computed before, as other writers would wait."""
+    while True:
+        as_of = writer.read_on_own_connection(_what_stays, cut.position, writer.hash)
+        with suppress(_RunsChangedError):
+            return _record_as_of(writer, base, cut, as_of, clock)
+
+
+def _record_as_of(
+    writer: Writer, base: ChainBase, cut: ChainBase, as_of: tuple[set[Numbers], int, bytes], clock: Callable[[], int]
+) -> None:
+    whole, kept, digest = as_of
 
     def work(end: Appender) -> None:
         connection: Statements = end.statements
@@ -200,9 +213,8 @@ def _record(writer: Writer, base: ChainBase, cut: ChainBase, clock: Callable[[],
             return  # another process was asked for the same
         if rows.chain_base(connection) != base or (last is not None and last.cut > base.position):
             raise _OvertakenError
-        whole, kept, digest = as_of
-        if rows.whole_bags(connection, cut.position) != whole:  # a run has finished meanwhile, or begun again
-            _, kept, digest = _what_stays(connection, cut.position, writer.hash)
+        if rows.whole_bags(connection, cut.position) != whole:
+            raise _RunsChangedError
         end.record_archive(cut, details.of_archive(cut, kept, digest), clock)
 
     writer.do(work)
