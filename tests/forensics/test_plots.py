@@ -872,3 +872,20 @@ def test_without_matplotlib_a_picture_names_the_extra(store: CheckpointStore, mo
     monkeypatch.delattr("milepost.forensics.plots")
     with pytest.raises(MissingPackageError, match=r'needs matplotlib, .* pip install "milepost\[notebook\]"'):
         store.plot.runs()
+
+
+def test_durations_leave_out_what_only_an_archive_knows(store: CheckpointStore, path: Path) -> None:
+    """A stage, or a run without attempts, whose beginning is not here would seem to have taken no time."""
+    for archived in (True, False):
+        with store.run(f"attempted {archived}") as run:
+            for number in range(1, 5):
+                run.advance("load", Watermark(number, number), idempotency_key=f"{number}")
+        for number in range(1, 5):
+            store.advance(f"plain {archived}", "load", Watermark(number, number), idempotency_key=f"{number}")
+        if archived:
+            store.archive(path.with_name("a"), before=store.head())
+    shown = [
+        [label.get_text() for label in store.plot.durations(stage=stage).axes[0].get_yticklabels()]
+        for stage in (None, "load")
+    ]
+    assert shown == [["attempted True", "attempted False", "plain False"], ["attempted False", "plain False"]]

@@ -355,6 +355,8 @@ def _attempts(read: Read, chosen: Filter, run_number: int, run_id: str) -> list[
         elif row.attempt in begun:
             ended[row.attempt] = state, error, row.at_ms
     if chosen.stage is not None:
+        if read(rows.has_archived, run_id, chosen.stage):
+            return []  # only the archive knows when it began
         ends = read(active.ends_of_stage, chosen, run_number)
         state, error, _ = ended.get(max(begun), ("open", None, 0)) if begun else ("no state", None, 0)
         return [] if ends is None else [_Attempt(run_id, 1, state, error, ends[0].at_ms, ends[1].at_ms)]
@@ -362,6 +364,8 @@ def _attempts(read: Read, chosen: Filter, run_number: int, run_id: str) -> list[
     if beginning is None or end is None:
         return []
     if not begun:
+        if beginning[0] <= read(rows.chain_base).position:
+            return []
         return [_Attempt(run_id, 1, "no state", None, beginning[1], end[1])]
     found = []
     numbers = sorted(begun)[-_ATTEMPTS:]
