@@ -972,3 +972,24 @@ def test_a_shrink_that_calls_itself_an_archive_shows_as_elsewhere(archived: tupl
         found = store.verify(archives=made)
         assert (found.ok, found.elsewhere, found.entries) == (True, 150, store.head().entries)
         assert not store.verify(archives=made, expected=head).ok
+
+
+def test_an_archive_whose_copy_another_one_overtakes_is_told(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy would begin behind its own cut; it is no broken chain, and no file is left."""
+    store.append_many(chain(100))
+    first, copy = _head_at(store, 50), archive._copy
+
+    def overtaken(*given: Any) -> None:
+        monkeypatch.setattr(archive, "_copy", copy)
+        with CheckpointStore(path) as other:
+            other.archive(path.with_name("first"), before=other.head())
+        copy(*given)
+
+    monkeypatch.setattr(archive, "_copy", overtaken)
+    with pytest.raises(StoreError, match="at the same time"):
+        store.archive(path.with_name("second"), before=first)
+    assert not path.with_name("second").exists()
+    assert store.base.entries == 100
+    assert store.verify(archives=[path.with_name("first")]).ok

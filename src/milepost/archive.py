@@ -18,7 +18,7 @@ import os
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import apsw
 
@@ -89,12 +89,13 @@ def archive(writer: Writer, path: str, before: Head | int, clock: Callable[[], i
     cut = writer.read_committed(_cut, before)
     if cut.position <= base.position:
         return _head(base)
-    made = not os.path.lexists(path)
-    if made:
-        _make(writer, path, cut)
-    else:
-        _accept(writer, path, base, cut)
+    made = False
     try:
+        if os.path.lexists(path):
+            _accept(writer, path, base, cut)
+        else:
+            _make(writer, path, base, cut)
+            made = True
         _record(writer, base, cut, clock)
     except _OvertakenError:
         # Another process that was asked for the same accepts a file that is there, and may have recorded it. So it may
@@ -124,12 +125,16 @@ def _head(base: ChainBase) -> Head:
 # The copy
 
 
-def _make(writer: Writer, path: str, cut: ChainBase) -> None:
+class _OvertakenError(Exception):
+    """Another archive has moved the base, or was recorded first."""
+
+
+def _make(writer: Writer, path: str, base: ChainBase, cut: ChainBase) -> None:
     """Make the archive. It appears whole, verified and durable, or not at all."""
     create.refuse_long_directory(path)
     try:
         with create.put_in_place(path) as temporary:
-            writer.read_on_own_connection(_copy, temporary, path, writer.vfs, cut)
+            writer.read_on_own_connection(_copy, temporary, path, writer.vfs, base, cut)
             with create.writing(temporary, path):
                 create.seal(temporary, writer.vfs)
             _verify(writer, temporary, cut)
@@ -139,7 +144,7 @@ def _make(writer: Writer, path: str, cut: ChainBase) -> None:
         raise translate(error, path, writer.busy_timeout_ms) from error
 
 
-def _copy(connection: apsw.Connection, temporary: str, path: str, vfs: str | None, cut: ChainBase) -> None:
+def _copy(connection: apsw.Connection, temporary: str, path: str, vfs: str | None, base: ChainBase, cut: ChainBase) -> None:
     """Copy what is up to the cut into the file `temporary`, in place of an earlier attempt's."""
     connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
     connection.pragma("query_only", False)
@@ -150,8 +155,14 @@ def _copy(connection: apsw.Connection, temporary: str, path: str, vfs: str | Non
         connection.execute("ATTACH ? AS copy", (files.for_sqlite(temporary),))
         connection.execute("PRAGMA copy.journal_mode = OFF")  # if it fails, there is nothing to keep
         connection.execute("PRAGMA copy.synchronous = OFF")  # it is synced when it is sealed
-        rows.at_one_moment(connection, rows.copy_through, cut.position)
+        rows.at_one_moment(connection, _copy_from, base, cut)
         connection.execute("DETACH copy")
+
+
+def _copy_from(connection: apsw.Connection, base: ChainBase, cut: ChainBase) -> None:
+    if rows.chain_base(connection) != base:
+        raise _OvertakenError
+    rows.copy_through(connection, cut.position)
 
 
 def _verify(writer: Writer, path: str, cut: ChainBase) -> None:
@@ -185,10 +196,6 @@ def _exists(path: str) -> StoreError:
 # The record
 
 
-class _OvertakenError(Exception):
-    """Another archive was recorded first."""
-
-
 class _RunsChangedError(Exception):
     """A run has finished since what stays was computed, or begun again, and with it what stays of its bags."""
 
@@ -196,33 +203,42 @@ class _RunsChangedError(Exception):
 def _record(writer: Writer, base: ChainBase, cut: ChainBase, clock: Callable[[], int]) -> None:
     """Record the archive in one small commit. The digest of what stays is computed before, as other writers would wait."""
     while True:
-        as_of = writer.read_on_own_connection(_what_stays, cut.position, writer.hash)
+        as_of = writer.read_on_own_connection(rows.at_one_moment, _what_stays, base, cut, writer.hash)
         with suppress(_RunsChangedError):
             return _record_as_of(writer, base, cut, as_of, clock)
 
 
 def _record_as_of(
-    writer: Writer, base: ChainBase, cut: ChainBase, as_of: tuple[set[Numbers], int, bytes], clock: Callable[[], int]
+    writer: Writer, base: ChainBase, cut: ChainBase, as_of: _WhatStays | None, clock: Callable[[], int]
 ) -> None:
-    whole, kept, digest = as_of
-
     def work(end: Appender) -> None:
         connection: Statements = end.statements
         last = rows.last_archive(connection)
         if any(each.cut == cut.position for each in rows.archives(connection)):
             return  # another process was asked for the same
-        if rows.chain_base(connection) != base or (last is not None and last.cut > base.position):
+        if as_of is None or rows.chain_base(connection) != base or (last is not None and last.cut > base.position):
             raise _OvertakenError
-        if rows.whole_bags(connection, cut.position) != whole:
+        if rows.whole_bags(connection, cut.position) != as_of.whole:
             raise _RunsChangedError
-        end.record_archive(cut, details.of_archive(cut, kept, digest), clock)
+        end.record_archive(cut, details.of_archive(cut, as_of.kept, as_of.digest), clock)
 
     writer.do(work)
 
 
-def _what_stays(connection: Statements, cut: int, hash_function: Hash) -> tuple[set[Numbers], int, bytes]:
-    whole = rows.whole_bags(connection, cut)
-    return whole, *digest_of_kept(rows.kept_through(connection, cut, whole), hash_function)
+class _WhatStays(NamedTuple):
+    """The bags of which everything stays, how many entries stay in all, and their digest."""
+
+    whole: set[Numbers]
+    kept: int
+    digest: bytes
+
+
+def _what_stays(connection: apsw.Connection, base: ChainBase, cut: ChainBase, hash_function: Hash) -> _WhatStays | None:
+    """Return what the archive leaves, or None if another one has moved the base meanwhile."""
+    if rows.chain_base(connection) != base:
+        return None
+    whole = rows.whole_bags(connection, cut.position)
+    return _WhatStays(whole, *digest_of_kept(rows.kept_through(connection, cut.position, whole), hash_function))
 
 
 # The moves
