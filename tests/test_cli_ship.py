@@ -50,16 +50,21 @@ def test_a_zombie_ends_with_exit_code_6(store: CheckpointStore, tmp_path: Path) 
     assert "go on from `milepost restore` into a new file" in result.stderr
 
 
-def test_ship_every_follows_a_writer_until_it_is_ended(store: CheckpointStore, tmp_path: Path) -> None:
-    """One line for each new head; Ctrl-C ships the rest."""
-    target = tmp_path / "target"
-    child = subprocess.Popen(
+def _following(store: CheckpointStore, target: Path) -> subprocess.Popen[str]:
+    """Begin to ship a store as it grows."""
+    return subprocess.Popen(
         [*COMMAND, "ship", store.path, str(target), "--name", NAME, "--every", "0.05s"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
     )
+
+
+def test_ship_every_follows_a_writer_until_it_is_ended(store: CheckpointStore, tmp_path: Path) -> None:
+    """One line for each new head; Ctrl-C ships the rest."""
+    target = tmp_path / "target"
+    child = _following(store, target)
     assert child.stdout is not None
     assert child.stdout.readline().strip() == str(Head(0, "0" * 64))
     for sequence in (1, 2):
@@ -73,13 +78,7 @@ def test_ship_every_follows_a_writer_until_it_is_ended(store: CheckpointStore, t
 def test_ship_every_is_told_when_another_takes_over(store: CheckpointStore, tmp_path: Path) -> None:
     """It ends with exit code 6."""
     target = tmp_path / "target"
-    child = subprocess.Popen(
-        [*COMMAND, "ship", store.path, str(target), "--name", NAME, "--every", "0.05s"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    child = _following(store, target)
     assert child.stdout is not None
     child.stdout.readline()
     milepost.ship(store, target, NAME)

@@ -12,7 +12,7 @@ from milepost.errors import StoreError, shown
 from milepost.kept import digest_of_kept, line_of
 from milepost.signature import START
 from milepost.verification import Fault, Verification
-from milepost.verify import at_rest, contains, verify_chain
+from milepost.verify import at_rest, contains, plain, verify_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,7 +158,7 @@ def _joint(
         for other in others
         if other.base.position <= place.position <= other.end.position
         and isinstance(signature := _signature(other, place.position), bytes)
-    ] or ([] if said is None else [_plain(said.signature)])
+    ] or ([] if said is None else [plain(said.signature)])
     if known == [place.signature.hex()] * len(known) and (known or part.file is None):
         return []  # where nothing else tells, `verify_chain` has judged the base of the store's own file
     if known:
@@ -178,7 +178,7 @@ def _kept(part: _Part, parts: list[_Part], archived: dict[int, details.Archived]
     number, digest = part.database.read_on_own_connection(_digest, part)
     if (number, digest.hex()) == (said.kept, said.digest):
         return []
-    expected = f"{shown(said.kept)} entries with the digest {_plain(said.digest)}"
+    expected = f"{shown(said.kept)} entries with the digest {plain(said.digest)}"
     found = f"{number} entries with the digest {digest.hex()}"
     why = "what stayed here of the archived entries was changed"
     return _changed(part, parts) or [Fault("archive", None, expected, found, explanation=why, file=part.file)]
@@ -242,7 +242,3 @@ def _elsewhere(parts: list[_Part]) -> int:
         missing += max(0, part.base.position - reached)
         reached = max(reached, part.end.position)
     return missing
-
-
-def _plain(signature: object) -> str:
-    return signature if isinstance(signature, str) and signature.isalnum() else shown(signature)

@@ -156,10 +156,10 @@ def _wrong_base(database: Database, kept: rows.Snapshot) -> list[Fault]:
     found = database.read(rows.signature_at, last.cut)
     faults = []
     if not isinstance(found, bytes) or found.hex() != said.signature:
-        faults.append(_wrong_archive(last.cut, _plain(said.signature), _shown_signature(found)))
+        faults.append(_wrong_archive(last.cut, plain(said.signature), _shown_signature(found)))
     number, digest = database.read_on_own_connection(what_stays, base, last, database.hash)
     if number != said.kept or digest.hex() != said.digest:
-        expected = f"{shown(said.kept)} entries with the digest {_plain(said.digest)}"
+        expected = f"{shown(said.kept)} entries with the digest {plain(said.digest)}"
         faults.append(
             Fault(
                 "archive",
@@ -229,13 +229,13 @@ def _wrong_cursors(database: Database, run_id: str | None) -> list[Fault]:
         if sealed and cursor.found == "none":
             continue
         said = details.parse(cursor.detail)
-        expected = f"{_plain(said['cursor'])} ({_plain(said.get('cursor_type'))})" if "cursor" in said else "none"
+        expected = f"{plain(said['cursor'])} ({plain(said.get('cursor_type'))})" if "cursor" in said else "none"
         if cursor.found != expected:
             faults.append(Fault("cursor", cursor.position, expected, cursor.found))
     return faults
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Return a plain word, such as a SHA-256, as it is. Make anything else fit for a message, as a file may say anything."""
     return value if isinstance(value, str) and value.isascii() and value.isalnum() and len(value) <= 64 else shown(value)
 

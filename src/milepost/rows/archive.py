@@ -9,6 +9,7 @@ import apsw
 from milepost import details
 from milepost.checkpoint import MAX_INTEGER
 from milepost.mileposts import BOUND, INTERVAL, RUN_STAGE
+from milepost.rows.append import add_entries
 from milepost.rows.columns import EntryRow, Statements, chain_base, checked_signature, of_entry, require, tip
 from milepost.rows.lookup import signature_at
 from milepost.signature import ChainBase
@@ -283,7 +284,7 @@ def move_base(connection: Statements, through: int, whole: AbstractSet[Numbers])
     connection.executemany("DELETE FROM entry WHERE position BETWEEN ? AND ?", _ranges(sorted(doomed)))
     for row in filter(None, restated):
         connection.execute("DELETE FROM entry WHERE position = ?", row[:1])
-        connection.execute(_RESTATE, row)
+        add_entries(connection, [row])
     # The cursor of an entry that has gone can resume nothing.
     connection.executemany(
         "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?",
@@ -295,7 +296,6 @@ _MOVED: Final = "SELECT position, run_number, stage_number FROM entry WHERE posi
 _HERE_BEFORE: Final = (
     f"SELECT entry.position FROM {RUN_STAGE.entries(BOUND, most='min(?3, ?4 - 1)')} WHERE post.position <= ?3"
 )
-_RESTATE: Final = f"INSERT INTO entry ({', '.join(EntryRow._fields)}) VALUES ({', '.join('?' * len(EntryRow._fields))})"
 
 
 def _as_milepost(connection: Statements, numbers: Numbers, position: int) -> tuple[Any, ...] | None:
