@@ -23,13 +23,12 @@ from milepost import (
     Head,
     InvalidArgumentError,
     MilepostWarning,
-    Shipper,
     TargetError,
     Watermark,
     segment,
 )
 from support.chains import chain, entry, mixed
-from support.shipping import NAME, FailingTarget, MemoryTarget
+from support.shipping import NAME, FailingTarget, MemoryTarget, begun_and_told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,20 +174,7 @@ def test_a_shipper_whose_file_was_put_back_is_refused(path: Path, tmp_path: Path
 
 def test_two_openers_at_once_take_over_one_after_the_other(store: CheckpointStore) -> None:
     """Of eight threads that begin together, one can ship at the end, and the others are told."""
-    target, shippers = MemoryTarget(), list[Shipper]()
-    threads = [threading.Thread(target=lambda: shippers.append(milepost.ship(store, target, NAME))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store.append(entry(1))
-    told = 0
-    for shipper in shippers:
-        try:
-            shipper.ship()
-        except FencedError:
-            told += 1
-    assert (len(shippers), told) == (8, 7)
+    assert begun_and_told(store, MemoryTarget(), 8) == (8, 7)
 
 
 def test_threads_share_a_shipper(store: CheckpointStore, tmp_path: Path) -> None:

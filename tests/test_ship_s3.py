@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +11,7 @@ import milepost
 from milepost import CheckpointStore, DamagedTargetError, FencedError, TargetError, segment
 from milepost.targets import target_of
 from support.chains import entry
-from support.shipping import NAME
+from support.shipping import NAME, begun_and_told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,20 +60,7 @@ def test_a_chain_goes_through_s3_and_the_zombie_is_refused(
 
 def test_of_many_that_begin_at_once_one_can_ship(store: CheckpointStore, bucket: Any) -> None:
     """The server decides."""
-    shippers: list[milepost.Shipper] = []
-    threads = [threading.Thread(target=lambda: shippers.append(milepost.ship(store, bucket, NAME))) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store.append(entry(1))
-    told = 0
-    for shipper in shippers:
-        try:
-            shipper.ship()
-        except FencedError:
-            told += 1
-    assert (len(shippers), told) == (6, 5)
+    assert begun_and_told(store, bucket, 6) == (6, 5)
 
 
 def test_a_missing_object_is_located(store: CheckpointStore, tmp_path: Path, bucket: Any) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+import threading
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from milepost import TargetError
+import milepost
+from milepost import FencedError, TargetError
 from milepost.targets import Target
+from support.chains import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from milepost import CheckpointStore, Shipper
 
 T = TypeVar("T")
 
@@ -84,3 +89,21 @@ class FailingTarget(Target):
     def remove(self, names: Sequence[str]) -> None:
         """As the target."""
         self._do(lambda: self._inner.remove(names))
+
+
+def begun_and_told(store: CheckpointStore, target: Any, number: int) -> tuple[int, int]:
+    """Begin so many shippers of a store at once, and ship by each. Return how many began, and how many are told."""
+    shippers: list[Shipper] = []
+    threads = [threading.Thread(target=lambda: shippers.append(milepost.ship(store, target, NAME))) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.append(entry(1))
+    told = 0
+    for shipper in shippers:
+        try:
+            shipper.ship()
+        except FencedError:
+            told += 1
+    return len(shippers), told
