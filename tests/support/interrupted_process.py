@@ -232,7 +232,7 @@ class Interruptions:
             return
         self._armed = False
         # What is raised in a callback of a weak reference Python itself prints and drops, in its own collections too.
-        self._lost = frame is not None and frame.f_code.co_filename in _WEAK
+        self._lost = frame is not None and (frame.f_code.co_filename in _WEAK or frame.f_code.co_qualname in _WEAK_OF_IMPORT)
         self._hits += 1
         self._where = f"{type(self._operation).__name__}, place {self._place}: {told(frame)}"
         os.write(2, f"{self._where}\n".encode())  # for who finds that it hangs: it wakes nobody
@@ -283,6 +283,10 @@ class Interruptions:
 
 
 _WEAK: Final = {_weakrefset.__file__, weakref.__file__}
+_WEAK_OF_IMPORT: Final = {  # the import's own, for its locks: up to Python 3.12, and since
+    "_get_module_lock.<locals>.cb",
+    "_WeakValueDictionary.__init__.<locals>.KeyedRef.remove",
+}
 
 
 def _break(how: str) -> None:
