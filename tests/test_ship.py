@@ -160,6 +160,23 @@ def test_a_store_under_another_stores_name_is_refused(store: CheckpointStore, tm
             milepost.ship(other, target, NAME)
 
 
+@pytest.mark.parametrize("keys", [(b"k" * 32, None), (None, b"k" * 32), (b"k" * 32, b"o" * 32)])
+def test_a_chain_with_another_key_is_refused_though_nothing_is_shipped_yet(
+    tmp_path: Path, keys: tuple[bytes | None, bytes | None]
+) -> None:
+    """Else its entries would stand behind a claim of the first one, and nobody could restore them."""
+    target = MemoryTarget()
+    for number, key in enumerate(keys):
+        with CheckpointStore(tmp_path / f"{number}.milepost", durability="normal", hmac_key=key) as store:
+            if number == 0:
+                milepost.ship(store, target, NAME).close()
+                continue
+            store.append(entry(1))
+            with pytest.raises(FencedError, match="or the name is another store's"):
+                milepost.ship(store, target, NAME)
+    assert len(target.objects_by_name) == 1
+
+
 def test_a_shipper_whose_file_was_put_back_is_refused(path: Path, tmp_path: Path) -> None:
     """It would ship behind entries that are no longer there."""
     with CheckpointStore(path, durability="normal") as store:

@@ -365,10 +365,11 @@ class Shipper:
         if tail.owner is None:
             return
         self._refuse_archived(here)
-        contained = here == 0 or (
-            tail.key_check == state.key_check and self._read(rows.signature_at, here) == tail.signature
+        # Also where no entry is shipped yet: behind a claim of a keyed chain, restore takes no other one.
+        contained = tail.key_check == state.key_check and (
+            here == 0 or self._read(rows.signature_at, here) == tail.signature
         )
-        if not contained or (file is not None and tail.owner is not None and file in tail.owner.deposed):
+        if not contained or (file is not None and file in tail.owner.deposed):
             self._raise_fenced(found if contained else None, found, by)
 
     def _refuse_archived(self, shipped: int) -> None:
