@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from milepost import (
     Watermark,
     segment,
 )
+from support.bytecodes import Tripwire
 from support.chains import chain, entry, mixed
 from support.shipping import NAME, FailingTarget, MemoryTarget, begun_and_told
 
@@ -536,19 +538,38 @@ def test_a_shipper_carried_over_a_fork_is_refused(store: CheckpointStore, tmp_pa
 def test_a_call_within_a_call_is_refused(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from a signal handler, which would wait for its own thread for ever."""
     target = MemoryTarget()
-    shipper = milepost.ship(store, target, NAME)
+    shipper = milepost.ship(store, target, NAME, every_s=60)
     put, told = target.put_new, list[str]()
 
     def put_interrupted(name: str, data: bytes) -> bool:
         with pytest.raises(TargetError, match="a signal handler called"):
             shipper.ship()
+        with pytest.raises(TargetError, match="a signal handler called"):
+            shipper.close()
         told.append(name)
         return put(name, data)
 
     monkeypatch.setattr(target, "put_new", put_interrupted)
     store.append(entry(1))
     assert shipper.ship() == store.head()
-    assert told
+    assert told and not shipper.closed
+    shipper.close()
+
+
+def test_a_close_that_is_interrupted_anywhere_is_finished_by_the_next(store: CheckpointStore) -> None:
+    """Ctrl-C at each place: its thread has ended then, and the rest is shipped."""
+    target, tripwire, place = MemoryTarget(), Tripwire(), -1
+    while place < 1 or tripwire.hit:
+        store.append(entry(1, run_id=f"run-{place}"))
+        shipper = milepost.ship(store, target, NAME, every_s=60)
+        thread = shipper._follower.thread  # type: ignore[union-attr]
+        with contextlib.suppress(KeyboardInterrupt):
+            tripwire.run(shipper.close, None if place < 0 else place)
+        shipper.close()
+        assert (shipper.shipped, thread.is_alive()) == (store.head(), False), f"place {place}"
+        shipper.close()
+        place += 1
+    assert place > 20
 
 
 def test_an_interrupt_at_every_call_to_the_target_leaves_it_sound(store: CheckpointStore, tmp_path: Path) -> None:

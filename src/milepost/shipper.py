@@ -172,17 +172,23 @@ class Shipper:
         End the shipper. One with `every_s` ships the rest first. A second call does nothing.
 
         Raises:
-            MilepostError: As `ship`, if the rest could not be shipped. The shipper is closed all the same.
+            MilepostError: As `ship`, if the rest could not be shipped. The shipper is closed all the same. After an interrupt,
+                such as Ctrl-C, the next call ships the rest.
         """
-        if self._closed:
-            return
-        self._closed = True
-        follower, self._follower = self._follower, None
+        follower = self._follower
         if follower is None or os.getpid() != self._process:
+            self._closed = True
             return
-        follower.stop()
-        self._raise_late()
-        self._ship()
+        self._refuse_call_within_call()  # the thread may be waiting for that one
+        self._closed = True
+        try:
+            follower.stop()
+            self._raise_late()
+            self._ship()
+        except Exception:
+            self._follower = None
+            raise
+        self._follower = None  # last: after an interrupt before this, there is something left to do
 
     def _raise_late(self) -> None:
         """Raise what the thread met. What may have passed meanwhile is tried again instead: that gives its own error."""
@@ -233,15 +239,20 @@ class Shipper:
             raise ForkedStoreError(
                 self._database.path, "its shipper was made before a fork: ship from the parent, or from a store of the child"
             )
-        # Not the first alone: an interrupt may have left it set.
-        if self._holder == threading.get_ident() and self._lock.locked():
-            raise TargetError(self._log.target.label, "a signal handler called ship() during a ship(): call it afterwards")
+        self._refuse_call_within_call()
         with self._lock:
             try:
                 self._holder = threading.get_ident()
                 return self._ship_rest()
             finally:
                 self._holder = None
+
+    def _refuse_call_within_call(self) -> None:
+        # Not the first alone: an interrupt may have left it set.
+        if self._holder == threading.get_ident() and self._lock.locked():
+            raise TargetError(
+                self._log.target.label, "a signal handler called ship() or close() during a ship(): call it afterwards"
+            )
 
     def _ship_rest(self) -> Head:
         if self._fenced is not None:
