@@ -51,7 +51,7 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "branch_points of a stage as of": lambda store: store._database.read(rows.branch_points, "run-1", "load", 500),
     "branch": lambda store: store.branch("run-1", "new"),
     "branch of what is there": lambda store: store.branch("run-1", "branch"),
-    "shippable": lambda store: store._database.read(rows.shippable, 90, 100, 10**9),
+    "shippable": lambda store: store._database.read(rows.shippable, 90, 100, 10**9, None),
     "compare with a branch": lambda store: store.compare("run-1", "branch"),
 }
 

@@ -19,6 +19,7 @@ import milepost
 from milepost import (
     CheckpointStore,
     ClosedStoreError,
+    DamagedStoreError,
     FencedError,
     ForkedStoreError,
     Head,
@@ -31,6 +32,7 @@ from milepost import (
 from support.bytecodes import Tripwire
 from support.chains import chain, entry, mixed
 from support.shipping import NAME, FailingTarget, MemoryTarget, begun_and_told
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,9 +44,9 @@ def restored(tmp_path: Path, target: Any, **options: Any) -> CheckpointStore:
     return CheckpointStore.restore(tmp_path / f"restored-{number}.milepost", target, NAME, durability="normal", **options)
 
 
-def head_there(tmp_path: Path, target: Any) -> Head:
+def head_there(tmp_path: Path, target: Any, **options: Any) -> Head:
     """The head that is shipped."""
-    with restored(tmp_path, target) as store:
+    with restored(tmp_path, target, **options) as store:
         store.verify().raise_if_broken()
         return store.head()
 
@@ -340,6 +342,32 @@ def test_names_that_are_hostile_to_lines_arrive(store: CheckpointStore, tmp_path
         assert list(other.history()) == list(store.history())
 
 
+@pytest.mark.parametrize("key", [None, b"k" * 32])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entry SET offset = 77 WHERE position = 5",
+        "UPDATE entry SET signature = zeroblob(32) WHERE position = 5",
+        "UPDATE entry SET signature = zeroblob(32) WHERE position = 20",
+        "UPDATE entry SET detail = 'no JSON' WHERE position = 20",
+        "UPDATE run SET run_id = 'another' WHERE run_number = 1",
+        "UPDATE stage_cursor SET cursor = '[2]'",
+    ],
+)
+def test_what_the_chain_does_not_sign_is_never_shipped(tmp_path: Path, key: bytes | None, change: str) -> None:
+    """Else it would be acknowledged, and no machine could restore it, nor what comes after it."""
+    target, path = MemoryTarget(), tmp_path / "damaged.milepost"
+    with CheckpointStore(path, durability="normal", hmac_key=key) as store:
+        store.append_many(chain(19))
+        store.advance("run-1", "load", Watermark(10**6, 10**13), idempotency_key="last", cursor=[1])
+    tamper(path, change)
+    with CheckpointStore(path, durability="normal", hmac_key=key) as store:
+        shipper = milepost.ship(store, target, NAME)
+        with pytest.raises(DamagedStoreError, match="was changed"):
+            shipper.ship()
+    assert shipper.shipped.entries == 0 == head_there(tmp_path, target, hmac_key=key).entries
+
+
 def test_long_backlogs_are_shipped_as_several_segments(
     store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,7 +580,8 @@ def test_a_call_within_a_call_is_refused(store: CheckpointStore, monkeypatch: py
     monkeypatch.setattr(target, "put_new", put_interrupted)
     store.append(entry(1))
     assert shipper.ship() == store.head()
-    assert told and not shipper.closed
+    assert told
+    assert not shipper.closed
     shipper.close()
 
 
@@ -685,6 +714,26 @@ def test_a_store_with_an_archived_beginning_is_restored_as_it_is(tmp_path: Path,
             other.verify().raise_if_broken()
             with restored(tmp_path, target, hmac_key=key) as last:
                 assert list(last.receipts()) == list(other.receipts())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE entry SET at_ms = at_ms + 1 WHERE position = (SELECT min(position) FROM entry)",
+        "UPDATE stage_cursor SET cursor = '[2]' WHERE position <= (SELECT position FROM chain_base)",
+    ],
+)
+def test_what_an_archive_has_left_is_not_shipped_once_it_was_changed(
+    store: CheckpointStore, tmp_path: Path, change: str
+) -> None:
+    """No machine could restore it."""
+    _archived(store, tmp_path)
+    store.backup(tmp_path / "changed.milepost")
+    assert tamper(tmp_path / "changed.milepost", change) != [0]
+    target = MemoryTarget()
+    with CheckpointStore(tmp_path / "changed.milepost") as changed, pytest.raises(DamagedStoreError, match="changed"):
+        milepost.ship(changed, target, NAME)
+    assert not target.objects_by_name
 
 
 def test_what_an_archive_has_left_cannot_be_forged_on_its_way(store: CheckpointStore, tmp_path: Path) -> None:

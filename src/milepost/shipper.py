@@ -23,11 +23,12 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, TypeVar, TypeVarTuple
 
-from milepost import files, rows, segment
+from milepost import files, rows, segment, verify
 from milepost.arguments import check_seconds
 from milepost.database import Database
 from milepost.errors import (
     ClosedStoreError,
+    DamagedStoreError,
     DamagedTargetError,
     FencedError,
     ForkedStoreError,
@@ -131,6 +132,7 @@ class Shipper:
         self._late: Exception | None = None  # what the thread failed at since its last success
         state = self._read(rows.chain_state)
         self._key_check = state.key_check
+        self._hash = None if state.key_check is not None and database.hmac is None else database.hash
         self._at = self._claim()
         if every_s is not None:
             self._follower = _Follower(self, every_s)
@@ -160,6 +162,7 @@ class Shipper:
             FencedError: Another shipper has taken over.
             DamagedTargetError: An object that was to be merged is not what was shipped.
             TargetError: The target cannot be used.
+            DamagedStoreError: An entry is not what the chain signs. Without the key of a keyed chain, nobody sees that.
             StoreError: The file cannot be read, the shipper is closed, or it was made before a fork.
         """
         if self._closed:
@@ -172,8 +175,8 @@ class Shipper:
         End the shipper. One with `every_s` ships the rest first. A second call does nothing.
 
         Raises:
-            MilepostError: As `ship`, if the rest could not be shipped. The shipper is closed all the same. After an interrupt,
-                such as Ctrl-C, the next call ships the rest.
+            MilepostError: As `ship`, if the rest could not be shipped. The shipper is closed all the same. After
+                an interrupt, such as Ctrl-C, the next call ships the rest.
         """
         follower = self._follower
         if follower is None or os.getpid() != self._process:
@@ -262,7 +265,7 @@ class Shipper:
         left: int | None = None
         while left is None or left > 0:  # what is committed after the first look is left to the next call
             (position, _), signature = self._at
-            found = self._read(rows.shippable, position, segment.MOST_ENTRIES, segment.MOST_BYTES)
+            found = self._read(rows.shippable, position, segment.MOST_ENTRIES, segment.MOST_BYTES, self._hash)
             if found.before != signature:
                 self._refuse_archived(position)
                 self._raise_fenced(self.shipped, self.shipped, "this file no longer has what was shipped from it")
@@ -296,6 +299,8 @@ class Shipper:
         found = self._read(rows.beginning)
         if found.base.position == 0:
             return None
+        if self._hash is not None and (faults := verify.faults_of_base(self._database)):
+            raise DamagedStoreError(self._database.path, f"{faults[0]}: verify() it, and restore it from a copy")
         lines = [segment.kept_line(_kept_row(*each)) for each in found.rows]
         ends, key_check = Slot(found.base.position, 0), self._key_check
         header = Header(

@@ -142,6 +142,15 @@ def _verify_run(database: Database, run_id: str, expected: Head | None, progress
 # The base, and what stayed of the entries before it
 
 
+def faults_of_base(database: Database) -> list[Fault]:
+    """Return the faults of the base and of what stayed before it, as `verify_chain` does, but look at nothing else."""
+    while True:
+        kept = database.read(rows.snapshot)
+        faults = _wrong_base(database, kept)
+        if not faults or _base(database) == kept.base:  # else an archive has moved entries away meanwhile
+            return faults
+
+
 def _wrong_base(database: Database, kept: rows.Snapshot) -> list[Fault]:
     """Return the faults of the base and of what stayed before it: both must be as the entry of an archive says."""
     base, last = kept.base, kept.archive

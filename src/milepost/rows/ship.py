@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
+from milepost import details
 from milepost.rows.append import add_entries
 from milepost.rows.columns import (
     EntryRow,
@@ -20,11 +21,11 @@ from milepost.rows.columns import (
 )
 from milepost.rows.history import Filter, SignedRow, run_ids_and_stages, signed_rows
 from milepost.rows.lookup import signature_at
-from milepost.signature import canonical_bytes, prefix
+from milepost.signature import canonical_bytes, link, prefix
 
 if TYPE_CHECKING:
     from milepost.cursors import Stored
-    from milepost.signature import ChainBase
+    from milepost.signature import ChainBase, Hash
 
 _PAGE: Final = 1000
 
@@ -48,7 +49,7 @@ class Shippable(NamedTuple):
     left: int
 
 
-def shippable(connection: apsw.Connection, after: int, most: int, most_bytes: int) -> Shippable:
+def shippable(connection: apsw.Connection, after: int, most: int, most_bytes: int, hash_function: Hash | None) -> Shippable:
     """
     Return the entries behind a position as they are at one moment.
 
@@ -57,11 +58,15 @@ def shippable(connection: apsw.Connection, after: int, most: int, most_bytes: in
         after: The position.
         most: How many entries to return at most.
         most_bytes: After how many bytes to end.
+        hash_function: That of the chain's links; None if nobody has given the key.
+
+    Raises:
+        apsw.CorruptError: An entry or a cursor is not what the chain signs, so nobody could restore it.
     """
-    return at_one_moment(connection, _shippable, after, most, most_bytes)
+    return at_one_moment(connection, _shippable, after, most, most_bytes, hash_function)
 
 
-def _shippable(connection: apsw.Connection, after: int, most: int, most_bytes: int) -> Shippable:
+def _shippable(connection: apsw.Connection, after: int, most: int, most_bytes: int, hash_function: Hash | None) -> Shippable:
     if after < chain_base(connection).position:
         return Shippable(None, [], b"", {}, 0)
     before = signature_at(connection, after)
@@ -89,14 +94,22 @@ def _shippable(connection: apsw.Connection, after: int, most: int, most_bytes: i
             if detail is not None and '"cursor"' in detail:
                 cursor = checked_cursor(connection.execute(_CURSOR_AT, (*numbers, row.position)).get)
                 if cursor is not None:
+                    _refuse_changed_cursor(cursor, detail, row.position)
                     cursors[row.position] = cursor
                     size += len(cursor)
+            if hash_function is not None and row.signature != link(signature, line, hash_function):
+                raise apsw.CorruptError(f"the entry at position {row.position} was changed, or one before it")
             signature = row.signature
         if len(page) < limit:
             break
     if lines:
         checked_signature(signature)
     return Shippable(before, lines, signature, cursors, last - after - len(lines))
+
+
+def _refuse_changed_cursor(cursor: Stored, detail: str | None, position: int) -> None:
+    if details.of_cursor(detail) != details.of_cursor(details.detail(cursor=cursor)):
+        raise apsw.CorruptError(f"the cursor of the entry at position {position} was changed")
 
 
 _CURSOR_AT: Final = "SELECT cursor FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position = ?"
@@ -153,6 +166,9 @@ def _beginning(connection: apsw.Connection) -> Beginning:
     names = run_ids_and_stages(connection, [row.run_number for row in found], [row.stage_number for row in found])
     cursors = connection.execute("SELECT position, cursor FROM stage_cursor WHERE position <= ?", (base.position,))
     kept = {position: cursor for position, cursor in cursors if checked_cursor(cursor) is not None}
+    for row in found:
+        if row.position in kept:
+            _refuse_changed_cursor(kept[row.position], checked_detail(row.detail), row.position)
     return Beginning(base, list(zip(found, *names, strict=True)), kept)
 
 
