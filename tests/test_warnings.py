@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from milepost import CheckpointStore, MilepostWarning, files
+from milepost import CheckpointStore, MilepostError, MilepostWarning, files
 from milepost.lent import LentConnection
 from milepost.remote import remote_kind
 from milepost.wal import Wal
 from support.chains import chain, entry
 from support.doors import wal
+from support.hooked_vfs import Call, hooked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,9 +216,10 @@ def test_a_wal_whose_header_a_kill_has_left_half_written_is_not_complained_of(pa
         assert len(store) == 0
 
 
-def _unread(path: Path, content: bytes) -> list[str]:
-    """What is told of a WAL as its store is opened, with the file of whoever opens it."""
-    path.with_name(f"{path.name}-wal").write_bytes(content)
+def _unread(path: Path, content: bytes | None = None) -> list[str]:
+    """What is told of a WAL, or of the one that is there, as its store is opened, with the file of whoever opens it."""
+    if content is not None:
+        path.with_name(f"{path.name}-wal").write_bytes(content)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         CheckpointStore(path).close()  # opens
@@ -269,6 +271,53 @@ def test_a_wal_that_a_neighbour_goes_on_with_meanwhile_is_not_complained_of(
 
     monkeypatch.setattr(Wal, "frames", first_as_it_was)
     assert _unread(path, bytes(content)) == []
+
+
+def _broken_off(path: Path) -> None:
+    """A commit stands in the WAL whose writer never came to the end of its sync."""
+
+    def fail(call: Call) -> None:
+        if call.method == "xSync" and call.path.endswith("-wal") and armed:
+            raise apsw.IOError
+
+    armed: list[bool] = []
+    with hooked(fail) as vfs, CheckpointStore(path, vfs=vfs) as store:
+        armed.append(True)
+        with pytest.raises(MilepostError):
+            store.append(entry(len(store) + 1))
+
+
+@pytest.mark.parametrize("before", [0, 1, 12])
+def test_a_commit_that_litestream_may_have_shipped_alone_is_told(path: Path, before: int) -> None:
+    """Another process keeps SQLite's index of the WAL alive, as Litestream does: so nobody takes the commit in."""
+    with CheckpointStore(path) as store:
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
+        reader = apsw.Connection(str(path))
+        reader.execute("SELECT 1 FROM _litestream_seq").fetchall()
+        store.append_many(chain(before))
+    assert path.with_name(f"{path.name}-wal").stat().st_size
+    assert _unread(path) == []  # of a clean end
+    _broken_off(path)
+    [told] = _unread(path)
+    assert "Litestream may have shipped it" in told
+    with pytest.warns(MilepostWarning, match="litestream reset"):
+        store = CheckpointStore(path)
+    with store:
+        assert len(store) == before
+        store.append(entry(before + 1))
+    assert _unread(path) == []  # another commit is in its place
+    reader.close()
+
+
+def test_a_commit_that_is_broken_off_is_told_beside_litestream_alone(path: Path) -> None:
+    """Nobody else reads what SQLite does not read."""
+    CheckpointStore(path).close()
+    reader = apsw.Connection(str(path))
+    reader.execute("SELECT 1 FROM entry").fetchall()
+    _broken_off(path)
+    assert _unread(path) == []
+    reader.close()
 
 
 def test_a_whole_wal_is_not_complained_of(path: Path) -> None:

@@ -49,6 +49,14 @@ if TYPE_CHECKING:
 Durability = Literal["full", "normal"]
 """What an acknowledgement survives: power loss, or a crash of the process."""
 
+_LITESTREAM: Final = "SELECT 1 FROM main.sqlite_schema WHERE name = '_litestream_seq'"
+"""
+Finds the table that Litestream makes in a file that it replicates.
+
+Litestream reads commits from the WAL, even one whose writer was killed before SQLite's index of the WAL had it. Litestream
+keeps that index alive, so no recovery takes the commit in, and the next writer puts another one in its place.
+"""
+
 _POLL_S: Final = 0.0005  # between two looks whether another process has given back its lock
 _LONG_S: Final = 0.001  # who has held the lock for longer lets others in before it takes it again …
 _PART: Final = 20  # … for this part of the time that it held it,
@@ -186,19 +194,30 @@ class WritableDatabase(Database):
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
             open_files.refuse_without_locks(self.path, f"{self.path}-shm")
             unread = 0 if frames is None else wal.unread_commits(self._wal.name, self.vfs, frames[0])
+            replicated = unread > 0 and self._execute(_LITESTREAM).fetchone() is not None
             wal.make_durable(self._wal.name, self.vfs)
             files.sync_directory(self.path)  # whoever made the file may have been killed before its name was durable
             self._execute("COMMIT")
         finally:
             if connection.in_transaction:
                 self._execute("ROLLBACK")
-        if unread > 1 and self._wal.frames() == frames:  # else a neighbour has gone on meanwhile
+        if not unread or self._wal.frames() != frames:  # a neighbour has gone on meanwhile
+            return
+        if unread > 1:
             warnings.warn(
                 f"{self.path}: its -wal file holds {unread} commits that cannot be read, since a page before them is not as "
                 "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
                 "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
                 MilepostWarning,
                 stacklevel=7,  # of who opens the store
+            )
+        if replicated:
+            warnings.warn(
+                f"{self.path}: a writer was killed in the middle of a commit. This file does not have that commit, but "
+                "Litestream may have shipped it, and the next write would break the replica: stop Litestream, run "
+                "`litestream reset`, and start it again with a new path",
+                MilepostWarning,
+                stacklevel=7,
             )
 
     def _reset(self, connection: LentConnection) -> None:

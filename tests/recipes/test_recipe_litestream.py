@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from sysconfig import get_path
 from typing import Final
 
 import pytest
 
-from milepost import CheckpointStore, Head
+from milepost import CheckpointStore, Head, MilepostWarning, Watermark
 from support.patience import until
+from support.programs import environment
 from support.recipes import CHANCE, program
 
 HEADING: Final = "Keep a replica with Litestream"
@@ -88,3 +93,102 @@ def test_a_killed_pipeline_is_restored_from_its_replica(place: Path, rounds: int
         for left in place.iterdir():
             if left.suffix != ".py":
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+# A service, which goes on after its writer was killed
+
+WRITER: Final = """
+import os, signal, sys, time
+from milepost import CheckpointStore, Watermark
+from support.hooked_vfs import hooked
+
+def kill(call):
+    if armed and call.method == "xSync" and call.path.endswith("-wal"):
+        time.sleep(0.3)  # for Litestream to see the commit
+        os.kill(os.getpid(), signal.SIGKILL)
+
+armed = []
+with hooked(kill) as vfs:
+    store = CheckpointStore("orders.milepost", vfs=vfs)
+    for number in range(1, 21):
+        store.advance("run-7", "load", Watermark(number, 0), idempotency_key=str(number))
+    armed += ["within"] * (sys.argv[1] == "within")
+    store.advance("run-7", "load", Watermark(21, 0), idempotency_key="21")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class _Service:
+    """Litestream, with a socket to ask for a sync."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._program = shutil.which("litestream", path=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}") or ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, replica: str) -> None:
+        self._replica = self._place / replica
+        (self._place / "litestream.yml").write_text(
+            f"socket: {{enabled: true, path: {self._place}/litestream.sock}}\n"
+            f"dbs:\n  - path: {self._place}/orders.milepost\n    monitor-interval: 20ms\n"
+            f"    replica: {{type: file, path: {self._replica}, sync-interval: 20ms}}\n"
+        )
+        with (self._place / "log").open("ab") as log:
+            command = [self._program, "replicate", "-config", "litestream.yml"]
+            self._process = subprocess.Popen(command, cwd=self._place, stdout=log, stderr=log)
+        until(self.sync)
+
+    def sync(self) -> bool:
+        """Whether the replica has all that is in the file."""
+        body = json.dumps({"path": f"{self._place}/orders.milepost", "wait": True, "timeout": 10}).encode()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asked:
+            asked.connect(f"{self._place}/litestream.sock")
+            asked.sendall(b"POST /sync HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            return b" 200 " in b"".join(iter(lambda: asked.recv(4096), b"")).partition(b"\r\n")[0]
+        return False
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    def reset(self) -> None:
+        command = [self._program, "reset", "-config", "litestream.yml", f"{self._place}/orders.milepost"]
+        subprocess.run(command, cwd=self._place, check=True, capture_output=True)
+
+    def restore(self) -> Head:
+        target = self._place / f"restored-{self._replica.name}.milepost"
+        subprocess.run([self._program, "restore", "-o", target, f"file://{self._replica}"], check=True, capture_output=True)
+        with CheckpointStore.open_readonly(target) as store:
+            store.verify().raise_if_broken()
+            return store.head()
+
+
+@pytest.mark.parametrize("killed", ["after", "within"])
+def test_a_writer_that_was_killed_within_a_commit_is_told_and_the_remedy_heals(tmp_path: Path, killed: str) -> None:
+    """With what was written since; a writer that was killed between two commits is not complained of, nor a clean end."""
+    service, path = _Service(tmp_path), tmp_path / "orders.milepost"
+    CheckpointStore(path).close()
+    service.start("first")
+    try:
+        subprocess.run([sys.executable, "-c", WRITER, killed], cwd=tmp_path, env=environment(), check=False)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            store = CheckpointStore(path)
+        assert [each.category for each in heard] == [MilepostWarning] * (killed == "within")
+        with store:
+            assert len(store) == (20 if killed == "within" else 21)
+            for number in range(22, 40):
+                store.advance("run-7", "load", Watermark(number, 0), idempotency_key=str(number))
+            if killed == "within":
+                service.stop()
+                service.reset()
+                service.start("second")
+            assert service.sync()
+            head = store.head()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            CheckpointStore(path).close()  # after a clean end
+    finally:
+        service.stop()
+    assert service.restore() == head
