@@ -106,6 +106,9 @@ def test_what_is_no_target_is_refused(tmp_path: Path) -> None:
     for wrong in (None, 5, b"x" * 5000, object(), "", "a\0b"):
         with pytest.raises(InvalidArgumentError):
             target_of(wrong)
+    for elsewhere in ("file://shared/orders", "file://", "file://localhost", "file:///shared#1", "file:///shared?1"):
+        with pytest.raises(InvalidArgumentError, match="absolute path"):
+            target_of(elsewhere)  # which would be another directory than it says
     with pytest.raises(TargetError, match=r"foo://x: .*check the target"):
         target_of("foo://x")
 

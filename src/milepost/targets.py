@@ -128,6 +128,9 @@ def _target_of(given: object) -> Target | None:
     if type(given) is str and _URL.fullmatch(given):
         parts = urlsplit(given)
         if parts.scheme.lower() == "file":
+            if parts.netloc.lower() not in {"", "localhost"} or parts.path[:1] != "/" or parts.query or parts.fragment:
+                rule = "must be file:/// and an absolute path, with # and ? as %23 and %3F: or give the path itself"
+                raise InvalidArgumentError("target", given, rule)
             return DirectoryTarget(url2pathname(parts.path))
         return ObjectTarget(_store_of(given), given)
     if isinstance(given, str | os.PathLike):
