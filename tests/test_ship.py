@@ -152,6 +152,19 @@ def test_a_file_with_fewer_entries_than_were_shipped_is_refused(store: Checkpoin
     assert told.value.found.entries == 2
 
 
+def test_a_target_that_ignores_the_condition_of_a_put_is_refused(store: CheckpointStore) -> None:
+    """Two shippers would replace one another's objects there, and neither would be told."""
+
+    class Unconditional(MemoryTarget):
+        def put_new(self, name: str, data: bytes) -> bool:
+            self.objects_by_name[name] = data
+            return True
+
+    store.append(entry(1))
+    with pytest.raises(TargetError, match=r"although there is one.*If-None-Match"):
+        milepost.ship(store, Unconditional(), NAME)
+
+
 def test_a_store_under_another_stores_name_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
     """Also a keyed chain with the same entries."""
     target = MemoryTarget()

@@ -361,6 +361,7 @@ class Shipper:
             name = log_object(self._log.name, tail.slot)
             if not self._log.target.put_new(name, claim.data) and self._log.target.get(name) != claim.data:
                 continue  # somebody else was faster
+            self._refuse_unconditional(name, claim.data)
             # Twice: while one merged object gives way to a longer one, a look at the names may miss both.
             if any(piece.ends and piece.ends > tail.slot for _ in range(2) for piece in self._log.merged()):
                 continue  # somebody else had an object here, and has merged it
@@ -372,6 +373,15 @@ class Shipper:
             self._log.target.tidy(self._log.name)
             return ends, claim.header.signature
         raise TargetError(self._log.target.label, f"{self._log.name}: others keep taking over: let one pipeline ship it")
+
+    def _refuse_unconditional(self, name: str, data: bytes) -> None:
+        """Refuse a target that puts an object although there is one, as some that speak S3: no zombie would be told."""
+        if self._log.target.put_new(name, data):
+            problem = (
+                f"it takes {name} although there is one, so it cannot tell two shippers apart: use an object store that "
+                "honours If-None-Match, or a directory"
+            )
+            raise TargetError(self._log.target.label, problem)
 
     def _check_ours(self, tail: Tail, file: str | None) -> None:
         """Refuse to ship behind what is not the beginning of this chain, and from a file that another took over from."""
@@ -394,7 +404,8 @@ class Shipper:
         if shipped < base:
             problem = (
                 f"{self._log.name} has {count(shipped, 'entry')} there, and this file begins behind entry {base:,}, since "
-                "the others were archived before they were shipped: ship before you archive, or keep this file by backup()"
+                "the others were archived before they were shipped: ship it under another name, and from now on before you "
+                "archive"
             )
             raise TargetError(self._log.target.label, problem)
 

@@ -29,7 +29,8 @@ class MemoryTarget(Target):
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Put an object unless there is one."""
-        return self.objects_by_name.setdefault(name, data) is data
+        put = bytes(bytearray(data))  # an object of its own, so that the same bytes are not put twice
+        return self.objects_by_name.setdefault(name, put) is put
 
     def get(self, name: str) -> bytes | None:
         """Read an object."""
