@@ -749,6 +749,18 @@ def test_what_an_archive_has_left_is_not_shipped_once_it_was_changed(
     assert not target.objects_by_name
 
 
+def test_more_left_by_an_archive_than_can_be_restored_is_not_shipped(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be acknowledged, and refused by each restore."""
+    _archived(store, tmp_path)
+    monkeypatch.setattr(segment, "MOST_OBJECT_BYTES", 1000)
+    target = MemoryTarget()
+    with pytest.raises(TargetError, match=r"entries that an archive has left have .* in one object"):
+        milepost.ship(store, target, NAME)
+    assert not target.objects_by_name
+
+
 def test_what_an_archive_has_left_cannot_be_forged_on_its_way(store: CheckpointStore, tmp_path: Path) -> None:
     """The archive's entry, further on in the chain, has its digest."""
     _archived(store, tmp_path)

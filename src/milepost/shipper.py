@@ -37,7 +37,7 @@ from milepost.errors import (
     MilepostWarning,
     TargetError,
 )
-from milepost.readable import count, iso
+from milepost.readable import count, iso, size
 from milepost.receipt import Head
 from milepost.segment import FIRST, Header, Owner, Piece, Segment, SegmentError, Slot, log_object
 from milepost.shipped import ShippedLog
@@ -306,7 +306,14 @@ class Shipper:
         header = Header(
             FIRST, ends, EMPTY, found.base.signature, 0, len(found.cursors), len(lines), key_check, self._owner
         )  # fmt: skip
-        return _Pending(FIRST, header, segment.encode(Segment(header, lines, found.cursors)))
+        data = segment.encode(Segment(header, lines, found.cursors))
+        if len(data) > segment.MOST_OBJECT_BYTES:
+            problem = (
+                f"the {count(len(lines), 'entry')} that an archive has left have {size(len(data))} in one object, and "
+                f"restore() takes {size(segment.MOST_OBJECT_BYTES)}: let the runs of its bags finish, and archive again"
+            )
+            raise TargetError(self._log.target.label, problem)
+        return _Pending(FIRST, header, data)
 
     def _put(self, made: _Pending) -> None:
         self._pending = made
