@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import milepost
 from milepost import CheckpointStore, Head
-from support.chains import entry
+from support.chains import chain, entry
 from support.command import COMMAND, ENVIRONMENT, answer, run
 from support.shipping import NAME
+from support.tampering import tamper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,19 @@ def test_ship_changes_no_byte_beside_the_file(path: Path, tmp_path: Path) -> Non
     (tmp_path / "elsewhere").mkdir()
     answer("ship", path, tmp_path / "elsewhere/target", "--name", NAME)
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()} == before
+
+
+def test_a_changed_entry_of_a_keyed_chain_is_refused_with_its_key_file(tmp_path: Path) -> None:
+    """Without the key nobody can see that it was changed."""
+    path, target, key = tmp_path / "keyed.milepost", tmp_path / "target", tmp_path / "key"
+    key.write_bytes(b"secret")
+    with CheckpointStore(path, hmac_key=b"secret") as store:
+        store.append_many(chain(3))
+    tamper(path, "UPDATE entry SET at_ms = at_ms + 1 WHERE position = 2")
+    refused = run("ship", path, target, "--name", NAME, "--key-file", key)
+    assert (refused.exit_code, refused.stdout) == (3, "")
+    assert "the entry at position 2 was changed" in refused.stderr
+    assert run("ship", path, target, "--name", NAME).exit_code == 0
 
 
 def test_a_zombie_ends_with_exit_code_6(store: CheckpointStore, tmp_path: Path) -> None:

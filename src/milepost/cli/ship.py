@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 @argument.target
 @argument.target_name
 @click.option("--every", type=argument.span_ms, metavar="SPAN", help="Go on, and ship so often, such as 5s, until Ctrl-C.")
+@argument.key_file
 @argument.as_json
-def ship(file: str, target: str, name: str, every: int | None, as_json: bool) -> None:
+def ship(file: str, target: str, name: str, every: int | None, key_file: str | None, as_json: bool) -> None:
     """
     Ship the checkpoints to TARGET, so that another machine can go on from there.
 
@@ -32,11 +33,11 @@ def ship(file: str, target: str, name: str, every: int | None, as_json: bool) ->
     shipped under NAME before is refused from now on. Run it while a pipeline writes. It prints the head of what is shipped;
     with --every, each new one.
 
-    Tables of your own in FILE are not shipped.
+    Tables of your own in FILE are not shipped. A changed entry is refused; in a keyed chain, only with --key-file.
     """
     if every == 0:
         raise click.BadParameter("must be longer than 0: give a span such as 5s", param_hint="'--every'")
-    with CheckpointStore.open_readonly(file) as store:
+    with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store:
         shipper = begin(store, target, name)
         head = shipper.ship()
         if every is None:
