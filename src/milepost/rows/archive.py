@@ -261,27 +261,28 @@ def move_base(connection: Statements, through: int, whole: AbstractSet[Numbers])
     base = chain_base(connection).position
     if through <= base:  # another process has moved it there meanwhile
         return
-    moved: list[tuple[Any, ...]] = connection.execute(_MOVED, (base, through)).fetchall()
-    last = {(run_number, stage_number): position for position, run_number, stage_number in moved}
+    moved: list[tuple[Any, ...]] = connection.execute(_LAST_MOVED, (base, through)).fetchall()
+    last = {(run_number, stage_number): position for run_number, stage_number, position in moved}
     first = {
         numbers: _first_that_stays(connection, numbers, position)
         for numbers, position in last.items()
         if numbers not in whole
     }
     restated = [_as_milepost(connection, numbers, position) for numbers, position in first.items()]
-    doomed = [
-        position
-        for position, run_number, stage_number in moved
-        if (run_number, stage_number) in first and position < first[run_number, stage_number]
+    kept: list[int] = []
+    for numbers, position in last.items():
+        begin = max(first.get(numbers, 0), base + 1)
+        kept += [position] if begin == position else _positions(connection, numbers, begin, position)
+    before = [
+        each for numbers, position in first.items() for each in _positions(connection, numbers, 0, min(base, position - 1))
     ]
-    for numbers, position in first.items():
-        doomed += [before for (before,) in connection.execute(_HERE_BEFORE, (*numbers, base, position)).fetchall()]
     connection.execute(
         "INSERT INTO chain_base (position, signature) VALUES (?, ?)",
         (through, checked_signature(signature_at(connection, through))),
     )
     connection.execute("DELETE FROM chain_base WHERE position < ?", (through,))
-    connection.executemany("DELETE FROM entry WHERE position BETWEEN ? AND ?", _ranges(sorted(doomed)))
+    doomed = _ranges(sorted(before)) + _ranges_without(sorted(kept), base + 1, through)
+    connection.executemany("DELETE FROM entry WHERE position BETWEEN ? AND ?", doomed)
     for row in filter(None, restated):
         connection.execute("DELETE FROM entry WHERE position = ?", row[:1])
         add_entries(connection, [row])
@@ -292,9 +293,20 @@ def move_base(connection: Statements, through: int, whole: AbstractSet[Numbers])
     )
 
 
-_MOVED: Final = "SELECT position, run_number, stage_number FROM entry WHERE position > ? AND position <= ? ORDER BY position"
-_HERE_BEFORE: Final = (
-    f"SELECT entry.position FROM {RUN_STAGE.entries(BOUND, most='min(?3, ?4 - 1)')} WHERE post.position <= ?3"
+_LAST_MOVED: Final = (
+    "SELECT run_number, stage_number, max(position) FROM entry WHERE position > ? AND position <= ? "
+    "GROUP BY run_number, stage_number"
+)
+
+
+def _positions(connection: Statements, numbers: Numbers, least: int, most: int) -> list[int]:
+    """Return the positions that a stage of a run has between two positions."""
+    return [position for (position,) in connection.execute(_POSITIONS, (*numbers, least, most)).fetchall()]
+
+
+_POSITIONS: Final = (
+    f"SELECT entry.position FROM {RUN_STAGE.entries(BOUND, '?3', '?4')} "
+    f"WHERE post.position BETWEEN ?3 - {INTERVAL - 1} AND ?4"
 )
 
 
@@ -319,6 +331,16 @@ def _ranges(positions: Iterable[int]) -> list[tuple[int, int]]:
         else:
             ranges.append((position, position))
     return ranges
+
+
+def _ranges_without(kept: Iterable[int], begin: int, end: int) -> list[tuple[int, int]]:
+    """Return the ranges from `begin` to `end` between the positions that are kept, which rise."""
+    ranges: list[tuple[int, int]] = []
+    for position in kept:
+        if begin < position:
+            ranges.append((begin, position - 1))
+        begin = position + 1
+    return [*ranges, (begin, end)] if begin <= end else ranges
 
 
 def give_back(connection: Statements) -> int:
