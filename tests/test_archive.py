@@ -886,6 +886,45 @@ def test_a_forged_count_of_a_bag_that_stays_whole_is_found(path: Path) -> None:
         assert not again.verify(archives=[path.with_name("a")]).ok
 
 
+def test_workers_share_the_verification_of_the_copy(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first archive, and of one that begins behind it; no worker reads anything but the copy."""
+    monkeypatch.setattr(workers, "LEAST", 20)
+    confirm, confirmed = workers.confirm, []
+
+    def noted(database: Any, *given: Any) -> Any:
+        found = confirm(database, *given)
+        confirmed.append((database.path == str(path), found is not None))
+        return found
+
+    monkeypatch.setattr(workers, "confirm", noted)
+    store.append_many(chain(100))
+    store.archive(path.with_name("a"), before=store.head(), workers=2)
+    store.append_many(entry(number) for number in range(101, 201))
+    base = store.archive(path.with_name("b"), before=store.head(), workers=3)
+    assert confirmed == [(False, True), (False, True)]
+    assert (base, base.entries) == (store.base, 201)
+    assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).ok
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_broken_chain_is_never_archived_whoever_verifies_the_copy(
+    path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """It says where it is broken; no file is made, and nothing goes."""
+    monkeypatch.setattr(workers, "LEAST", 20)
+    with CheckpointStore(path) as store:
+        store.append_many(chain(100))
+    tamper(path, "UPDATE entry SET offset = offset + 1 WHERE position = 60")
+    with CheckpointStore(path) as store:
+        with pytest.raises(BrokenChainError) as broken:
+            store.archive(path.with_name("a"), before=store.head(), workers=processes)
+        assert [fault.position for fault in broken.value.faults] == [60]
+        assert (len(store), store.base) == (100, EMPTY)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 # What went wrong elsewhere
 
 

@@ -243,6 +243,9 @@ INTEGERS = Calls(
         "frame after": Call("after", lambda s, x: s.frame(after=x), BAD_INTEGERS | NONE),
         "frame limit": Call("limit", lambda s, x: s.frame(limit=x), BAD_INTEGERS),
         "verify workers": Call("workers", lambda s, x: s.verify(workers=x), BAD_INTEGERS | NONE | {"0": 0}),
+        "archive workers": Call(
+            "workers", lambda s, x: s.archive(f"{s.path}-a", before=0, workers=x), BAD_INTEGERS | NONE | {"0": 0}
+        ),
         "Receipt position": Call("position", lambda _, x: Receipt(x, DIGITS), BAD_INTEGERS | NONE | {"0": 0}),
         "BatchReceipt appended": Call("appended", lambda _, x: BatchReceipt(x, 0, 0, DIGITS), BAD_INTEGERS | NONE),
         "BatchReceipt duplicates": Call("duplicates", lambda _, x: BatchReceipt(0, x, 0, DIGITS), BAD_INTEGERS | NONE),

@@ -87,3 +87,14 @@ def test_an_archive_that_cannot_be_made_is_explained(
     assert (found.exit_code, found.stdout) == (exit_code, "")
     with CheckpointStore.open_readonly(month) as store:
         assert len(store) == 31
+
+
+@pytest.mark.parametrize("yes", [(), ("--yes",)])
+def test_workers_are_refused_as_by_verify_also_in_a_dry_run(month: Path, yes: tuple[str, ...]) -> None:
+    """A sentence, and nothing is done; any sound number does what one does."""
+    wrong = run("archive", month, month.with_name("a"), "--before", "1970-01-11", "--workers", "0", *yes)
+    assert (wrong.exit_code, wrong.stdout) == (ExitCode.WRONG_INPUT, "")
+    assert wrong.stderr == run("verify", month, "--workers", "0").stderr
+    told = answer("archive", month, month.with_name("a"), "--before", "1970-01-11", "--workers", "2", *yes)
+    assert "10 entries until 1970-01-10T00:00:00Z" in told
+    assert month.with_name("a").exists() == bool(yes)

@@ -76,9 +76,11 @@ def plan(database: Database, before: Head | int) -> Plan:
     return database.read_on_own_connection(rows.at_one_moment, planned)
 
 
-def archive(writer: Writer, path: str, before: Head | int, clock: Callable[[], int]) -> Head:
+def archive(writer: Writer, path: str, before: Head | int, clock: Callable[[], int], processes: int) -> Head:
     """
     Move what was recorded before a head, or before a time in ms since the epoch, into a new file.
+
+    Up to `processes` workers share the verification of the copy.
 
     Returns:
         The new base of the chain.
@@ -92,9 +94,9 @@ def archive(writer: Writer, path: str, before: Head | int, clock: Callable[[], i
     made = False
     try:
         if os.path.lexists(path):
-            _accept(writer, path, base, cut)
+            _accept(writer, path, base, cut, processes)
         else:
-            _make(writer, path, base, cut)
+            _make(writer, path, base, cut, processes)
             made = True
         _record(writer, base, cut, clock)
     except _OvertakenError:
@@ -129,7 +131,7 @@ class _OvertakenError(Exception):
     """Another archive has moved the base, or was recorded first."""
 
 
-def _make(writer: Writer, path: str, base: ChainBase, cut: ChainBase) -> None:
+def _make(writer: Writer, path: str, base: ChainBase, cut: ChainBase, processes: int) -> None:
     """Make the archive. It appears whole, verified and durable, or not at all."""
     create.refuse_long_directory(path)
     try:
@@ -137,7 +139,7 @@ def _make(writer: Writer, path: str, base: ChainBase, cut: ChainBase) -> None:
             writer.read_on_own_connection(_copy, temporary, path, writer.vfs, base, cut)
             with create.writing(temporary, path):
                 create.seal(temporary, writer.vfs)
-            _verify(writer, temporary, cut)
+            _verify(writer, temporary, cut, processes)
     except FileExistsError as error:
         raise _exists(path) from error
     except apsw.Error as error:
@@ -165,14 +167,14 @@ def _copy_from(connection: apsw.Connection, base: ChainBase, cut: ChainBase) -> 
     rows.copy_through(connection, cut.position)
 
 
-def _verify(writer: Writer, path: str, cut: ChainBase) -> None:
+def _verify(writer: Writer, path: str, cut: ChainBase, processes: int) -> None:
     with closing(Database(path, writer.vfs, writer.hmac).open()) as copy:
-        found = verify.verify_chain(copy, None, _head(cut), 1, None)
+        found = verify.verify_chain(copy, None, _head(cut), processes, None)
         if not found.ok or found.entries != cut.position:
             raise BrokenChainError(found.faults)
 
 
-def _accept(writer: Writer, path: str, base: ChainBase, cut: ChainBase) -> None:
+def _accept(writer: Writer, path: str, base: ChainBase, cut: ChainBase, processes: int) -> None:
     """Accept a file that is there as the archive of a call that was killed before it was recorded."""
     try:
         with closing(Database(path, writer.vfs, writer.hmac).open()) as copy:
@@ -181,7 +183,7 @@ def _accept(writer: Writer, path: str, base: ChainBase, cut: ChainBase) -> None:
         same = False
     if not same:
         raise _exists(path)
-    _verify(writer, path, cut)
+    _verify(writer, path, cut, processes)
     try:
         with create.writing(path, path):
             create.make_durable(path, writer.vfs)  # whoever made it was perhaps killed before its name was

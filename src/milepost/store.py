@@ -1035,7 +1035,7 @@ class CheckpointStore:
         with type(self).open_readonly(target) as made:
             return made.head()
 
-    def archive(self, path: str | os.PathLike[str], *, before: Head | Time) -> Head:
+    def archive(self, path: str | os.PathLike[str], *, before: Head | Time, workers: int = 1) -> Head:
         """
         Move what was recorded before a head or a time into a file of its own, so that this file stays small.
 
@@ -1052,19 +1052,21 @@ class CheckpointStore:
             path: A file that does not exist yet.
             before: A head of this chain, whose entries are archived, or a time: all before the first entry whose `at_ms` is
                 not below it.
+            workers: How many processes may share the verification of the copy, as in `verify`.
 
         Returns:
             The new `base`, which is the head of the archive. If there was nothing to archive, no file was made, and the base
             is as it was.
 
         Raises:
-            InvalidArgumentError: `before` is no time, and no head of this chain.
+            InvalidArgumentError: `before` is no time, and no head of this chain; or `workers` is not what it must be.
             BrokenChainError: The chain is broken. Nothing was moved, and no file was made.
             StoreError: There is another file already, or it cannot be written; or another archive came first.
         """
         from milepost import archive  # noqa: PLC0415 - few programs ever archive
 
-        return archive.archive(self._writer, files.absolute(path), _cut(before), self._clock)
+        check_integer("workers", workers, least=1)
+        return archive.archive(self._writer, files.absolute(path), _cut(before), self._clock, workers)
 
     def _plan_archive(self, before: Head | Time) -> Plan:
         from milepost import archive  # noqa: PLC0415

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from milepost.arguments import check_integer
 from milepost.cli import argument, output
 from milepost.readable import count, iso
 from milepost.receipt import Head
@@ -31,10 +32,13 @@ def _before(text: str) -> Head | Time:
     metavar="TIME|HEAD",
     help="Archive what was recorded before this time, or up to this head.",
 )
+@click.option("--workers", type=int, default=1, metavar="N", help="Verify the copy with up to N processes.  [default: 1]")
 @click.option("--yes", is_flag=True, help="Do it. Without this, only tell what would be done.")
 @argument.key_file
 @argument.as_json
-def archive(file: str, target: str, before: Head | Time, yes: bool, key_file: str | None, as_json: bool) -> None:
+def archive(
+    file: str, target: str, before: Head | Time, workers: int, yes: bool, key_file: str | None, as_json: bool
+) -> None:
     """
     Move the beginning of a chain into a file of its own, TARGET.
 
@@ -44,13 +48,14 @@ def archive(file: str, target: str, before: Head | Time, yes: bool, key_file: st
 
     Keep TARGET: `milepost verify FILE --archive TARGET` proves the whole chain.
     """
+    check_integer("workers", workers, least=1)  # also in a dry run
     key = argument.key(key_file)
     with CheckpointStore.open_readonly(file, hmac_key=key) as store:  # FILE is never made here
         plan = store._plan_archive(before)  # noqa: SLF001 - what an archive would do is of use to this command only
         last = next(store.history(after=plan.cut.entries - 1, limit=1), None) if plan.moved else None
     if yes:
         with CheckpointStore(file, hmac_key=key) as writer:
-            writer.archive(target, before=before)
+            writer.archive(target, before=before, workers=workers)
     if as_json:
         output.document({"archived": yes and plan.moved > 0, "moved": plan.moved, "kept": plan.kept, "base": str(plan.cut)})
     elif plan.moved == 0:
