@@ -27,6 +27,9 @@ def _together(path: Path, roles: list[str], seconds: float) -> dict[str, list[di
         command = [sys.executable, str(PROGRAMS / "beside_archive.py"), str(path), f"{role}r-{numbers[role]}", role]
         numbers[role] += 1
         processes.append((role, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())))
+    # On a busy machine a process may take longer to start than all of this is to last.
+    while not _all_at_work(path) and all(process.poll() is None for _, process in processes):
+        time.sleep(0.01)
     time.sleep(seconds)
     path.with_name(f"{path.name}-stop").touch()
     said: dict[str, list[dict[str, Any]]] = {role: [] for role in roles}
@@ -35,6 +38,11 @@ def _together(path: Path, roles: list[str], seconds: float) -> dict[str, list[di
         assert process.returncode == 0
         said[role].append(json.loads(out))
     return said
+
+
+def _all_at_work(path: Path) -> bool:
+    with CheckpointStore.open_readonly(path) as store:
+        return len(list(path.parent.glob(f"{path.name}-archive-*"))) > 1 and store.latest("writer-0") is not None
 
 
 def _all_of_it(path: Path) -> list[Checkpoint]:

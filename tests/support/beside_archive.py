@@ -71,7 +71,7 @@ def read(path: Path, _name: str, going: Callable[[], bool]) -> dict[str, Any]:
         verified(archives=True, workers=2), summarized,
     ]  # fmt: skip
     with CheckpointStore.open_readonly(path) as store:
-        while not store.latest("writer-0"):
+        while going() and not store.latest("writer-0"):
             time.sleep(0.01)
         for way in itertools.cycle(ways):
             if not going():
