@@ -14,7 +14,7 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from milepost import Checkpoint, CheckpointStore, Head, RejectedCheckpointError, Watermark, archive
+from milepost import ArchivedStageError, Checkpoint, CheckpointStore, Head, RejectedCheckpointError, Watermark, archive
 from support.chains import entry
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RUNS = ["run-1", "run-2"]
 STAGES = ["extract", "load"]
 BUSY = "run-busy"
+BAGS = ["bag-1", "bag-2"]
 
 small = st.integers(0, 4)
 entries = st.builds(
@@ -58,6 +59,7 @@ class ArchivedStore(RuleBasedStateMachine):
         self.made: list[Path] = []
         self.step, archive._STEP = archive._STEP, 7  # type: ignore[misc]
         self.neighbour: CheckpointStore | None = None
+        self.attempts: dict[str, int] = {}
         self.store: CheckpointStore
         self.whole: CheckpointStore
 
@@ -73,10 +75,44 @@ class ArchivedStore(RuleBasedStateMachine):
         return list(self.whole.history())
 
     def here(self) -> list[Checkpoint]:
-        """What must be in the file: all behind the base, and what an archive leaves of the entries before it."""
-        every, base = self.every(), self.store.base.entries
-        last = {(each.run_id, each.stage): each.watermark for each in every[:base]}
-        return [*(each for each in every[:base] if last[each.run_id, each.stage] == each.watermark), *every[base:]]
+        """What must be in the file: all behind the base, and what the archives have left of the entries before it."""
+        every, base = list(enumerate(self.every(), 1)), self.store.base.entries
+        here, last = every, 0
+        for position, archived in every:
+            if archived.stage != "milepost:archive":
+                continue
+            last, cut = position, archived.watermark.offset
+            stays = self.stays([each for each in here if each[0] <= cut], every[: position - 1])
+            here = [each for each in here if each[0] in stays or each[0] > cut]
+        if last and every[last - 1][1].watermark.offset > base:  # killed: what goes has not all gone yet
+            return self.halfway(every, [each for _, each in here], list(self.store.history()), base)
+        return [each for _, each in here]
+
+    def stays(self, before: list[tuple[int, Checkpoint]], recorded: list[tuple[int, Checkpoint]]) -> set[int]:
+        """The positions that an archive of these entries leaves, when so much is recorded."""
+        state = {each.run_id: each.idempotency_key for _, each in recorded if each.stage == "milepost:run"}
+        last = {(each.run_id, each.stage): each.watermark for _, each in before}
+        bags = {
+            (each.run_id, each.stage)
+            for _, each in before
+            if each.stage == "bag" and each.sequence == 1 and not state.get(each.run_id, "").endswith(":finished")
+        }
+        return {
+            position
+            for position, each in before
+            if last[each.run_id, each.stage] == each.watermark or (each.run_id, each.stage) in bags
+        }
+
+    def halfway(
+        self, every: list[tuple[int, Checkpoint]], least: list[Checkpoint], found: list[Checkpoint], base: int
+    ) -> list[Checkpoint]:
+        """What is there while the base is being moved: all that stays, the last of each stage, and all behind the base."""
+        last = {(each.run_id, each.stage): each for position, each in every if position <= base}
+        must = [each for position, each in every if position > base or each in least or each in last.values()]
+        left = iter(found)
+        assert all(each in left for each in must)  # in this order
+        assert set(found) <= {each for _, each in every}
+        return found
 
     def is_archived(self, new: Checkpoint) -> bool:
         """Whether the step that has this key is in an archive alone."""
@@ -98,7 +134,7 @@ class ArchivedStore(RuleBasedStateMachine):
     @rule(data=st.data(), batch=st.booleans())
     def append_again(self, data: st.DataObject, batch: bool) -> None:
         """One that is recorded already, here or in an archive: a duplicate, or refused."""
-        recorded = [each for each in self.every() if each.run_id != "milepost"]
+        recorded = [each for each in self.every() if each.run_id != "milepost" and each.run_id not in BAGS]
         assume(recorded)
         old = data.draw(st.sampled_from(recorded))._replace(at_ms=7)
         head = self.store.head()
@@ -142,6 +178,38 @@ class ArchivedStore(RuleBasedStateMachine):
             not self.is_archived(new) or not list(self.whole.find(new.idempotency_key, stage=new.stage, run_id=new.run_id))
         )
         self.both(lambda store: store.advance(new.run_id, new.stage, new.watermark, idempotency_key=new.idempotency_key))
+
+    @rule(run_id=st.sampled_from(BAGS))
+    def begin(self, run_id: str) -> None:
+        """An attempt, also of a run that has finished."""
+        self.attempts[run_id] = self.store._writer.begin_run(run_id, again=True, clock=lambda: 0)
+        assert self.whole._writer.begin_run(run_id, again=True, clock=lambda: 0) == self.attempts[run_id]
+
+    @rule(run_id=st.sampled_from(BAGS), state=st.sampled_from(["finished", "failed"]))
+    def end(self, run_id: str, state: str) -> None:
+        """The attempt that is open."""
+        assume(run_id in self.attempts)
+        attempt = self.attempts.pop(run_id)
+        self.both(lambda store: store._writer.end_run(run_id, attempt, state, lambda: 0, None))
+
+    @rule(run_id=st.sampled_from(BAGS), first=st.integers(0, 30), length=st.integers(1, 25))
+    def do_items(self, run_id: str, first: int, length: int) -> None:
+        """Of a bag; once some of it are in an archive alone, it says so, and nothing is done."""
+        items = [str(number) for number in range(first, first + length)]
+        recorded = [each for each in self.every() if (each.run_id, each.stage) == (run_id, "bag")]
+        if set(recorded) <= set(self.here()):
+            self.both(lambda store: list(store.once(items, run_id=run_id, stage="bag", key=str)))
+        else:
+            with pytest.raises(ArchivedStageError):
+                list(self.store.once(items, run_id=run_id, stage="bag", key=str))
+
+    @rule(run_id=st.sampled_from(BAGS), length=st.integers(1, 25))
+    def finish_after_an_archive(self, run_id: str, length: int) -> None:
+        """A bag that an archive leaves whole goes with a later one, though nothing was done in it since."""
+        self.begin(run_id)
+        self.do_items(run_id, 0, length)
+        self.archive(1.0, None)
+        self.end(run_id, "finished")
 
     @precondition(lambda self: self.store.head().entries > 0)
     @rule(where=st.floats(0, 1), killed=st.one_of(st.none(), st.integers(1, 5)))
@@ -201,11 +269,11 @@ class ArchivedStore(RuleBasedStateMachine):
         assert len(store) == len(here)
         assert (store.head(), store.latest()) == (whole.head(), whole.latest())
         assert store.resume_points() == whole.resume_points()
-        for run_id in (*RUNS, BUSY):
+        for run_id in (*RUNS, BUSY, *BAGS):
             assert store.chain_signature(run_id) == whole.chain_signature(run_id)
             assert store.resume_points(run_id) == whole.resume_points(run_id)
             assert list(store.history(run_id)) == [each for each in here if each.run_id == run_id]
-            for stage in STAGES:
+            for stage in (*STAGES, "bag"):
                 own = [each for each in here if (each.run_id, each.stage) == (run_id, stage)]
                 assert store.latest_for_stage(stage, run_id=run_id) == whole.latest_for_stage(stage, run_id=run_id)
                 assert list(store.history(run_id, stage)) == own

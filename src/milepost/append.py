@@ -37,10 +37,8 @@ from milepost.signature import EMPTY, START, canonical_bytes, prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     from milepost.cursors import Stored
-    from milepost.rows import Numbers
     from milepost.signature import ChainBase, Hash
 
 _BUFFER: Final = 250  # rows for one executemany, so few that they are freed before Python's garbage collector scans them
@@ -402,10 +400,10 @@ class Appender:
         with self._reserved():
             return self._add(entry, detail, None)
 
-    def move_base(self, through: int, whole: AbstractSet[Numbers]) -> None:
-        """Move the base of the chain to a position. `whole` are the bags of which everything stays."""
+    def move_base(self, through: int, left: rows.Moves, most: int) -> rows.Moves | None:
+        """Move the base of the chain to a position, and return what is left to do; see `rows.move_base`."""
         self.usable = False  # where the next mileposts go has changed
-        rows.move_base(self.statements, through, whole)
+        return rows.move_base(self.statements, through, left, most)
 
     def give_back(self) -> int:
         """Give some unused pages back to the file system, and return how many are left."""

@@ -33,7 +33,6 @@ from milepost.sqlite_errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Set as AbstractSet
 
     from milepost.append import Appender
     from milepost.rows import Numbers, Statements
@@ -69,7 +68,7 @@ def plan(database: Database, before: Head | int) -> Plan:
         if cut.position <= base.position:
             return Plan(_head(base), _head(base), 0, rows.count(connection) - rows.tip(connection)[0] + base.position)
         whole = rows.whole_bags(connection, cut.position)
-        kept = sum(len(each.rows) for each in rows.kept_through(connection, cut.position, whole))
+        kept = sum(1 for each in rows.kept_through(connection, cut.position, whole) for _ in each.rows)
         here = rows.count(connection) - (rows.tip(connection)[0] - cut.position)
         return Plan(_head(base), _head(cut), here - kept, kept)
 
@@ -246,8 +245,19 @@ def _what_stays(connection: apsw.Connection, base: ChainBase, cut: ChainBase, ha
 # The moves
 
 
-def _move(through: int, whole: AbstractSet[Numbers], end: Appender) -> None:
-    end.move_base(through, whole)
+def _move(cut: int, left: rows.Moves, end: Appender) -> rows.Moves | None:
+    """
+    Move the base one step further, and delete what has to go.
+
+    A reader sees by the base that entries were moved away, so each commit moves it, by one position at least.
+    """
+    positions = cut - left.base
+    steps = max(_parts(positions, _STEP), min(positions, _parts(left.rows, _STEP)))
+    return end.move_base(left.base + _parts(positions, steps), left, _parts(left.rows, steps))
+
+
+def _parts(number: int, of: int) -> int:
+    return -(-number // of)  # rounded up
 
 
 def _finish(writer: Writer) -> None:
@@ -255,15 +265,16 @@ def _finish(writer: Writer) -> None:
     last = writer.read_committed(rows.last_archive)
     if last is None:
         return
-    whole: AbstractSet[Numbers] | None = None
-    while (base := writer.read_committed(rows.chain_base)).position < last.cut:
-        if whole is None:
-            if not details.is_archive_of(last.detail, writer.read_committed(rows.signature_at, last.cut)):
-                problem = f"the entry at position {last.position:,} records an archive of another chain: verify() it"
-                raise StoreError(writer.path, problem)
-            whole = writer.read_on_own_connection(rows.whole_bags, last.cut, last.position)
-        through = min(base.position + _STEP, last.cut)
-        writer.do(partial(_move, through, whole))
+    if writer.read_committed(rows.chain_base).position < last.cut:
+        if not details.is_archive_of(last.detail, writer.read_committed(rows.signature_at, last.cut)):
+            problem = f"the entry at position {last.position:,} records an archive of another chain: verify() it"
+            raise StoreError(writer.path, problem)
+        left: rows.Moves | None = None
+        while left is None or left.base < last.cut:
+            if left is None:
+                left = writer.read_on_own_connection(rows.at_one_moment, rows.moves, last.cut, last.position)
+            if left.base < last.cut:
+                left = writer.do(partial(_move, last.cut, left))
     if writer.read_committed(rows.can_give_back):
         while writer.do(lambda end: end.give_back()):
             pass

@@ -26,6 +26,7 @@ from milepost.rows.append import (
 from milepost.rows.archive import (
     ArchiveRow,
     Kept,
+    Moves,
     Numbers,
     archives,
     can_give_back,
@@ -40,6 +41,7 @@ from milepost.rows.archive import (
     last_archive,
     may_have_archived,
     move_base,
+    moves,
     whole_bags,
 )
 from milepost.rows.columns import BATCH, PAGE, EntryRow, Statements, at_one_moment, chain_base, digits, extent, tip
@@ -125,6 +127,7 @@ __all__ = [
     "Filter",
     "Kept",
     "KeptCursor",
+    "Moves",
     "Numbers",
     "Progress",
     "ResumeState",
@@ -188,6 +191,7 @@ __all__ = [
     "latest",
     "may_have_archived",
     "move_base",
+    "moves",
     "numbered_rows",
     "numbers_at",
     "positions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, dropwhile, groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
@@ -133,66 +134,79 @@ class Kept(NamedTuple):
     Attributes:
         run_id: Its run.
         stage: Its name.
-        ordinal: Which entry of the stage the first one is that stays: 1, 2, 3 and so on.
-        rows: All that stay.
+        ordinal: Which entry of the stage the first one is that stays: 1, 2, 3 and so on. None if that one says so itself.
+        rows: All that stay. They can be read once, before the next stage is taken, as there may be very many.
     """
 
     run_id: str
     stage: str
     ordinal: int | None
-    rows: list[EntryRow]
+    rows: Iterator[EntryRow]
 
 
-def kept_before(connection: Statements, base: int) -> Iterator[Kept]:
+def kept_before(connection: apsw.Connection, base: int) -> Iterator[Kept]:
     """Yield what is here of each stage of each run up to the base, where it is all that an archive has left."""
-    for run_id, stage, found in _before(connection, base).values():
-        yield Kept(run_id, stage, found[0].entries_so_far, found)
+    for _, (run_id, stage), found in _before(connection, base):
+        yield Kept(run_id, stage, None, found)
 
 
-def _before(connection: Statements, base: int) -> dict[Numbers, tuple[str, str, list[EntryRow]]]:
-    """Return the rows up to the base that lookups find, by the numbers of their stages and runs, in their order."""
-    found: dict[Numbers, tuple[str, str, list[EntryRow]]] = {}
-    milepost = 0
-    read: list[tuple[Any, ...]] = connection.execute(_BEFORE, (base,)).fetchall()
-    for run_id, stage, *values in read:
-        row = EntryRow._make(values)
-        of_stage = found.get((row.run_number, row.stage_number))
+def _before(connection: apsw.Connection, base: int) -> Iterator[tuple[Numbers, tuple[str, str], Iterator[EntryRow]]]:
+    """Yield the rows up to the base that lookups find, by stage and run with their names, in the order of numbers."""
+    for (*numbers, run_id, stage), found in groupby(connection.execute(_BEFORE, (base,)), lambda row: row[:4]):
+        yield (numbers[0], numbers[1]), (run_id, stage), _found_by_lookups(EntryRow._make(row[4:]) for row in found)
+
+
+def _found_by_lookups(found: Iterable[EntryRow]) -> Iterator[EntryRow]:
+    milepost: int | None = None
+    for row in found:
         if row.entries_so_far is not None:
             milepost = row.position
-        elif of_stage is None or row.position >= milepost + INTERVAL:
-            continue
-        if of_stage is None:
-            of_stage = run_id, stage, []
-            found[row.run_number, row.stage_number] = of_stage
-        of_stage[2].append(row)
-    return found
+        if milepost is not None and row.position < milepost + INTERVAL:
+            yield row
 
 
 _BEFORE: Final = (
-    f"SELECT run_id, stage, {of_entry(EntryRow._fields)} FROM entry CROSS JOIN run_stage USING (run_number, stage_number) "
+    f"SELECT run_number, stage_number, run_id, stage, {of_entry(EntryRow._fields)} "
+    "FROM entry CROSS JOIN run_stage USING (run_number, stage_number) "
     "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) WHERE entry.position BETWEEN 1 AND ? "
     "ORDER BY entry.run_number, entry.stage_number, entry.position"
 )
 
 
-def kept_through(connection: Statements, cut: int, whole: AbstractSet[Numbers]) -> Iterator[Kept]:
+def kept_through(connection: apsw.Connection, cut: int, whole: AbstractSet[Numbers]) -> Iterator[Kept]:
     """Yield what an archive up to a cut leaves of each stage of each run, in the order of their numbers."""
     base = min(chain_base(connection).position, cut)
     before = _before(connection, base)
-    stages: list[tuple[Any, ...]] = connection.execute(_STAGES_THROUGH, (cut,)).fetchall()
-    for run_number, stage_number, run_id, stage, first, last, stands in stages:
+    there = next(before, None)
+    for numbers, names, first, last in _stages_through(connection, cut, whole):
+        while there is not None and there[0] < numbers:
+            there = next(before, None)
+        here = there[2] if there is not None and there[0] == numbers else iter(())
+        found = chain(
+            dropwhile(lambda row, first=first: row.position < first, here),  # type: ignore[misc]
+            _kept_behind(connection, numbers, max(first, base + 1), last),
+        )
+        begin = next(found, None)
+        if begin is not None:
+            ordinal = begin.entries_so_far
+            if ordinal is None:
+                ordinal = connection.execute(_ORDINAL, (*numbers, begin.position)).get
+            yield Kept(*names, ordinal, chain((begin,), found))
+
+
+def _kept_behind(connection: apsw.Connection, numbers: Numbers, first: int, last: int) -> Iterator[EntryRow]:
+    if first <= last:
+        yield from map(EntryRow._make, connection.execute(_KEPT_ROWS, (*numbers, first, last)))
+
+
+def _stages_through(
+    connection: apsw.Connection, cut: int, whole: AbstractSet[Numbers]
+) -> Iterator[tuple[Numbers, tuple[str, str], int, int]]:
+    """Yield each stage of each run with an entry up to a cut, its names, and the first and the last of what stays."""
+    for run_number, stage_number, run_id, stage, first, last, stands in connection.execute(_STAGES_THROUGH, (cut,)):
         numbers = run_number, stage_number
-        if not stands and numbers not in whole:
-            first = _walk_back(connection, numbers, last)  # noqa: PLW2901 - the first one that stays, not the first here
-        _, _, here = before.get(numbers, (run_id, stage, []))
-        found = [row for row in here if row.position >= first]
-        if last > base:
-            bindings = *numbers, max(first, base + 1), last
-            found += map(EntryRow._make, connection.execute(_KEPT_ROWS, bindings).fetchall())
-        ordinal = found[0].entries_so_far if found else None
-        if ordinal is None:
-            ordinal = connection.execute(_ORDINAL, (*numbers, first)).get
-        yield Kept(run_id, stage, ordinal, found)
+        stays = first if stands or numbers in whole else _walk_back(connection, numbers, last)
+        yield numbers, (run_id, stage), stays, last
 
 
 # Of each stage of each run with an entry up to a position: its first row here, the last one up to there, and whether they
@@ -212,21 +226,12 @@ _ORDINAL: Final = (
     f"AND ?3 AND {RUN_STAGE.equal('behind', BOUND)}) FROM entry AS post "
     f"WHERE post.position = {RUN_STAGE.milepost(BOUND, 'AND post.position <= ?3')}"
 )
-_KEPT_ROWS: Final = (
-    f"SELECT {of_entry(EntryRow._fields)} FROM {RUN_STAGE.entries(BOUND, '?3', '?4')} "
-    f"WHERE post.position BETWEEN ?3 - {INTERVAL - 1} AND ?4 ORDER BY post.sequence, entry.position"
-)
+_BETWEEN: Final = f"FROM {RUN_STAGE.entries(BOUND, '?3', '?4')} WHERE post.position BETWEEN ?3 - {INTERVAL - 1} AND ?4"
+_KEPT_ROWS: Final = f"SELECT {of_entry(EntryRow._fields)} {_BETWEEN} ORDER BY post.sequence, entry.position"
 
 
-def _first_that_stays(connection: Statements, numbers: Numbers, last: int) -> int:
+def _walk_back(connection: apsw.Connection, numbers: Numbers, last: int) -> int:
     """Return the position of the first entry with the watermark that the entry at `last` has."""
-    first: int = require(connection.execute(_FIRST_HERE, numbers).get, "stage")
-    if connection.execute(_SAME_WATERMARK, (first, last)).get:  # watermarks never fall, so all between have it too
-        return first
-    return _walk_back(connection, numbers, last)
-
-
-def _walk_back(connection: Statements, numbers: Numbers, last: int) -> int:
     first, watermark = last, None
     for position, *mark in connection.execute(_BACKWARDS, (*numbers, last)):
         if watermark is not None and mark != watermark:
@@ -235,82 +240,138 @@ def _walk_back(connection: Statements, numbers: Numbers, last: int) -> int:
     return first
 
 
-_FIRST_HERE: Final = f"SELECT {RUN_STAGE.milepost(BOUND, last=False)}"
-_SAME_WATERMARK: Final = (
-    "SELECT 1 FROM entry AS first CROSS JOIN entry AS last ON last.position = ?2 "
-    "WHERE first.position = ?1 AND (first.offset, first.event_time_ms) = (last.offset, last.event_time_ms)"
-)
 _BACKWARDS: Final = (
     f"SELECT entry.position, entry.offset, entry.event_time_ms FROM {RUN_STAGE.entries(BOUND, most='?3')} "
     "WHERE post.position <= ?3 ORDER BY post.sequence DESC, entry.position DESC"
 )
 
 
-def move_base(connection: Statements, through: int, whole: AbstractSet[Numbers]) -> None:
+class Moves(NamedTuple):
     """
-    Move the base of the chain to a position, and delete what an archive up to there does not leave here.
+    What is left to do of an archive, while the base moves up to its cut.
 
-    Of every stage of a run the last entry stays, and all with its watermark, so each lookup answers as before. The first
-    of them becomes a milepost. No row is updated: it is deleted and inserted again.
+    Attributes:
+        base: Where the base is now.
+        stays: The position of the first entry that stays of a stage of a run. Of any stage that is missing here all stays.
+        late: The stages of which more than one entry up to the base has to go: all before this position. An earlier archive
+            left them, since the run of their bag had not finished, or their stage had no later watermark.
+        rows: How many entries that are.
+    """
+
+    base: int
+    stays: dict[Numbers, int]
+    late: dict[Numbers, int]
+    rows: int
+
+
+def moves(connection: apsw.Connection, cut: int, as_of: int) -> Moves:
+    """Return what is left to do of the archive up to a cut that the entry at `as_of` records."""
+    base = chain_base(connection).position
+    whole = whole_bags(connection, cut, as_of)
+    stays: dict[Numbers, int] = {}
+    late: dict[Numbers, int] = {}
+    rows = 0
+    for numbers, _, first, _ in _stages_through(connection, cut, whole):
+        if numbers in whole:
+            continue
+        stays[numbers] = first
+        number, last = connection.execute(_HOW_MANY, (*numbers, 0, min(base, first - 1))).get
+        stays_now = first
+        if number and first > base:  # the last of them stays until the base is behind a later one
+            number, stays_now = number - 1, last
+        if number:
+            late[numbers] = stays_now
+            rows += number
+    return Moves(base, stays, late, rows)
+
+
+_HOW_MANY: Final = f"SELECT count(*), max(entry.position) {_BETWEEN}"
+
+
+def move_base(connection: Statements, through: int, left: Moves, most: int) -> Moves | None:
+    """
+    Move the base of the chain to a position, and delete what the archive does not leave here up to there.
+
+    Of every stage of a run the last entry stays at any moment, so each lookup answers as before. The first one that stays
+    becomes a milepost. No row is updated: it is deleted and inserted again.
 
     Args:
         connection: Runs the statements, inside a write transaction.
         through: The new base, at or below the cut of the archive.
-        whole: The bags of which everything stays.
+        left: What is left to do of the archive.
+        most: How many of the late entries to delete at most. The first ones of a stage go first.
+
+    Returns:
+        What is left to do after this. None if nothing was done, because another process has moved the base meanwhile.
     """
     base = chain_base(connection).position
-    if through <= base:  # another process has moved it there meanwhile
-        return
+    if base != left.base:
+        return None
     moved: list[tuple[Any, ...]] = connection.execute(_LAST_MOVED, (base, through)).fetchall()
     last = {(run_number, stage_number): position for run_number, stage_number, position in moved}
-    first = {
-        numbers: _first_that_stays(connection, numbers, position)
-        for numbers, position in last.items()
-        if numbers not in whole
-    }
+    first = {numbers: min(left.stays[numbers], position) for numbers, position in last.items() if numbers in left.stays}
     restated = [_as_milepost(connection, numbers, position) for numbers, position in first.items()]
     kept: list[int] = []
     for numbers, position in last.items():
         begin = max(first.get(numbers, 0), base + 1)
         kept += [position] if begin == position else _positions(connection, numbers, begin, position)
-    before = [
-        each for numbers, position in first.items() for each in _positions(connection, numbers, 0, min(base, position - 1))
-    ]
     connection.execute(
         "INSERT INTO chain_base (position, signature) VALUES (?, ?)",
         (through, checked_signature(signature_at(connection, through))),
     )
     connection.execute("DELETE FROM chain_base WHERE position < ?", (through,))
-    doomed = _ranges(sorted(before)) + _ranges_without(sorted(kept), base + 1, through)
-    connection.executemany("DELETE FROM entry WHERE position BETWEEN ? AND ?", doomed)
-    for row in filter(None, restated):
-        connection.execute("DELETE FROM entry WHERE position = ?", row[:1])
-        add_entries(connection, [row])
+    connection.executemany(_DELETE, _ranges_without(sorted(kept), base + 1, through))
+    _restate(connection, restated)
+    late, rows = dict(left.late), left.rows
+    for numbers, position in first.items():
+        if numbers in late:
+            late[numbers] = position
+            most, rows = most + 1, rows + 1
+        else:  # the one that was its last until now
+            _delete_before(connection, numbers, position, base, _ALL)
+    for numbers in left.late:
+        number = _delete_before(connection, numbers, late[numbers], base, most)
+        most, rows = most - number, rows - number
+        if most == 0:
+            break
+        del late[numbers]
     # The cursor of an entry that has gone can resume nothing.
     connection.executemany(
         "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?",
         [(*numbers, position) for numbers, position in first.items()],
     )
+    return Moves(through, left.stays, late, rows)
 
 
 _LAST_MOVED: Final = (
     "SELECT run_number, stage_number, max(position) FROM entry WHERE position > ? AND position <= ? "
     "GROUP BY run_number, stage_number"
 )
+_ALL: Final = MAX_INTEGER - 1
+_DELETE: Final = "DELETE FROM entry WHERE position BETWEEN ? AND ?"
 
 
-def _positions(connection: Statements, numbers: Numbers, least: int, most: int) -> list[int]:
-    """Return the positions that a stage of a run has between two positions."""
-    return [position for (position,) in connection.execute(_POSITIONS, (*numbers, least, most)).fetchall()]
+def _delete_before(connection: Statements, numbers: Numbers, position: int, base: int, most: int) -> int:
+    """Delete what a stage of a run has up to the base and before a position, the first `most` of it. Return how many."""
+    found = _positions(connection, numbers, 0, min(base, position - 1), most + 1)
+    doomed = found[:most]
+    if doomed:
+        restated = _as_milepost(connection, numbers, found[most] if len(found) > most else position)
+        connection.executemany(_DELETE, _ranges(doomed))
+        _restate(connection, [restated])
+    return len(doomed)
 
 
-_POSITIONS: Final = (
-    f"SELECT entry.position FROM {RUN_STAGE.entries(BOUND, '?3', '?4')} "
-    f"WHERE post.position BETWEEN ?3 - {INTERVAL - 1} AND ?4"
-)
+def _positions(connection: Statements, numbers: Numbers, least: int, most: int, limit: int = -1) -> list[int]:
+    """Return the positions of a stage of a run between two positions, in chain order."""
+    found: list[tuple[Any, ...]] = connection.execute(_POSITIONS, (*numbers, least, most, limit)).fetchall()
+    return [position for (position,) in found]
 
 
-def _as_milepost(connection: Statements, numbers: Numbers, position: int) -> tuple[Any, ...] | None:
+_POSITIONS: Final = f"SELECT entry.position {_BETWEEN} ORDER BY post.sequence, entry.position LIMIT ?5"
+
+
+def _as_milepost(connection: Statements, numbers: Numbers, position: int) -> EntryRow | None:
     """Return the row at a position as a milepost, or None if it is one already."""
     row = EntryRow._make(connection.execute(_ROW, (position,)).get)
     if row.entries_so_far is not None:
@@ -320,6 +381,12 @@ def _as_milepost(connection: Statements, numbers: Numbers, position: int) -> tup
 
 
 _ROW: Final = f"SELECT {of_entry(EntryRow._fields)} FROM entry WHERE position = ?"
+
+
+def _restate(connection: Statements, rows: Iterable[EntryRow | None]) -> None:
+    for row in filter(None, rows):
+        connection.execute("DELETE FROM entry WHERE position = ?", row[:1])
+        add_entries(connection, [row])
 
 
 def _ranges(positions: Iterable[int]) -> list[tuple[int, int]]:
