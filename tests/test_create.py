@@ -392,3 +392,26 @@ def test_processes_that_make_the_same_store_and_sweep_each_other_all_open_it(pat
         with CheckpointStore.open_readonly(f"{path}-{number}") as store:
             assert len(store) == 4
             assert store.verify().ok
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+def test_nothing_is_made_under_a_name_that_sqlite_uses_beside_a_database(path: Path, suffix: str) -> None:
+    """It would take a copy for a log of the store: nobody could open the store any more, or the copy would be removed."""
+    target = path.with_name(path.name + suffix)
+    with CheckpointStore(path) as store:
+        store.append_many(chain(10))
+        makers: list[Callable[[], object]] = [
+            lambda: store.backup(target),
+            lambda: store.archive(target, before=store.head()),
+        ]
+        if suffix == "-journal":  # the others are there as long as it is open
+            for make_it in makers:
+                with pytest.raises(StoreError, match="SQLite uses this name"):
+                    make_it()
+            assert len(store) == 10
+    with pytest.raises(StoreError, match="SQLite uses this name"):
+        CheckpointStore(target)
+    assert names(path.parent) == [path.name]
+    path.unlink()
+    CheckpointStore(target).close()
+    assert names(path.parent) == [target.name]

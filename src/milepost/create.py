@@ -45,6 +45,7 @@ _TEMPORARY: Final = re.compile(r"\.milepost_[0-9a-f]{8}")
 _OLDER_PREFIX: Final = ".milepost-"  # the prefix of an older milepost's temporary files
 _NAME: Final = "new"  # the new file's name in its temporary directory
 _HIDDEN_BYTES: Final = len("/.milepost_12345678/new")
+_SIBLINGS: Final = ("-wal", "-shm", "-journal")
 _TRIES: Final = 100
 _SEAL_OFFSET: Final = 18  # https://sqlite.org/fileformat2.html#the_database_header
 
@@ -244,8 +245,9 @@ def directory_beside(path: str) -> Iterator[str]:
     Make a temporary directory beside a file, and remove it at the end with everything in it.
 
     Raises:
-        StoreError: It cannot be made.
+        StoreError: It cannot be made, or the file would have a name that SQLite uses for a file of its own.
     """
+    _refuse_name_of_sibling(path)
     sweep(path)
     temporary = _TemporaryDirectory(path)
     try:
@@ -258,6 +260,14 @@ def directory_beside(path: str) -> Iterator[str]:
         finally:
             with _errors_about(path):
                 temporary.remove()  # the rest, if a signal interrupted the first call
+
+
+def _refuse_name_of_sibling(path: str) -> None:
+    """SQLite takes a file with such a name for a log of the database beside it: it waits for it, or removes it."""
+    for suffix in _SIBLINGS:
+        database = path.removesuffix(suffix)
+        if database != path and os.path.lexists(database):
+            raise StoreError(path, f"SQLite uses this name for a file of its own beside {database}: choose another path")
 
 
 def sweep(path: str) -> None:
@@ -354,7 +364,7 @@ def _remove(made: str) -> None:
 
 
 def _remove_siblings(temporary: str) -> None:
-    for suffix in ("-wal", "-shm", "-journal"):
+    for suffix in _SIBLINGS:
         Path(temporary + suffix).unlink(missing_ok=True)
 
 
