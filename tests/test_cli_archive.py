@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -98,3 +98,20 @@ def test_workers_are_refused_as_by_verify_also_in_a_dry_run(month: Path, yes: tu
     told = answer("archive", month, month.with_name("a"), "--before", "1970-01-11", "--workers", "2", *yes)
     assert "10 entries until 1970-01-10T00:00:00Z" in told
     assert month.with_name("a").exists() == bool(yes)
+
+
+def test_what_is_recorded_while_the_command_runs_stays_as_it_was_told(month: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a time means is settled once."""
+    plan = CheckpointStore._plan_archive
+
+    def overtaken(store: CheckpointStore, before: Any) -> Any:
+        found = plan(store, before)
+        with CheckpointStore(month) as other:
+            other.append(entry(32, at_ms=40 * DAY_MS))
+        return found
+
+    monkeypatch.setattr(CheckpointStore, "_plan_archive", overtaken)
+    found = json.loads(answer("archive", month, month.with_name("a"), "--before", "2000", "--yes", "--json"))
+    with CheckpointStore.open_readonly(month) as store, CheckpointStore.open_readonly(month.with_name("a")) as archived:
+        assert (str(store.base), found["moved"], found["kept"]) == (found["base"], 30, 1)
+        assert (len(archived), len(store)) == (31, 3)

@@ -55,7 +55,7 @@ def archive(
         last = next(store.history(after=plan.cut.entries - 1, limit=1), None) if plan.moved else None
     if yes:
         with CheckpointStore(file, hmac_key=key) as writer:
-            writer.archive(target, before=before, workers=workers)
+            writer.archive(target, before=plan.cut, workers=workers)  # as told, whatever is recorded meanwhile
     if as_json:
         output.document({"archived": yes and plan.moved > 0, "moved": plan.moved, "kept": plan.kept, "base": str(plan.cut)})
     elif plan.moved == 0:
