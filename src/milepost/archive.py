@@ -112,11 +112,11 @@ def _cut(connection: apsw.Connection, before: Head | int) -> ChainBase:
     if not isinstance(before, Head):
         return rows.cut_before(connection, before)
     base = rows.chain_base(connection)
-    if before.entries <= base.position:
-        return base
-    if rows.signature_at(connection, before.entries) != bytes.fromhex(before.signature):
+    found = rows.signature_at(connection, before.entries)
+    is_archived = found is None and before.entries < base.position  # and only the archive knows its signature
+    if found != bytes.fromhex(before.signature) and not is_archived:
         raise InvalidArgumentError("before", before, "is no head of this chain: give one that head() has returned")
-    return ChainBase(before.entries, bytes.fromhex(before.signature))
+    return max(base, ChainBase(before.entries, bytes.fromhex(before.signature)), key=lambda place: place.position)
 
 
 def _head(base: ChainBase) -> Head:
