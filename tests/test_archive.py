@@ -291,6 +291,21 @@ def test_what_is_no_time_and_no_head_of_the_chain_is_refused(store: CheckpointSt
     assert (len(store), path.with_name("a").exists()) == (10, False)
 
 
+def test_a_wrong_head_is_refused_wherever_the_file_can_tell(store: CheckpointStore, path: Path) -> None:
+    """At the base, and at an entry that stayed; of any other place before the base only an archive knows."""
+    store.append_many(chain(10, run_id="first"))
+    store.append_many(chain(10))
+    target = path.with_name("a")
+    base = store.archive(target, before=store.head())
+    for position in (10, 20):
+        with pytest.raises(InvalidArgumentError, match="no head of this chain"):
+            store.archive(path.with_name("b"), before=Head(position, "ab" * 32))
+        with CheckpointStore.open_readonly(target) as archived:
+            assert store.archive(path.with_name("b"), before=_head_at(archived, position)) == base
+    assert store.archive(path.with_name("b"), before=Head(5, "ab" * 32)) == base
+    assert not path.with_name("b").exists()
+
+
 def test_details_cursors_and_attempts_span_the_cut(store: CheckpointStore, path: Path) -> None:
     """A run that is open at the cut ends behind it, its stage goes on, and its cursor is still there."""
     with store.run("nightly") as run:
@@ -787,6 +802,15 @@ def test_a_base_without_any_archive_hides_the_beginning(path: Path) -> None:
     _edit(path, "INSERT INTO chain_base SELECT position, signature FROM entry WHERE position = 5")
     with CheckpointStore.open_readonly(path) as again:
         assert [fault.kind for fault in again.verify().faults] == ["missing"]
+
+
+def test_another_base_beside_the_one_that_an_archive_left_is_found(archived: tuple[Path, list[Path]]) -> None:
+    """Lookups pass it over today."""
+    path, made = archived
+    _edit(path, "INSERT INTO chain_base VALUES (100, zeroblob(32))")
+    with CheckpointStore.open_readonly(path) as store:
+        for files in ([], made):
+            assert [(fault.kind, fault.position) for fault in store.verify(archives=files).faults] == [("unreadable", 100)]
 
 
 def test_a_changed_entry_of_any_archive_is_located(archived: tuple[Path, list[Path]]) -> None:

@@ -492,6 +492,7 @@ HAPPENED: dict[str, dict[int | None, str]] = {
         {1: "lookups cannot rely on the row of run 'run-0', stage 'extract', sequence 0: expected entries_so_far 1, found"},
     "UPDATE entry SET entries_so_far = 7 WHERE position = 31": {31: "expected no entries_so_far, found entries_so_far 7"},
     "INSERT INTO run_stage VALUES (1, 9)": {None: "lookups expect an entry of stage number 9 of run 'run-0'"},
+    "INSERT INTO run VALUES (9, 'run-9')": {None: "lookups expect an entry of run 'run-9', and there is none"},
 }  # fmt: skip
 
 

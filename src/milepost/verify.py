@@ -66,6 +66,8 @@ def _verify_chain(
         audit = Audit({}, {}, set(), database.hash, start)
         invalid = read(rows.invalid_positions)
         faults += [_misplaced(position) for position in invalid]
+        faults += _empty_runs(database, kept)
+        faults += _superfluous_bases(database)
         faults += _wrong_base(database, kept)
         for head in (trusted, expected):
             if head is not None:
@@ -210,6 +212,23 @@ def _missing_head(database: Database, kept: rows.Snapshot, head: Head) -> list[F
     # Rows added since the snapshot are not verified, so they confirm nothing.
     stored = database.read(rows.signature_at, head.entries) if head.entries <= kept.entries else None
     return contains(head, stored, kept.entries, None, kept.base.position)
+
+
+def _empty_runs(database: Database, kept: rows.Snapshot) -> list[Fault]:
+    faults = []
+    for number in database.read(rows.empty_runs):
+        name = kept.run_names.get(number, "")
+        said = f"lookups expect an entry of run {shown(name)}, and there is none"
+        faults.append(Fault("lookup", None, f"an entry of run {shown(name)}", "none", name, explanation=said))
+    return faults
+
+
+def _superfluous_bases(database: Database) -> list[Fault]:
+    said = "a base of the chain stands here beside the one that an archive has left"
+    return [
+        Fault("unreadable", position, "no base", "a base", explanation=said)
+        for position in database.read(rows.superfluous_bases)
+    ]
 
 
 def _explained(faults: list[Fault], audit: Audit, database: Database, kept: rows.Snapshot | None) -> list[Fault]:

@@ -102,6 +102,7 @@ from milepost.rows.verify import (
     Progress,
     Snapshot,
     empty_run_stages,
+    empty_runs,
     invalid_positions,
     kept_cursors,
     progress_at,
@@ -110,6 +111,7 @@ from milepost.rows.verify import (
     run_rows_after,
     snapshot,
     snapshot_of_run,
+    superfluous_bases,
 )
 
 __all__ = [
@@ -166,6 +168,7 @@ __all__ = [
     "cut_before",
     "digits",
     "empty_run_stages",
+    "empty_runs",
     "end_of_run",
     "ends_of_run_stage",
     "entries_of_run_stage",
@@ -215,6 +218,7 @@ __all__ = [
     "snapshot_of_run",
     "stage_pairs",
     "stages",
+    "superfluous_bases",
     "tip",
     "virtual_integrity",
     "whole_bags",

@@ -83,6 +83,22 @@ def empty_run_stages(connection: apsw.Connection) -> list[tuple[Any, ...]]:
 _EMPTY_RUN_STAGES: Final = f"SELECT run_number, stage_number FROM run_stage WHERE {RUN_STAGE.milepost('run_stage')} IS NULL"
 
 
+def empty_runs(connection: apsw.Connection) -> list[int]:
+    """Return the numbers of the runs without an entry. No append leaves one."""
+    return [row[0] for row in connection.execute(_EMPTY_RUNS)]
+
+
+_EMPTY_RUNS: Final = f"SELECT run_number FROM run WHERE {RUN.milepost('run')} IS NULL"
+
+
+def superfluous_bases(connection: apsw.Connection) -> list[int]:
+    """Return the positions in `chain_base` that are not the base. No archive leaves one."""
+    return [row[0] for row in connection.execute(_SUPERFLUOUS_BASES)]
+
+
+_SUPERFLUOUS_BASES: Final = "SELECT position FROM chain_base WHERE position < (SELECT max(position) FROM chain_base)"
+
+
 class Progress(NamedTuple):
     """
     How far a run, and a stage of it, had come before a position of the chain. If they had not begun, the values are None.
