@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 from milepost import details, rows
 from milepost.database import Database
 from milepost.errors import StoreError, shown
-from milepost.kept import digest_of_kept, line_of
+from milepost.kept import digest_of_kept, line_of, places
 from milepost.signature import START
 from milepost.verification import Fault, Verification
 from milepost.verify import at_rest, contains, plain, verify_chain
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import apsw
 
     from milepost.receipt import Head
-    from milepost.signature import ChainBase
+    from milepost.signature import ChainBase, Hash
 
     Progress = Callable[[int, int], object] | None
 
@@ -181,7 +181,8 @@ def _kept(part: _Part, parts: list[_Part], archived: dict[int, details.Archived]
     expected = f"{shown(said.kept)} entries with the digest {plain(said.digest)}"
     found = f"{number} entries with the digest {digest.hex()}"
     why = "what stayed here of the archived entries was changed"
-    return _changed(part, parts) or [Fault("archive", None, expected, found, explanation=why, file=part.file)]
+    faults = _changed(part, parts) + _removed(part, parts, said)
+    return faults or [Fault("archive", None, expected, found, explanation=why, file=part.file)]
 
 
 def _digest(connection: apsw.Connection, part: _Part) -> tuple[int, bytes]:
@@ -211,6 +212,50 @@ def _changed_from(part: _Part, names: rows.Snapshot, other: _Part) -> list[Fault
 
 def _entries_at(connection: apsw.Connection, positions: list[int]) -> list[rows.EntryRow | None]:
     return [rows.entry_at(connection, position) for position in positions]
+
+
+def _removed(part: _Part, parts: list[_Part], said: details.Archived) -> list[Fault]:
+    """Return a fault for each entry that an archive has left in a file, if lookups no longer find it there or miscount."""
+    cut = part.base.position
+    there = part.database.read_on_own_connection(_places, cut)
+    bags = [_read(part, _whole_bags, cut)]
+    for other in parts:
+        if other is not part and other.end == part.base:
+            # A run may have finished between the cut and the entry of the archive, which only the later file tells.
+            for whole in [*bags, _read(other, _whole_bags, cut)]:
+                if other.database.read_on_own_connection(_digest_of_left, cut, whole, part.database.hash) == said.digest:
+                    return other.database.read_on_own_connection(_missing, part, whole, there)
+    return []
+
+
+def _whole_bags(connection: apsw.Connection, cut: int) -> set[rows.Numbers]:
+    as_of = [each.position for each in rows.archives(connection) if each.cut == cut]
+    return rows.whole_bags(connection, cut, *as_of[:1])
+
+
+def _places(connection: apsw.Connection, base: int) -> dict[int, int]:
+    return {row.position: place for _, row, place in places(rows.kept_before(connection, base))}
+
+
+def _digest_of_left(connection: apsw.Connection, cut: int, whole: set[rows.Numbers], hash_function: Hash) -> str:
+    _, digest = digest_of_kept(rows.kept_through(connection, cut, whole), hash_function)
+    return digest.hex()
+
+
+def _missing(connection: apsw.Connection, part: _Part, whole: set[rows.Numbers], there: dict[int, int]) -> list[Fault]:
+    gone: list[Fault] = []
+    miscounted: dict[tuple[str, str], Fault] = {}
+    for each, row, place in places(rows.kept_through(connection, part.base.position, whole)):
+        names = each.run_id, each.stage
+        entry = f"entry {place} of stage {shown(each.stage)} of run {shown(each.run_id)}"
+        found = there.get(row.position)
+        if found is None:
+            said = f"{entry} stayed here when it was archived, and lookups no longer find it"
+            gone.append(Fault("archive", row.position, entry, "none", *names, row.sequence, said, part.file))
+        elif found != place and names not in miscounted:
+            said = f"lookups take {entry} for entry {found}"
+            miscounted[names] = Fault("archive", row.position, f"{place}", f"{found}", *names, row.sequence, said, part.file)
+    return gone or list(miscounted.values())
 
 
 def _difference(part: _Part, names: rows.Snapshot, row: rows.EntryRow, expected: str, found: str, why: str) -> Fault:

@@ -9,7 +9,7 @@ from milepost.errors import shown
 from milepost.signature import EMPTY, canonical_bytes, prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from milepost.rows import Kept
     from milepost.signature import Hash
@@ -23,14 +23,18 @@ def digest_of_kept(kept: Iterable[Kept], hash_function: Hash) -> tuple[int, byte
     chained over the lines as the signature of a chain is over its entries, and in a keyed chain it is keyed.
     """
     number, digest = 0, EMPTY
+    for number, (each, row, place) in enumerate(places(kept), 1):  # noqa: B007 - how many there were
+        digest = hash_function(digest + f"{place},{_line(prefix(each.run_id, each.stage), row)}".encode()).digest()
+    return number, digest
+
+
+def places(kept: Iterable[Kept]) -> Iterator[tuple[Kept, rows.EntryRow, int]]:
+    """Yield each entry that stays, with which one of its stage in the run it is, as the file says."""
     for each in kept:
-        begins = prefix(each.run_id, each.stage)
         place = each.ordinal - 1 if type(each.ordinal) is int else -1
         for row in each.rows:
             place = row.entries_so_far if type(row.entries_so_far) is int else place + 1
-            digest = hash_function(digest + f"{place},{_line(begins, row)}".encode()).digest()
-            number += 1
-    return number, digest
+            yield each, row, place
 
 
 def line_of(names: rows.Snapshot, row: rows.EntryRow | None) -> str:
