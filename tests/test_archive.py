@@ -497,6 +497,55 @@ def test_a_comparison_of_what_is_in_an_archive_is_refused(store: CheckpointStore
         assert archived.compare(RUN, "other").identical
 
 
+@pytest.mark.parametrize("place", ["compared_page", "stage_pairs", "get"])
+def test_a_comparison_that_an_archive_overtakes_is_refused(
+    store: CheckpointStore, path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it happens: it never says that runs differ, or are the same, by what is left of them."""
+    other = [each._replace(run_id="other") for each in chain(3000)]
+    other[-1] = other[-1]._replace(idempotency_key="another")
+    store.append_many([*chain(3000), *other])
+    query, calls = getattr(rows, place), count(1)
+
+    def overtaken(connection: Any, *values: Any) -> Any:
+        found = query(connection, *values)
+        if next(calls) == 1:
+            store.archive(path.with_name("a"), before=store.head())
+        return found
+
+    monkeypatch.setattr(rows, place, overtaken)
+    with pytest.raises(ArchivedStageError):
+        store.compare(RUN, "other")
+    assert next(calls) > 1
+
+
+def test_an_archive_between_two_looks_into_a_bag_hands_out_no_item_that_is_done(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks up the keys of a bag hears that they are in an archive."""
+    with store.run("bag") as run:
+        assert len(list(run.once(range(100), stage="mail", key=str))) == 100
+    looks = {name: getattr(rows, name) for name in ("has_archived", "recorded_keys")}
+    calls = count(1)
+
+    def after(name: str) -> Any:
+        def look(*given: Any) -> Any:
+            found = looks[name](*given)
+            if next(calls) == 1:
+                store.archive(path.with_name("a"), before=store.head())
+            return found
+
+        return look
+
+    for name in looks:
+        monkeypatch.setattr(rows, name, after(name))
+    again = []
+    with pytest.raises(ArchivedStageError):
+        for item in store.once(range(100), run_id="bag", stage="mail", key=str):
+            again.append(item)  # noqa: PERF402 - also those before the error
+    assert (store.base.entries > 100, again) == (True, [])
+
+
 def test_tables_of_the_sink_stay_and_are_not_in_the_archive(store: CheckpointStore, path: Path) -> None:
     """The archive has milepost's own tables only."""
     with store.transaction() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
 from milepost import details, rows
@@ -12,7 +12,7 @@ from milepost.errors import ArchivedStageError, NoCheckpointError
 from milepost.history import pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from milepost.checkpoint import Checkpoint
     from milepost.database import Database
@@ -30,10 +30,17 @@ def compare_runs(database: Database, run_id: str, other_run_id: str) -> Comparis
     ):
         if not known:
             raise NoCheckpointError(name, None)
-        for pair in pairs:
-            if database.read(rows.has_archived, name, pair.stage):
-                raise ArchivedStageError(name, pair.stage)
-    return Comparison(run_id, other_run_id, tuple(_stage(database, run_id, other_run_id, pair) for pair in pairs))
+    names = run_id, other_run_id
+    _refuse_archived(database, names, pairs)
+    stages = tuple(_stage(database, *names, pair) for pair in pairs)
+    _refuse_archived(database, names, pairs)  # an archive may have taken entries away between two pages
+    return Comparison(*names, stages)
+
+
+def _refuse_archived(database: Database, names: Iterable[str], pairs: Iterable[rows.StagePair]) -> None:
+    for name, pair in product(names, pairs):
+        if database.read(rows.has_archived, name, pair.stage):
+            raise ArchivedStageError(name, pair.stage)
 
 
 def _stage(database: Database, run_id: str, other_run_id: str, pair: rows.StagePair) -> StageComparison:
@@ -91,9 +98,7 @@ class _RunOfFile:
         pairs = database.read(rows.stage_pairs, run_id, run_id)
         if not pairs:
             raise NoCheckpointError(run_id, None)
-        for pair in pairs:
-            if database.read(rows.has_archived, run_id, pair.stage):
-                raise ArchivedStageError(run_id, pair.stage)
+        _refuse_archived(database, [run_id], pairs)
         # A stage may have begun after the tip was read.
         self.stages = [pair.stage for pair in pairs if next(self.entries(pair.stage), None) is not None]
 

@@ -310,9 +310,11 @@ class ItemProgress(Progress[str, "list[str]"]):
         keys = [key for _, key in items]
 
         def look(connection: apsw.Connection) -> set[str]:
+            recorded = rows.recorded_keys(connection, self.run_id, self.stage, keys)
+            # Afterwards: an archive may take keys away between the two, and what it has taken stays away.
             if rows.has_archived(connection, self.run_id, self.stage):
                 raise ArchivedStageError(self.run_id, self.stage)
-            return rows.recorded_keys(connection, self.run_id, self.stage, keys)
+            return recorded
 
         recorded = self._writer.read(look)
         found = []

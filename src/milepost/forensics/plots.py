@@ -355,9 +355,9 @@ def _attempts(read: Read, chosen: Filter, run_number: int, run_id: str) -> list[
         elif row.attempt in begun:
             ended[row.attempt] = state, error, row.at_ms
     if chosen.stage is not None:
-        if read(rows.has_archived, run_id, chosen.stage):
-            return []  # only the archive knows when it began
         ends = read(active.ends_of_stage, chosen, run_number)
+        if read(rows.has_archived, run_id, chosen.stage):  # asked last: it may have been archived just now
+            return []  # only the archive knows when it began
         state, error, _ = ended.get(max(begun), ("open", None, 0)) if begun else ("no state", None, 0)
         return [] if ends is None else [_Attempt(run_id, 1, state, error, ends[0].at_ms, ends[1].at_ms)]
     beginning, end = read(rows.beginning_of_run, run_number), read(rows.end_of_run, run_number)
