@@ -8,11 +8,14 @@ from itertools import count
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 
+from benchmarks import floor
 from benchmarks.race import Figure, each, together
 from benchmarks.workload import BATCH, checkpoint, many_runs
 from milepost import Checkpoint, CheckpointStore, Head, Watermark
+from milepost.reader import CACHE_KIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from benchmarks.race import Race, Timings
 
 CALLS = 500
+STEP = 5_000  # entries deleted in one commit, as an archive does
+COPIED_PAGES, FREED_PAGES, WRITE_BACK_PAGES = 4096, 1000, 4000  # as milepost does
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +57,11 @@ def _cut(store: CheckpointStore, position: int) -> Head:
     return Head(receipt.position, receipt.signature)
 
 
-def test_archive(race: Race, original: Path, entries: int, place: Callable[[], Path]) -> None:
-    """Measure an archive of all but a tenth, beside a backup of the file."""
+@pytest.fixture
+def backup(original: Path, place: Callable[[], Path]) -> Callable[[], Callable[[], Timings]]:
+    """A contestant that backs the file up."""
 
-    def backup() -> Callable[[], Timings]:
+    def prepare() -> Callable[[], Timings]:
         store = CheckpointStore.open_readonly(original)
 
         def run() -> Timings:
@@ -65,6 +71,20 @@ def test_archive(race: Race, original: Path, entries: int, place: Callable[[], P
 
         return run
 
+    return prepare
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_archive(
+    race: Race,
+    original: Path,
+    entries: int,
+    place: Callable[[], Path],
+    backup: Callable[[], Callable[[], Timings]],
+    workers: int,
+) -> None:
+    """Measure an archive of all but a tenth, beside a backup of the file."""
+
     def archive() -> Callable[[], Timings]:
         path = place()
         shutil.copyfile(original, path)
@@ -72,14 +92,59 @@ def test_archive(race: Race, original: Path, entries: int, place: Callable[[], P
 
         def run() -> Timings:
             cut = _cut(store, entries)
-            timings = together(lambda: store.archive(place(), before=cut), 1)
+            timings = together(lambda: store.archive(place(), before=cut, workers=workers), 1)
             store.close()
             return [timing / 1000 for timing in timings]
 
         return run
 
-    work = f"archive {entries:,} of {entries * 11 // 10:,} (ms; backup)"
-    race(work, backup, archive, rounds=3, figure=Figure(4))
+    with_workers = "" if workers == 1 else f", {workers} workers"
+    race(f"archive {entries:,}{with_workers} (ms; backup)", backup, archive, rounds=3, figure=Figure(4))
+
+
+def test_by_hand(
+    race: Race, original: Path, entries: int, place: Callable[[], Path], backup: Callable[[], Callable[[], Timings]]
+) -> None:
+    """
+    Measure the part of SQLite, beside a backup: a copy of the file, and the same deletes by raw APSW.
+
+    It verifies nothing, and nothing goes on after a kill. The commits have the same size, and the WAL is written back at
+    the same length.
+    """
+
+    def by_hand() -> Callable[[], Timings]:
+        path = place()
+        shutil.copyfile(original, path)
+        connection = floor.connect(path, "full")
+        connection.pragma("cache_size", -CACHE_KIB)
+        connection.wal_autocheckpoint(WRITE_BACK_PAGES)
+
+        def run() -> Timings:
+            timings = together(lambda: _archive_by_hand(connection, place(), entries), 1)
+            connection.close()
+            return [timing / 1000 for timing in timings]
+
+        return run
+
+    race(f"{entries:,} copied and deleted by hand (ms; backup)", backup, by_hand, rounds=3)
+
+
+def _archive_by_hand(connection: apsw.Connection, target: Path, entries: int) -> None:
+    with apsw.Connection(str(target)) as copy, copy.backup("main", connection, "main") as steps:
+        while not steps.done:
+            steps.step(COPIED_PAGES)
+    for begin in range(0, entries, STEP):
+        through = min(begin + STEP, entries)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO chain_base (position, signature) VALUES (?, zeroblob(32))", (through,))
+        connection.execute("DELETE FROM chain_base WHERE position < ?", (through,))
+        connection.execute("DELETE FROM entry WHERE position BETWEEN ? AND ?", (begin + 1, through))
+        connection.execute("COMMIT")
+    while connection.pragma("freelist_count"):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"PRAGMA incremental_vacuum({FREED_PAGES})").fetchall()
+        connection.execute("COMMIT")
+    connection.wal_checkpoint()
 
 
 def test_others_wait(race: Race, original: Path, entries: int, place: Callable[[], Path]) -> None:
