@@ -7,6 +7,7 @@ import resource
 import tracemalloc
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -261,6 +262,21 @@ def test_a_time_archives_what_was_recorded_before_the_first_entry_that_is_not_be
     assert [each.at_ms for each in store.history(RUN)] == [150, 300, 120, 400]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 40, 41, 42, 80, 81, 82, 100])
+def test_a_stage_keeps_its_last_entry_wherever_its_mileposts_are(store: CheckpointStore, path: Path, cut: int) -> None:
+    """Its last one up to the cut may be a milepost itself; a stage of one entry keeps that."""
+    entries = [entry(1, stage="once"), *chain(100)]
+    store.append_many(entries)
+    store.archive(path.with_name("a"), before=_head_at(store, 1 + cut))
+    left = [entries[0], *entries[cut:]]
+    assert [each for each in store.history() if each.run_id == RUN] == left
+    assert len(store) == len(left) + 1
+    assert store.verify(archives=[path.with_name("a")]).ok
+    store.archive(path.with_name("b"), before=store.head())
+    assert [each for each in store.history() if each.run_id == RUN] == [left[0], left[-1]]
+    assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).ok
+
+
 def test_without_anything_to_archive_no_file_is_made(store: CheckpointStore, path: Path) -> None:
     """An empty store, a time before the first entry, and what is archived already."""
     target = path.with_name("a")
@@ -478,6 +494,19 @@ def test_what_stays_of_a_bag_follows_the_run_as_it_is_when_the_archive_is_record
     assert len(list(store.history("bag", "mail"))) == 1
     assert store.verify().ok
     assert store.verify(archives=[path.with_name("a")]).ok
+
+
+@pytest.mark.parametrize("items", [["a", "b"], ["a", "b", "c"]])
+def test_a_bag_of_a_finished_run_is_not_worked_on_again_from_what_stayed_of_it(
+    store: CheckpointStore, path: Path, items: list[str]
+) -> None:
+    """However few of its items are in the archive alone, even one."""
+    with store.run("bag") as run:
+        assert list(run.once(items, stage="mail", key=str)) == items
+    store.archive(path.with_name("a"), before=store.head())
+    assert [each.idempotency_key for each in store.history("bag", "mail")] == items[-1:]
+    with pytest.raises(ArchivedStageError, match="mail"):
+        list(store.once(items, run_id="bag", stage="mail", key=str))
 
 
 def test_a_bag_without_a_run_stays_whole(store: CheckpointStore, path: Path) -> None:
@@ -701,6 +730,40 @@ def test_two_that_move_the_base_at_the_same_time_both_end(
     assert store.verify(archives=[path.with_name("a")]).elsewhere == 0
 
 
+def test_two_that_move_the_base_to_the_same_place_move_it_once(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both go on from the same base, step by step."""
+    store.append_many(chain(100))
+    head, do = store.head(), store._writer.do
+    monkeypatch.setattr(archive, "_STEP", 30)
+
+    def overtaken(work: Any, within: Any = None) -> Any:
+        if isinstance(work, partial):  # the other one moves it, and then this one
+            do(work, within)
+        return do(work, within)
+
+    monkeypatch.setattr(store._writer, "do", overtaken)
+    assert store.archive(path.with_name("a"), before=head) == head == store.base
+    assert store.verify(archives=[path.with_name("a")]).elsewhere == 0
+
+
+@pytest.mark.timeout(60)
+def test_an_archive_of_a_file_that_cannot_shrink_ends(path: Path) -> None:
+    """Another tool has rebuilt the file without auto_vacuum: its unused pages stay, and are used again."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(5000))
+    connection = apsw.Connection(str(path))
+    for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA auto_vacuum = NONE", "VACUUM", "PRAGMA journal_mode = WAL"):
+        connection.execute(statement).fetchall()
+    assert connection.pragma("auto_vacuum") == 0
+    connection.close()
+    with CheckpointStore(path) as store:
+        head = store.head()
+        assert store.archive(path.with_name("a"), before=head) == head
+        assert store.verify(archives=[path.with_name("a")]).ok
+
+
 @pytest.mark.parametrize("cut", [100, 3000])
 def test_an_archive_has_nothing_of_what_was_recorded_behind_the_cut(store: CheckpointStore, path: Path, cut: int) -> None:
     """Not its size, and not its bytes."""
@@ -746,6 +809,31 @@ def test_an_archive_that_was_cut_short_is_finished_by_the_next_call(
     store.append(entry(101))
     assert store.archive(target, before=head) == head == store.base
     assert store.verify(archives=[target]).elsewhere == 0
+
+
+def test_an_archive_that_was_changed_before_it_is_recorded_is_not_accepted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed there, and somebody edits the file: its base, its end and its seal are as they were."""
+    target = path.with_name("a")
+    with CheckpointStore(path) as store:
+        store.append_many(chain(10))
+        head = store.head()
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(archive, "_record", _killed)
+            store.archive(target, before=head)
+        seal = target.read_bytes()[18:20]
+        _unsealed(target)
+        _edit(target, "UPDATE entry SET offset = 5 WHERE position = 4")
+        content = target.read_bytes()
+        target.write_bytes(content[:18] + seal + content[20:])
+        with pytest.raises(BrokenChainError):
+            store.archive(target, before=head)
+        assert (len(store), store.base) == (10, EMPTY)
+
+
+def _killed(*given: Any) -> Any:
+    raise KeyboardInterrupt
 
 
 def test_an_entry_that_records_the_archive_of_another_chain_moves_nothing(path: Path) -> None:

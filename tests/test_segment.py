@@ -16,19 +16,20 @@ from hypothesis import strategies as st
 from milepost import segment
 from milepost.segment import FIRST, Header, Owner, Piece, Reading, Segment, SegmentError, Slot
 from milepost.signature import EMPTY, canonical_bytes, link, prefix
-from support.chains import chain
+from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from milepost import Checkpoint
 
+LONG: Final = segment.SEALED_BYTES
 OWNER: Final = Owner("5" * 32, "1-2-3", ("4-5-6",), "node-a", 4711, 1767225600000)
 
 
-def line(entry: Checkpoint, detail: str | None = None) -> bytes:
+def line(each: Checkpoint, detail: str | None = None) -> bytes:
     """The canonical bytes of an entry."""
-    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
+    run_id, stage, sequence, (offset, event_time_ms), key, at_ms = each
     return canonical_bytes(prefix(run_id, stage), sequence, offset, event_time_ms, key, at_ms, detail)
 
 
@@ -84,9 +85,12 @@ def test_every_changed_bit_and_every_cut_of_a_segment_is_refused() -> None:
         segment.decode(data + b"x")
 
 
-def _repacked(payload: bytes) -> bytes:
-    packed = gzip.compress(payload)
+def _signed(packed: bytes) -> bytes:
     return b"milepost segment 1 " + sha256(packed).hexdigest().encode() + b"\n" + packed
+
+
+def _repacked(payload: bytes) -> bytes:
+    return _signed(gzip.compress(payload))
 
 
 HEADER: Final[dict[str, Any]] = json.loads(
@@ -110,6 +114,15 @@ HEADER: Final[dict[str, Any]] = json.loads(
         ({"deposed": 7}, "not that of a segment"),
         ({"cursors": 1}, "the line of a cursor is no JSON"),
         ({"entries": 2, "ends": [2, 0]}, "ends before entry 2"),
+        ({"entries": 0, "ends": [0, 0], "signature": "0" * 64}, "does not fit"),
+        ({"signature": " " * 64}, "not that of a segment"),
+        ({"signature": "A" * 64}, "not that of a segment"),
+        ({"deposed": ["x" * 256]}, "not that of a segment"),
+        ({"at_ms": 2**63}, "not that of a segment"),
+        ({"kept": 1}, "which does not fit"),
+        ({"kept": 1, "entries": 0, "ends": [0, 1]}, "which does not fit"),
+        ({"kept": 1, "entries": 0, "begins": [0, 1]}, "which does not fit"),
+        ({"kept": 1, "entries": 0, "begins": [1, 0], "ends": [2, 0]}, "which does not fit"),
     ],
 )
 def test_a_header_that_no_shipper_writes_is_refused(changes: dict[str, Any], fault: str) -> None:
@@ -128,13 +141,34 @@ def test_what_has_no_header_is_refused(payload: bytes) -> None:
 
 @pytest.mark.parametrize(
     "shown",
-    ['[1,"json","null"]', '[1,"bytes","?"]', '[1,"x","1"]', '[9,"json","1"]', "[1]", '["1","json","1"]', '[1,"json",5]'],
+    [
+        '[1,"json","null"]',
+        '[1,"bytes","?"]',
+        '[1,"x","1"]',
+        '[9,"json","1"]',
+        '[0,"json","1"]',
+        "[1]",
+        '["1","json","1"]',
+        '[1,"json",5]',
+    ],
 )
 def test_a_line_that_is_no_cursor_is_refused(shown: str) -> None:
     """Of another position, of another kind, or none at all."""
     header = json.dumps({**HEADER, "cursors": 1}).encode()
     with pytest.raises(SegmentError):
         segment.decode(_repacked(b"\n".join([header, line(chain(1)[0]), shown.encode(), b""])))
+
+
+@pytest.mark.timeout(60)
+def test_a_compressed_part_that_ends_elsewhere_than_its_lines_is_refused() -> None:
+    """Cut anywhere, or with something behind it: reading ends, though the SHA-256 is right."""
+    packed = segment.encode(made([line(each) for each in chain(3)], cursors={2: "2"})).split(b"\n", 1)[1]
+    for other in (*(packed[:cut] for cut in range(len(packed))), packed + b"x", packed + packed):
+        with pytest.raises(SegmentError):
+            segment.decode(_signed(other))
+    for more in (b"x", b"\n", b"[2]\n"):
+        with pytest.raises(SegmentError):
+            segment.decode(_repacked(gzip.decompress(packed) + more))
 
 
 def test_a_decompression_bomb_fills_no_memory() -> None:
@@ -170,6 +204,45 @@ def test_lines_that_are_no_entries_are_refused(lines: list[bytes]) -> None:
         segment.parse(lines)
 
 
+KEPT: Final[dict[str, Any]] = segment.KeptRow(
+    5, 1, "r", 2, "s", 3, 10, 20, "key", 30, "ab" * 32, "cd" * 32, 3, "{}"
+)._asdict()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"position": -1},
+        {"run_number": "1"},
+        {"stage_number": None},
+        {"run_id": ""},
+        {"stage": "s\0"},
+        {"sequence": -1},
+        {"offset": 2**63},
+        {"event_time_ms": 1.5},
+        {"idempotency_key": "x" * 1025},
+        {"at_ms": True},
+        {"signature": "ab"},
+        {"signature": None},
+        {"run_signature": "AB" * 32},
+        {"entries_so_far": -1},
+        {"entries_so_far": "3"},
+        {"detail": 5},
+        {"detail": "no JSON"},
+        {"more": 1},
+    ],
+)
+def test_a_line_that_is_no_row_that_an_archive_leaves_is_refused(changes: dict[str, Any]) -> None:
+    """By its values alone, before it comes near a file."""
+    assert segment.parse_kept(segment.kept_line(segment.KeptRow(**KEPT)), 0) == segment.KeptRow(**KEPT)
+    for bare in ({"run_signature": None}, {"entries_so_far": None}, {"detail": None}):
+        row = segment.KeptRow(**{**KEPT, **bare})
+        assert segment.parse_kept(segment.kept_line(row), 0) == row
+    with pytest.raises(SegmentError) as found:
+        segment.parse_kept(json.dumps(list({**KEPT, **changes}.values())).encode(), 7)
+    assert found.value.index == 7
+
+
 def test_a_merged_segment_has_all_lines_and_the_last_two_cursors_of_each_stage() -> None:
     """As the file itself keeps them."""
     entries = chain(6)
@@ -180,6 +253,63 @@ def test_a_merged_segment_has_all_lines_and_the_last_two_cursors_of_each_stage()
     assert merged == made([line(each) for each in entries], cursors={3: "3", 5: "5"})
     with pytest.raises(SegmentError, match="begins at slot"):
         segment.merge([first, last])
+
+
+def test_a_merged_segment_has_the_cursors_of_every_stage() -> None:
+    """Two of each, though one of them has many more; in the middle of the chain too."""
+    entries = [entry(number, stage=stage) for number in range(1, 5) for stage in ("slow", "fast")]
+    first = made([line(each) for each in entries[:2]], cursors={1: "1", 2: "2"})
+    second = made([line(each) for each in entries[2:4]], first.header.ends, first.header.signature, {4: "4"})
+    third = made([line(each) for each in entries[4:]], second.header.ends, second.header.signature, {6: "6", 8: "8"})
+    assert segment.merge([first, second, third]).cursors == {1: "1", 6: "6", 8: "8"}
+    assert segment.merge([second, third]).cursors == {6: "6", 8: "8"}
+
+
+def test_a_merged_segment_is_owned_by_who_shipped_the_last_of_it() -> None:
+    """A shipper that comes later asks who has shipped last."""
+    parts: list[Segment] = []
+    for number in range(1, 4):
+        begins, before = (parts[-1].header.ends, parts[-1].header.signature) if parts else (FIRST, EMPTY)
+        whole = made([line(entry(number))], begins, before)
+        parts.append(whole._replace(header=whole.header._replace(owner=OWNER._replace(shipper=str(number) * 32))))
+    assert segment.merge(parts).header.owner.shipper == "3" * 32
+
+
+def _of_sizes(*sizes: int, levels: Sequence[int] = ()) -> list[Piece]:
+    """Objects that follow each other."""
+    numbered = enumerate(zip(sizes, levels or [0] * len(sizes), strict=True))
+    return [Piece(str(at), Slot(at, 0), Slot(at + 1, 0), level, size) for at, (size, level) in numbered]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "chosen"),
+    [
+        ((1, 1, LONG), range(2)),
+        ((LONG, 1, 1, 1, LONG), range(1, 4)),
+        ((1, LONG), None),
+        ((LONG, 1, LONG), None),
+        ((1, 1), None),
+        ((1, 1, LONG, LONG), None),
+        ((LONG - 1, LONG - 1, LONG), range(2)),
+    ],
+)
+def test_short_objects_before_a_long_one_are_merged_at_once(sizes: tuple[int, ...], chosen: range | None) -> None:
+    """All of them, and the long one stays as it is; a single one has nothing to be merged with."""
+    assert segment.due(_of_sizes(*sizes)) == chosen
+
+
+def test_objects_of_different_levels_are_merged_together_before_a_long_one_only() -> None:
+    """At the end of a log, a level waits until it has 32."""
+    levels = [1] * 3 + [0] * 31
+    assert segment.due(_of_sizes(*[1] * 34, levels=levels)) is None
+    assert segment.due(_of_sizes(*[1] * 35, levels=[*levels, 0])) == range(3, 35)
+    assert segment.due(_of_sizes(*[1] * 34, LONG, levels=[*levels, 0])) == range(34)
+
+
+def test_a_merge_reads_a_bounded_number_of_objects() -> None:
+    """As many bytes as it may, or as many objects: a hundred thousand short ones are merged in several goes."""
+    assert segment.due(_of_sizes(*[1] * 2000, LONG)) == range(1024)
+    assert segment.due(_of_sizes(*[LONG - 1] * 100, LONG)) == range(33)
 
 
 def _shipped(sizes: Sequence[int]) -> list[Piece]:

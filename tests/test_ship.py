@@ -381,17 +381,70 @@ def test_what_the_chain_does_not_sign_is_never_shipped(tmp_path: Path, key: byte
     assert shipper.shipped.entries == 0 == head_there(tmp_path, target, hmac_key=key).entries
 
 
+def _entries_of_segments(target: MemoryTarget) -> list[int]:
+    """How many entries each has that has any, in their order."""
+    found = [segment.Reading(data).header for _, data in sorted(target.objects_by_name.items())]
+    return [header.entries for header in found if header.entries]
+
+
+@pytest.mark.parametrize("most", [700, 1000, 1500, 2999])
 def test_long_backlogs_are_shipped_as_several_segments(
-    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """By entries and by bytes."""
-    monkeypatch.setattr(segment, "MOST_ENTRIES", 700)
+    """None has more entries than a segment may."""
+    monkeypatch.setattr(segment, "MOST_ENTRIES", most)
     store.append_many(mixed(3000))
     target = MemoryTarget()
     with milepost.ship(store, target, NAME) as shipper:
         assert shipper.ship() == store.head()
-    assert len(target.objects_by_name) == 1 + 5
+    assert _entries_of_segments(target) == [most] * (3000 // most) + [3000 % most] * (3000 % most > 0)
     assert head_there(tmp_path, target) == store.head()
+
+
+def test_a_segment_ends_when_its_lines_and_cursors_are_long_enough(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the next thousand entries: so that no object fills the memory of who reads it."""
+    for number in range(30):
+        store.advance("r", f"stage-{number}", Watermark(0, 0), idempotency_key="k", cursor="x" * 10_000)
+    store.append_many(mixed(2970))
+    for most_bytes, entries in ((290_000, [1000, 2000]), (1, [1000, 1000, 1000]), (1 << 30, [3000])):
+        monkeypatch.setattr(segment, "MOST_BYTES", most_bytes)
+        target = MemoryTarget()
+        with milepost.ship(store, target, NAME) as shipper:
+            assert shipper.ship() == store.head()
+        assert _entries_of_segments(target) == entries
+    assert head_there(tmp_path, target) == store.head()
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM entry WHERE position = 5", "UPDATE entry SET signature = 'x' WHERE position = 7"]
+)
+def test_of_a_damaged_file_nothing_is_shipped_that_is_not_in_its_chain(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """A row is missing, or no signature: the entries behind it would be shipped under other positions."""
+    monkeypatch.setattr(segment, "MOST_ENTRIES", 7)
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(20))
+    tamper(path, statement, loose=True)
+    target = MemoryTarget()
+    with CheckpointStore.open_readonly(path) as reader, milepost.ship(reader, target, NAME) as shipper:
+        with pytest.raises(milepost.DamagedStoreError):
+            shipper.ship()
+        assert _entries_of_segments(target) == []
+
+
+def test_a_target_that_never_gives_its_last_object_is_told_in_a_sentence(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed, and gone at each look, as if others merged without end."""
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME):
+        pass
+    monkeypatch.setattr(target, "get", lambda name: None)
+    with pytest.raises(TargetError, match="orders: its objects are merged again and again: retry"):
+        milepost.ship(store, target, NAME)
 
 
 # A thread that follows
@@ -759,6 +812,18 @@ def test_more_left_by_an_archive_than_can_be_restored_is_not_shipped(
     with pytest.raises(TargetError, match=r"entries that an archive has left have .* in one object"):
         milepost.ship(store, target, NAME)
     assert not target.objects_by_name
+
+
+def test_the_cursor_of_the_last_archived_entry_arrives(store: CheckpointStore, tmp_path: Path) -> None:
+    """It stands at the base itself, and its stage resumes from it."""
+    for page in (1, 2):
+        store.advance("r", "s", Watermark(page, page), idempotency_key=f"{page}", cursor={"page": page})
+    store.archive(tmp_path / "archive.milepost", before=store.head())
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        shipper.ship()
+    with restored(tmp_path, target) as other:
+        assert other.cursor("s", run_id="r") == store.cursor("s", run_id="r") == {"page": 2}
 
 
 def test_what_an_archive_has_left_cannot_be_forged_on_its_way(store: CheckpointStore, tmp_path: Path) -> None:
