@@ -509,6 +509,17 @@ def test_a_bag_of_a_finished_run_is_not_worked_on_again_from_what_stayed_of_it(
         list(store.once(items, run_id="bag", stage="mail", key=str))
 
 
+def test_a_bag_that_is_archived_while_it_is_worked_on_records_nothing_more(store: CheckpointStore, path: Path) -> None:
+    """What stayed of it no longer tells what is done: the items of others would be recorded a second time."""
+    with store.run("bag") as run:
+        assert list(run.once(["a", "b"], stage="mail", key=str)) == ["a", "b"]
+    with pytest.raises(ArchivedStageError, match="mail"):
+        for item in store.once(["a", "b", "c"], run_id="bag", stage="mail", key=str):
+            assert item == "c"
+            store.archive(path.with_name("a"), before=store.head())
+    assert [each.idempotency_key for each in store.history("bag", "mail")] == ["b"]
+
+
 def test_a_bag_without_a_run_stays_whole(store: CheckpointStore, path: Path) -> None:
     """Nobody has said that it is done."""
     assert list(store.once(["a", "b"], run_id="r", stage="s", key=str)) == ["a", "b"]
@@ -1007,8 +1018,9 @@ def test_a_head_from_long_ago_is_contained_with_the_archives(archived: tuple[Pat
     with CheckpointStore.open_readonly(path) as store:
         assert store.verify(archives=made, expected=old).ok
         assert not store.verify(archives=made, expected=Head(77, "ab" * 32)).ok
-        (fault,) = store.verify(expected=old).faults
-        assert "in archives" in fault.explanation
+        for others in ([], made[1:]):
+            (fault,) = store.verify(archives=others, expected=old).faults
+            assert "the chain has its first 600 entries in archives" in fault.explanation
 
 
 def test_while_the_base_is_being_moved_older_archives_are_no_fault(

@@ -49,6 +49,21 @@ def test_with_yes_it_does_what_the_store_does(month: Path) -> None:
     assert found == {"archived": True, "moved": 21, "kept": 2, "base": str(head)}
 
 
+def test_a_dry_run_counts_what_moves_and_what_stays(month: Path) -> None:
+    """Before the first archive, behind one, and without anything to do."""
+    with CheckpointStore(month) as store:
+        store.append_many(entry(day, run_id="other", at_ms=(day % 31) * DAY_MS) for day in range(32, 40))
+    for number, before in enumerate(("1970-01-11", "1970-01-11", "1970-01-21", "1970-01-21")):
+        said = json.loads(answer("archive", month, month.with_name(f"{number}"), "--before", before, "--json"))
+        with CheckpointStore.open_readonly(month) as store:
+            entries = len(store)
+        done = json.loads(answer("archive", month, month.with_name(f"{number}"), "--before", before, "--yes", "--json"))
+        with CheckpointStore.open_readonly(month) as store:
+            kept = sum(receipt.position <= store.base.entries for receipt, _, _ in store.receipts())
+            moved = entries + (number % 2 == 0) - len(store)  # with the archive's own entry
+        assert (said["moved"], said["kept"]) == (done["moved"], done["kept"]) == (moved, kept)
+
+
 def test_verify_says_how_much_is_in_archives_and_reads_them(month: Path) -> None:
     """A number of entries is a state and no failure."""
     target = month.with_name("a")

@@ -256,13 +256,17 @@ def test_a_merged_segment_has_all_lines_and_the_last_two_cursors_of_each_stage()
 
 
 def test_a_merged_segment_has_the_cursors_of_every_stage() -> None:
-    """Two of each, though one of them has many more; in the middle of the chain too."""
-    entries = [entry(number, stage=stage) for number in range(1, 5) for stage in ("slow", "fast")]
-    first = made([line(each) for each in entries[:2]], cursors={1: "1", 2: "2"})
-    second = made([line(each) for each in entries[2:4]], first.header.ends, first.header.signature, {4: "4"})
-    third = made([line(each) for each in entries[4:]], second.header.ends, second.header.signature, {6: "6", 8: "8"})
-    assert segment.merge([first, second, third]).cursors == {1: "1", 6: "6", 8: "8"}
-    assert segment.merge([second, third]).cursors == {6: "6", 8: "8"}
+    """Two of each, though one of them has many more; from the middle of the chain too."""
+    stages = "abbbabbabb"
+    entries = [entry(number, stage=stage) for number, stage in enumerate(stages, 1)]
+    parts: list[Segment] = []
+    for begin, end in ((0, 4), (4, 6), (6, 10)):
+        begins, before = (parts[-1].header.ends, parts[-1].header.signature) if parts else (FIRST, EMPTY)
+        cursors = {position: str(position) for position in range(begin + 1, end + 1)}
+        parts.append(made([line(each) for each in entries[begin:end]], begins, before, cursors))
+    assert segment.merge(parts).cursors == {5: "5", 8: "8", 9: "9", 10: "10"}
+    assert segment.merge(parts[1:]).cursors == {5: "5", 8: "8", 9: "9", 10: "10"}
+    assert segment.merge(parts[:2]).cursors == {1: "1", 4: "4", 5: "5", 6: "6"}
 
 
 def test_a_merged_segment_is_owned_by_who_shipped_the_last_of_it() -> None:

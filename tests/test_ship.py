@@ -29,6 +29,7 @@ from milepost import (
     Watermark,
     segment,
 )
+from milepost.shipped import ShippedLog
 from support.bytecodes import Tripwire
 from support.chains import chain, entry, mixed
 from support.shipping import NAME, FailingTarget, MemoryTarget, begun_and_told
@@ -445,6 +446,27 @@ def test_a_target_that_never_gives_its_last_object_is_told_in_a_sentence(
     monkeypatch.setattr(target, "get", lambda name: None)
     with pytest.raises(TargetError, match="orders: its objects are merged again and again: retry"):
         milepost.ship(store, target, NAME)
+
+
+def test_an_object_under_the_name_of_another_is_refused(store: CheckpointStore) -> None:
+    """Its own SHA-256 is right, and its chain too: a copy put elsewhere would hide what belongs there."""
+    target = MemoryTarget()
+    log = ShippedLog(target, NAME)
+    with milepost.ship(store, target, NAME) as shipper:
+        store.append_many(chain(3))
+        shipper.ship()
+    (name,) = [name for name, data in target.objects_by_name.items() if segment.Reading(data).header.entries]
+    data = target.objects_by_name[name]
+    begins, ends = segment.Reading(data).header[:2]
+    assert log.reading(segment.merged_piece(NAME, begins, ends, 1, len(data)), data).header.ends == ends
+    later = segment.Slot(ends.position + 1, 0)
+    for piece in (
+        segment.merged_piece(NAME, begins, later, 1, len(data)),
+        segment.merged_piece(NAME, segment.Slot(1, 0), ends, 1, len(data)),
+        segment.Piece(segment.log_object(NAME, later), later, None, 0, len(data)),
+    ):
+        with pytest.raises(milepost.DamagedTargetError, match="its name and its header disagree"):
+            log.reading(piece, data)
 
 
 # A thread that follows

@@ -126,6 +126,18 @@ def test_a_wal_that_has_grown_long_is_told_with_its_size(path: Path) -> None:
         reader.close()
 
 
+def test_a_long_wal_that_no_reader_holds_back_is_not_warned_of(path: Path) -> None:
+    """A large block makes it long, and all of it is written back at once."""
+    with CheckpointStore(path, durability="normal") as store:
+        wal(store).write_back_pages, wal(store).long_pages = 20, 200
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with store.transaction() as connection:
+                connection.execute("CREATE TABLE sink (value BLOB); INSERT INTO sink VALUES (zeroblob(3500000))")
+        assert path.with_name(f"{path.name}-wal").stat().st_size > 200 * 2048
+        assert caught == []
+
+
 def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again after as many pages as the first time."""
     calls = []
