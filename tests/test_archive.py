@@ -607,6 +607,7 @@ def test_the_file_gets_smaller(path: Path) -> None:
     before = path.stat().st_size
     with CheckpointStore(path) as again:
         again.archive(path.with_name("a"), before=again.head())
+        assert path.stat().st_size < before / 20  # at once, not only when the store is closed
     assert path.stat().st_size < before / 20
 
 
@@ -1021,6 +1022,42 @@ def test_a_head_from_long_ago_is_contained_with_the_archives(archived: tuple[Pat
         for others in ([], made[1:]):
             (fault,) = store.verify(archives=others, expected=old).faults
             assert "the chain has its first 600 entries in archives" in fault.explanation
+
+
+def test_a_head_of_a_run_counts_its_entries_that_are_in_archives(store: CheckpointStore, path: Path) -> None:
+    """Of a run that begins behind the base too; one that is in an archive nobody can tell."""
+    heads: dict[str, list[Head]] = {run_id: [EMPTY] for run_id in ("before", "across", "behind")}
+
+    def record(run_id: str, sequences: range) -> None:
+        for sequence in sequences:
+            store.append(entry(sequence, run_id=run_id))
+            heads[run_id].append(Head(len(heads[run_id]), store.chain_signature(run_id)))
+
+    record("before", range(1, 6))
+    record("across", range(1, 8))
+    store.archive(path.with_name("a"), before=store.head())
+    record("across", range(8, 10))
+    record("behind", range(1, 4))
+    for run_id, found in heads.items():
+        archived = {"before": 5, "across": 7, "behind": 0}[run_id]
+        verified = store.verify(run_id=run_id)
+        assert (verified.ok, verified.entries, verified.elsewhere) == (True, len(found) - 1, archived)
+        for head in found:
+            told = store.verify(run_id=run_id, expected=head)
+            assert told.ok == (head.entries >= archived or head == EMPTY)
+            assert not told.faults or f"its first {archived} entries in archives" in told.faults[0].explanation
+            if head != EMPTY:
+                wrong = store.verify(run_id=run_id, expected=Head(head.entries, "ab" * 32))
+                assert [fault.kind for fault in wrong.faults] == ["head"]
+
+
+def test_the_head_of_the_empty_chain_is_contained_in_every_chain(archived: tuple[Path, list[Path]]) -> None:
+    """Who has kept it from before the first entry is not asked for the archives."""
+    path, made = archived
+    with CheckpointStore.open_readonly(path) as store:
+        for given in ({}, {"run_id": "r0"}, {"run_id": "r3"}, {"archives": made}, {"archives": made[1:]}):
+            assert store.verify(expected=EMPTY, **given).faults == ()  # type: ignore[arg-type]
+        assert store.verify(trusted=EMPTY).faults == ()
 
 
 def test_while_the_base_is_being_moved_older_archives_are_no_fault(

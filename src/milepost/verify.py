@@ -279,8 +279,8 @@ def contains(head: Head, signature: object, entries: int, run_id: str | None, ar
         run_id: The run whose own chain it is, or None.
         archived: How many of its first entries are not here.
     """
-    if isinstance(signature, bytes) and signature.hex() == head.signature:
-        return []
+    if head.entries == 0 or (isinstance(signature, bytes) and signature.hex() == head.signature):
+        return []  # every chain begins with the empty one, also where its first entries are in archives
     whose = "the chain" if run_id is None else f"the chain of run {shown(run_id)} itself"
     if isinstance(signature, bytes):
         found = signature.hex()
