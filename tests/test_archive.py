@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import tracemalloc
@@ -320,6 +321,24 @@ def test_a_wrong_head_is_refused_wherever_the_file_can_tell(store: CheckpointSto
             assert store.archive(path.with_name("b"), before=_head_at(archived, position)) == base
     assert store.archive(path.with_name("b"), before=Head(5, "ab" * 32)) == base
     assert not path.with_name("b").exists()
+
+
+def test_an_archive_is_an_entry_of_the_chain_that_says_what_was_cut(path: Path) -> None:
+    """Its place, the signature there, and what stays: later versions and other programs read it."""
+    with CheckpointStore(path, clock=lambda: 77) as store:
+        heads = []
+        for number in (1, 2):
+            store.append_many(chain(5, run_id=f"run-{number}"))
+            heads.append(store.head())
+            store.archive(path.with_name(f"{number}"), before=heads[-1])
+        found = list(store.receipts("milepost", "milepost:archive"))
+        assert [each for _, each, _ in found] == [
+            Checkpoint("milepost", "milepost:archive", 1, Watermark(5, 0), "archive-5", 77),
+            Checkpoint("milepost", "milepost:archive", 2, Watermark(11, 0), "archive-11", 77),
+        ]
+        said = [json.loads(detail or "") for _, _, detail in found]
+    assert [each["archive_signature"] for each in said] == [head.signature for head in heads]
+    assert [each["kept"] for each in said] == [1, 3]
 
 
 def test_details_cursors_and_attempts_span_the_cut(store: CheckpointStore, path: Path) -> None:

@@ -641,3 +641,22 @@ def test_a_run_that_was_never_recorded_is_no_intact_one(store: CheckpointStore) 
     store.append(entry(1, run_id="nightly"))
     with pytest.raises(NoCheckpointError, match="nightyl"):
         store.verify(run_id="nightyl")
+
+
+def test_where_a_file_can_no_longer_be_read_is_told_of_the_chain_and_of_a_run(path: Path) -> None:
+    """Behind what was read: a page of rows in the middle of the file was overwritten."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(1000))
+        ((receipt, _, _),) = store.receipts(after=699, limit=1)
+    content = bytearray(path.read_bytes())
+    page = content.index(bytes.fromhex(receipt.signature)) // 2048 * 2048
+    content[page : page + 2048] = b"\xff" * 2048
+    path.write_bytes(content)
+    with CheckpointStore.open_readonly(path) as damaged:
+        for run_id in (None, entry(1).run_id):
+            found = damaged.verify(run_id=run_id)
+            (unreadable,) = [fault for fault in found.faults if "from here on" in fault.explanation]
+            assert (unreadable.kind, found.ok) == ("file", False)
+            assert unreadable.position is not None
+            assert 400 < unreadable.position <= 700
+            assert unreadable.position % rows.PAGE == 1  # the first row of what could not be read
