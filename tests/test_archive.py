@@ -33,6 +33,7 @@ from milepost import (
     StoreError,
     Watermark,
     WatermarkRegressionError,
+    across,
     archive,
     rows,
     workers,
@@ -1028,6 +1029,32 @@ def test_an_archive_of_another_chain_is_a_fault(archived: tuple[Path, list[Path]
         for wrong in (tmp_path / "foreign", tmp_path / "junk", tmp_path / "missing"):
             found = store.verify(archives=[made[1], wrong])
             assert str(wrong) in {fault.file for fault in found.faults}
+
+
+def test_what_stayed_and_cannot_be_read_is_told_once_for_each_file(
+    archived: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails, or a page was overwritten; the rest is still compared."""
+    path, made = archived
+    with CheckpointStore.open_readonly(made[1]) as second:
+        receipt, _, _ = next(second.receipts())
+
+    def failing(*_: object) -> Any:
+        raise apsw.IOError("the disk is gone")
+
+    with CheckpointStore.open_readonly(path) as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(across, "digest_of_kept", failing)
+            found = store.verify(archives=made)
+        assert [(fault.kind, fault.file) for fault in found.faults] == [("file", str(made[1])), ("file", None)]
+        content = bytearray(made[1].read_bytes())
+        page = content.index(bytes.fromhex(receipt.signature)) // 2048 * 2048
+        content[page : page + 2048] = b"\xff" * 2048
+        made[1].write_bytes(content)
+        found = store.verify(archives=made)
+        assert str(made[1]) in {fault.file for fault in found.faults if fault.kind == "file"}
+        assert len({fault.explanation for fault in found.faults}) == len(found.faults)
+        assert not any(fault.explanation.startswith("the archive cannot be read") for fault in found.faults)
 
 
 def test_a_head_from_long_ago_is_contained_with_the_archives(archived: tuple[Path, list[Path]]) -> None:

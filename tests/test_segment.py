@@ -367,3 +367,15 @@ def test_names_of_objects_are_pinned() -> None:
     for other in ("orders/log/.new-1", "orders/log/42-3", "orders/merged/x", "orders/log/0000000000000000042-000000003.tmp"):
         assert segment.slot_of(other) is None
         assert segment.piece_of(other, 1) is None
+
+
+def test_the_files_of_earlier_shippers_are_deposed_and_that_of_the_next_is_not() -> None:
+    """The last 64 of them, each once; of a file that the system cannot tell nothing is known."""
+    assert segment.deposed_by(None, "new") == ()
+    assert segment.deposed_by(OWNER, "new") == ("4-5-6", "1-2-3")
+    assert segment.deposed_by(OWNER, "1-2-3") == ("4-5-6",)
+    assert segment.deposed_by(OWNER, None) == ("4-5-6", "1-2-3")
+    assert segment.deposed_by(OWNER._replace(file=None), "new") == ("4-5-6",)
+    assert segment.deposed_by(OWNER._replace(deposed=("a", "b", "a"), file="b"), "a") == ("b",)
+    many = tuple(map(str, range(64)))
+    assert segment.deposed_by(OWNER._replace(deposed=many), "new") == (*many[1:], "1-2-3")

@@ -418,6 +418,23 @@ def test_a_segment_ends_when_its_lines_and_cursors_are_long_enough(
     assert head_there(tmp_path, target) == store.head()
 
 
+def test_a_ship_ends_though_the_pipeline_goes_on(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ships what was there when it began, in several segments too; the rest is left to the next one."""
+    monkeypatch.setattr(segment, "MOST_ENTRIES", 4)
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        store.append_many(chain(10))
+        put, more = target.put_new, iter(range(11, 1000))
+
+        def put_while_more_comes(name: str, data: bytes) -> bool:
+            store.append_many(entry(next(more)) for _ in range(3))
+            return put(name, data)
+
+        monkeypatch.setattr(target, "put_new", put_while_more_comes)
+        assert 10 <= shipper.ship().entries < 14
+        assert _entries_of_segments(target) == [4, 4, 4]
+
+
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM entry WHERE position = 5", "UPDATE entry SET signature = 'x' WHERE position = 7"]
 )

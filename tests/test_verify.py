@@ -660,3 +660,14 @@ def test_where_a_file_can_no_longer_be_read_is_told_of_the_chain_and_of_a_run(pa
             assert unreadable.position is not None
             assert 400 < unreadable.position <= 700
             assert unreadable.position % rows.PAGE == 1  # the first row of what could not be read
+
+
+def test_a_missing_row_of_another_run_is_told_at_its_place(path: Path) -> None:
+    """A run is verified against the rows before its own, whosever they are."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(entry(number // 2 + 1, run_id=f"run-{number % 2}") for number in range(20))
+    tamper(path, "DELETE FROM entry WHERE position = 8")
+    with CheckpointStore.open_readonly(path) as damaged:
+        (fault,) = damaged.verify(run_id="run-0").faults
+        assert (fault.kind, fault.position, fault.expected) == ("missing", 8, "a row at position 8")
+        assert not damaged.verify(run_id="run-1").ok
