@@ -1102,7 +1102,7 @@ def test_the_head_of_the_empty_chain_is_contained_in_every_chain(archived: tuple
     path, made = archived
     with CheckpointStore.open_readonly(path) as store:
         for given in ({}, {"run_id": "r0"}, {"run_id": "r3"}, {"archives": made}, {"archives": made[1:]}):
-            assert store.verify(expected=EMPTY, **given).faults == ()  # type: ignore[arg-type]
+            assert store.verify(expected=EMPTY, **given).faults == ()
         assert store.verify(trusted=EMPTY).faults == ()
 
 
