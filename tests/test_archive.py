@@ -1047,6 +1047,8 @@ def test_what_stayed_and_cannot_be_read_is_told_once_for_each_file(
             patched.setattr(across, "digest_of_kept", failing)
             found = store.verify(archives=made)
         assert [(fault.kind, fault.file) for fault in found.faults] == [("file", str(made[1])), ("file", None)]
+        beginnings = [fault.explanation.split(":")[0] for fault in found.faults]
+        assert beginnings == ["the archive cannot be read", "the store cannot be read"]
         content = bytearray(made[1].read_bytes())
         page = content.index(bytes.fromhex(receipt.signature)) // 2048 * 2048
         content[page : page + 2048] = b"\xff" * 2048
