@@ -13,7 +13,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from milepost import Checkpoint, CheckpointStore, Head, Verification, rows, workers
+from milepost import (
+    Checkpoint,
+    CheckpointStore,
+    Head,
+    SequenceError,
+    Verification,
+    WatermarkRegressionError,
+    rows,
+    workers,
+)
 from milepost.checkpoint import chain_signature
 from milepost.signature import START, ChainBase
 from support.chains import entry
@@ -131,6 +140,30 @@ def test_mileposts_stand_where_the_rule_says_and_every_row_is_found(steps: Stret
             check_every_entry(store, entries, RUNS, STAGES)
             check_summaries(store, entries)
             assert store.verify() == Verification(True, len(entries), chain_signature(entries), ())
+
+
+@pytest.mark.parametrize("distance", [INTERVAL - 2, INTERVAL - 1, INTERVAL, INTERVAL + 1])
+@pytest.mark.parametrize("other", [RUN_STAGES[1], RUN_STAGES[4]])
+def test_the_last_entry_of_a_stage_is_found_at_any_distance_from_its_milepost(
+    path: Path, distance: int, other: tuple[str, str]
+) -> None:
+    """Also by a process that opens the file anew, appends it again and goes on behind it."""
+    stage = RUN_STAGES[0]
+    recorded = Recorded(str(path.parent), [([stage], 1, "batch"), ([other], distance - 1, "batch"), ([stage], 1, "batch")])
+    recorded.store.close()
+    with CheckpointStore(path.with_name("store"), durability="normal") as store:
+        check_lookups(store, recorded.entries, RUNS, STAGES, times=(0, 500, 990))
+        check_every_entry(store, recorded.entries, RUNS, STAGES)
+        check_summaries(store, recorded.entries)
+        last = recorded.entries[-1]
+        assert store.append(last).duplicate
+        with pytest.raises(SequenceError):
+            store.append(last._replace(idempotency_key="another"))
+        with pytest.raises(WatermarkRegressionError):
+            store.append(last._replace(sequence=last.sequence + 1, watermark=entry(0).watermark, idempotency_key="behind"))
+        store.advance(*stage, last.watermark, idempotency_key="next")
+        assert store.latest_for_stage(stage[1], run_id=stage[0]) == store.get(*stage, last.sequence + 1)
+        assert store.verify().ok
 
 
 @given(stretches, st.data())
