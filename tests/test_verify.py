@@ -671,3 +671,20 @@ def test_a_missing_row_of_another_run_is_told_at_its_place(path: Path) -> None:
         (fault,) = damaged.verify(run_id="run-0").faults
         assert (fault.kind, fault.position, fault.expected) == ("missing", 8, "a row at position 8")
         assert not damaged.verify(run_id="run-1").ok
+
+
+@pytest.mark.parametrize("forged", ["'x'", "5", "x'00'", "zeroblob(33)"])
+@pytest.mark.parametrize("run_id", [None, "run-0"])
+def test_what_is_no_signature_of_a_run_is_found_behind_a_missing_row_too(
+    path: Path, forged: str, run_id: str | None
+) -> None:
+    """Nothing is known there of the run's own chain. Each such row is told, and no raw error comes out."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(entry(number // 2 + 1, run_id=f"run-{number % 2}") for number in range(20))
+    statement = f"UPDATE entry SET run_signature = {forged} WHERE position IN (15, 17)"
+    tamper(path, "DELETE FROM entry WHERE position = 14", statement, loose=True)
+    with CheckpointStore.open_readonly(path) as damaged:
+        found = damaged.verify(run_id=run_id)
+        faults = [(fault.kind, fault.position) for fault in found.faults if fault.position is not None]
+        assert faults == [("missing", 14), ("run", 15), ("run", 17)]
+        assert len(found.signature) == 64

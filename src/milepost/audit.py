@@ -138,8 +138,8 @@ class Audit:
             previous, run_previous = self._said, run.said
             expected = hash_function(previous + canonical).digest() if previous is not None else signature
             # While the first run of a file is alone, its signature is the file's, and its rows do not store it twice.
-            if run_previous is None:
-                run_expected = run_signature
+            if run_previous is None:  # any signature may be right, but nothing else is
+                run_expected = _bytes(run_signature)
             else:
                 run_expected = None if run_previous == previous else hash_function(run_previous + canonical).digest()
             run_stage.sequence = sequence
@@ -240,10 +240,13 @@ class Audit:
         if run_fits:
             run.said, run.instead = _bytes(said), None
         else:
-            computed = expected if run_expected is None else run_expected
-            self.faults.append(Fault("run", self.position, _hex(computed), _hex(said)))
             self.mismatches[self.position] = Mismatch(previous, canonical, expected, stored, False, last)
-            run.said, run.instead = _bytes(said) or _bytes(computed), _bytes(computed)
+            if run.said is None:  # nothing is known of the run yet, nor by this
+                self.faults.append(Fault("run", self.position, "a signature of 32 bytes", _hex(said)))
+            else:
+                computed = expected if run_expected is None else run_expected
+                self.faults.append(Fault("run", self.position, _hex(computed), _hex(said)))
+                run.said, run.instead = _bytes(said) or _bytes(computed), _bytes(computed)
         if sequence <= last:
             self.faults.append(
                 Fault("lookup", self.position, f"a sequence above {last}, the last of its stage", str(sequence))
