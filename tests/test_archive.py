@@ -986,6 +986,18 @@ def test_another_base_beside_the_one_that_an_archive_left_is_found(archived: tup
             assert [(fault.kind, fault.position) for fault in store.verify(archives=files).faults] == [("unreadable", 100)]
 
 
+def test_a_forged_signature_of_the_base_is_told_at_the_base(archived: tuple[Path, list[Path]]) -> None:
+    """The archive's entry says what stood there, so it is the base that is wrong, whatever the row behind it says."""
+    path, made = archived
+    _edit(path, "UPDATE chain_base SET signature = zeroblob(32)")
+    with CheckpointStore.open_readonly(path) as store:
+        for given_files in ([], made):
+            found = [(fault.kind, fault.position) for fault in store.verify(archives=given_files).faults]
+            assert ("archive", 600) in found
+        (of_base, *_) = [fault for fault in store.verify(run_id="r3").faults if fault.kind == "archive"]
+        assert (of_base.position, of_base.found) == (600, "0" * 64)
+
+
 def test_a_changed_entry_of_any_archive_is_located(archived: tuple[Path, list[Path]]) -> None:
     """With the file that it is in."""
     path, made = archived
