@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 
 from milepost import (
     Checkpoint,
     CheckpointStore,
+    DamagedStoreError,
     IdempotencyConflictError,
     InvalidCheckpointError,
     MilepostWarning,
@@ -28,6 +31,11 @@ from milepost import (
 )
 from milepost.checkpoint import chain_signature
 from support.chains import MAX, chain, entry
+from support.tampering import tamper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 ELSEWHERE = [{"stage": "extract"}, {"run_id": "run-8"}]
 """Another stage of the same run, and the same stage of another run: no rule looks there."""
@@ -225,3 +233,23 @@ def test_an_event_time_after_the_year_2200_is_told_with_the_likely_unit(
         for offset in range(2, 5):
             store.advance("run-7", "load", Watermark(offset, event_time_ms), idempotency_key=f"{offset}")
     assert len(told) == 1, "once"
+
+
+@pytest.mark.parametrize("place", [2**63 - 1, 0, -5])
+def test_behind_a_row_that_stands_where_none_can_nothing_is_appended(path: Path, place: int) -> None:
+    """The file is damaged: the next position would be none, or one that was assigned before."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(3))
+    tamper(path, "DELETE FROM entry WHERE position < 3", f"UPDATE entry SET position = {place} WHERE position = 3")
+    with CheckpointStore(path, durability="normal") as damaged:
+        calls: list[Callable[[], object]] = [
+            lambda: damaged.append(entry(4)),
+            lambda: damaged.append_many([entry(4)]),
+            lambda: damaged.advance("r", "s", entry(4).watermark, idempotency_key="k"),
+        ]
+        for call in calls:
+            with pytest.raises(DamagedStoreError):
+                call()
+    connection = apsw.Connection(str(path))
+    assert connection.execute("SELECT position FROM entry").fetchall() == [(place,)]
+    connection.close()
