@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import apsw
 import pytest
 
-from milepost import CheckpointStore, ForkedStoreError, open_files
+from milepost import CheckpointStore, ForkedStoreError, StoreError, open_files
 from support.chains import entry
-from support.doors import connections
+from support.doors import connections, fork_in_progress, writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +25,7 @@ class _File:
     """A file that is open, and lets go of everything at once."""
 
     path = "orders.milepost"
+    may_be_open = False
 
     def let_go(self, deadline: float) -> bool:
         """It does."""
@@ -87,7 +90,7 @@ def test_a_list_that_misses_a_lock_once_refuses_nobody(shm: Path, monkeypatch: p
     assert len(list(looks)) == 99
 
 
-def test_a_file_that_is_opened_while_another_thread_forks_is_registered_after_that() -> None:
+def test_a_file_that_is_opened_while_another_thread_forks_waits_for_that() -> None:
     """Else the child would inherit it, though nobody was asked to let go of it."""
     asked, go_on, registered = threading.Event(), threading.Event(), threading.Event()
 
@@ -100,8 +103,8 @@ def test_a_file_that_is_opened_while_another_thread_forks_is_registered_after_th
     open_files.register(slow)
 
     def fork() -> None:
-        open_files._before_fork()
-        open_files._after_fork_in_parent()
+        with fork_in_progress():
+            pass
 
     def register() -> None:
         open_files.register(late)
@@ -122,6 +125,68 @@ def test_a_file_that_is_opened_while_another_thread_forks_is_registered_after_th
         registering.join(10)
         open_files.forget(slow)
         open_files.forget(late)
+
+
+class _Interrupted(_File):
+    """A file whose hooks are interrupted, and who was asked before that."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def let_go(self, deadline: float) -> bool:
+        """It is asked, and a handler raises."""
+        self.asked.append("let_go")
+        raise KeyboardInterrupt
+
+    def take_back(self) -> None:
+        """Likewise."""
+        self.asked.append("take_back")
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_of_one_file_in_a_fork_keeps_no_other_from_being_asked() -> None:
+    """It comes out of the hook, where Python prints it, once all were asked."""
+    files = [_Interrupted() for _ in range(3)]
+    try:
+        for file in files:
+            open_files.register(file)
+        with pytest.raises(KeyboardInterrupt):
+            open_files._before_fork()
+        with pytest.raises(KeyboardInterrupt):
+            open_files._after_fork_in_parent()
+    finally:
+        open_files._end_of_fork()
+        for file in files:
+            open_files.forget(file)
+    assert [file.asked for file in files] == [["let_go", "take_back"]] * 3
+
+
+@pytest.mark.parametrize("kind", ["writer", "reader"])
+def test_a_fork_whose_last_hook_never_ran_leaves_a_store_usable(path: Path, kind: str) -> None:
+    """An interrupt may come as the hook begins. What waits meanwhile is not woken, and looks for itself."""
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=2000) as store:
+        store.append(entry(1))
+        with CheckpointStore.open_readonly(path) as reader, ThreadPoolExecutor(1) as pool:
+            len(reader)
+            open_files._before_fork()
+            waiting = pool.submit(store.append, entry(2)) if kind == "writer" else pool.submit(len, reader)
+            while not (writer(store)._turns.waiting or kind == "reader" or waiting.done()):
+                time.sleep(0.001)
+            open_files._end_of_fork()
+            assert waiting.result(10)
+            assert len(reader) == len(store)
+            store.append(entry(3))
+
+
+def test_a_thread_that_forks_is_refused_or_answered_in_the_middle_of_it(path: Path) -> None:
+    """By a signal handler, that is: it never waits for the fork, which waits for the handler."""
+    with CheckpointStore(path, durability="normal") as store, fork_in_progress():
+        with pytest.raises(StoreError, match="handler"):
+            store.append(entry(1))
+        assert len(store) == 0
+        with CheckpointStore(path, durability="normal") as another:
+            another.append(entry(2))
+        assert len(store) == 1
 
 
 def test_what_a_store_has_open_is_never_closed_in_the_child_of_a_fork(path: Path) -> None:

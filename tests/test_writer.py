@@ -31,7 +31,7 @@ from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
 from milepost.turn import Turn, Turns
 from support.chains import chain, entry
-from support.doors import connections, traced, unlocked, wal, writer
+from support.doors import connections, fork_in_progress, traced, unlocked, wal, writer
 from support.methods import WRITING
 
 if TYPE_CHECKING:
@@ -448,11 +448,9 @@ def test_a_fork_that_is_interrupted_while_it_waits_keeps_nobody_waiting(
     def interrupted(turn: Turn, seconds: float) -> NoReturn:
         raise KeyboardInterrupt
 
-    with _held(store):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Turn, "sleep", interrupted)
-            writer(store).let_go(time.monotonic() + WATCHDOG_S)
-        writer(store).take_back()
+    with _held(store), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Turn, "sleep", interrupted)
+        writer(store).let_go(time.monotonic() + WATCHDOG_S)
     store.append(entry(1))
     assert writer(store)._turns.waiting == 0
 
@@ -1316,10 +1314,9 @@ def test_what_a_neighbour_writes_while_the_file_is_let_go_of_is_built_upon(store
     """As for a fork: the connection that is opened then counts versions anew."""
     store.append(entry(1))
     for sequence in (2, 3, 4):
-        assert writer(store).let_go(time.monotonic() + WATCHDOG_S)
-        with CheckpointStore(path, durability="normal") as neighbour:
+        with fork_in_progress(), CheckpointStore(path, durability="normal") as neighbour:
+            assert not writer(store).has_open_file
             neighbour.append(entry(sequence, run_id="run-8"))
-        writer(store).take_back()
         assert store.append(entry(sequence)).position == 2 * sequence - 1
 
 
@@ -1329,8 +1326,8 @@ def test_a_file_that_cannot_be_opened_again_after_it_was_let_go_of_is_told(
 ) -> None:
     """By the error that says why; and once it can be, the store goes on."""
     store.append(entry(1))
-    assert writer(store).let_go(time.monotonic() + WATCHDOG_S)
-    writer(store).take_back()
+    with fork_in_progress():
+        pass
     path.rename(path.with_name("away"))
     for _ in range(2):
         with pytest.raises(StoreError, match=r"(?i)no such file|has just been removed"):

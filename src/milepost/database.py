@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 import time
 import weakref
 from collections import deque
@@ -44,7 +43,6 @@ OLDEST_ENGINE: Final = (3, 51, 3)
 _IDLE: Final = 4  # connections kept for later reads
 _ATTEMPTS: Final = 100  # to read a file that somebody keeps replacing
 _WAIT_S: Final = 0.001
-CLOSING: Final = -1  # no thread
 
 
 class Read(Protocol):
@@ -86,7 +84,7 @@ class Database:
         # All open readers, by id(). Weak references, so that a reader dropped by an interrupt disappears.
         self._readers: dict[int, weakref.ref[Reader]] = {}
         self._idle: deque[Reader] = deque()
-        self._paused: set[int] = set()  # threads that had the file closed for a fork; no reader opens until they are done
+        self._closing = False  # no reader opens any more
 
     def open(self) -> Self:
         """
@@ -144,7 +142,7 @@ class Database:
                     continue
                 if reader.may_go_stale and reader.stale():  # the result may mix two files
                     continue
-                if self._paused or open_files.opening_to_write or len(self._idle) >= _IDLE:
+                if self._closing or open_files.forking or open_files.opening_to_write or len(self._idle) >= _IDLE:
                     self._discard(reader)
                 else:
                     self._idle.append(reader)
@@ -161,8 +159,9 @@ class Database:
     def read_on_own_connection(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         """Run a query as `read_committed` does, on a connection of its own. Use it for slow queries and foreign SQL."""
         self.refuse_if_ended()
-        own = Database(self.path, self.vfs, self.hmac).open()
-        try:
+        own = Database(self.path, self.vfs, self.hmac)
+        try:  # opened inside it: an interrupt would leave it open, since `open_files` knows it
+            own.open()
             return own.read_committed(query, *given)
         finally:
             own.close()
@@ -188,7 +187,7 @@ class Database:
         """Close the file, after reads in other threads have ended. A second call does nothing."""
         if not self.closed:
             # Set last: after an interrupt, the next close() finishes the work.
-            self._paused.add(CLOSING)
+            self._closing = True
             self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
             open_files.forget(self)
             self._ended = ClosedStoreError(self.path, "the store is closed: open it again")
@@ -202,7 +201,8 @@ class Database:
                 # Register first, then check. A fork, or an opening to write, announces itself first, and then waits for
                 # the registered readers. Either side therefore sees the other.
                 self._readers[reader.key] = weakref.ref(reader)
-                if not self._paused and self.path not in open_files.opening_to_write.values():
+                waits = self._closing or open_files.forks_elsewhere()
+                if not waits and self.path not in open_files.opening_to_write.values():
                     break
                 self._discard(reader)
                 if time.monotonic() > deadline:
@@ -263,14 +263,17 @@ class Database:
 
     # The hooks that a fork calls (open_files.py)
 
+    @property
+    def may_be_open(self) -> bool:
+        """Whether a connection is open, or was about to be opened when another thread forked."""
+        return any(reader() is not None for reader in list(self._readers.values()))
+
     def let_go(self, deadline: float) -> bool:
-        """Close every connection before a fork. Reads wait until `take_back`."""
-        self._paused.add(threading.get_ident())
+        """Close every connection before a fork, while `open_files.forking` has others wait. Return whether all closed."""
         return self.close_readers(deadline)
 
     def take_back(self) -> None:
-        """Let reads continue in the parent after a fork."""
-        self._paused.discard(threading.get_ident())
+        """Go on in the parent after a fork."""
 
     def make_way(self, deadline: float) -> bool:
         """Close the readers, because they have mapped the shared memory read-only."""
@@ -286,5 +289,5 @@ class Database:
         self._readers, self._idle = {}, deque()
 
     def _connections(self) -> list[apsw.Connection]:
-        readers = [reader() for reader in self._readers.values()]
-        return [reader.connection for reader in readers if reader is not None and not reader.closed]
+        readers = [reader() for reader in list(self._readers.values())]
+        return [reader.connection for reader in readers if reader is not None and hasattr(reader, "connection")]

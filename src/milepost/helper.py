@@ -24,6 +24,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from milepost import open_files
 from milepost.errors import StoreError
 from milepost.threads import start
 from milepost.turn import NOW, Turn
@@ -320,7 +321,11 @@ class Helper:
         return loop
 
     def _may_serve(self) -> bool:
-        return not self._stoppers or all(self._stoppers.values())
+        return not open_files.forking and all(self._stoppers.values())
+
+    @property
+    def _is_stopped(self) -> bool:
+        return bool(self._stoppers or open_files.forking)
 
     @property
     def ended_with_the_interpreter(self) -> bool:
@@ -339,8 +344,15 @@ class Helper:
         Returns:
             Whether they have ended.
         """
-        deadline = time.monotonic() + seconds
         self._stoppers[who] = drain
+        return self._await_threads(seconds, drain=drain)
+
+    def pause(self, seconds: float) -> bool:
+        """As `stop`, while `open_files.forking` has the threads end; `begin` has the queue served again."""
+        return self._await_threads(seconds, drain=False)
+
+    def _await_threads(self, seconds: float, *, drain: bool) -> bool:
+        deadline = time.monotonic() + seconds
         server, batch = self._serving.get(NOW), self._batch
         if batch is not None and not drain:
             batch.given_up = True
@@ -398,7 +410,7 @@ class Helper:
         served = 0
         while self._serving.get(NOW) is server:
             if not self._queue:
-                if self._stoppers:
+                if self._is_stopped:
                     return True
                 server.bell.acquire()
                 continue
@@ -427,7 +439,7 @@ class Helper:
         It ends when as many are back, or none has come for a while.
         """
         came, since = -1, 0
-        while (waiting := len(self._queue)) < served - 1 and not self._stoppers:
+        while (waiting := len(self._queue)) < served - 1 and not self._is_stopped:
             now = time.monotonic_ns()
             if waiting > came:
                 came, since = waiting, now

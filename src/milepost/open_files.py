@@ -4,7 +4,11 @@ Know which files this process has open, and close them before a fork.
 A fork copies SQLite's table of its locks, but the kernel copies no lock. If the child opens a file in that table, SQLite
 takes no lock on it, and two writers overwrite each other. Therefore every open database closes its connections before a
 fork, and the file leaves the table. The parent opens connections again at its next call, and the child opens a store of its
-own. A database in a transaction block, for example, cannot close; `refuse_inherited` refuses its file in the child.
+own. A database in a transaction block, for example, cannot close. The child sees in its copy of the database what was open,
+and `refuse_inherited` refuses that file.
+
+A signal handler may run between any two steps of a hook, and fork, open a store, or raise. So, as in `turn`, no lock guards
+anything, and whether a fork is in progress is an entry of a dict. A function in C deletes it, and no handler runs in that.
 
 Source:
     https://sqlite.org/howtocorrupt.html, section 2.6.
@@ -18,10 +22,15 @@ import contextlib
 import os
 import threading
 import time
+from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from milepost.errors import ForkedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FORK_TIMEOUT_S: Final = 1.0
 """How long a fork waits for running calls. A longer call keeps its file open, and the child may not use the file."""
@@ -38,6 +47,10 @@ class OpenFile(Protocol):
 
     path: str
 
+    @property
+    def may_be_open(self) -> bool:
+        """Whether a connection of it is open, or was about to be opened when another thread forked."""
+
     def let_go(self, deadline: float) -> bool:
         """Close every connection until `take_back`, and wait for running calls until the deadline (monotonic)."""
 
@@ -51,11 +64,12 @@ class OpenFile(Protocol):
         """Give up every connection in the child of a fork, without even closing it."""
 
 
-_lock = threading.Lock()
 _open: dict[int, OpenFile] = {}  # by id()
 _still_open: set[tuple[int, int]] = set()  # device and inode of files that stayed open at the fork that made this process
-_still_open_by_thread: dict[int, set[tuple[int, int]]] = {}  # the same for forks in progress, by the thread that forks
 _process = os.getpid()
+
+forking: dict[int, None] = {}
+"""The threads that fork just now. Meanwhile the others open nothing."""
 
 opening_to_write: dict[int, str] = {}
 """
@@ -67,27 +81,27 @@ could not write.
 
 
 def register(file: OpenFile) -> None:
-    """Add an open file, so that a fork closes it first. If another thread is forking, wait for the fork to end."""
+    """Add a file that is about to be opened, so that a fork closes it. If another thread is forking, wait for that."""
+    _notice_a_fork()
+    _open[id(file)] = file  # first, and then look: a fork announces itself first, and then looks for files
     deadline = time.monotonic() + 2 * _FORK_TIMEOUT_S
-    while True:
-        with _lock:
-            # A fork asks the registered files to close. It would inherit a file opened after that, unnoticed.
-            if not _still_open_by_thread.keys() - {threading.get_ident()} or time.monotonic() > deadline:
-                _open[id(file)] = file
-                return
+    while forks_elsewhere() and time.monotonic() < deadline:
         time.sleep(_WAIT_S)
+
+
+def forks_elsewhere() -> bool:
+    """Return whether another thread forks just now. The caller's own may do so too, if a signal handler calls."""
+    return bool(forking) and bool(forking.keys() - {threading.get_ident()})
 
 
 def forget(file: OpenFile) -> None:
     """Remove a closed file."""
-    with _lock:
-        _open.pop(id(file), None)
+    _open.pop(id(file), None)
 
 
 def opened() -> list[OpenFile]:
     """Return the files that this process has open."""
-    with _lock:
-        return list(_open.values())
+    return list(_open.values())
 
 
 def refuse_inherited(path: str) -> None:
@@ -97,7 +111,7 @@ def refuse_inherited(path: str) -> None:
     Raises:
         ForkedStoreError: It is such a file.
     """
-    _notice_a_fork_without_hooks()
+    _notice_a_fork()
     if _still_open and _identity(path) in _still_open:
         raise _inherited_error(path)
 
@@ -152,43 +166,52 @@ def _inherited_error(path: str) -> ForkedStoreError:
 
 def _before_fork() -> None:
     deadline = time.monotonic() + _FORK_TIMEOUT_S
-    with _lock:
-        still_open = _still_open_by_thread[threading.get_ident()] = set()
-    for file in opened():
-        let_go = False
-        with contextlib.suppress(Exception):  # an error of one never keeps the others open
-            let_go = file.let_go(deadline)
-        identity = None if let_go else _identity(file.path)
-        if identity is not None:
-            still_open.add(identity)
+    forking[threading.get_ident()] = None
+    _each_of(opened(), lambda file: file.let_go(deadline))
 
 
 def _after_fork_in_parent() -> None:
-    _still_open_by_thread.pop(threading.get_ident(), None)
-    for file in opened():
-        with contextlib.suppress(Exception):
-            file.take_back()
+    _each_of(opened(), lambda file: file.take_back())
 
 
-def _after_fork_in_child() -> None:
-    global _lock, _process  # noqa: PLW0603 - another thread may have held the lock at the fork
-    _lock = threading.Lock()
-    _still_open.update(_still_open_by_thread.pop(threading.get_ident(), ()))
-    _still_open_by_thread.clear()
-    _process = os.getpid()
-    opening_to_write.clear()
+def _each_of(files: list[OpenFile], call: Callable[[OpenFile], object]) -> None:
+    """Call something for each file, whatever it raises for one. An interrupt comes after the last one; Python prints it."""
+    interrupt: BaseException | None = None
+    while files:
+        try:
+            call(files.pop())
+        except Exception:  # noqa: BLE001, S110 - the fork goes on, whatever happens here
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised below
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
+def _notice_a_fork() -> None:
+    """
+    In the child of a fork: give up what the parent had open.
+
+    The hook calls it. So does the next opening, because C code forks without hooks, and an interrupt may end the hook.
+    """
+    global _process  # noqa: PLW0603 - a process has one id
+    if os.getpid() == _process:
+        return
+    forking.clear()
     for file in opened():
-        with contextlib.suppress(Exception):
+        identity = _identity(file.path) if file.may_be_open else None
+        if identity is not None:
+            _still_open.add(identity)
+        with contextlib.suppress(Exception):  # an error of one never keeps the others from being given up
             file.carried_over()
-    _open.clear()
+        opening_to_write.pop(id(file), None)
+        _open.pop(id(file), None)
+    _process = os.getpid()
 
 
-def _notice_a_fork_without_hooks() -> None:
-    """Detect a fork by C code, which runs no hooks of Python's, so that every file stayed open."""
-    if os.getpid() != _process:
-        _still_open.update(filter(None, [_identity(file.path) for file in list(_open.values())]))
-        _after_fork_in_child()
-
+_end_of_fork: Final = partial(next, map(forking.pop, iter(threading.get_ident, None), repeat(None)))
+"""Delete the calling thread's entry of `forking`, all in C: in a function of Python's, an interrupt could come first."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_end_of_fork, after_in_child=forking.clear)
+    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_notice_a_fork)

@@ -40,6 +40,11 @@ class Turn:
         self.wakes: Turn | None = None  # the one that its thread wakes, once both are done
         self._asleep: threading.Lock | None = None  # its thread sleeps on this while it waits
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended by itself, so that whoever finds it in progress removes it."""
+        return False
+
     def wake(self) -> None:
         """Wake its thread, to check again."""
         if self._asleep is not None:
@@ -85,6 +90,11 @@ class Turns:
     @property
     def holder(self) -> Turn | None:
         """The turn in progress, or None."""
+        holder = self.held.get(NOW)
+        if holder is None or not holder.is_over:
+            return holder
+        if NOW in self.held and self.held[NOW] is holder:
+            del self.held[NOW]
         return self.held.get(NOW)
 
     @property
@@ -123,7 +133,7 @@ class Turns:
                     with contextlib.suppress(ValueError):
                         self._queue.remove(turn)
                     return False
-                if self.held.setdefault(NOW, turn) is turn:
+                if self.holder is None and self.held.setdefault(NOW, turn) is turn:
                     # The turn before may have taken this one over, and finished it or put it back.
                     with contextlib.suppress(ValueError):
                         self._queue.remove(turn)

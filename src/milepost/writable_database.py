@@ -248,11 +248,15 @@ class WritableDatabase(Database):
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     def _close_connection(self) -> None:
-        if self._connection is not None:
-            self._rules.ours = True
-            with contextlib.suppress(apsw.Error):  # the WAL could not be written back: the next opener does that
-                # Forced: a cursor that a block has left open would keep the file open, and its locks with it.
-                self._connection.close(True)
+        if self._connection is None:
+            return
+        try:
+            # Forced: a cursor that a block has left open would keep the file open, and its locks with it. APSW's own method:
+            # an interrupt that comes as one of ours begins would leave it open, and nobody would know.
+            apsw.Connection.close(self._connection, True)
+        except apsw.Error:  # the WAL could not be written back: the next opener does that
+            pass
+        finally:
             self._connection = self._end = self._version = None
 
     def _new_reader(self) -> Reader:
@@ -262,6 +266,11 @@ class WritableDatabase(Database):
     def has_open_file(self) -> bool:
         """Whether its connection is open; not before the first one is, nor while it has let go of the file."""
         return self._connection is not None
+
+    @property
+    def may_be_open(self) -> bool:
+        """As `Database.may_be_open`."""
+        return self._connection is not None or id(self) in open_files.opening_to_write or super().may_be_open
 
     def _connections(self) -> list[apsw.Connection]:
         return super()._connections() + ([] if self._connection is None else [self._connection])

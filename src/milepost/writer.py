@@ -16,10 +16,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Final, TypeVar, Unpack
 
+from milepost import open_files
 from milepost.block import Block, BlockTurn
-from milepost.database import CLOSING
 from milepost.errors import ClosedStoreError, StoreBusyError, StoreError
 from milepost.job import Job
 from milepost.task_writer import TaskWriter
@@ -38,6 +38,19 @@ __all__ = ["Durability", "Writer"]
 
 T = TypeVar("T")
 
+_CLOSING: Final = "closing"
+
+
+class _ForkTurn(Turn):
+    """The turn of a thread that forks: from `let_go` to the end of the fork, whoever interrupts what is done after it."""
+
+    __slots__ = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the fork is."""
+        return self.thread not in open_files.forking
+
 
 class Writer(TaskWriter):
     """
@@ -50,7 +63,6 @@ class Writer(TaskWriter):
 
     def __init__(self, path: str, **options: Unpack[Options]) -> None:
         super().__init__(path, **options)
-        self._letting_go: dict[int, Turn] = {}  # by the thread that forks
 
     # Writing
 
@@ -152,13 +164,13 @@ class Writer(TaskWriter):
         try:
             if isinstance(holder, BlockTurn) and self._ended is None and holder.belongs_to_caller():
                 if helper is not None:  # it waits for this very block, if for anything
-                    helper.stop(CLOSING, 0.0)
+                    helper.stop(_CLOSING, 0.0)
             else:
                 if holder is not None:
                     self._block_of_caller(holder, None)
                 if helper is not None:
                     deadline = time.monotonic() + seconds
-                    helper.stop(CLOSING, seconds, drain=True)
+                    helper.stop(_CLOSING, seconds, drain=True)
                     seconds = max(0.0, deadline - time.monotonic())
                 if not self._turns.take(turn, seconds):
                     raise StoreBusyError(self.path, self.busy_timeout_ms)
@@ -169,11 +181,11 @@ class Writer(TaskWriter):
             turn.given_up = True
             self._turns.wake_first()
             if helper is not None and not self.closed:
-                helper.resume(CLOSING)
+                helper.resume(_CLOSING)
 
     def _close_now(self) -> None:
         # The connection that writes last: it writes the WAL back.
-        self._paused.add(CLOSING)
+        self._closing = True
         self.close_readers(time.monotonic() + self.busy_timeout_ms / 1000)
         self._close_connection()
         super().close()
@@ -203,26 +215,29 @@ class Writer(TaskWriter):
         holder = self._turns.holder
         if holder is not None and holder.thread == threading.get_ident():
             return False
-        if self._helper is not None and not self._helper.stop(threading.get_ident(), max(0.0, deadline - time.monotonic())):
+        if self._helper is not None and not self._helper.pause(max(0.0, deadline - time.monotonic())):
             return False
-        turn = self._letting_go[threading.get_ident()] = Turn()
-        if not self._turns.take(turn, max(0.0, deadline - time.monotonic())):
-            return False
-        all_closed = super().let_go(deadline)
-        self._close_connection()
-        return all_closed
+        turn, taken = _ForkTurn(), False
+        try:
+            taken = self._turns.take(turn, max(0.0, deadline - time.monotonic()))
+            if not taken:
+                return False
+            all_closed = super().let_go(deadline)
+            self._close_connection()
+            return all_closed
+        finally:
+            if not taken:
+                if NOW in self._turns.held and self._turns.held[NOW] is turn:
+                    del self._turns.held[NOW]
+                turn.given_up = True
+                self._turns.wake_first()
 
     def take_back(self) -> None:
         """As `Database.take_back`."""
-        super().take_back()
-        turn = self._letting_go.pop(threading.get_ident(), None)
-        if turn is not None:
-            if NOW in self._turns.held and self._turns.held[NOW] is turn:
-                del self._turns.held[NOW]
-            turn.given_up = True
+        if self._turns.holder is None:
             self._turns.wake_first()
         if self._helper is not None and not self.closed:
-            self._helper.resume(threading.get_ident())
+            self._helper.begin()
 
     def carried_over(self) -> None:
         """As `Database.carried_over`."""

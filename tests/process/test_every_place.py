@@ -109,6 +109,23 @@ def test_an_opening_that_is_interrupted_anywhere_leaves_nothing_behind(places: i
     assert outcome.hits >= 2 * 3 * 10
 
 
+@pytest.mark.parametrize("places", [12, ALL])
+def test_a_fork_that_is_interrupted_anywhere_leaves_every_store_usable(places: int) -> None:
+    """Parent and child go on at once, and what the child has acknowledged is there, or it was refused."""
+    outcome = _interrupt(["Fork"], places, keeping=[False])
+    assert outcome.problems == [], outcome.problems[0]
+    assert outcome.hits >= 10
+
+
+@pytest.mark.parametrize("handler", ["fork", "open"])
+@pytest.mark.parametrize("places", [5, ALL])
+def test_a_handler_anywhere_that_forks_or_opens_a_store_hangs_nowhere(handler: str, places: int) -> None:
+    """As the store opens, closes, forks or writes."""
+    outcome = _interrupt(["Fork", "Open", "Close", "Append"], places, handler=handler, keeping=[False])
+    assert outcome.problems == [], outcome.problems[0]
+    assert outcome.hits == outcome.recorded + outcome.refused >= 4 * 4
+
+
 @pytest.mark.parametrize("places", [20, pytest.param(1_000, marks=LONG)])
 def test_a_read_that_is_interrupted_anywhere_leaves_the_store_as_it_was(places: int) -> None:
     """The same read works, and so does an append."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from milepost import workers
+from milepost import open_files, workers
 from milepost.database import Database
 from milepost.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from milepost import CheckpointStore
@@ -22,6 +23,17 @@ def writer(store: CheckpointStore) -> Writer:
     """What a store writes with."""
     assert isinstance(store._database, Writer)
     return store._database
+
+
+@contextlib.contextmanager
+def fork_in_progress() -> Iterator[None]:
+    """What a fork does to the stores of this process, without the fork."""
+    open_files._before_fork()
+    try:
+        yield
+    finally:
+        open_files._end_of_fork()
+        open_files._after_fork_in_parent()
 
 
 def wal(store: CheckpointStore) -> Wal:

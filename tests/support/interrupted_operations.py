@@ -15,7 +15,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from milepost import Checkpoint, CheckpointStore, ClosedStoreError, Head, MilepostError, SequenceError, Watermark, archive
+from milepost import (
+    Checkpoint,
+    CheckpointStore,
+    ClosedStoreError,
+    ForkedStoreError,
+    Head,
+    MilepostError,
+    SequenceError,
+    Watermark,
+    archive,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -725,6 +735,62 @@ class OpenReadonly(Operation):
         self.store = None
 
 
+class Fork(Operation):
+    """A fork, whose child appends by a store of its own, beside a writer and a reader of the parent."""
+
+    reader: CheckpointStore | None = None
+    entry: Checkpoint
+
+    def prepare(self) -> None:
+        """Both have the file open."""
+        self.scene.append()
+        len(self.scene.store)
+        self.reader = self.reader or CheckpointStore.open_readonly(self.scene.path)
+        len(self.reader)
+        self.entry = self.scene.entry("child")
+
+    def run(self) -> None:
+        """Fork, and rely on what the child has acknowledged."""
+        child = os.fork()
+        if child == 0:
+            os._exit(self._append())
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == _RECORDED:
+            self.scene.acknowledge(self.entry.idempotency_key)
+
+    def _append(self) -> int:
+        """In the child: its exit code."""
+        try:
+            with self.scene.open() as store:
+                store.append(self.entry)
+        except ForkedStoreError:
+            return _REFUSED
+        except BaseException:  # noqa: BLE001 - whatever it is, the child ends here
+            return _FAILED
+        return _RECORDED
+
+    def calm(self) -> None:
+        """No child is left, and none was told anything but that it may not use the file."""
+        try:
+            while True:
+                if os.waitstatus_to_exitcode(os.wait()[1]) == _FAILED:
+                    raise BrokenPromiseError("the child of a fork failed")
+        except ChildProcessError:
+            pass
+
+    def again(self) -> None:
+        """Both are used on, and the next child is not refused."""
+        self.scene.append()
+        if self.reader is None or len(self.reader) != len(self.scene.store):
+            raise BrokenPromiseError("a reader sees something else than was recorded")
+        before = len(self.scene.told)
+        self.run()
+        if len(self.scene.told) == before:
+            raise BrokenPromiseError("the child of the next fork cannot append")
+
+
+_RECORDED, _REFUSED, _FAILED = range(3)
+
+
 class Edges(Operation):
     """Blocks, batches and loops in turn, each short, so that an interrupt often hits an edge."""
 
@@ -851,18 +917,23 @@ class Handler:
         refused: How often it was refused.
     """
 
-    def __init__(self, scene: Scene, *, block: bool = False) -> None:
-        self._scene, self._block = scene, block
+    def __init__(self, scene: Scene, how: str = "append") -> None:
+        self._scene, self._how = scene, how
         self._told: list[Told] = []
         self.recorded = self.refused = 0
 
     def __call__(self) -> None:
-        """Append, by itself or in a block."""
+        """Append, by itself, in a block, or by a store of its own; or fork, and append in the parent."""
         number = self._scene.number()
         # Stages of their own: one that is called within another must not pass it.
         stated = entry(number, run_id="handler", stage=f"stage-{number % 100}", key=f"handler-{number}")
         try:
-            if self._block:
+            if self._how == "fork":
+                self._fork()
+            if self._how == "open":
+                with CheckpointStore(self._scene.path, durability="normal", busy_timeout_ms=0) as store:
+                    receipt = store.append(stated)
+            elif self._how == "block":
                 with self._scene.store.transaction() as connection:
                     connection.execute("INSERT INTO sink VALUES (?)", (stated.idempotency_key,))
                     receipt = self._scene.store.append(stated)
@@ -878,6 +949,12 @@ class Handler:
         else:
             self.recorded += 1
             self._told.append((stated.idempotency_key, receipt.position, receipt.signature))
+
+    def _fork(self) -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
 
     def acknowledge(self) -> None:
         """What it was called in has ended: what was told counts, also where it was told within a block."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import apsw
 
-from milepost import CheckpointStore, MilepostError, Receipt, StoreError
+from milepost import CheckpointStore, MilepostError, Receipt, StoreError, open_files
 from support.bytecodes import Tripwire, told
 from support.interrupted_operations import OPERATIONS, BrokenPromiseError, Handler, Operation, Scene, Workers
 
@@ -52,7 +52,7 @@ class Orders:
         how: `everywhere`, at each place where CPython looks for signals; `timer`, at random moments; `garbage`, not by
             signals but by the garbage collector, which runs finalizers that append.
         handler: What the handler does: `interrupt` raises KeyboardInterrupt, `exit` SystemExit, `append` and `block` use
-            the store.
+            the store, `open` one of its own, and `fork` forks first.
         keeping: Whether somebody keeps the exception of an interrupt when the store goes on: a round of each.
         rounds: How many interrupts of each operation; with `everywhere`, at how many places, and 0 means at all.
         after: With `everywhere`: the last place of the first operation that another process has done.
@@ -93,7 +93,8 @@ class Interruptions:
         self._armed = self._lost = self._asking = self._late = False
         self._raises: type[BaseException] | None = {"interrupt": KeyboardInterrupt, "exit": SystemExit}.get(orders.handler)
         self._scene = Scene(orders.path, orders.durability, self._hold)
-        self._handler = Handler(self._scene, block=orders.handler == "block")
+        self._handler = Handler(self._scene, orders.handler)
+        self._process = os.getpid()
         self._operation = self._begin(orders.operations[0])
         sys.unraisablehook = self._unraisable
         for number in (signal.SIGINT, signal.SIGALRM):
@@ -225,7 +226,7 @@ class Interruptions:
     # Signals
 
     def _interrupt(self, _number: int, frame: FrameType | None) -> None:
-        if not self._armed:
+        if not self._armed or os.getpid() != self._process:  # the child of a fork inherits the tripwire
             return
         if self._asking:
             self._late = True
@@ -233,6 +234,7 @@ class Interruptions:
         self._armed = False
         # What is raised in a callback of a weak reference Python itself prints and drops, in its own collections too.
         self._lost = frame is not None and (frame.f_code.co_filename in _WEAK or frame.f_code.co_qualname in _WEAK_OF_IMPORT)
+        self._lost = self._lost or _in_hook(frame)
         self._hits += 1
         self._where = f"{type(self._operation).__name__}, place {self._place}: {told(frame)}"
         os.write(2, f"{self._where}\n".encode())  # for who finds that it hangs: it wakes nobody
@@ -287,6 +289,18 @@ _WEAK_OF_IMPORT: Final = {  # the import's own, for its locks: up to Python 3.12
     "_get_module_lock.<locals>.cb",
     "_WeakValueDictionary.__init__.<locals>.KeyedRef.remove",
 }
+
+
+def _in_hook(frame: FrameType | None) -> bool:
+    """Whether a fork has called what is interrupted: Python prints and drops that as well."""
+    while frame is not None:
+        if frame.f_code in _HOOKS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_HOOKS: Final = {open_files._before_fork.__code__, open_files._after_fork_in_parent.__code__}
 
 
 def _break(how: str) -> None:
