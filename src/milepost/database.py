@@ -194,6 +194,7 @@ class Database:
 
     def _open_reader(self) -> Reader:
         deadline = time.monotonic() + self.busy_timeout_ms / 1000
+        open_files.refuse_inherited(self.path)  # without its locks, what it reads may be overwritten under it
         reader = self._new_reader()
         try:
             while True:

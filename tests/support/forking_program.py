@@ -210,6 +210,12 @@ def _refused_own(path: str) -> None:
     refused(lambda: CheckpointStore(path, busy_timeout_ms=2000).append(entry(1, "bad")))
 
 
+def _refused_entirely(path: str) -> None:
+    """Reading too: without locks, others would write over what it reads."""
+    _refused_own(path)
+    refused(lambda: CheckpointStore.open_readonly(path))
+
+
 def inside_a_block(path: str, _children: int) -> dict[str, int]:
     """The block is the parent's, and is committed whole; the child is refused the file."""
     with CheckpointStore(path) as store:
@@ -219,7 +225,7 @@ def inside_a_block(path: str, _children: int) -> dict[str, int]:
 
             def child() -> None:
                 refused(methods(store)[0])
-                _refused_own(path)
+                _refused_entirely(path)
 
             reap(fork(child))
             store.append(entry(2, "parent"))
@@ -233,7 +239,7 @@ def inside_a_loop(path: str, _children: int) -> dict[str, int]:
         loop = store.checkpointed(range(6), run_id="parent", stage="load", every=3, transaction=True)
         for record in loop:
             if record == 1:
-                reap(fork(lambda: _refused_own(path)))
+                reap(fork(lambda: _refused_entirely(path)))
     return {"parent": 2}
 
 
@@ -258,7 +264,7 @@ def by_c_code(path: str, _children: int) -> dict[str, int]:
         try:
             for method in methods(store):
                 refused(method)
-            _refused_own(path)
+            _refused_entirely(path)
             os._exit(0)
         except BaseException:  # noqa: BLE001 - the child must end here
             traceback.print_exc()
