@@ -22,7 +22,7 @@ import time
 import weakref
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from milepost import open_files
 from milepost.errors import StoreError
@@ -43,6 +43,9 @@ _AT_EXIT_S: Final = 5.0
 """How long the end of the interpreter waits for the transactions under way."""
 
 _EXIT: Final = "exit"
+
+_LOOK_AGAIN_S: Final = 0.05
+"""How often a task that cannot be cancelled checks for itself, in seconds: an interrupt may lose what its loop was told."""
 
 
 class _Queued:
@@ -78,6 +81,25 @@ class _Queued:
             self.future.set_result(self.job.outcome)
         else:
             _fail(self.future, self.job.error)
+
+
+class Call(Generic[T]):
+    """
+    One call in a thread of its own, which a task waits for.
+
+    Args:
+        loop: The task's.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[T] = loop.create_future()
+        self.came: Callable[[], object] | None = None
+        """Gives the future what came of the call, once it has ended."""
+
+    def deliver(self) -> None:
+        """In its loop: hand over what came of it, if the call has ended. A second time does nothing."""
+        if self.came is not None and not self.future.done():
+            self.came()
 
 
 class Batch(Turn):
@@ -230,7 +252,7 @@ class Helper:
             raise
         return outcome
 
-    def call(self, function: Callable[[], T], unheard: Callable[[], object] | None = None) -> asyncio.Future[T]:
+    def call(self, function: Callable[[], T], unheard: Callable[[], object] | None = None) -> Call[T]:
         """
         Run one call in a thread of its own, since it may wait for long.
 
@@ -242,22 +264,20 @@ class Helper:
             StoreError: No task of asyncio calls, or there are too many threads.
         """
         loop = self._loop_of_task()
-        future: asyncio.Future[T] = loop.create_future()
+        call: Call[T] = Call(loop)
 
         def run() -> None:
             try:
                 outcome = function()
             except BaseException as error:  # noqa: BLE001 - the task's to hear
-                _tell(loop, partial(_set, partial(_fail, future), error))
+                call.came = partial(_fail, call.future, error)
+                _tell(loop, call.deliver)
             else:
-                if not _tell(loop, partial(_set, future.set_result, outcome)) and unheard is not None:
+                call.came = partial(call.future.set_result, outcome)
+                if not _tell(loop, call.deliver) and unheard is not None:
                     unheard()
             finally:
                 self._calls.discard(threading.current_thread())
-
-        def _set(how: Callable[[Any], None], what: object) -> None:
-            if not future.done():
-                how(what)
 
         thread = threading.Thread(target=run, name="milepost", daemon=True)
         self._calls.add(thread)
@@ -266,7 +286,7 @@ class Helper:
         except RuntimeError as error:
             self._calls.discard(thread)
             raise self._no_thread(error) from error
-        return future
+        return call
 
     def gate(self) -> Gate:
         """
@@ -448,14 +468,22 @@ class Helper:
             time.sleep(0)  # gives the interpreter to the loop
 
 
-async def outlast(future: asyncio.Future[T]) -> T:
-    """What comes of it, whoever cancels the task meanwhile; of that it hears afterwards."""
+async def outlast(future: asyncio.Future[T], deliver: Callable[[], object] | None = None) -> T:
+    """
+    What comes of a future, whoever cancels the task meanwhile; of that it hears afterwards.
+
+    Args:
+        future: The future.
+        deliver: Does again what should have completed the future, if an interrupt has ended that.
+    """
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
-            await asyncio.wait([future])
+            await asyncio.wait([future], timeout=None if deliver is None else _LOOK_AGAIN_S)
         except asyncio.CancelledError as reason:
             cancelled = reason
+        if deliver is not None:
+            deliver()
     outcome = future.result()
     if cancelled is not None:
         raise cancelled

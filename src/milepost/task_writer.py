@@ -132,7 +132,7 @@ class TaskWriter(GroupWriter):
         try:
             block.gate = gate
             self._entering[thread] = turn
-            return await helper.call(enter, undo)
+            return await helper.call(enter, undo).future
         except BaseException:
             self._abandon(block, turn, claim)
             block.open_gate()
@@ -178,7 +178,7 @@ class TaskWriter(GroupWriter):
             except StoreError:  # there is no thread to be had: the loop is held, and the block ends
                 self.leave(block, None)
             else:
-                await outlast(leaving)
+                await outlast(leaving.future, leaving.deliver)
         except BaseException as failure:
             with contextlib.suppress(IndexError):  # the commit is under way
                 claim.pop()

@@ -206,7 +206,7 @@ class Writer(TaskWriter):
         except StoreError:  # no thread to be had, or a task of trio's
             self.close()
         else:
-            await outlast(closing)
+            await outlast(closing.future, closing.deliver)
 
     # What a fork asks of an open file (open_files.py)
 

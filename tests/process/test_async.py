@@ -36,6 +36,7 @@ from milepost import (
     StoreError,
     Watermark,
     WatermarkRegressionError,
+    helper,
 )
 from support.async_program import SCENES
 from support.chains import chain, entry
@@ -608,6 +609,27 @@ def test_what_queues_as_the_store_is_closed_is_done_or_told(tmp_path: Path) -> N
         result(looping)
         with CheckpointStore.open_readonly(store.path) as found:
             assert set(acknowledged) <= set(keys(found))
+
+
+@pytest.mark.parametrize("ending", ["a block", "the store"])
+def test_what_a_loop_was_told_and_an_interrupt_has_lost_is_looked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """The task cannot be cancelled while its commit is under way: it would wait for ever."""
+
+    async def end() -> None:
+        async with CheckpointStore(path, durability="normal") as store:
+            async with store.transaction():
+                await store.append_async(entry(1))
+                if ending == "a block":
+                    monkeypatch.setattr(helper, "_tell", lambda _loop, _call: True)
+            monkeypatch.undo()
+            if ending == "the store":
+                monkeypatch.setattr(helper, "_tell", lambda _loop, _call: True)
+
+    in_time(lambda: asyncio.run(end()), PROMPTLY_S)
+    with CheckpointStore.open_readonly(path) as store:
+        assert len(store) == 1
 
 
 def test_a_store_that_two_tasks_close_is_closed_at_once(path: Path) -> None:
