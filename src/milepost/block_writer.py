@@ -84,7 +84,7 @@ class BlockWriter(WritableDatabase):
             if not entered and NOW in self._turns.held and self._turns.held[NOW] is turn:
                 try:
                     self._rules.ours = True
-                    if self._connection is not None and self._connection.in_transaction:
+                    if not self._inherited and self._connection is not None and self._connection.in_transaction:
                         self._execute("ROLLBACK")
                 except apsw.Error:  # SQLite has rolled back itself
                     pass
@@ -213,7 +213,7 @@ class BlockWriter(WritableDatabase):
             if not entered:
                 try:
                     self._rules.ours = True
-                    if connection.in_transaction:
+                    if not self._inherited and connection.in_transaction:
                         self._execute(_UNDO[depth])
                 except apsw.SQLError:  # interrupted before it began
                     pass
@@ -234,7 +234,7 @@ class BlockWriter(WritableDatabase):
         finally:
             try:
                 self._rules.ours = turn.busy = True
-                if not kept and self._lent.in_transaction:
+                if not (kept or self._inherited) and self._lent.in_transaction:
                     self._end = None
                     self._execute(_UNDO[depth])
             except apsw.SQLError:
@@ -277,7 +277,7 @@ class BlockWriter(WritableDatabase):
             self._execute(_RELEASE[depth])
             self._end = end if end.usable else None
         except BaseException as error:
-            if not self._lent.in_transaction:  # SQLite has undone all, as it does when the disk is full
+            if self._inherited or not self._lent.in_transaction:  # SQLite has undone all, as when the disk is full
                 raise
             try:  # noqa: SIM105 - a call of suppress() could be interrupted, and this be left undone
                 self._execute(_UNDO[depth])

@@ -85,6 +85,7 @@ class Database:
         self._readers: dict[int, weakref.ref[Reader]] = {}
         self._idle: deque[Reader] = deque()
         self._closing = False  # no reader opens any more
+        self._inherited = False  # this process is the child of a fork, and what is open is its parent's
 
     def open(self) -> Self:
         """
@@ -282,6 +283,7 @@ class Database:
 
     def carried_over(self) -> None:
         """Give up every inherited connection in the child of a fork, without even closing it."""
+        self._inherited = True
         self._ended = ForkedStoreError(
             self.path, "this store was opened before a fork: open a store of its own in the child process"
         )

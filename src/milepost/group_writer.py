@@ -96,7 +96,7 @@ class GroupWriter(BlockWriter):
         finally:
             try:
                 self._rules.ours = True
-                if self._connection is not None and self._connection.in_transaction:
+                if not self._inherited and self._connection is not None and self._connection.in_transaction:
                     self._execute("ROLLBACK")
             except apsw.Error:  # SQLite has rolled back itself
                 pass
@@ -144,7 +144,7 @@ class GroupWriter(BlockWriter):
         try:
             return self._do_together(jobs)
         except BaseException as error:  # it is raised again, for the job that it belongs to
-            if not self._lent.in_transaction:  # SQLite has undone all, as it does when the disk is full
+            if self._inherited or not self._lent.in_transaction:  # SQLite has undone all, as when the disk is full
                 raise
             self._told(error)  # a failed sync ends the store
         self._execute("ROLLBACK")

@@ -28,6 +28,7 @@ SCENES = [
     ("beside_a_connection", 1, 1),
     ("by_c_code", 1, 1),
     ("then_exec", 1, 1),
+    ("child_that_unwinds", 20, 200),
     ("during_a_verification", 4, 40),
     ("on_connect", 1, 1),
     ("pools", 2, 8),

@@ -288,6 +288,43 @@ def then_exec(path: str, _children: int) -> dict[str, int]:
     return {"parent": 1, "child": APPENDS}
 
 
+def child_that_unwinds(path: str, children: int) -> dict[str, int]:
+    """
+    A handler forks within a batch, and the child leaves it by an exception: it undoes nothing that is its parent's.
+
+    With a small cache the batch is in the WAL before it is committed. A child that undoes that removes it from the index,
+    which both have mapped, and the parent commits a malformed file.
+    """
+    begun: list[int] = []
+    parent = os.getpid()
+
+    def forked(_number: int, _frame: object) -> None:
+        begun.append(os.fork())
+        if begun[-1] == 0:
+            os.close(2)
+            raise SystemExit
+
+    signal.signal(signal.SIGALRM, forked)
+    acknowledged: dict[str, int] = {}
+    with CheckpointStore(path, durability="normal", on_connect=lambda own: own.pragma("cache_size", 10)) as store:
+        try:
+            for number in range(children):
+                batch = [entry(sequence, f"batch-{number}") for sequence in range(1, 2001)]
+                signal.setitimer(signal.ITIMER_REAL, 0.012 + 0.004 * (number % 5))
+                store.append_many(batch)
+                acknowledged[f"batch-{number}"] = len(batch)
+        finally:
+            if os.getpid() != parent:
+                os._exit(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            time.sleep(0.1)
+            for child in begun:  # one that was forked inside of SQLite waits for a mutex of its parent's
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        store.verify().raise_if_broken()
+    return acknowledged
+
+
 def during_a_verification(path: str, children: int) -> dict[str, int]:
     """And a backup: the fork waits a moment; the child's own store works, or is refused before it writes."""
     store = CheckpointStore(path, durability="normal")
