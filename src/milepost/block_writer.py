@@ -101,7 +101,7 @@ class BlockWriter(WritableDatabase):
         self._bound.steps = None
         self._rules.ours = turn.busy = False
 
-    def leave(self, block: Block, error: BaseException | None) -> None:
+    def leave(self, block: Block, error: BaseException | None) -> None:  # noqa: PLR0912 - in this order, whatever interrupts it
         """
         End a block: commit it, or undo it where an exception has ended it.
 
@@ -118,6 +118,8 @@ class BlockWriter(WritableDatabase):
             return
         try:
             turn.busy = True
+            if error is not None and self._ended is not None:  # by a handler that then has ended the program, say
+                return
             self.refuse_if_ended()
             cut_short = not self._lent.in_transaction
             turn.close_cursors()
@@ -226,7 +228,8 @@ class BlockWriter(WritableDatabase):
             return
         kept = False
         try:
-            turn.refuse_if_cut_short()
+            if error is None or isinstance(error, apsw.Error):
+                turn.refuse_if_cut_short()
             self._rules.ours = turn.busy = True
             if error is None:
                 self._execute(_RELEASE[depth])
@@ -286,6 +289,16 @@ class BlockWriter(WritableDatabase):
             job.error = self._told(error) if isinstance(error, apsw.Error | UnicodeDecodeError) else error
             return 0
         return end.appended - before
+
+    def refuse_within_call(self, turn: BlockTurn) -> None:
+        """
+        Refuse what would take the connection from a call of milepost's that goes on inside the block.
+
+        Raises:
+            StoreError: Such a call goes on.
+        """
+        if turn.busy or self._bound.steps is not None:
+            raise StoreError(self.path, f"a call of this store is not over yet in its block, and was interrupted {_BY_WHOM}")
 
     def _refuse_reentry(self, turn: BlockTurn) -> None:
         if turn.busy:

@@ -163,6 +163,7 @@ class Writer(TaskWriter):
         turn = Turn()
         try:
             if isinstance(holder, BlockTurn) and self._ended is None and holder.belongs_to_caller():
+                self.refuse_within_call(holder)
                 if helper is not None:  # it waits for this very block, if for anything
                     helper.stop(_CLOSING, 0.0)
             else:

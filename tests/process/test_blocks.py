@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 import pytest
 
-from milepost import CheckpointStore, ClosedStoreError, MilepostError, Receipt, StoreError
+from milepost import CheckpointStore, ClosedStoreError, MilepostError, Receipt, StoreError, Watermark
 from support.chains import entry
 from support.doors import writer
 from support.patience import begin, in_time, result
@@ -678,6 +678,54 @@ def test_a_block_that_is_ended_again_after_the_store_was_closed_is_told_unless_a
     block.__exit__(ValueError, ValueError(), None)
     with pytest.raises(ClosedStoreError):
         block.__exit__(None, None, None)
+
+
+def test_a_handler_that_closes_the_store_in_a_block_and_ends_the_program_ends_it(path: Path) -> None:
+    """As a handler of SIGTERM does: the block is undone, and SystemExit comes out, from an inner block too."""
+    for inner in (False, True):
+        store = CheckpointStore(path, durability="normal")
+        with pytest.raises(SystemExit), store.transaction(), store.transaction() if inner else contextlib.nullcontext():
+            store.append(entry(1))
+            store.close()
+            raise SystemExit
+        with CheckpointStore(path, busy_timeout_ms=0) as another:
+            assert len(another) == 0
+
+
+@pytest.mark.parametrize("call", ["write", "read"])
+def test_a_handler_that_closes_the_store_within_a_call_in_a_block_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The call would go on with a closed connection. The block is kept."""
+    with CheckpointStore(path, durability="normal") as store:
+        told: list[MilepostError] = []
+
+        def close(*_: object) -> int:
+            try:
+                store.close()
+            except MilepostError as error:
+                told.append(error)
+            return 0
+
+        with store.transaction():
+            store.append(entry(1))
+            if call == "write":
+                monkeypatch.setattr(store, "_clock", close)
+                store.advance("run-8", "load", Watermark(1, 1), idempotency_key="1")
+            else:
+                writer(store).read(close)
+        assert len(told) == 1
+        assert "signal handler" in str(told[0])
+        assert len(store) == (2 if call == "write" else 1)
+
+
+def test_an_interrupt_in_an_inner_block_that_sqlite_has_undone_comes_out_as_it_is(sink: CheckpointStore) -> None:
+    """Only an exception of SQLite's becomes one of ours."""
+    with pytest.raises(SystemExit), sink.transaction() as connection, sink.transaction():
+        with pytest.raises(apsw.ConstraintError):
+            connection.execute("INSERT OR ROLLBACK INTO sink VALUES (NULL)")
+        raise SystemExit
+    _sound(sink, [1, 2, 3])
 
 
 def test_what_reads_while_a_block_ends_sees_what_is_committed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
