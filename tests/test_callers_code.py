@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from milepost import Checkpoint, CheckpointStore
 from support.chains import entry
 from support.hostile import HostileError, hostile
+from support.patience import in_time
 from support.refusals import left_as_it_was
 from support.used_store import advance, loop, mapped, once, resume
 
@@ -112,3 +115,45 @@ def test_a_clock_that_raises_passes_through_and_changes_nothing(path: Path) -> N
     opened = CheckpointStore(path, durability="normal", clock=hostile)
     with opened as store, left_as_it_was(store), pytest.raises(HostileError):
         advance(store)
+
+
+def _drain(loop: Any, *, is_async: bool) -> int:
+    """How many records a loop hands out."""
+
+    async def drain() -> int:
+        async with loop:
+            return len([record async for record in loop])
+
+    return in_time(lambda: asyncio.run(drain())) if is_async else len(list(loop))
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_bag", [False, True])
+def test_a_clock_that_has_nothing_more_to_tell_does_not_look_like_the_end_of_a_loop(
+    path: Path, transaction: bool, is_async: bool, is_bag: bool
+) -> None:
+    """A `for` takes a StopIteration for its end: the batch would be undone, and the rest left out, without a word."""
+    times = iter(range(1, 4))
+
+    def clock() -> int:
+        for time in times:
+            return time
+        raise StopAsyncIteration if is_async else StopIteration
+
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        given: dict[str, Any] = {"run_id": "run-7", "stage": "load", "every": 2, "transaction": transaction}
+        loop = store.once(range(100), key=str, **given) if is_bag else store.checkpointed(range(100), **given)
+        with pytest.raises(RuntimeError, match="StopAsyncIteration" if is_async else "StopIteration"):
+            _drain(loop, is_async=is_async)
+        assert store.resume_point_for_stage("load").watermark.offset in {2, 4, 6}
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_function_of_the_start_that_has_nothing_more_does_not_look_like_the_end_of_a_loop(
+    store: CheckpointStore, mapped: bool
+) -> None:
+    """`chain.from_iterable([loop])` and `yield from` would take its StopIteration for the end of their own source."""
+    loop: Any = store.checkpointed(lambda _: next(iter(())), run_id="run-7", stage="load")
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(chain.from_iterable([loop.map(str) if mapped else loop]))

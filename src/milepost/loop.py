@@ -186,8 +186,11 @@ class Loop(ABC, Generic[Value]):
 
     def __iter__(self) -> Iterator[Value]:
         """Iterate over what is still to be done."""
-        progress = self._begin()
-        feed = self._feed(progress)
+        try:
+            progress = self._begin()
+            feed = self._feed(progress)
+        except StopIteration as error:
+            raise _not_the_end(error) from error
         this = _InTransactions(self, progress, feed) if self._transaction else _one_by_one(progress, feed, self.every_s)
         self._begin_pass(this)
         return this
@@ -247,6 +250,15 @@ class Loop(ABC, Generic[Value]):
 
 def _no_pass() -> None:
     """Stand for the reference to an iterator before there is one."""
+
+
+def _not_the_end(error: Exception) -> RuntimeError:
+    """
+    Return what Python makes of a StopIteration that comes out of a generator.
+
+    A store's clock, say, may raise one: `clock=lambda: next(times)`. To a `for` it would be the end of the loop.
+    """
+    return RuntimeError(f"a function that the loop calls raised {type(error).__name__}")
 
 
 def _one_by_one(
@@ -368,16 +380,21 @@ class _InTransactions(_Batches[Value]):
         handed_out = False
         try:
             self._continue()
-            value, self._in_hand = next(self._batch, None) or self._next_batch()
-            handed_out = True
-            return value
+            pair = next(self._batch, None) or self._next_batch()
+            if pair is not None:
+                value, self._in_hand = pair
+                handed_out = True
+                return value
+        except StopIteration as error:
+            raise _not_the_end(error) from error
         finally:
             if not handed_out:
                 self._over = True  # first, and without a call that could be interrupted
                 self.close()
+        raise StopIteration
 
-    def _next_batch(self) -> tuple[Value, Any]:
-        """Commit the batch, read the next one, begin its block, and return its first pair."""
+    def _next_batch(self) -> tuple[Value, Any] | None:
+        """Commit the batch, read the next one, begin its block, and return its first pair; None at the end."""
         while True:
             self._commit()
             # Read the batch before its transaction begins, so that a slow source keeps no other writer waiting.
@@ -388,7 +405,7 @@ class _InTransactions(_Batches[Value]):
                 if self._is_over(until):
                     break
             if not batch or self._progress.stopped:
-                raise StopIteration
+                return None
             block = self._loop.new_block()
             self._end = block.__exit__
             block.__enter__()
@@ -429,15 +446,20 @@ class _InTransactionsAsync(_Batches[Value]):
         handed_out = False
         try:
             self._continue()
-            value, self._in_hand = next(self._batch, None) or await self._next_batch()
-            handed_out = True
-            return value
+            pair = next(self._batch, None) or await self._next_batch()
+            if pair is not None:
+                value, self._in_hand = pair
+                handed_out = True
+                return value
+        except StopAsyncIteration as error:
+            raise _not_the_end(error) from error
         finally:
             if not handed_out:
                 self._over = True
                 await self.aclose()
+        raise StopAsyncIteration
 
-    async def _next_batch(self) -> tuple[Value, Any]:
+    async def _next_batch(self) -> tuple[Value, Any] | None:
         """Do as `_InTransactions._next_batch`."""
         while True:
             await self._commit()
@@ -449,7 +471,7 @@ class _InTransactionsAsync(_Batches[Value]):
                     if len(batch) >= self._progress.every or self._is_over(until):
                         break
             if not batch or self._progress.stopped:
-                raise StopAsyncIteration
+                return None
             block = self._loop.new_block()
             self._end = block.__aexit__
             await block.__aenter__()
