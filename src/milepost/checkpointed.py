@@ -48,7 +48,7 @@ class Checkpointed(Mappable[Record]):
         transaction: bool,
     ) -> None:
         super().__init__(store, run_id, stage, every=every, every_s=every_s, transaction=transaction)
-        self._source: Source[Record] = Source(records, has_cursors=cursor is not None)
+        self._source: Source[Record] = Source(records, has_cursors=cursor is not None, stage=(store.path, run_id, stage))
         self._event_time, self._cursor = event_time, cursor
         self._name, self._accepts_another = source, accept_source
         if source is not None and len((details.detail(cursor=b"", source=source) or "").encode()) > MAX_DETAIL_BYTES:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from milepost.append import NOT_ASKED
 from milepost.errors import StoreError, shown
 from milepost.owner import in_event_loop
-from milepost.source import Start, close, close_async
+from milepost.source import Resumable, Start, close, close_async
 from milepost.steps import checked_step
 from milepost.ticker import Ticker
 
@@ -40,7 +40,7 @@ Value = TypeVar("Value")
 _NOTHING: Final = object()
 
 
-class Loop(ABC, Generic[Value]):
+class Loop(Resumable, ABC, Generic[Value]):
     """
     What every loop of a store can do.
 
@@ -90,6 +90,9 @@ class Loop(ABC, Generic[Value]):
     @abstractmethod
     def _feed_async(self, progress: Any) -> AsyncIterator[tuple[Value, Any]]:
         """Do as `_feed`, for `async for`."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: stage {shown(self.stage)} of run {shown(self.run_id)}>"
 
     # Where it is
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar, cast
 
 from milepost.errors import InvalidArgumentError
 from milepost.owner import in_event_loop
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     import os
 
 Record = TypeVar("Record")
+
+_MOST_STAGES: Final = 1_000
+"""Of how many stages a process knows the iterator that it has read from: a retry follows its failure soon."""
 
 
 class Start(int):
@@ -77,6 +83,40 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+class Resumable:
+    """
+    What begins where a stage of its own stands: a loop.
+
+    It is no source of another one. That would skip its first records, and this one would record what is unfinished there.
+    """
+
+
+class _Begun(NamedTuple):
+    """
+    An iterator that a loop has begun to read.
+
+    Attributes:
+        iterator: It, or None where it is gone.
+        position: For a file: where it stood then. None for any other iterator, and where a file cannot tell.
+    """
+
+    iterator: Callable[[], object]
+    position: int | None
+
+
+_begun_last: dict[object, _Begun] = {}  # by stage
+
+
+def _position(iterator: object) -> int | None:
+    if not issubclass(type(iterator), io.IOBase):
+        return None
+    file: Any = iterator
+    with suppress(OSError, ValueError):  # in the middle of a line, a pipe, closed
+        position: int = file.tell()
+        return position
+    return None
+
+
 class Source(Generic[Record]):
     """
     The records of a loop.
@@ -85,13 +125,17 @@ class Source(Generic[Record]):
         records: What the caller gave.
         argument: The name of that argument.
         has_cursors: Whether its checkpoints have cursors, so that the offset alone does not say where to start.
+        stage: Of which stage they are, if the loop skips those that are done. Another loop of that stage in this process
+            is then refused the same iterator.
 
     Raises:
         InvalidArgumentError: It is no source.
     """
 
-    def __init__(self, records: Any, argument: str = "records", *, has_cursors: bool = False) -> None:
+    def __init__(self, records: Any, argument: str = "records", *, has_cursors: bool = False, stage: object = None) -> None:
         kind = type(records)
+        if issubclass(kind, Resumable):
+            raise _own_start_error(argument, records)
         # No iter() here: that may begin what can begin once only.
         self._iterable = any(hasattr(kind, name) for name in ("__iter__", "__aiter__", "__getitem__"))
         if not self._iterable and not callable(records):
@@ -100,6 +144,7 @@ class Source(Generic[Record]):
         self._records: Any = records
         self._argument = argument
         self._has_cursors = has_cursors
+        self._stage = stage
         self._last_iterator: object = None  # to notice a source that cannot begin again
 
     def open(self, start: Start) -> Iterator[Record]:
@@ -129,6 +174,7 @@ class Source(Generic[Record]):
         return start > 0 and start.cursor is None and not self._has_cursors
 
     def _begun(self, given: Any) -> Iterator[Record]:
+        self._refuse_own_start(given)
         if _is_async(type(given)):
             if inspect.iscoroutine(given):
                 given.close()  # else Python warns that nobody awaited it
@@ -175,6 +221,7 @@ class Source(Generic[Record]):
     async def _begun_async(self, given: Any) -> AsyncIterator[Record]:
         if hasattr(type(given), "__await__"):
             given = await given
+        self._refuse_own_start(given)
         if hasattr(type(given), "__aiter__"):
             records: AsyncIterator[Record] = self._fresh(aiter(given))
             return records
@@ -189,7 +236,7 @@ class Source(Generic[Record]):
         """Return the iterator, unless it is one that was read from. A function may put one at its start, and return it."""
         if not self._iterable:
             return iterator
-        if self._last_iterator is not None and iterator is self._last_iterator:
+        if (self._last_iterator is not None and iterator is self._last_iterator) or self._has_begun(iterator):
             raise InvalidArgumentError(
                 self._argument,
                 self._records,
@@ -197,7 +244,24 @@ class Source(Generic[Record]):
                 "start",
             )
         self._last_iterator = iterator
+        if self._stage is not None:
+            with suppress(TypeError):  # Python's own iterators, such as a map's, cannot be referred to weakly
+                _begun_last[self._stage] = _Begun(weakref.ref(iterator), _position(iterator))
+            with suppress(RuntimeError, StopIteration):  # another thread is at it
+                while len(_begun_last) > _MOST_STAGES:
+                    _begun_last.pop(next(iter(_begun_last)), None)
         return iterator
+
+    def _has_begun(self, iterator: object) -> bool:
+        """Whether another loop of the stage, before a retry, has read from it; but for a file that was rewound."""
+        last = _begun_last.get(self._stage)
+        if last is None or last.iterator() is not iterator:
+            return False
+        return last.position is None or _position(iterator) != last.position
+
+    def _refuse_own_start(self, given: object) -> None:
+        if issubclass(type(given), Resumable):
+            raise _own_start_error(self._argument, given)
 
     def _no_iterable_error(self, given: object) -> InvalidArgumentError:
         return InvalidArgumentError(self._argument, given, "must return an iterable of the records from the start on")
@@ -212,6 +276,11 @@ class Source(Generic[Record]):
             self._records,
             f"{found}, but {start:,} were already processed: pass the same source, or use a new run_id",
         )
+
+
+def _own_start_error(argument: str, given: object) -> InvalidArgumentError:
+    rule = "is a loop, which begins at a checkpoint of its own, so that records would be left out: give the source it reads"
+    return InvalidArgumentError(argument, given, rule)
 
 
 def _is_async(kind: type) -> bool:

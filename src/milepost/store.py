@@ -501,8 +501,9 @@ class CheckpointStore:
 
         Args:
             records: An iterable that gives the same records in the same order at every start; the loop reads and skips
-                those that are done. Or a function that takes a `Start` and returns the records from there on. `Start` is
-                the offset, 0 at first, and has the last checkpoint's `cursor`.
+                those that are done. A second try in one process needs a fresh iterator. Or a function that takes a `Start`
+                and returns the records from there on. `Start` is the offset, 0 at first, and has the last checkpoint's
+                `cursor`.
             run_id: The execution of the pipeline.
             stage: The step of the pipeline.
             every: After how many finished records to record a checkpoint.
@@ -524,8 +525,8 @@ class CheckpointStore:
             A loop over the records that remain.
 
         Raises:
-            InvalidArgumentError: An argument breaks one of these rules; from the loop: the source is shorter than it was, or
-                cannot begin again.
+            InvalidArgumentError: An argument breaks one of these rules; from the loop: the source is shorter than it was,
+                cannot begin again, or is another loop.
             SourceChangedError: From the loop: the last checkpoint names another source.
         """
         self._check_loop(run_id, stage, every, every_s, transaction)
