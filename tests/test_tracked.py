@@ -7,6 +7,8 @@ import concurrent.futures
 import contextlib
 import gc
 import itertools
+import math
+import multiprocessing
 import random
 import signal
 import threading
@@ -360,16 +362,57 @@ def test_done_counts_once_and_after_the_exit_it_does_nothing(store: CheckpointSt
         track(9)
 
 
-@pytest.mark.parametrize("future", [7, "finished", object()])
-def test_done_with_what_is_no_future_is_refused(store: CheckpointStore, future: Any) -> None:
-    """And the record is still under way."""
-    with _tracked(store) as track:
-        done = track(0)
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("future", [7, "finished", object(), ValueError])
+def test_done_with_what_is_no_future_is_refused_and_leaves_nobody_waiting(
+    store: CheckpointStore, future: Any, is_async: bool
+) -> None:
+    """A pool may call it in a thread whose exceptions nobody sees, such as `multiprocessing.Pool` with a result."""
+
+    def call(done: Any) -> None:
         with pytest.raises(InvalidArgumentError, match="future"):
             done(future)
-        assert track.done == 0
-        done()
+        done()  # the first one counts
+
+    def run() -> None:
+        with _tracked(store) as track:
+            track(0)()
+            call(track(1))
+
+    async def run_async() -> None:
+        async with _tracked(store) as track:
+            (await track(0))()
+            call(await track(1))
+
+    with pytest.raises(InvalidArgumentError, match="a callback that gets a result"):
+        in_time(lambda: asyncio.run(run_async()) if is_async else run())
     assert _offset(store) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt()])
+def test_done_with_an_exception_leaves_the_record_unfinished_and_raises_it(
+    store: CheckpointStore, error: BaseException
+) -> None:
+    """So `multiprocessing.Pool` takes it as an `error_callback`."""
+    with pytest.raises(type(error)) as raised, _tracked(store) as track:
+        track(0)()
+        track(1)(error)
+        track(2)
+    assert raised.value is error
+    assert _offset(store) == 1
+
+
+def test_a_multiprocessing_pool_is_tracked(store: CheckpointStore) -> None:
+    """It has no futures. What fails is not finished, and what it has failed with is raised."""
+    with (
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+        pytest.raises(ValueError, match="domain"),
+        _tracked(store) as track,
+    ):
+        for number in range(track.start, 20):
+            done = track(number)
+            pool.apply_async(math.sqrt, (6 - number,), callback=lambda _, done=done: done(), error_callback=done)
+    assert _offset(store) == 7
 
 
 def test_a_done_says_how_its_record_stands(store: CheckpointStore) -> None:

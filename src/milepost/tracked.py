@@ -51,8 +51,9 @@ class Done:
     """
     Say that a tracked record is finished: `done()`.
 
-    As a callback of a future it is called with that. A record whose future failed or was cancelled is not finished. A second
-    call does nothing.
+    As a callback of a future it is called with that, and as an `error_callback` of `multiprocessing.Pool` with an exception.
+    A record whose future failed or was cancelled, or that was given an exception, is not finished. A second call does
+    nothing.
     """
 
     __slots__ = ("__weakref__", "_progress", "_record", "_ring")
@@ -70,26 +71,39 @@ class Done:
         Note that the record is finished, from any thread. It does not record, and waits for nothing.
 
         Args:
-            future: The future that has ended, where this is its callback.
+            future: The future that has ended, where this is its callback; or what the work has failed with.
 
         Raises:
-            InvalidArgumentError: `future` is none.
+            InvalidArgumentError: `future` is neither. The record is not finished, and the next `track()` raises this too:
+                whoever calls it in a thread of a pool's own may never show it.
         """
-        error = None if future is None else _error_of(future)
+        refused = None
+        try:
+            error = None if future is None else _error_of(future)
+        except InvalidArgumentError as failure:
+            error = refused = failure
         if not self._record.outcomes:
             self._record.outcomes.append(error)
         self._progress.free(self._record)
         self._ring()
+        if refused is not None:
+            raise refused
 
     def __repr__(self) -> str:
         return f"<Done of offset {self.offset}, {self._record.state}>"
 
 
 def _error_of(future: Any) -> BaseException | None:
+    if issubclass(type(future), BaseException):
+        given: BaseException = future
+        return given
     try:
         error: BaseException | None = _cancelled() if future.cancelled() else future.exception()
     except AttributeError:
-        raise InvalidArgumentError("future", future, "must be a future: call done() without arguments elsewhere") from None
+        rule = (
+            "must be a future, or the exception of a failure: a callback that gets a result calls done() without arguments"
+        )
+        raise InvalidArgumentError("future", future, rule) from None
     return error
 
 
@@ -183,7 +197,10 @@ class _TrackedProgress(OffsetProgress):
         for record, done in list(self._under_way.values()):
             dropped = done() is None  # looked at first: whoever called it has come to the end
             if dropped and not record.outcomes:
-                problem = f"nobody can finish the record at offset {record.offset:,}: keep what track() returns, and call it"
+                problem = (
+                    f"nobody can finish the record at offset {record.offset:,}: keep what track() returns, and call it when "
+                    "the work ends, with the exception if it failed"
+                )
                 record.outcomes.append(StoreError(self._writer.path, problem))
             if record.outcomes:
                 self.free(record)
