@@ -8,7 +8,8 @@ import random
 import threading
 import time
 import tracemalloc
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -636,6 +637,76 @@ def test_an_exception_of_work_comes_out_and_its_item_comes_again(
     assert len(pairs) == 12 - before
     assert sorted(map(int, _keys(store))) == list(range(12))
     assert list(loop()) == []
+
+
+class _Fails(Executor):
+    """Has done nothing of what it was given from the eighth job on."""
+
+    def __init__(self, how: str) -> None:
+        self._how, self._jobs = how, 0
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **_: Any) -> Future[Any]:
+        """Do it at once, or fail."""
+        self._jobs += 1
+        future: Future[Any] = Future()
+        if self._jobs < 8:
+            future.set_result(work(*given))
+        elif self._how == "is broken":
+            future.set_exception(BrokenProcessPool("a process was killed"))
+        elif self._how == "is shut down":
+            future.cancel()
+        else:
+            future.set_result(_coroutine(given))
+        return future
+
+
+async def _coroutine(given: Any) -> Any:
+    return given
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("is broken", BrokenProcessPool),
+        ("is shut down", CancelledError),
+        ("gives a coroutine", InvalidArgumentError),
+    ],
+)
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_was_never_worked_on_does_not_pass_for_finished(
+    store: CheckpointStore, how: str, expected: type[Exception], asynchronous: bool
+) -> None:
+    """With errors="return" too: a worker that dies takes all that is in flight with it."""
+    loop = store.checkpointed(range(40), run_id="run-7", stage="load", every=2)
+    with pytest.raises(expected):
+        _all_of(loop.map(_square, executor=_Fails(how), errors="return", in_flight=10), asynchronous=asynchronous)
+    assert store.resume_point_for_stage("load").watermark.offset == 6
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_function_that_returns_a_coroutine_does_not_pass_for_work(store: CheckpointStore, asynchronous: bool) -> None:
+    """With errors="return" too: nobody has run it."""
+
+    def work(item: int) -> Any:
+        return _coroutine(item)
+
+    loop = _once(store, range(20), every=2).map(work, errors="return")
+    with pytest.raises(InvalidArgumentError, match="coroutine function"):
+        _all_of(loop, asynchronous=asynchronous)
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("error", [CancelledError, BrokenExecutor, InvalidArgumentError("work", 7, "is wrong")])
+def test_what_work_itself_raises_takes_the_place_of_its_result_whatever_it_is(
+    store: CheckpointStore, error: type[Exception] | Exception
+) -> None:
+    """Work may have a pool, or a store, of its own."""
+
+    def work(_: int) -> None:
+        raise error
+
+    pairs = list(_once(store, range(3)).map(work, errors="return"))
+    assert [type(outcome) for _, outcome in pairs] == [error if isinstance(error, type) else type(error)] * 3
 
 
 def test_a_doubled_key_is_worked_on_once_while_the_first_is_in_flight(store: CheckpointStore) -> None:

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from milepost import Tracked
+    from milepost.tracked import Done
 
 
 class Crash(Exception):  # noqa: N818 - plays the part of a kill
@@ -402,6 +404,10 @@ def test_done_with_an_exception_leaves_the_record_unfinished_and_raises_it(
     assert _offset(store) == 1
 
 
+def _without_result(done: Done, _: float) -> None:
+    done()
+
+
 def test_a_multiprocessing_pool_is_tracked(store: CheckpointStore) -> None:
     """It has no futures. What fails is not finished, and what it has failed with is raised."""
     with (
@@ -411,7 +417,7 @@ def test_a_multiprocessing_pool_is_tracked(store: CheckpointStore) -> None:
     ):
         for number in range(track.start, 20):
             done = track(number)
-            pool.apply_async(math.sqrt, (6 - number,), callback=lambda _, done=done: done(), error_callback=done)
+            pool.apply_async(math.sqrt, (6 - number,), callback=partial(_without_result, done), error_callback=done)
     assert _offset(store) == 7
 
 

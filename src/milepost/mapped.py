@@ -98,7 +98,7 @@ class Mapped(Loop[tuple[Record, Result]]):
     def _pair(self, job: Job) -> tuple[Record, Any]:
         if job.error is None:
             return job.record, job.result
-        if self._returns_errors and isinstance(job.error, Exception):
+        if self._returns_errors and job.was_done and isinstance(job.error, Exception):
             return job.record, job.error
         raise job.error
 
@@ -172,7 +172,8 @@ class Mappable(Loop[Record], Generic[Record]):
             executor: A `concurrent.futures.Executor` to run `work` instead, such as a ProcessPoolExecutor. It is not shut
                 down. When you leave the loop early, what it has begun goes on.
             errors: With `"raise"` an exception of `work` comes out of the loop at its record. With `"return"` it takes the
-                place of the result.
+                place of the result. What keeps a record from being worked on, such as a process that has died, or a
+                cancelled future, always comes out.
 
         Returns:
             A loop over pairs, in the order of `checkpointed`'s source, or as they finish for `once`.

@@ -14,7 +14,7 @@ import inspect
 import threading
 import weakref
 from collections import deque
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -36,16 +36,31 @@ _POLL_S: Final = 0.002
 
 
 class Job:
-    """One record, and what came of the work on it."""
+    """
+    One record, and what came of the work on it.
 
-    __slots__ = ("error", "finished", "record", "result", "token")
+    Attributes:
+        record: It.
+        token: What its feed gave with it.
+        result: What the work has returned.
+        error: What the work has raised, or why it was not done; None if it returned.
+        was_done: Whether the work has raised the error itself. Else the record must never pass for finished.
+        finished: Whether one of the two is there.
+    """
+
+    __slots__ = ("error", "finished", "record", "result", "token", "was_done")
 
     def __init__(self, record: Any, token: Any) -> None:
         self.record: Any = record
         self.token: Any = token
         self.result: Any = None
         self.error: BaseException | None = None
+        self.was_done: bool = True
         self.finished: bool = False
+
+    def fail(self, error: BaseException) -> None:
+        """Note why it was not done."""
+        self.error, self.was_done = error, False
 
 
 class _Workers(Protocol):
@@ -123,23 +138,22 @@ def _serve(
             break
         try:
             job.result = work(job.record)
-            _refuse_awaitable(work, job.result)
         except BaseException as error:  # noqa: BLE001 - the loop raises it
             job.error = error
+        _refuse_awaitable(work, job)
         job.finished = True
         ring(job)
         del job
     queue.put(None)  # for the next thread
 
 
-def _refuse_awaitable(work: object, result: Any) -> None:
-    if not hasattr(type(result), "__await__"):
+def _refuse_awaitable(work: object, job: Job) -> None:
+    if not hasattr(type(job.result), "__await__"):
         return
-    if inspect.iscoroutine(result):
-        result.close()  # else Python warns that nobody awaited it
-    raise InvalidArgumentError(
-        "work", work, "returned an awaitable: give a coroutine function itself (async def), and loop with `async for`"
-    )
+    if inspect.iscoroutine(job.result):
+        job.result.close()  # else Python warns that nobody awaited it
+    rule = "returned an awaitable: give a coroutine function itself (async def), and loop with `async for`"
+    job.fail(InvalidArgumentError("work", work, rule))
 
 
 class _Executed:
@@ -160,9 +174,11 @@ class _Executed:
             job.error = future.exception()
             if job.error is None:
                 job.result = future.result()
-                _refuse_awaitable(self._work, job.result)
-        except (CancelledError, InvalidArgumentError) as error:
-            job.error = error
+                _refuse_awaitable(self._work, job)
+            elif isinstance(job.error, BrokenExecutor):
+                job.fail(job.error)
+        except CancelledError as error:
+            job.fail(error)
         self._futures.pop(job, None)
         job.finished = True
         self._ring(job)
