@@ -285,6 +285,32 @@ def test_a_stage_may_have_other_entries(store: CheckpointStore) -> None:
     assert [each.watermark.event_time_ms for each in store.history()] == [5000, 5000, 5000, 6000, 6000]
 
 
+@pytest.mark.parametrize("kind", ["checkpointed", "checkpointed, async", "tracked", "tracked, async"])
+def test_an_ordered_loop_does_not_go_on_in_a_bag(store: CheckpointStore, kind: str) -> None:
+    """It would skip as many records as the bag has done, which are others."""
+    assert len(_until_crash(_once(store, range(39, -1, -1), every=5), 12)) == 12
+    recorded = _recorded(store)
+    given: dict[str, Any] = {"run_id": "run-7", "stage": "fetch"}
+
+    async def track() -> None:
+        async with store.tracked(**given):
+            pass
+
+    def loop() -> None:
+        if kind == "tracked":
+            with store.tracked(**given):
+                pass
+        elif kind == "tracked, async":
+            asyncio.run(track())
+        else:
+            _all_of(store.checkpointed(range(40), **given), asynchronous="async" in kind)
+
+    with pytest.raises(InvalidArgumentError, match="is a bag"):
+        loop()
+    assert _recorded(store) == recorded
+    assert len(list(_once(store, range(40)))) == 30
+
+
 def test_keys_of_another_stage_or_run_do_not_count(store: CheckpointStore) -> None:
     """A bag is one stage of one run."""
     for run_id in ("run-7", "run-8"):

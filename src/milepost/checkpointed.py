@@ -9,7 +9,7 @@ from milepost import cursors, details, rows
 from milepost.errors import InvalidArgumentError, SourceChangedError
 from milepost.mapped import Mappable
 from milepost.owner import in_event_loop
-from milepost.progress import OffsetProgress
+from milepost.progress import OffsetProgress, refuse_bag
 from milepost.signature import MAX_DETAIL_BYTES
 from milepost.source import Source, Start
 from milepost.times import to_ms
@@ -62,6 +62,8 @@ class Checkpointed(Mappable[Record]):
 
     def _new_progress(self) -> OffsetProgress:
         state = self._state()
+        if state is not None:
+            self._store._database.read(refuse_bag, self.run_id, self.stage)  # noqa: SLF001
         recorded = details.of_source(state.detail) if state else None
         if self._name is not None and recorded not in {None, self._name} and not self._accepts_another:
             raise SourceChangedError(recorded, self._name, self.run_id, self.stage)

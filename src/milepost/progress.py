@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from milepost import rows
 from milepost.append import Step
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
-from milepost.errors import ArchivedStageError, MilepostError
+from milepost.errors import ArchivedStageError, InvalidArgumentError, MilepostError
 from milepost.source import Start
 from milepost.turn import NOW
 
@@ -278,6 +278,18 @@ class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):
         number = work.watermark.offset - (self._last.offset if self._last else 0)
         del self.finished[:number]
         self._last = work.watermark
+
+
+def refuse_bag(connection: apsw.Connection, run_id: str, stage: str) -> None:
+    """
+    Refuse a stage whose items `once` has recorded: its offset counts items done in any order, and skips no source.
+
+    Raises:
+        InvalidArgumentError: It is such a stage.
+    """
+    if rows.is_bag(connection, run_id, stage):
+        rule = "is a bag, of which once() has done items in any order: loop with once(), or use another stage"
+        raise InvalidArgumentError("stage", stage, rule)
 
 
 class ItemProgress(Progress[str, "list[str]"]):

@@ -440,7 +440,8 @@ class CheckpointStore:
         Let a new run start where another one stands, or stood: nothing is overwritten, and both go on by themselves.
 
         For each stage the new run gets one first checkpoint, with the sequence, watermark, idempotency key and cursor of
-        the other run's, and that one's position in its detail. The same call once more writes nothing.
+        the other run's, and that one's position in its detail. The same call once more writes nothing. Of a bag (`once`)
+        that is its last item: all others are done again in the new run.
 
         Args:
             run_id: The run to start from.
@@ -526,7 +527,7 @@ class CheckpointStore:
 
         Raises:
             InvalidArgumentError: An argument breaks one of these rules; from the loop: the source is shorter than it was,
-                cannot begin again, or is another loop.
+                cannot begin again, or is another loop; or the stage is a bag of `once`.
             SourceChangedError: From the loop: the last checkpoint names another source.
         """
         self._check_loop(run_id, stage, every, every_s, transaction)
@@ -629,7 +630,7 @@ class CheckpointStore:
             A context manager, for `with` and `async with`. It has `start`, the offset to start at, `done` and `stop()`.
 
         Raises:
-            InvalidArgumentError: An argument breaks one of these rules.
+            InvalidArgumentError: An argument breaks one of these rules; from the `with`: the stage is a bag of `once`.
         """
         self._check_loop(run_id, stage, every, every_s, False)
         check_integer("in_flight", in_flight, least=1)

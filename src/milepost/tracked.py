@@ -14,7 +14,7 @@ from milepost.arguments import check_integer, plain_integer
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import InvalidArgumentError, MilepostError, StageMovedError, StoreError
 from milepost.owner import in_event_loop
-from milepost.progress import OffsetProgress
+from milepost.progress import OffsetProgress, refuse_bag
 from milepost.source import Start
 from milepost.ticker import Ticker
 from milepost.times import to_ms
@@ -349,6 +349,8 @@ class _Tracking:
     def _open(self) -> _TrackedProgress:
         self._refuse_a_second_time()
         state = self._state()
+        if state is not None:
+            self._store._database.read(refuse_bag, self.run_id, self.stage)  # noqa: SLF001
         self._progress = _TrackedProgress(
             self._store._writer,  # noqa: SLF001
             self._store._clock,  # noqa: SLF001

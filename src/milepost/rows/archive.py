@@ -85,6 +85,15 @@ _ENTRIES_AT_FIRST: Final = (
 )
 
 
+def is_bag(connection: Statements, run_id: str, stage: str) -> bool:
+    """Return whether `once` has recorded the first entry of a stage of a run, as far as that is here."""
+    detail: object = connection.execute(_FIRST_DETAIL, (run_id, stage)).get
+    return detail == details.BAG
+
+
+_FIRST_DETAIL: Final = f"SELECT {RUN_STAGE.milepost('given', column='detail', last=False)} FROM {RUN_STAGE.given}"
+
+
 def count(connection: Statements) -> int:
     """Return how many entries are here. The cost grows with how many of them stand before the base."""
     base, (last, _) = chain_base(connection).position, tip(connection)
