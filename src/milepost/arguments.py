@@ -41,7 +41,7 @@ def check_seconds(argument: str, value: object) -> None:
     """Refuse anything but a finite number of seconds above 0."""
     if (type(value) is int or type(value) is float) and 0 < value < math.inf:
         return
-    raise InvalidArgumentError(argument, value, "must be a number of seconds above 0")
+    raise InvalidArgumentError(argument, value, "must be a finite int or float above 0, in seconds")
 
 
 def check_bool(argument: str, value: object) -> None:
