@@ -75,7 +75,7 @@ def shown(value: object) -> str:
 def kind(value: object) -> str:
     """Name a value's type for a message. A metaclass cannot falsify the name."""
     name: str = type.__dict__["__name__"].__get__(type(value))
-    return name if name.isprintable() and len(name) <= 80 else ascii(name)[:80]
+    return name if len(name) <= 80 and name.isprintable() else ascii(name[:80])[:80]
 
 
 class _Description:
