@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from milepost import Checkpoint, Head, Watermark
 
-TEN_MEGABYTES = "x" * 10_000_000
+MEGABYTE = "x" * 1_000_000
 
 
 class HostileError(Exception):
@@ -89,6 +89,6 @@ HOSTILE: dict[str, Any] = {
     "hostile class": HostileClass(),
     "hostile attributes": HostileAttributes(),
     "hostile type": HostileType(),
-    "endless type name": type("x" * 10_000_000, (), {})(),
+    "endless type name": type(MEGABYTE, (), {})(),
     "type name that steers a terminal": type("x\x1b[2J\n", (), {})(),
 }

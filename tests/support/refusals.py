@@ -60,8 +60,8 @@ class Calls(dict[str, Call]):
     """
     A table of calls, by name: the method, and the argument.
 
-    Nothing hostile leaves it: pytest shows the values of a test that failed, and could not show these. So tests are given
-    the name of a call, and the name of a value.
+    Nothing hostile leaves it: pytest shows the values of a test that failed, and could not show these. So a test is given
+    the name of a call, and a message of its failure names the value.
     """
 
     def __repr__(self) -> str:
@@ -71,18 +71,18 @@ class Calls(dict[str, Call]):
     @property
     def each_with_every_bad_value(self) -> pytest.MarkDecorator:
         """Runs a test for each of them."""
-        each = [(name, wrong) for name, call in self.items() for wrong in call.bad]
-        return pytest.mark.parametrize(("name", "wrong"), each)
+        return pytest.mark.parametrize("name", self)
 
-    def check(self, store: CheckpointStore, name: str, wrong: str) -> None:
-        """A bad value is named, and changes nothing: by an error of milepost that is a ValueError too."""
+    def check(self, store: CheckpointStore, name: str) -> None:
+        """Every bad value is named, by an error of milepost that is a ValueError too; together they change nothing."""
         with left_as_it_was(store):
-            raised, message = self._refusal(store, name, wrong)
-            assert raised in {InvalidArgumentError, InvalidCheckpointError}, message
-            assert message.startswith(f"{self[name].argument} is "), message
-            assert self._shown(name, wrong) in message, message
-            assert message.isprintable(), ascii(message)
-            assert len(message) < 400, message
+            for wrong in self[name].bad:
+                raised, message = self._refusal(store, name, wrong)
+                assert raised in {InvalidArgumentError, InvalidCheckpointError}, (wrong, message)
+                assert message.startswith(f"{self[name].argument} is "), (wrong, message)
+                assert self._shown(name, wrong) in message, (wrong, message)
+                assert message.isprintable(), (wrong, ascii(message))
+                assert len(message) < 400, (wrong, message)
 
     def _shown(self, name: str, wrong: str) -> str:
         """How the message must begin to show the value: its repr, or at least its type."""
