@@ -51,12 +51,14 @@ PICTURES: dict[str, Draw] = {
     "durations": lambda store: store.plot.durations(),
     "compare": lambda store: store.plot.compare("run-7", "run-8"),
 }
-each_picture = pytest.mark.parametrize(  # where one run is drawn as all of them are, by the same code
-    "draw",
-    [
-        pytest.param(draw, marks=pytest.mark.long if name == "lag of a run" else (), id=name)
-        for name, draw in PICTURES.items()
-    ],
+each_picture = (
+    pytest.mark.parametrize(  # one run is drawn as all of them are, by the same code: that is left to the long dose
+        "draw",
+        [
+            pytest.param(draw, marks=pytest.mark.long if name.endswith("of a run") else (), id=name)
+            for name, draw in PICTURES.items()
+        ],
+    )
 )
 
 
@@ -362,7 +364,15 @@ def _work(path: str, draw: Callable[[Any], object]) -> tuple[int, int]:
     return len(reports), sum(reports)
 
 
-@pytest.mark.parametrize("few_and_many", [((300, 2), (2000, 2)), ((3, 300), (3, 2000))])
+@pytest.mark.parametrize(
+    "few_and_many",
+    [
+        ((300, 2), (1000, 2)),
+        ((3, 300), (3, 1000)),
+        pytest.param(((300, 2), (2000, 2)), marks=pytest.mark.long),
+        pytest.param(((3, 300), (3, 2000)), marks=pytest.mark.long),
+    ],
+)
 def test_a_picture_of_more_is_no_more_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_and_many: tuple[tuple[int, int], ...]
 ) -> None:
@@ -818,7 +828,7 @@ def _titles(figure: Picture) -> list[str]:
 
 
 @each_picture
-def test_an_svg_tells_what_is_under_the_mouse(store: CheckpointStore, draw: Draw, tmp_path: Path) -> None:
+def test_an_svg_tells_what_is_under_the_mouse(store: CheckpointStore, draw: Draw) -> None:
     """In titles that are text, without a script; and the picture is as before."""
     store.append_many(_ticking(30, outage=20))
     store.append_many(_ticking(30, run_id="run-8", stage="</title><script>\x00\ufffe".replace("\x00", "\x1b")))
@@ -832,6 +842,13 @@ def test_an_svg_tells_what_is_under_the_mouse(store: CheckpointStore, draw: Draw
     assert "<script" not in svg
     assert "milepost-" not in svg
     assert [len(axes.lines) for axes in figure.axes] == before
+
+
+def test_an_svg_has_its_titles_wherever_it_is_written(store: CheckpointStore, tmp_path: Path) -> None:
+    """Into a file by its name, by its path, and into an open one."""
+    store.append_many(_ticking(30, outage=20))
+    figure = store.plot.progress()
+    titles = _titles(figure)
     for target in (str(tmp_path / "a.svg"), tmp_path / "b.svg"):
         figure.savefig(target)
     with (tmp_path / "c.svg").open("w", encoding="utf-8") as stream:
