@@ -426,7 +426,7 @@ def hunt(
         bounds: What was there when the log began.
         prefix_only: What was answered may be lost; only what is left must be whole.
         drawn: How many states of each kind that is drawn, at each index.
-        every: Look at one index in so many.
+        every: Look at one index in so many, and at each answer.
         until_caught: Stop at the first loss.
     """
     disk = disk or Disk(rng)
@@ -438,7 +438,8 @@ def hunt(
             bounds = bounds.after(operation)
         elif operation is not None:
             disk.apply(operation)
-        if index % every or (until_caught and tally.losses):
+        answered = isinstance(operation, Mark) and operation.acknowledged
+        if (index % every and not answered) or (until_caught and tally.losses):
             continue
         for kind in KINDS:
             for _ in range(1 if kind in {"lost", "kept"} else drawn):
@@ -516,7 +517,7 @@ class Dose:
     Attributes:
         seed: Of the plan and of everything drawn.
         every: Of the moments, or the syncs, at which the first thing goes wrong, take one in so many.
-        stride: Of the moments at which the power goes thereafter, take one in so many.
+        stride: Of the moments at which the power goes thereafter, take one in so many, and each answer.
         drawn: How many states of each kind that is drawn, at each index.
         length: How many steps the plan has.
         durability: How the store is opened.
