@@ -325,6 +325,8 @@ def test_files_of_different_times_and_stores_are_told_apart(tmp_path: Path, both
     with fast_directory() as directory:
         for number, combination in enumerate(itertools.product(dict.fromkeys(files), wals, shms)):
             laid = dict(zip((NAME, f"{NAME}-wal", f"{NAME}-shm"), combination, strict=True))
+            if number % 5 and not both:  # of each two of the three files, every pair still comes together
+                continue
             for writable in (False, True) if both else (number % 2 == 1,):
                 lay(directory, {name: bytes(data) for name, data in laid.items() if data is not None})
                 examine(directory / NAME, f"{number}", TRUTH, HEAD, Dose(notice=with_head, writable=writable), tally)
@@ -345,9 +347,9 @@ def _mutations(sample: int, seeds: range) -> list[Dose]:
 @pytest.mark.filterwarnings("ignore::milepost.MilepostWarning")  # a spoilt WAL is told of
 def test_a_sample_of_spoilt_files_raises_nothing_raw_and_lies_in_nothing() -> None:
     """Promise E3: bytes, blocks and pages overwritten, exchanged, taken out, put in."""
-    tally = _every(mutate, *_mutations(100, range(SEED, SEED + 1)))
+    tally = _every(mutate, *_mutations(50, range(SEED, SEED + 1)))
     assert (tally.missed, tally.problems) == ([], [])
-    assert tally.changed > 80
+    assert tally.changed > 40
 
 
 @pytest.mark.long
