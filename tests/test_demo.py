@@ -222,10 +222,17 @@ def test_a_csv_of_a_spreadsheet_is_taken_as_it_is(tmp_path: Path) -> None:
     assert read.endswith("The file was read as Latin-1 (Windows-1252), with semicolons between the fields.")
 
 
-@pytest.mark.parametrize("there", ["orders.milepost", ".milepost-demo-"])
-@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["terminal", "process"])
+@pytest.mark.parametrize(
+    ("send", "there"),
+    [
+        pytest.param(os.killpg, "orders.milepost", id="terminal, killed job"),
+        pytest.param(os.kill, ".milepost-demo-", id="process, other job"),
+        pytest.param(os.kill, "orders.milepost", id="process, killed job", marks=pytest.mark.long),
+        pytest.param(os.killpg, ".milepost-demo-", id="terminal, other job", marks=pytest.mark.long),
+    ],
+)
 def test_ctrl_c_leaves_nothing_that_blocks_the_next_run(
-    tmp_path: Path, there: str, send: Callable[[int, int], None]
+    tmp_path: Path, send: Callable[[int, int], None], there: str
 ) -> None:
     """In the job that is killed, and in the one that never is: one sentence is said, and the next run does it all."""
     sample(tmp_path / "orders.csv")
