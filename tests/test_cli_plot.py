@@ -52,7 +52,9 @@ def test_a_picture_is_drawn_into_a_new_file(file: Path, kind: str, ending: str) 
     assert run("plot", kind, file, *RUNS[kind], picture).exit_code == 3
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    "kind", ["compare", *(pytest.param(kind, marks=pytest.mark.long) for kind in RUNS if kind != "compare")]
+)
 def test_overwriting_is_asked_for(file: Path, kind: str) -> None:
     """And replaces a picture, but never a database; a mistake leaves what was there."""
     picture = file.parent / "picture.svg"
