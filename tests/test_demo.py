@@ -201,7 +201,7 @@ def test_one_record_and_odd_columns_are_enough(tmp_path: Path) -> None:
     assert Report(ended.stdout).totals == [("records", "days", "records", "sum of days"), ("mine", "1", "1", "3.5")]
 
 
-@pytest.mark.parametrize("output", ["out", "out/", "./out/"])
+@pytest.mark.parametrize("output", ["out/", *(pytest.param(each, marks=pytest.mark.long) for each in ("out", "./out/"))])
 def test_a_directory_gets_the_usual_file(tmp_path: Path, output: str) -> None:
     """Named after the CSV."""
     sample(tmp_path / "orders.csv", 20)
