@@ -45,7 +45,7 @@ ARGUMENTS: dict[str, list[str]] = {
 """What each method takes that only asks and records: it is called with anything, and does nothing else."""
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_verb_raises_anything_but_errors_of_milepost_whatever_it_is_given(
     used: CheckpointStore, data: st.DataObject

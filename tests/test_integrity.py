@@ -207,8 +207,16 @@ def test_a_broken_table_of_another_is_told_beside_such_a_table(file: Path) -> No
 # Tables that take long
 
 
-@pytest.mark.parametrize("opener", OPENERS)
-@pytest.mark.parametrize("columns", [COLUMNS, CHECKS], ids=["generated columns", "checks"])
+@pytest.mark.parametrize(
+    ("columns", "opener"),
+    [
+        pytest.param(
+            columns, opener, marks=pytest.mark.long if (kind == "checks") == (number == 0) else (), id=f"{kind}-{number}"
+        )
+        for kind, columns in {"generated columns": COLUMNS, "checks": CHECKS}.items()
+        for number, opener in enumerate(OPENERS)
+    ],
+)
 def test_a_table_whose_check_takes_many_steps_is_judged(file: Path, columns: str, opener: Any) -> None:
     """Some 400 steps of SQLite's for each byte of the file: its tree is sound, so the check comes to an end."""
     some = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) "
