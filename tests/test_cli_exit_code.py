@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from support.command import process, run
+from support.command import COMMAND, ENVIRONMENT, process, run
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,21 @@ def test_a_file_that_is_no_store_is_exit_code_3(tmp_path: Path, command: str) ->
         assert (result.exit_code, result.stdout) == (3, "")
         assert result.stderr.startswith("Error: ")
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code"),
+    [(("verify",), 0), (("export",), 0), (("latest", "--run", "run-x"), 1)],
+)
+def test_the_exit_code_is_the_answer_where_the_streams_are_closed(
+    file: Path, arguments: tuple[str, ...], exit_code: int
+) -> None:
+    """As a cron job of a daemon may close them: no traceback, whose exit code would say that a check failed."""
+    line = shlex.join([*COMMAND, arguments[0], str(file), *arguments[1:]])
+    seen = subprocess.run(["sh", "-c", f"{line} >&-"], check=False, capture_output=True, env=ENVIRONMENT, timeout=60)
+    assert (seen.returncode, b"Traceback" in seen.stderr, bool(seen.stderr)) == (exit_code, False, exit_code > 0)
+    blind = subprocess.run(["sh", "-c", f"{line} <&- >&- 2>&-"], check=False, env=ENVIRONMENT, timeout=60)
+    assert blind.returncode == exit_code
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

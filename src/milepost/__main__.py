@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
 
 def main() -> None:
     """Run the command line, or say which packages to install for it."""
+    _open_closed_streams()
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
         extra = "demo" if sys.argv[1:2] == ["demo"] else "cli"
@@ -16,6 +18,17 @@ def main() -> None:
     from milepost.cli import commands  # noqa: PLC0415 - the import needs the packages checked above
 
     commands(prog_name="milepost")
+
+
+def _open_closed_streams() -> None:
+    """
+    Open a standard stream that the caller has closed, as `milepost verify FILE >&-` does: nobody wants what it would say.
+
+    The exit code then still tells the answer, and no file that a command opens takes the descriptor of a stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # a file takes the lowest descriptor that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - until the process ends
 
 
 if __name__ == "__main__":
