@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import click
 import pytest
 
+from milepost import CheckpointStore
 from milepost.cli import argument, output
+from support.chains import entry
+from support.command import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 NOW_MS = time.time_ns() // 1_000_000
 
@@ -56,9 +65,41 @@ def test_yesterday_is_the_first_moment_of_the_day_in_the_zone() -> None:
         assert argument.time("2026-01-01T00:00Z") == 1767225600000
 
 
+@pytest.fixture
+def in_berlin() -> Iterator[None]:
+    """A machine in Berlin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs a zone that a process can change")
+@pytest.mark.usefixtures("in_berlin")
+def test_local_is_the_offset_of_each_moment(path: Path) -> None:
+    """In summer and in winter, shown and taken: an offset of today's would be wrong for half of the year."""
+    zone = ZoneInfo("Europe/Berlin")
+    # Each half of a year, and both sides and the doubled hour of the last Sundays of March and October.
+    hours = [datetime(2026, month, 15, 12, tzinfo=UTC) for month in (1, 7)]
+    hours += [datetime(2026, 3, 29, hour, tzinfo=UTC) for hour in range(3)]
+    hours += [datetime(2026, 10, 25, hour, tzinfo=UTC) for hour in range(3)]
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([entry(n, at_ms=int(hour.timestamp() * 1000)) for n, hour in enumerate(hours)])
+    for name in ("local", "Europe/Berlin"):
+        lines = answer("history", path, "--tz", name).splitlines()[1:]
+        assert [line.split()[1] for line in lines] == [
+            hour.astimezone(zone).isoformat("T", "milliseconds") for hour in hours
+        ]
+        found = json.loads(answer("history", path, "--tz", name, "--since", "2026-07-15T14:00", "--limit", "1", "--json"))
+        assert found["at"] == "2026-07-15T12:00:00.000Z"
+        assert answer("history", path, "--tz", name, "--stage", "load", "--until", "2026-01-15T12:59:59").count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        ("1000000d ago", "is before 1970"),
         ("1767225600", "looks like seconds"),
         ("1767225600000000", "looks like microseconds"),
         ("1767225600000000000", "or nanoseconds"),

@@ -51,7 +51,10 @@ def time(text: str) -> str | int:
     if word in {"now", "today", "yesterday"}:
         return _of_word(word)
     if word.endswith(" ago"):
-        return clock.time_ns() // 1_000_000 - span_ms(word.removesuffix(" ago"))
+        ms = clock.time_ns() // 1_000_000 - span_ms(word.removesuffix(" ago"))
+        if ms < 0:
+            raise WrongTime(f"{text!a} is before 1970, where no checkpoint can be: give a later time")
+        return ms
     if not (word.isascii() and word.isdigit()):
         return _of_iso(word)
     if len(word) in {4, 8}:  # a year, or a date
@@ -75,18 +78,17 @@ def _of_word(word: str) -> int:
 def _of_iso(text: str) -> int:
     try:
         ms = to_ms("time", text)
+        # Text without a zone is in UTC to the store, and in the zone of --tz here.
+        named = re.search(r"(Z|[+-][0-9]{2}:?[0-9]{2})$", text[10:])
+        if named or output.zone() is UTC:
+            return ms
+        return to_ms("time", datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=output.zone()))
     except InvalidArgumentError as error:
         if error.rule.startswith("is before"):
             raise WrongTime(f"{text!a} {error.rule}") from None
         raise WrongTime(
             f"{text!a} is no time: give a date or time such as 2026-01-31T03:12, 2026-01, yesterday or '2h ago'"
         ) from None
-    # Text without a zone is in UTC to the store, and in the zone of --tz here.
-    named = re.search(r"(Z|[+-][0-9]{2}:?[0-9]{2})$", text[10:])
-    if named or output.zone() is UTC:
-        return ms
-    naive = datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=output.zone())
-    return to_ms("time", naive)
 
 
 def span_ms(text: str) -> int:
@@ -138,16 +140,42 @@ def refuse_unrecorded(store: CheckpointStore, run_id: str | None, stage: str | N
         raise click.ClickException(f"nothing is recorded of stage {stage!a}{where}: look for it in `milepost stages`")
 
 
+class _LocalZone(tzinfo):
+    """
+    The zone of this machine, with the offset of each moment.
+
+    `datetime.astimezone` gives a zone with the offset of one moment alone, which in summer and in winter is another one.
+    """
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        """Return the offset at a moment of this zone."""
+        return None if moment is None else moment.replace(tzinfo=None).astimezone().utcoffset()
+
+    def fromutc(self, moment: datetime) -> datetime:
+        """Return a moment of UTC in this zone."""
+        local = moment.replace(tzinfo=UTC).astimezone()
+        first = local.replace(tzinfo=None).astimezone()  # of an hour that the end of summer time repeats
+        return local.replace(tzinfo=self, fold=first.utcoffset() != local.utcoffset())
+
+    def dst(self, _moment: datetime | None) -> timedelta | None:
+        """Return None: nobody asks which part of the offset is that of the summer."""
+        return None
+
+    def tzname(self, _moment: datetime | None) -> str:
+        """Return the name that `--tz` takes."""
+        return "local"
+
+
 def _zone(_context: click.Context, _option: click.Parameter, name: str | None) -> None:
-    zone: tzinfo | None = UTC
+    zone: tzinfo = UTC
     if name == "local":
-        zone = datetime.now().astimezone().tzinfo
+        zone = _LocalZone()
     elif name is not None:
         try:
             zone = ZoneInfo(name)
         except (ValueError, OSError, KeyError):
             raise click.BadParameter(f"{name!a} is no time zone: give one such as Europe/Berlin, or local") from None
-    output.set_zone(zone or UTC)
+    output.set_zone(zone)
 
 
 def _complete(names: Callable[[CheckpointStore], list[str]]) -> Callable[..., list[CompletionItem]]:
