@@ -161,7 +161,13 @@ def test_tables_that_cannot_be_checked_are_named_and_no_fault(file: Path) -> Non
 
 @pytest.mark.parametrize(
     "options",
-    [["--expected", "12:abc"], ["--trusted", ""], ["--workers", "0"], ["--trusted", f"0:{'0' * 64}", "--run", "a"]],
+    [
+        ["--expected", "12:abc"],
+        ["--trusted", ""],
+        ["--workers", "0"],
+        ["--trusted", f"0:{'0' * 64}", "--run", "a"],
+        ["--expected", f"9:{'f' * 64}", "--expected", f"0:{'0' * 64}"],  # of which the first was passed over
+    ],
 )
 def test_a_wrong_option_is_exit_code_2(file: Path, options: list[str]) -> None:
     """One sentence, before any output."""

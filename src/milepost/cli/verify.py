@@ -80,6 +80,8 @@ def verify(
     heads = [head for named, head in expected if named in {None, file}]
     if len(heads) < len(expected):
         raise click.UsageError("--expected names another file")
+    if len(heads) > 1:
+        raise click.UsageError("give --expected once: the last head that you kept")
     head = heads[-1] if heads else None
     with CheckpointStore.open_readonly(file, hmac_key=argument.key(key_file)) as store, _progress() as progress:
         verification = store.verify(
