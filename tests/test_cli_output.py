@@ -121,6 +121,27 @@ def test_the_command_line_speaks_no_python(path: Path) -> None:
     assert "would go back from offset 500 to offset 5:" in told
 
 
+@pytest.mark.parametrize("name", ["new_run_id", "it's run_id", "give hmac_key", 'a "run_id" b', "verify() it"])
+def test_a_name_in_an_error_stays_as_it_is(file: Path, name: str) -> None:
+    """It is no argument of a method, even if it looks like one."""
+    assert f"no checkpoint in run {name!r}: look for it in `milepost runs`" in run("compare", file, name, "run-1").stderr
+
+
+def test_a_path_in_an_error_stays_as_it_is(tmp_path: Path, file: Path) -> None:
+    """In one file's error, and in the table of several."""
+    missing = tmp_path / "new_run_id backup() of hmac_key"
+    said = f"{missing}: no such file: check the path"
+    assert run("summary", missing).stderr == f"Error: {said}\n"
+    assert json.loads(run("summary", missing, file, "--json").stdout)["files"][0]["error"] == said
+
+
+def test_of_a_damaged_file_the_advice_is_another_command(file: Path) -> None:
+    """Those that do not verify name `milepost verify`, and that one does not send people to itself."""
+    file.write_bytes(file.read_bytes()[:5000])
+    assert run("runs", file).stderr.endswith(": run `milepost verify`, and restore it from a copy\n")
+    assert run("verify", file).stderr.endswith("malformed (SQLite): restore it from a copy\n")
+
+
 def test_a_name_of_blanks_is_seen(path: Path) -> None:
     """In quotes, in a table."""
     with CheckpointStore(path, durability="normal") as store:

@@ -109,7 +109,7 @@ def _explain(error: BaseException) -> None:
     """Print one sentence and exit, if the user can act on the error."""
     match error:
         case MilepostError():
-            _leave(str(error), exit_code_of(error))
+            _leave(error, exit_code_of(error))
         case BrokenPipeError():
             _leave_stdout()
             raise click.exceptions.Exit(ExitCode.NO_READER) from None
@@ -165,20 +165,41 @@ _COMMANDS: Final = {
     "go on from restore() into a new file": "go on from `milepost restore` into a new file",
     "give hmac_key": "give --key-file",
     "give the one it was made with": "give the one it was made with, by --key-file",
+    "verify() it": "run `milepost verify`",
+    "open it with open_readonly()": "read it with the other commands",
+    "check its permissions, or use open_readonly()": "check its permissions",
+    "is no head of this chain: give one that head() has returned": "is no head of this chain: give one of `milepost head`",
 }
 _ARGUMENTS: Final = re.compile(r"\b(new_)?run_id\b")
+_METHODS: Final = re.compile(r"(?:milepost\.)?\b(backup|head|restore|runs|ship|verify)\(\)")
+_QUOTED: Final = re.compile(r"""((?<!\w)'(?:[^'\\]|\\.)*'|(?<!\w)"(?:[^"\\]|\\.)*")""")
 
 
-def in_words_of_the_command_line(sentence: str) -> str:
-    """Say the same with commands and options instead of methods and arguments."""
+def in_words_of_the_command_line(said: MilepostError | str) -> str:
+    """Say the same with commands and options instead of methods and arguments. The names in it stay as they are."""
+    sentence, place = str(said), ""
+    if isinstance(said, StoreError | TargetError):
+        path = said.path if isinstance(said, StoreError) else said.target
+        place = path if path.isprintable() else ascii(path)  # as both begin
+        sentence = sentence.removeprefix(place)
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().invoked_subcommand == "verify":
+        sentence = sentence.replace("verify() it, and restore it", "restore it")  # which is what just failed
+    # Every second part is quoted: a name of a run, which may look like an argument.
+    parts = [part if number % 2 else _translated(part) for number, part in enumerate(_QUOTED.split(sentence))]
+    return place + "".join(parts)
+
+
+def _translated(sentence: str) -> str:
     for method, command in _COMMANDS.items():
         sentence = sentence.replace(method, command)
+    sentence = _METHODS.sub(lambda found: f"`milepost {found[1]}`", sentence)
     return _ARGUMENTS.sub(lambda found: "new run" if found[1] else "run", sentence)
 
 
-def _leave(sentence: str, exit_code: ExitCode) -> NoReturn:
+def _leave(said: MilepostError | str, exit_code: ExitCode) -> NoReturn:
     with suppress(OSError):  # nobody may be there to read it
-        for line in wrapping.lines(f"Error: {in_words_of_the_command_line(sentence)}", sys.stderr.isatty()):
+        for line in wrapping.lines(f"Error: {in_words_of_the_command_line(said)}", sys.stderr.isatty()):
             click.echo(line, err=True)
     raise click.exceptions.Exit(exit_code) from None
 

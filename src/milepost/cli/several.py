@@ -56,7 +56,7 @@ def records(answers: Answers[T], form: Callable[[T], Record], of_unreadable: Rec
     return [
         {"file": answer.file, "error": None, **form(answer.value)}
         if answer.error is None
-        else {"file": answer.file, "error": in_words_of_the_command_line(str(answer.error)), **of_unreadable}
+        else {"file": answer.file, "error": in_words_of_the_command_line(answer.error), **of_unreadable}
         for answer in answers.values()
     ]
 
