@@ -146,6 +146,18 @@ def test_a_stage_is_behind_or_ahead_in_words(store: CheckpointStore, offset: int
     assert line.rsplit("  ", 1)[1] == told
 
 
+@pytest.mark.parametrize(("of_first", "of_other"), [(0, EVENT_MS), (EVENT_MS, 0), (0, 0)])
+def test_nobody_knows_how_far_an_event_time_is_behind_one_that_was_not_given(
+    store: CheckpointStore, of_first: int, of_other: int
+) -> None:
+    """A stage without event times is no 56 years behind the others, and nobody is as far ahead of it."""
+    store.append_many(entry(stage=stage, event_time_ms=at) for stage, at in (("extract", of_first), ("load", of_other)))
+    summary = store.summary()
+    assert [(each.lag_offset, each.lag_ms) for each in summary.stages] == [(0, 0 if of_first else None), (0, None)]
+    (line,) = (line for line in str(summary).splitlines() if line.startswith("  load "))
+    assert line.endswith("–")
+
+
 def test_a_pace_below_the_clocks_precision_is_no_pace_of_0_s(store: CheckpointStore) -> None:
     """Nobody records a checkpoint every 0 s."""
     store.append_many(entry(number, at_ms=5) for number in range(1, 5))

@@ -153,7 +153,8 @@ class StageState:
         missing: How many sequences between its first and its last checkpoint there have none.
         lag_offset: How far its offset is behind the first stage of the latest run. It is negative if the stage is ahead,
             and None if it resumes in another run.
-        lag_ms: How far its event time is behind that stage, in ms. It is negative or None for the same reasons.
+        lag_ms: How far its event time is behind that stage, in ms. It is negative or None for the same reasons, and None too
+            if one of the two has given no event time (0).
         last_at_ms: The wall clock of its last checkpoint, in ms since the epoch.
         pace_ms: The usual time between two of its last checkpoints, in ms: the median. None if it has one checkpoint.
         rate: Records a second over its last checkpoints, or None if the clock has not moved.
@@ -460,12 +461,10 @@ def _active(found: StoreSummary) -> Sequence[StageState]:
 
 def _lag(stage: StageState) -> str:
     """Say how far a stage is behind the first one in records and in event time, or ahead."""
-    if stage.lag_offset is None or stage.lag_ms is None:
+    if stage.lag_offset is None:
         return "in another run"
-    parts = [
-        (f"{abs(stage.lag_offset):,}", stage.lag_offset),
-        (duration(abs(stage.lag_ms)), stage.lag_ms if stage.point.watermark.event_time_ms else 0),
-    ]
+    lag_ms = stage.lag_ms or 0
+    parts = [(f"{abs(stage.lag_offset):,}", stage.lag_offset), (duration(abs(lag_ms)), lag_ms)]
     told = [(text, lag < 0) for text, lag in parts if lag]
     if all(is_ahead for _, is_ahead in told):
         return f"{' · '.join(text for text, _ in told)} ahead" if told else "–"
@@ -494,16 +493,22 @@ def stage_states(
             point,
             entries,
             point.sequence - first_sequence + 1 - entries,
-            first.watermark.offset - point.watermark.offset if first and point.run_id == latest_run_id else None,
-            first.watermark.event_time_ms - point.watermark.event_time_ms
-            if first and point.run_id == latest_run_id
-            else None,
+            *_lags(point, first if point.run_id == latest_run_id else None),
             last[0][0] if last else 0,
             _pace_ms(last),
             _rate(last),
         )
         for point, entries, first_sequence, last in stages
     )
+
+
+def _lags(point: ResumePoint, first: ResumePoint | None) -> tuple[int | None, int | None]:
+    """Return how far a stage is behind the first one, in offset and in event time."""
+    if first is None:
+        return None, None
+    mark, of_first = point.watermark, first.watermark
+    lag_ms = of_first.event_time_ms - mark.event_time_ms if of_first.event_time_ms and mark.event_time_ms else None
+    return of_first.offset - mark.offset, lag_ms
 
 
 def _pace_ms(last: Sequence[tuple[int, int]]) -> int | None:
