@@ -496,6 +496,18 @@ HAPPENED: dict[str, dict[int | None, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(("table", "column"), [("run", "run_id"), ("stage", "stage")])
+def test_a_name_that_was_changed_is_thought_of(path: Path, table: str, column: str) -> None:
+    """It stands in the file once, and no row fits any more that has it."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([*chain(3, run_id="run-1", stage="extract"), *chain(3, run_id="run-2", stage="load")])
+    tamper(path, f"UPDATE {table} SET {column} = 'prod' WHERE {table}_number = 2")
+    found = {fault.position: str(fault) for fault in verify(path).faults}
+    assert list(found) == [4, 5, 6]
+    assert "several rows were changed, their run or their stage was renamed, or the chain" in found[4]
+    assert "several rows were changed, their run or their stage was renamed, or the chain" in found[5]
+
+
 @pytest.mark.parametrize("edit", HAPPENED)
 def test_what_happened_is_said_in_words(file: Path, edit: str) -> None:
     """As far as the rows beside it show it."""

@@ -97,10 +97,17 @@ class _Explainer:
         if behind is not None:
             return f"{what} is not in its place: it was recorded directly behind the row that is now at position {behind:,}"
         follows = self._next_follows(position)
-        return self._of_link_by_next(what, row, mismatch, follows) if follows else self._of_last_link(what, mismatch)
+        if follows is None:
+            return self._of_last_link(what, mismatch)
+        return self._of_link_by_next(what, row, self._row(position + 1), mismatch, follows)
 
     def _of_link_by_next(
-        self, what: str, row: rows.EntryRow | None, mismatch: Mismatch, follows: Callable[[object], bool]
+        self,
+        what: str,
+        row: rows.EntryRow | None,
+        following: rows.EntryRow | None,
+        mismatch: Mismatch,
+        follows: Callable[[object], bool],
     ) -> str:
         """What the next row shows, which was made from the signature that was recorded with this one."""
         if follows(mismatch.previous):
@@ -108,7 +115,13 @@ class _Explainer:
         if follows(mismatch.expected):
             return f"the signature of {what} was forged: the next row follows from the one that it should have"
         if not follows(mismatch.stored):
-            return f"{what} and the row after it do not fit: several rows were changed, or the chain was rewritten from here"
+            # A name stands in the file once, for all rows of its run or stage, and who changes it changes all of them.
+            renamed = _shared_name(row, following)
+            or_renamed = f", {renamed} was renamed" if renamed else ""
+            return (
+                f"{what} and the row after it do not fit: several rows were changed{or_renamed}, "
+                "or the chain was rewritten from here"
+            )
         if mismatch.run_fits:
             return (
                 f"{what} fits its own run, but not the row before it: a row between them was removed, "
@@ -191,6 +204,14 @@ class _Explainer:
         of_run = f"stage {shown(stage)}" if stage is not None else f"stage number {shown(row.stage_number)}"
         sequence = f"{row.sequence:,}" if type(row.sequence) is int else shown(row.sequence)
         return f"{run}, {of_run}, sequence {sequence}"
+
+
+def _shared_name(row: rows.EntryRow | None, following: rows.EntryRow | None) -> str:
+    """Say which names two rows have in common: their run, their stage or both."""
+    if row is None or following is None:
+        return ""
+    shared = {"run": row.run_number == following.run_number, "stage": row.stage_number == following.stage_number}
+    return " or ".join(f"their {name}" for name, same in shared.items() if same)
 
 
 def _of_cursor(whose: str, expected: str, found: str) -> str:
