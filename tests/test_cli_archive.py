@@ -68,7 +68,7 @@ def test_verify_says_how_much_is_in_archives_and_reads_them(month: Path) -> None
     """A number of entries is a state and no failure."""
     target = month.with_name("a")
     answer("archive", month, target, "--before", "1970-01-11", "--yes")
-    assert "not read  10 entries of them, in archives: give each with --archive\n" in answer("verify", month)
+    assert "not read  10 of them, in archives: give each with --archive\n" in answer("verify", month)
     assert "not read" not in answer("verify", month, "--archive", target)
     assert json.loads(answer("verify", month, "--json"))["elsewhere"] == 10
     found = run("verify", month, "--archive", month.with_name("b"), "--json")

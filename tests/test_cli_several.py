@@ -168,7 +168,7 @@ def test_faults_and_what_stands_out_are_told_with_the_file(here: Path) -> None:
     del here
     assert "forged: position 5" in run("verify", "fresh", "forged").stdout
     shown = run("verify", "fresh", "keyed").stdout
-    assert "not verified" in shown
+    assert shown.startswith("2 files, 1 of them not verified\n")
     assert "BROKEN" not in shown
     with CheckpointStore("nightly", durability="normal") as store:
         run_ = store.run("night")
@@ -189,7 +189,7 @@ def test_a_report_of_several_files_is_one_page(here: Path) -> None:
     assert page.count("<svg") == 8
     for part in ("no such file", "BROKEN, 1 fault", "forged: position 5"):
         assert page.count(part) == 1
-    assert "3 files, 1 of them unreadable" in page
+    assert page.count("✗ 3 files, 1 of them unreadable, 1 broken") == 1, "at the top, and not what the summaries say alone"
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids)), "each id once"
     assert page.index("forged</p>") < page.index("fresh</p>"), "what is wrong comes first"

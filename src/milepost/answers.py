@@ -24,7 +24,7 @@ from milepost.summary import (
     section_lines,
     section_parts,
 )
-from milepost.verification import Verification, verdict
+from milepost.verification import Verification, key_is_missing, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -150,20 +150,31 @@ class Answers(Mapping[str, Answer[T]], ABC):
         """Return what is to be said below the table: a title and lines, more than once."""
         return []
 
+    def _wrong(self) -> dict[str, int]:
+        """Return how many files are wrong in which way, each in a word."""
+        return {UNREADABLE: len(self.errors)}
+
 
 def remarks(answers: Answers[Any]) -> list[tuple[str, list[str]]]:
     """Return what is to be said below the table: titles, each with its lines."""
     return answers._remarks()  # noqa: SLF001 - one of the functions that show answers
 
 
-def page_parts(answers: Answers[Any]) -> list[html.Html]:
-    """Return what a page shows of answers, without its style sheet: how many, the table, those that cannot be read."""
-    broken = len(answers.errors)
-    title = html.verdict(False, heading(answers)) if broken else html.Html(html.text(heading(answers)))
+def page_parts(answers: Answers[Any], verdict: Answers[Any] | None = None) -> list[html.Html]:
+    """
+    Return what a page shows of answers, without its style sheet: how many, the table, those that cannot be read.
+
+    Args:
+        answers: The answers.
+        verdict: Other answers of the same files, which say better what is wrong with them.
+    """
+    judged = answers if verdict is None else verdict
+    said = heading(judged)
+    wrong = any(judged._wrong().values())  # noqa: SLF001
     return [
-        html.paragraph(title, "mp-title"),
+        html.paragraph(html.verdict(False, said) if wrong else said, "mp-title"),
         *section_parts(_brief(section(answers, FILES_SHOWN))),
-        *(section_parts(_brief(unreadable(answers, LINES_SHOWN))) if broken else []),
+        *(section_parts(_brief(unreadable(answers, LINES_SHOWN))) if answers.errors else []),
         *_remark_parts(answers),
     ]
 
@@ -226,9 +237,10 @@ def first_lines(lines: Sequence[str]) -> list[str]:
 
 
 def heading(answers: Answers[Any]) -> str:
-    """Say how many files there are, and how many of them cannot be read."""
-    broken = len(answers.errors)
-    return count(len(answers), "file") + (f", {broken:,} of them unreadable" if broken else "")
+    """Say how many files there are, and how many of them cannot be read, or are broken."""
+    wrong = [f"{number:,} {{}}{how}" for how, number in answers._wrong().items() if number]  # noqa: SLF001
+    said = [each.format("" if place else "of them ") for place, each in enumerate(wrong)]
+    return ", ".join([count(len(answers), "file"), *said])
 
 
 def _brief(found: Section) -> Section:
@@ -327,8 +339,7 @@ class Verifications(Answers[Verification]):
 
     def _rows(self, value: Verification) -> list[tuple[str, ...]]:
         head = str(Head(value.entries, value.signature)) if value.ok else "–"
-        key_is_missing = {fault.kind for fault in value.faults} == {"key"}
-        return [("not verified" if key_is_missing else verdict(value), f"{value.entries:,}", head)]
+        return [(_NOT_VERIFIED if key_is_missing(value) else verdict(value), f"{value.entries:,}", head)]
 
     def _remarks(self) -> list[tuple[str, list[str]]]:
         answered = [answer for answer in self.values() if answer.error is None]
@@ -336,6 +347,14 @@ class Verifications(Answers[Verification]):
             f"{shorten_middle(each.file, html.NAME_LENGTH)}: {fault}" for each in answered for fault in each.value.faults
         ]
         return [("Faults", lines)] if lines else []
+
+    def _wrong(self) -> dict[str, int]:
+        found = [answer.value for answer in self.values() if answer.error is None and not answer.value.ok]
+        not_verified = sum(map(key_is_missing, found))
+        return {**super()._wrong(), "broken": len(found) - not_verified, _NOT_VERIFIED: not_verified}
+
+
+_NOT_VERIFIED: Final = "not verified"
 
 
 class AnyAnswers(Answers[T]):

@@ -127,10 +127,15 @@ def _difference(fault: Fault) -> str:
     return f"expected {shorten_signatures(fault.expected)}, found {shorten_signatures(fault.found)}"
 
 
+def key_is_missing(found: Verification) -> bool:
+    """Return whether the missing key is the only fault, so that nothing is known to be wrong."""
+    return {fault.kind for fault in found.faults} == {"key"}
+
+
 def verdict(found: Verification) -> str:
     """Say whether the chain is intact, how many faults it has, and how many of its entries were not read."""
     said = "intact" if found.ok else f"BROKEN, {count(len(found.faults), 'fault')}"
-    return f"{said}; {count(found.elsewhere, 'entry')} of them in archives that were not read" if found.elsewhere else said
+    return f"{said}; {found.elsewhere:,} of them in archives that were not read" if found.elsewhere else said
 
 
 def _table_of_faults(faults: Sequence[Fault]) -> html.Html:

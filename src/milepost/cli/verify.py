@@ -14,6 +14,7 @@ from milepost.fleet import open_many
 from milepost.readable import count
 from milepost.receipt import Head
 from milepost.store import CheckpointStore
+from milepost.verification import key_is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,12 +116,7 @@ def _verify_files(
 def _exit_code(verification: Verification) -> ExitCode:
     if verification.ok:
         return ExitCode.SUCCESS
-    return ExitCode.WRONG_KEY if _key_is_missing(verification) else ExitCode.CHECK_FAILED
-
-
-def _key_is_missing(verification: Verification) -> bool:
-    """Return whether the missing key is the only fault."""
-    return {fault.kind for fault in verification.faults} == {"key"}
+    return ExitCode.WRONG_KEY if key_is_missing(verification) else ExitCode.CHECK_FAILED
 
 
 def _show(verification: Verification, *, keyed: bool, as_json: bool) -> None:
@@ -129,9 +125,7 @@ def _show(verification: Verification, *, keyed: bool, as_json: bool) -> None:
         return
     _show_verdict(verification, keyed=keyed)
     if verification.elsewhere:
-        output.facts(
-            {"not read": f"{count(verification.elsewhere, 'entry')} of them, in archives: give each with --archive"}
-        )
+        output.facts({"not read": f"{verification.elsewhere:,} of them, in archives: give each with --archive"})
     if verification.unchecked:
         tables = count(len(verification.unchecked), "table")
         output.facts({"not checked": f"{tables} that only another program can check"})
@@ -173,7 +167,7 @@ def _show_verdict(verification: Verification, *, keyed: bool) -> None:
             }
         )
         return
-    if _key_is_missing(verification):
+    if key_is_missing(verification):
         output.facts({"not verified": count(verification.entries, "entry")})
     else:
         how_many = count(len(faults), "fault")

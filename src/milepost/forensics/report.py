@@ -70,7 +70,7 @@ def report_of_files(fleet: Fleet, verifications: Verifications | None) -> str:
     """
     summaries = fleet.summary()
     verified = _verified(None) if verifications is None else html.page(table_parts(verifications))
-    parts = [html.page(page_parts(summaries)), verified]
+    parts = [html.page(page_parts(summaries, verifications)), verified]
     order = _most_remarkable_first(summaries, verifications)
     if order:
         numbers = count_from(0)
@@ -81,7 +81,8 @@ def report_of_files(fleet: Fleet, verifications: Verifications | None) -> str:
     if len(order) > DETAILED:
         rest = f"and {count(len(order) - DETAILED, 'more file')}: make a report of each"
         parts.append(html.page([html.paragraph(rest, "mp-muted")]))
-    return _document(heading(summaries), heading(summaries), summaries.at_ms, parts)
+    title = heading(summaries if verifications is None else verifications)
+    return _document(title, title, summaries.at_ms, parts)
 
 
 def _most_remarkable_first(summaries: Answers[StoreSummary], verifications: Verifications | None) -> list[str]:
