@@ -532,9 +532,9 @@ def _warn_of_event_time(run_id: str, stage: str, event_time_ms: int) -> None:
     """Warn of an event time that is hardly one in ms: no later one can come before it, so the stage would stand still."""
     now = 1_767_225_600_000  # 2026-01-01, near enough to tell a unit from another
     unit = next((unit for unit, in_ms in _UNITS if event_time_ms >= now * in_ms // 2), None)
-    looks = f"they look like {unit}" if unit else "check their unit"
+    advice = f"they look like {unit}, and must be" if unit else "check their unit, which must be"
     warnings.warn(
-        f"event times of stage {stage!a} of run {run_id!a} are after the year 2200: {looks}, and must be ms since the epoch "
+        f"event times of stage {stage!a} of run {run_id!a} are after the year 2200: {advice} ms since the epoch "
         "(milepost.ms() gives it)",
         MilepostWarning,
         stacklevel=2,
