@@ -766,6 +766,17 @@ def test_durations_of_one_run_or_of_one_stage(attempted: CheckpointStore) -> Non
     assert "2 min · finished" in _texts(late)
 
 
+def test_a_run_whose_clock_jumped_back_is_not_the_longest(store: CheckpointStore) -> None:
+    """How long it took is not known. It is as long as its summary says, and a jump of days makes no bar of days."""
+    store.append_many(entry(n, run_id="steady", at_ms=EVENT_MS + 60_000 * n) for n in range(4))
+    store.append_many(entry(n, run_id="jumped", at_ms=EVENT_MS - 86_400_000 * n) for n in range(4))
+    figure = store.plot.durations()
+    widths = [bar.get_width() for bar in figure.axes[0].patches]  # type: ignore[attr-defined]
+    assert widths == [run.duration_ms for run in store.runs()] == [180_000, 0]
+    assert "the clock jumped back by 3 d" in _texts(figure)
+    assert any("longest: steady, 3 min" in text for text in _texts(figure))
+
+
 def test_no_duration_is_written_across_the_line_of_the_median(store: CheckpointStore) -> None:
     """It begins behind the line, or ends before it."""
     for minutes in (10, 40, 50, 59, 60, 61, 90):

@@ -331,13 +331,14 @@ class _Attempt:
 
     @property
     def length_ms(self) -> int:
-        return abs(self.ended_ms - self.began_ms)
+        """How long it took; 0 if the clock jumped back behind its beginning, as nobody knows how long it took then."""
+        return max(0, self.ended_ms - self.began_ms)
 
     def __str__(self) -> str:
+        back_ms = self.began_ms - self.ended_ms
+        took = f"the clock jumped back by {duration(back_ms)}" if back_ms > 0 else duration(self.length_ms)
         state = "" if self.state == "no state" else f" · {self.state}"
-        state += f": {shorten(self.error, _LONGEST)}" if self.error else ""
-        back = " · the clock jumped back" if self.ended_ms < self.began_ms else ""
-        return f"{duration(self.ended_ms - self.began_ms)}{state}{back}"
+        return f"{took}{state}{f': {shorten(self.error, _LONGEST)}' if self.error else ''}"
 
     def title(self) -> str:
         attempt = f", attempt {self.number:,}" if self.number > 1 else ""
