@@ -12,7 +12,7 @@ import click
 import pytest
 
 from milepost import CheckpointStore
-from milepost.cli import argument, output
+from milepost.cli import argument, commands, output
 from support.chains import entry
 from support.command import answer
 
@@ -94,6 +94,14 @@ def test_local_is_the_offset_of_each_moment(path: Path) -> None:
         found = json.loads(answer("history", path, "--tz", name, "--since", "2026-07-15T14:00", "--limit", "1", "--json"))
         assert found["at"] == "2026-07-15T12:00:00.000Z"
         assert answer("history", path, "--tz", name, "--stage", "load", "--until", "2026-01-15T12:59:59").count("\n") == 1
+
+
+def test_every_command_that_takes_a_time_takes_a_zone() -> None:
+    """A time without one would be in another zone in one command than in all others."""
+    for command in commands.commands.values():
+        options = {name for parameter in command.params for name in parameter.opts}
+        times = {each for each in command.params if each.metavar is not None and each.metavar.split("|")[0] == "TIME"}
+        assert not times or "--tz" in options, command.name
 
 
 @pytest.mark.parametrize(

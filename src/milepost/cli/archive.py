@@ -8,7 +8,7 @@ import click
 
 from milepost.arguments import check_integer
 from milepost.cli import argument, output
-from milepost.readable import count, iso
+from milepost.readable import count
 from milepost.receipt import Head
 from milepost.store import CheckpointStore
 
@@ -35,6 +35,7 @@ def _before(text: str) -> Head | Time:
 @click.option("--workers", type=int, default=1, metavar="N", help="Verify the copy with up to N processes.  [default: 1]")
 @click.option("--yes", is_flag=True, help="Do it. Without this, only tell what would be done.")
 @argument.key_file
+@argument.time_zone
 @argument.as_json
 def archive(
     file: str, target: str, before: Head | Time, workers: int, yes: bool, key_file: str | None, as_json: bool
@@ -61,7 +62,7 @@ def archive(
     elif plan.moved == 0:
         output.text("nothing to archive: no entry was recorded before, or all of them are archived already")
     else:
-        _show(plan, yes=yes, until=iso(last.at_ms) if last else "–")
+        _show(plan, yes=yes, until=output.time(last.at_ms, precise=last.at_ms % 1000 > 0) if last else "–")
 
 
 def _show(plan: Plan, *, yes: bool, until: str) -> None:

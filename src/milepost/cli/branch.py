@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @click.argument("new_run_id", metavar="NEW")
 @argument.stage
 @click.option(
-    "--as-of", type=argument.time, help="Start where RUN stood at this time: ISO 8601 (UTC without a zone) or ms since 1970."
+    "--as-of", type=argument.time, metavar="TIME", help="Start where RUN stood at this time, such as yesterday or '2h ago'."
 )
 @argument.key_file
+@argument.time_zone
 @argument.as_json
 def branch(
     file: str,
