@@ -157,7 +157,7 @@ def item(text: str) -> None:
 
 def sentence(text: str, indent: str = _GAP) -> None:
     """Print one sentence. On a terminal it breaks between words."""
-    for each in wrapping.lines(text, sys.stdout.isatty(), indent, f"{indent}{_GAP}" if indent else ""):
+    for each in wrapping.lines(text, on_terminal(), indent, f"{indent}{_GAP}" if indent else ""):
         click.echo(each)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from milepost.shipper import Shipper
 
 
-@click.command()
+@click.command(short_help="Ship the checkpoints, so that another machine can go on.")
 @argument.file
 @argument.target
 @argument.target_name
