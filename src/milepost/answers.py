@@ -319,10 +319,7 @@ class Summaries(Answers[StoreSummary]):
         ]
 
     def _remarks(self) -> list[tuple[str, list[str]]]:
-        answered = [answer for answer in self.values() if answer.error is None]
-        lines = [
-            f"{shorten_middle(each.file, html.NAME_LENGTH)}: {line}" for each in answered for line in each.value.stands_out
-        ]
+        lines = _of_each_file(self, lambda found: found.stands_out)
         return [("What stands out", lines)] if lines else []
 
 
@@ -342,10 +339,7 @@ class Verifications(Answers[Verification]):
         return [(_NOT_VERIFIED if key_is_missing(value) else verdict(value), f"{value.entries:,}", head)]
 
     def _remarks(self) -> list[tuple[str, list[str]]]:
-        answered = [answer for answer in self.values() if answer.error is None]
-        lines = [
-            f"{shorten_middle(each.file, html.NAME_LENGTH)}: {fault}" for each in answered for fault in each.value.faults
-        ]
+        lines = _of_each_file(self, lambda found: found.faults)
         return [("Faults", lines)] if lines else []
 
     def _wrong(self) -> dict[str, int]:
