@@ -107,6 +107,9 @@ ORDER = [
     "forensics.active",
     "forensics.scales",
     "forensics.hover",
+    "forensics.picture",
+    "forensics.stage_lines",
+    "forensics.durations",
     "forensics.plots",
     "forensics.report",
 ]

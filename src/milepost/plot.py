@@ -10,7 +10,7 @@ from milepost.history import checked_filter
 
 if TYPE_CHECKING:
     from milepost.database import Database
-    from milepost.forensics.plots import Picture
+    from milepost.forensics.picture import Picture
     from milepost.rows import Filter
     from milepost.times import Time
 
@@ -152,9 +152,9 @@ class Plot:
             InvalidArgumentError: As `progress`.
             MissingPackageError: As `progress`.
         """
-        from milepost.forensics import plots  # noqa: PLC0415
+        from milepost.forensics import durations  # noqa: PLC0415
 
-        return plots.durations(self._database.read_committed, _filter(run_id, stage, since, until))
+        return durations.durations(self._database.read_committed, _filter(run_id, stage, since, until))
 
     def compare(self, run_id: str, other_run_id: str, stage: str | None = None) -> Picture:
         """

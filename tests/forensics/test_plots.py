@@ -28,7 +28,7 @@ from milepost import (
     NoCheckpointError,
     Watermark,
 )
-from milepost.forensics import active, plots
+from milepost.forensics import active, durations, picture, plots, stage_lines
 from milepost.forensics.outline import Mark
 from milepost.rows import Filter, outline
 from support.chains import EVENT_MS, MAX, entry
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from milepost.forensics.plots import Picture
+    from milepost.forensics.picture import Picture
 
     Draw = Callable[[CheckpointStore], Picture]
 
@@ -197,13 +197,13 @@ def test_runs_are_bars_with_a_break_at_an_outage(store: CheckpointStore) -> None
 
 def test_only_the_last_runs_are_drawn_and_it_says_so(store: CheckpointStore) -> None:
     """A picture of a hundred runs could not be read. If they have few stages, there is room for twice as many."""
-    for i in range(2 * plots.RUNS + 5):
+    for i in range(2 * stage_lines.RUNS + 5):
         store.append_many(entry(run_id=f"run-{i}", stage=f"stage-{k}") for k in range(1 + (i > 40)))
     assert "40 checkpoints of the last 20 of 45 runs" not in _texts(store.plot.runs())
-    assert len(store.plot.runs().axes[0].get_yticklabels()) == 2 * plots.RUNS
+    assert len(store.plot.runs().axes[0].get_yticklabels()) == 2 * stage_lines.RUNS
     assert "44 checkpoints of the last 40 of 45 runs" in _texts(store.plot.runs())
     store.append_many(entry(2, run_id=f"run-{i}", stage=f"stage-{k}") for i in range(45) for k in range(3))
-    assert len(store.plot.runs().axes[0].get_yticklabels()) == plots.RUNS
+    assert len(store.plot.runs().axes[0].get_yticklabels()) == stage_lines.RUNS
 
 
 def _divergences(figure: Picture) -> list[list[float]]:
@@ -247,7 +247,7 @@ def test_the_first_divergence_is_marked_at_its_sequence(
         figure = store.plot.compare(*order)
         assert _divergences(figure) == [[30]]
         mark = next(line for line in figure.axes[0].lines if line.get_label() == "divergence")
-        assert mark.get_color() == plots.FAULT
+        assert mark.get_color() == picture.FAULT
     assert f"they part at sequence 30: {told}" in _texts(store.plot.compare("run-7", "run-8"))
 
 
@@ -269,7 +269,7 @@ def test_a_picture_is_a_figure_that_a_notebook_shows(store: CheckpointStore, dra
     store.append_many(_ticking(100, run_id="run-8"))
     figure = draw(store)
     assert isinstance(figure, matplotlib.figure.Figure)
-    assert isinstance(figure, plots.Picture)
+    assert isinstance(figure, picture.Picture)
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert "matplotlib.pyplot" not in sys.modules
 
@@ -298,7 +298,7 @@ def test_red_is_for_faults_alone(store: CheckpointStore, draw: Draw) -> None:
         store.append_many(_ticking(20, stage=f"stage-{i}", outage=10))
         store.append_many(_ticking(20, stage=f"stage-{i}", outage=10, run_id="run-8"))
     colours = {to_hex(line.get_color()).upper() for axes in draw(store).axes for line in axes.lines}
-    assert plots.FAULT not in colours
+    assert picture.FAULT not in colours
     assert colours
 
 
@@ -348,7 +348,7 @@ def test_a_picture_has_a_bound_however_much_there_is(much: CheckpointStore, draw
     assert height <= 16
     assert width <= 9.2
     assert len(figure.findobj(mpl.text.Annotation)) <= plots.BARS
-    assert sum(len(axes.lines) for axes in figure.axes) <= 2 * plots.RUNS * plots.STAGES
+    assert sum(len(axes.lines) for axes in figure.axes) <= 2 * stage_lines.RUNS * plots.STAGES
 
 
 def _work(path: str, draw: Callable[[Any], object]) -> tuple[int, int]:
@@ -380,7 +380,7 @@ def test_a_picture_of_more_is_no_more_work(
     monkeypatch.setattr(active, "RECENT", 200)
     monkeypatch.setattr(active, "COUNTED", 200)
     monkeypatch.setattr(active, "LOOKED_AT", 200)
-    monkeypatch.setattr(plots, "_DURATIONS", 200)
+    monkeypatch.setattr(durations, "_DURATIONS", 200)
     works: dict[str, list[tuple[int, int]]] = {}
     for stages, runs in few_and_many:
         path = tmp_path / f"{stages}-{runs}"
@@ -396,7 +396,7 @@ def test_a_picture_of_more_is_no_more_work(
             ),
             "lag": lambda read: plots.lag(read, Filter(), None),
             "runs": lambda read: plots.runs(read, Filter(), None),
-            "durations": lambda read: plots.durations(read, Filter()),
+            "durations": lambda read: durations.durations(read, Filter()),
             "compare": lambda read, compared=compared: plots.compare(read, compared, None),  # type: ignore[misc]
         }
         for name, draw in pictures.items():
@@ -408,7 +408,7 @@ def test_a_picture_of_more_is_no_more_work(
 
 def test_marks_have_a_bound_for_the_whole_picture(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for each of its lines alone."""
-    monkeypatch.setattr(plots, "_POINTS", 400)
+    monkeypatch.setattr(stage_lines, "_POINTS", 400)
     for i in range(200):
         store.append_many(
             entry(i, run_id=f"run-{run}", stage=f"stage-{stage}", at_ms=EVENT_MS + i * i * 1000)
@@ -509,8 +509,8 @@ def test_a_name_with_no_letter_that_has_room_is_shown_by_its_numbers(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Not as nothing: three signs above each other, of which some matplotlibs make a box."""
-    monkeypatch.setattr(plots, "_has_room", lambda text: "\u0f73" not in text)
-    plots._short.cache_clear()
+    monkeypatch.setattr(picture, "_has_room", lambda text: "\u0f73" not in text)
+    picture.short.cache_clear()
     store.append(entry(stage=name))
     assert any(text.startswith("\\u0f73") for text in _texts(store.plot.progress()))
 
@@ -896,8 +896,9 @@ def test_without_matplotlib_a_picture_names_the_extra(store: CheckpointStore, mo
     """In one sentence."""
     for module in ("matplotlib", "matplotlib.font_manager"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "milepost.forensics.plots")
-    monkeypatch.delattr("milepost.forensics.plots")
+    for module in ("picture", "stage_lines", "plots"):
+        monkeypatch.delitem(sys.modules, f"milepost.forensics.{module}")
+        monkeypatch.delattr(f"milepost.forensics.{module}")
     with pytest.raises(MissingPackageError, match=r'needs matplotlib, .* pip install "milepost\[notebook\]"'):
         store.plot.runs()
 

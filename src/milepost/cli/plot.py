@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from milepost.cli.argument import Command
-    from milepost.forensics.plots import Picture
+    from milepost.forensics.picture import Picture
 
 
 def _picture(value: str) -> str:

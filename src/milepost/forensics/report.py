@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from milepost.answers import Answers, Verifications
     from milepost.fleet import Fleet
-    from milepost.forensics.plots import Picture
+    from milepost.forensics.picture import Picture
     from milepost.store import CheckpointStore
     from milepost.summary import StoreSummary
     from milepost.verification import Verification
