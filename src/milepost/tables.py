@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from milepost import html
 from milepost.checkpoint import Checkpoint, ResumePoint
@@ -17,8 +17,6 @@ ROWS_SHOWN: Final = 20
 """How many rows a notebook shows; it counts the rest."""
 
 _NAME, _NUMBER = "mp-name", "mp-number"
-
-Value = TypeVar("Value")
 
 
 class Runs(list[RunSummary]):
