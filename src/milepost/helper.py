@@ -3,8 +3,8 @@ A thread that does for an event loop what would hold it: a writer's helper.
 
 Tasks queue jobs and go on; the helper does all that have queued in one transaction, and tells the loops what came of them.
 It is begun at the first job. It ends when the store closes, before a fork, and with the interpreter, which it never keeps
-alive. A job belongs to whoever takes its claim first: to the helper, once the transaction that does it has begun, or to the
-task, which withdraws it when it is cancelled.
+alive. A job belongs to whoever takes its claim first. The helper takes it once the transaction that does the job has begun,
+and a task that is cancelled takes it to withdraw the job.
 
 Several loops, in threads of their own, may share it, and a signal handler may raise between any two steps of the main
 thread. So, as in `turn`, no lock guards anything: which thread serves the queue is an entry of a dict, set and deleted in

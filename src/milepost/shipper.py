@@ -4,8 +4,8 @@ Ship a store's chain to a target, segment by segment, so that another machine ca
 How one of two shippers is told, without a lease or a clock: every object of the log stands at a slot, and is put only if
 there is none. A shipper begins with a claim, an object without entries. From then on it puts each object behind one that it
 has put itself. Another shipper can only come in between with a claim of its own, at the very slot where this one puts next.
-Claims are never removed, so this put fails. Other objects are removed once they are merged, and only who has no claim yet
-could meet such a gap: so a claim counts only if no merged object covers its slot after it was put.
+Claims are never removed, so this put fails. Other objects are removed once they are merged. Only a shipper without a claim
+could meet such a gap, so a claim counts only if no merged object covers its slot after it was put.
 
 After an error nobody knows whether an object was put. The same bytes are put again then: if they are there, they count.
 """

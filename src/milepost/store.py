@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 Item = TypeVar("Item")
-T = TypeVar("T")
 
 
 def _wall_clock() -> int:
@@ -250,8 +249,8 @@ class CheckpointStore:
             entry: The progress to record. Its sequence rises, and its watermark does not fall, within its run and stage.
 
         Returns:
-            Its position (1, 2, 3 …), the chain's signature there, and whether it was a duplicate: the stage of that run
-            had recorded this idempotency key with the same sequence and watermark, so nothing was written.
+            Its position (1, 2, 3 …), the chain's signature there, and whether it was a duplicate. Then nothing was written,
+            because the stage of that run had recorded this idempotency key with the same sequence and watermark.
 
         Raises:
             InvalidCheckpointError: A field breaks a rule of `milepost.checkpoint.valid`.
@@ -308,9 +307,9 @@ class CheckpointStore:
             watermark: How far it has come: offset, and event time in ms since the epoch; also NumPy's integers, which
                 are stored as Python's.
             idempotency_key: Names the step that was done; unique within the stage of this run.
-            after: The watermark at which the stage must stand now, None for no checkpoint yet, and from which `watermark`
-                must differ: compare and set, so that of two owners of a stage one is told. It is looked at before the
-                key. Without it the stage may stand anywhere.
+            after: The watermark at which the stage must stand now, or None for no checkpoint yet. `watermark` must differ
+                from it. This is compare and set: of two owners of a stage, one is told. It is looked at before the key.
+                Without it the stage may stand anywhere.
             cursor: Where the source goes on behind this checkpoint, where two integers cannot say it (a page token, a
                 `state_dict`): what JSON can hold, or bytes, at most 65,536 bytes. It commits with the checkpoint, whose
                 detail has its SHA-256. `cursor()` reads it back; the last two of each stage of each run are kept.
@@ -493,9 +492,9 @@ class CheckpointStore:
         **A record is finished when the loop asks for the next one. If the body only hands it to a thread or a queue, it is
         recorded before the work is done, and a crash loses it. Use `.map(work)` for workers, `tracked` for your own pool.**
 
-        A checkpoint has as its offset the number of finished records, as its event time the latest one seen, and as its
-        idempotency key the stage and the range of offsets, `load:0-999`. If another process advances the stage meanwhile,
-        the loop raises StageMovedError.
+        The offset of a checkpoint is the number of finished records, and its event time is the latest one seen. Its
+        idempotency key is the stage and the range of offsets, `load:0-999`. If another process advances the stage
+        meanwhile, the loop raises StageMovedError.
 
         Use it with `async for` in a task, over an async source or an ordinary one. The loop then never holds the event loop
         while it records. It has `start`, `done` and `stop()`, and works as a context manager too.
@@ -656,9 +655,9 @@ class CheckpointStore:
 
         Args:
             run_id: Only this run.
-            as_of: The last one whose `at_ms` is not above this time: ms since the epoch, a datetime with a zone, or
-                ISO 8601 text such as `"2013-03-01T03:12Z"`, UTC where it has no zone. Walks back from the end. Of a time
-                before that of `base`, only an archive can tell: this answers from the entries that stayed.
+            as_of: The last one whose `at_ms` is not above this time. A time is ms since the epoch, a datetime with a zone,
+                or ISO 8601 text such as `"2013-03-01T03:12Z"`, in UTC if it has no zone. Walks back from the end. Of a
+                time before that of `base`, only an archive can tell: this answers from the entries that stayed.
 
         Raises:
             InvalidArgumentError: A name or a time that no checkpoint can have.
@@ -681,8 +680,7 @@ class CheckpointStore:
         return self._latest(run_id, stage, as_of)
 
     def _latest(self, run_id: str | None, stage: str | None, as_of: Time | None) -> Checkpoint | None:
-        if run_id is not None:
-            check_name("run_id", run_id)
+        check_optional_name("run_id", run_id)
         return self._database.read(rows.latest, run_id, stage, _as_of(as_of))
 
     def resume_point_for_stage(self, stage: str, *, run_id: str | None = None, as_of: Time | None = None) -> ResumePoint:
@@ -732,8 +730,7 @@ class CheckpointStore:
             DamagedStoreError: The file was tampered with: what is stored there is no cursor.
         """
         check_name("stage", stage)
-        if run_id is not None:
-            check_name("run_id", run_id)
+        check_optional_name("run_id", run_id)
         stored = self._database.read(rows.cursor, run_id, stage)
         try:
             return cursors.decode(stored)
@@ -771,10 +768,8 @@ class CheckpointStore:
             InvalidArgumentError: A name that no checkpoint can have.
         """
         check_name("idempotency_key", idempotency_key)
-        if stage is not None:
-            check_name("stage", stage)
-        if run_id is not None:
-            check_name("run_id", run_id)
+        check_optional_name("stage", stage)
+        check_optional_name("run_id", run_id)
         return iter(self._database.read(rows.find, idempotency_key, run_id, stage))
 
     def chain_signature(self, run_id: str | None = None) -> str:
@@ -833,8 +828,8 @@ class CheckpointStore:
         Args:
             run_id: Only this run.
             stage: Only this stage.
-            since: Only with an `at_ms` not below this time: ms since the epoch, a datetime with a zone, or ISO 8601
-                text such as `"2013-03-01T03:12Z"`, UTC where it has no zone; a date is its first moment.
+            since: Only with an `at_ms` not below this time, which may be what `as_of` of `latest` may be. A date is its
+                first moment.
             until: Only with an `at_ms` not above this time.
             after: Only at positions above this one.
             limit: Only the first so many.
@@ -1125,9 +1120,9 @@ class CheckpointStore:
         too. The statement runs on a connection of its own that can only read, and its answer is read at once and kept in
         memory, so that nothing stays open. Inside `transaction()` it sees what was committed before. Ctrl-C stops it.
 
-        A column has the type of its values: int, float, text or bytes, each with or without NULL; int beside float is
-        float, and without a value it is what its table declares, or text. Of two columns with one name, the second gets
-        the name with `_2`.
+        A column has the type of its values: int, float, text or bytes, each with or without NULL. Int beside float is
+        float. A column without a value has the type that its table declares, or text. Of two columns with one name, the
+        second gets the name with `_2`.
 
         Args:
             statement: One statement that only reads, with `?` or `:name` for what comes from data.

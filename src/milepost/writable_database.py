@@ -8,8 +8,8 @@ What an ordinary WAL database with synchronous=FULL still loses, and what is don
   goes: `wal.make_durable` writes the WAL's bytes again and syncs them before the first answer;
 - a file, WAL or shared memory that is unlinked under us by another program: looked at before a commit is acknowledged;
 - a sync that failed, after which the kernel calls the lost pages clean: the writer refuses all further work;
-- a descriptor of the live file closed in our own process, which drops all of SQLite's locks on it: nothing here opens
-  the file but SQLite's own VFS, which knows of this;
+- a descriptor of the live file closed in our own process, which drops all of SQLite's locks on it: only SQLite's own VFS,
+  which knows of this, opens the file here;
 - a fork: `open_files`.
 """
 
@@ -293,7 +293,7 @@ class WritableDatabase(Database):
         if self._free_until:
             time.sleep(max(0.0, self._free_until - time.monotonic()))
             self._free_until = 0.0
-        self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or a neighbour could pass us
+        self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or another process could pass us
         self._began = time.monotonic()
         self._refuse_another(*self._files[-1])
         self._bound.steps = 0
@@ -349,7 +349,7 @@ class WritableDatabase(Database):
     def _before_acknowledging(self, appended: int) -> None:
         """After a commit: what the caller relies on is durable, and where a reader will find it."""
         if appended == 0 and self._synchronous == "full":
-            # All that was stated is recorded already, perhaps by a neighbour that was killed before its sync.
+            # All that was stated is recorded already, perhaps by a process that was killed before its sync.
             self._refuse_another_file()
             self._wal.sync()
         self._refuse_another_file()
@@ -359,9 +359,9 @@ class WritableDatabase(Database):
         """
         The file, its WAL and its shared memory are still the ones of these names.
 
-        A neighbour with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
-        database, and `rm` does so anyway; SQLite goes on writing to the unlinked file without an error. A neighbour that
-        finds no shared memory makes another one, and each then writes over the other's frames: so that one is looked at
+        Another process with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
+        database, and `rm` does so anyway. SQLite then goes on writing to the unlinked file without an error. A process that
+        finds no shared memory makes another one, and each then writes over the other's frames. So that one is looked at
         before a write too.
         """
         for name, identity, opened in self._files:

@@ -5,10 +5,14 @@ Each module below adds one thing to the one before: `writable_database` the conn
 transaction blocks, `group_writer` commits that threads share, `task_writer` what asyncio needs.
 
 What a process does to it: a signal handler may raise between any two steps of the main thread, and in the middle of a
-wait. So whether a transaction is open is asked of SQLite, never remembered; what is set is set inside the `try` that
-unsets it; a `finally` first does, without a call that could be interrupted as it begins, what must not be left undone; and
-the main thread commits its own work only, so that nobody else hears of its interrupts. BEGIN, COMMIT and ROLLBACK are run
-by `execute`, which lets other threads run meanwhile, and no Python runs inside COMMIT.
+wait. Therefore:
+
+- whether a transaction is open is asked of SQLite, never remembered;
+- what is set is set inside the `try` that unsets it;
+- a `finally` begins with what must not be left undone, without a call that could be interrupted as it begins;
+- the main thread commits its own work only, so that nobody else hears of its interrupts.
+
+BEGIN, COMMIT and ROLLBACK are run by `execute`, which lets other threads run meanwhile. No Python runs inside COMMIT.
 """
 
 from __future__ import annotations
