@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
+from milepost.cli import commands
 from support.command import COMMAND, ENVIRONMENT, process, run
 
 
@@ -39,6 +42,17 @@ def test_a_file_that_is_no_store_is_exit_code_3(tmp_path: Path, command: str) ->
         assert (result.exit_code, result.stdout) == (3, "")
         assert result.stderr.startswith("Error: ")
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs permissions")
+def test_a_file_that_may_not_be_read_is_no_wrong_argument(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like any other file that cannot be opened, the command refuses it itself, with exit code 3. Root may read it."""
+    looked = [(name, each) for name, command in commands.commands.items() for each in command.params]
+    assert [name for name, each in looked if isinstance(each.type, click.Path) and each.type.readable] == []
+    file.chmod(0)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    result = run("verify", file)
+    assert result.exit_code == (0 if os.geteuid() == 0 else 3), result.stderr
 
 
 @pytest.mark.parametrize(

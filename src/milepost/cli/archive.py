@@ -24,7 +24,7 @@ def _before(text: str) -> Head | Time:
 
 @click.command()
 @argument.file
-@click.argument("target", type=click.Path())
+@click.argument("target", type=argument.PATH)
 @click.option(
     "--before",
     type=_before,

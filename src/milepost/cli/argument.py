@@ -209,8 +209,11 @@ def stages(store: CheckpointStore) -> list[str]:
 complete_run: Callable[..., list[CompletionItem[Any]]] = _complete(run_ids)
 complete_stage: Callable[..., list[CompletionItem[Any]]] = _complete(stages)
 
-file: Callable[[Command], Command] = click.argument("file", type=click.Path())
-files: Callable[[Command], Command] = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+PATH: Final = click.Path(readable=False)
+"""A file. Click does not look whether it can be read: the command does, and has an exit code for it."""
+
+file: Callable[[Command], Command] = click.argument("file", type=PATH)
+files: Callable[[Command], Command] = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=PATH)
 target: Callable[[Command], Command] = click.argument("target", metavar="TARGET")
 target_name: Callable[[Command], Command] = click.option(
     "--name", metavar="NAME", required=True, help="The store's name in TARGET: letters, digits, '.', '_' and '-'."

@@ -14,7 +14,7 @@ from milepost.store import CheckpointStore
 
 @click.command()
 @argument.file
-@click.argument("target", type=click.Path())
+@click.argument("target", type=argument.PATH)
 @argument.overwrite
 @argument.as_json
 def backup(file: str, target: str, overwrite: bool, as_json: bool) -> None:

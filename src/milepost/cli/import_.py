@@ -41,8 +41,8 @@ class WrongLine(click.ClickException):
 
 
 @click.command("import")
-@click.argument("source", metavar="FILE.jsonl", type=click.Path(allow_dash=True))
-@click.argument("new", metavar="NEW.milepost", type=click.Path())
+@click.argument("source", metavar="FILE.jsonl", type=click.Path(allow_dash=True, readable=False))
+@click.argument("new", metavar="NEW.milepost", type=argument.PATH)
 @argument.key_file
 @argument.as_json
 def import_(source: str, new: str, key_file: str | None, as_json: bool) -> None:

@@ -23,7 +23,7 @@ _VERIFIED_RUNS: Final = 20_000
 
 @click.command()
 @argument.files
-@click.argument("target", metavar="OUT.html", type=click.Path())
+@click.argument("target", metavar="OUT.html", type=argument.PATH)
 @click.option(
     "--verify/--no-verify",
     "verifies",

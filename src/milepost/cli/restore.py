@@ -11,7 +11,7 @@ from milepost.store import CheckpointStore
 
 @click.command()
 @argument.target
-@click.argument("new", metavar="NEW.milepost", type=click.Path())
+@click.argument("new", metavar="NEW.milepost", type=argument.PATH)
 @argument.target_name
 @argument.key_file
 @argument.as_json

@@ -45,7 +45,7 @@ _FAULTS: Final = 20  # that are told; a run that was renamed has one for each of
 @click.option(
     "--archive",
     "archives",
-    type=click.Path(),
+    type=argument.PATH,
     multiple=True,
     metavar="FILE",
     help="Verify across this archive too; give it once for each.",
