@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
 from milepost import CheckpointStore
 from support.chains import chain
 from support.command import answer, on_terminal, run
@@ -22,6 +24,20 @@ def test_an_answer_is_a_table_csv_or_json(path: Path) -> None:
     assert [line.split()[0] for line in answer(*query).splitlines()[1:]] == ["1", "2", "3"]
     assert answer(*query, "--csv").splitlines()[1].split(",")[0] == "1"
     assert [row["sequence"] for row in json.loads(answer(*query, "--json"))] == [1, 2, 3]
+
+
+def test_every_value_of_an_answer_is_there(path: Path) -> None:
+    """Of columns with one name, as a join has them, the second gets another; and JSON stays JSON."""
+    CheckpointStore(path).close()
+    for options, names in ((["--json"], None), (["--csv"], "a,a_2,A_3,b"), ([], "a  a_2  A_3  b")):
+        text = answer("sql", path, "SELECT 1 AS a, 2 AS a, 3 AS A, 9e999 AS b", *options)
+        if names is None:
+            found = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+            assert found == [{"a": 1, "a_2": 2, "A_3": 3, "b": "inf"}]
+        else:
+            assert text.splitlines()[0].split() == names.split()
+    screen = on_terminal("sql", path, "SELECT hex(zeroblob(99)) AS a, 2 AS a", columns=40, NO_COLOR="1")[1]
+    assert screen.splitlines()[1].split() == ["a_2", "2"]
 
 
 def test_columns_without_room_stand_below_each_other(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
@@ -11,7 +12,7 @@ from milepost.readable import shorten_middle
 from milepost.schema import use_own_view
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Answer = tuple[list[tuple[str, str | None]], list[tuple[Any, ...]]]
 """Name and declared type of each column, and the rows."""
@@ -62,6 +63,18 @@ def ask(connection: apsw.Connection, statement: str, parameters: Sequence[Any] |
     if not columns:
         raise InvalidArgumentError("statement", statement, "must be a SELECT")
     return columns, found
+
+
+def names_of(columns: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Return the names of the columns of an answer. They differ, also if case does not count: `stage`, `stage_2`."""
+    taken: set[str] = set()
+    distinct = []
+    for name, _ in columns:
+        tries = (name if number == 1 else f"{name}_{number}" for number in count(1))
+        free = next(each for each in tries if each.casefold() not in taken)
+        taken.add(free.casefold())
+        distinct.append(free)
+    return distinct
 
 
 def _line(error: Exception) -> str:

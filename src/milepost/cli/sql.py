@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from math import isinf
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,9 +35,9 @@ def sql(file: str, statement: str, parameters: tuple[str, ...], as_csv: bool, as
         columns, rows = store._database.read_on_own_connection(  # noqa: SLF001 - the command is a part of the library
             query.ask, statement, parameters
         )
-    names = [name for name, _ in columns]
+    names = query.names_of(columns)
     if as_json:
-        output.document([dict(zip(names, map(_value, row), strict=True)) for row in rows])
+        output.document([dict(zip(names, map(_in_json, row), strict=True)) for row in rows])
     elif as_csv:
         table = csv.writer(sys.stdout)
         table.writerow(map(output.cell, names))
@@ -54,6 +55,10 @@ def _is_number(rows: Sequence[tuple[Any, ...]], index: int) -> bool:
 
 def _value(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
+
+
+def _in_json(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and isinf(value) else _value(value)  # JSON has no infinite numbers
 
 
 def _cell(value: Any) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from milepost.errors import InvalidArgumentError, shown
 from milepost.forensics.extra import extra
 from milepost.forensics.frames import Frame
+from milepost.query import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ def frame(statement: str, columns: list[tuple[str, str | None]], found: list[tup
     Raises:
         InvalidArgumentError: A column has values of several types.
     """
-    names = _distinct([name for name, _ in columns])
+    names = names_of(columns)
     values: Iterable[tuple[Any, ...]] = zip(*found, strict=True) if found else ((),) * len(columns)
     fields = []
     for name, (_, declared), column in zip(names, columns, values, strict=True):
@@ -57,15 +57,3 @@ def _batch(found: list[tuple[Any, ...]], schema: arrow.Schema) -> arrow.RecordBa
     columns = enumerate(zip(*found, strict=True))
     arrays = [arrow.Array(column, schema.field(index).type) for index, column in columns]
     return arrow.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Make names differ, also if case does not count: the second `stage` becomes `stage_2`."""
-    taken: set[str] = set()
-    distinct = []
-    for name in names:
-        tries = (name if number == 1 else f"{name}_{number}" for number in count(1))
-        free = next(each for each in tries if each.casefold() not in taken)
-        taken.add(free.casefold())
-        distinct.append(free)
-    return distinct
