@@ -76,6 +76,24 @@ def test_verify_says_how_much_is_in_archives_and_reads_them(month: Path) -> None
     assert [fault["file"] for fault in json.loads(found.stdout)["faults"]] == [str(month.with_name("b"))]
 
 
+def test_runs_whose_entries_are_archived_are_not_said_to_differ(month: Path) -> None:
+    """They cannot be compared, which is another exit code than that of a difference."""
+    answer("archive", month, month.with_name("a"), "--before", "1970-01-11", "--yes")
+    result = run("compare", month, "run-7", "run-7")
+    assert (result.exit_code, result.stdout) == (ExitCode.WRONG_INPUT, "")
+    assert "are in an archive" in result.stderr
+
+
+def test_an_archive_that_cannot_be_read_is_told_in_words_of_the_command_line(month: Path) -> None:
+    """No class of Python; and its name stays as it is, also if it looks like an argument."""
+    answer("archive", month, month.with_name("a"), "--before", "1970-01-11", "--yes")
+    missing = month.with_name("new_run_id")
+    told = answer("verify", month, "--archive", missing, exit_code=1)
+    assert f"  {missing}: the archive cannot be read: no such file: check the path\n" in told
+    (fault,) = json.loads(answer("verify", month, "--archive", missing, "--json", exit_code=1))["faults"]
+    assert fault["explanation"] == "the archive cannot be read: no such file: check the path"
+
+
 def test_nothing_to_archive_is_told_and_is_no_failure(month: Path) -> None:
     """As for a job that runs each month."""
     answer("archive", month, month.with_name("a"), "--before", "1970-01-11", "--yes")

@@ -22,13 +22,15 @@ from support.command import COMMAND, ENVIRONMENT, process, run
         ("resume", "--stage", "x"),
         ("head", "--run", "run-x"),
         ("latest", "--as-of", "1960-01-01"),
+        ("record", "--run", "run-1", "--stage", "milepost:run", "--offset", "1"),
+        ("record", "--run", "run-1", "--stage", "load", "--offset", str(2**63)),
     ],
 )
 def test_nothing_recorded_there_is_exit_code_1_or_2(file: Path, arguments: tuple[str, ...]) -> None:
     """One sentence, and nothing on standard output; a time that no checkpoint can have is a wrong argument."""
     command, *options = arguments
     result = run(command, file, *options)
-    assert result.exit_code == (2 if "--as-of" in options else 1)
+    assert result.exit_code == (2 if "--as-of" in options or command == "record" else 1)
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ")
 

@@ -15,9 +15,11 @@ import click
 
 from milepost.cli import wrapping
 from milepost.errors import (
+    ArchivedStageError,
     DamagedTargetError,
     FencedError,
     InvalidArgumentError,
+    InvalidCheckpointError,
     MilepostError,
     StoreError,
     TargetError,
@@ -123,7 +125,8 @@ def _explain(error: BaseException) -> None:
 def exit_code_of(error: MilepostError) -> ExitCode:
     """Return the exit code that an error has, as the end of a command or as that of one of its files."""
     match error:
-        case InvalidArgumentError() | ImportError():  # an ImportError of milepost's names an extra to install
+        # An ImportError of milepost's names an extra to install. With 1, runs that were not compared would differ.
+        case InvalidArgumentError() | InvalidCheckpointError() | ImportError() | ArchivedStageError():
             return ExitCode.WRONG_INPUT
         case WrongKeyError():
             return ExitCode.WRONG_KEY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from milepost.cli.values import Record
-    from milepost.verification import Verification
+    from milepost.verification import Fault, Verification
 
 
 _FAULTS: Final = 20  # that are told; a run that was renamed has one for each of its entries
@@ -146,7 +147,7 @@ def _record(verification: Verification) -> Record:
                 "run_id": fault.run_id,
                 "stage": fault.stage,
                 "sequence": fault.sequence,
-                "explanation": fault.explanation,
+                "explanation": _explained(fault),
                 "expected": fault.expected,
                 "found": fault.found,
                 "file": fault.file,
@@ -155,6 +156,10 @@ def _record(verification: Verification) -> Record:
         ],
         "unchecked": list(verification.unchecked),
     }
+
+
+def _explained(fault: Fault) -> str:
+    return in_words_of_the_command_line(fault.explanation)
 
 
 def _show_verdict(verification: Verification, *, keyed: bool) -> None:
@@ -173,8 +178,7 @@ def _show_verdict(verification: Verification, *, keyed: bool) -> None:
         how_many = count(len(faults), "fault")
         output.facts({"broken": f"{how_many} in {count(verification.entries, 'entry')}"})
     for fault in faults[:_FAULTS]:
-        told = str(fault)  # with names that may look like an argument
-        output.sentence(in_words_of_the_command_line(told) if fault.kind == "key" else told)
+        output.sentence(str(replace(fault, explanation=_explained(fault))))
     if len(faults) > _FAULTS:
         output.sentence(f"and {count(len(faults) - _FAULTS, 'more fault')}: --json lists them all")
     if any(fault.kind == "link" for fault in faults) and not keyed:
