@@ -170,6 +170,7 @@ def test_faults_and_what_stands_out_are_told_with_the_file(here: Path) -> None:
     shown = run("verify", "fresh", "keyed").stdout
     assert shown.startswith("2 files, 1 of them not verified\n")
     assert "BROKEN" not in shown
+    assert "  keyed: its chain is keyed, and no key was given: give the one it was made with, by --key-file\n" in shown
     with CheckpointStore("nightly", durability="normal") as store:
         run_ = store.run("night")
         with pytest.raises(KeyError), run_:

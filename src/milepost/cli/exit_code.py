@@ -173,7 +173,7 @@ _COMMANDS: Final = {
     "check its permissions, or use open_readonly()": "check its permissions",
     "is no head of this chain: give one that head() has returned": "is no head of this chain: give one of `milepost head`",
 }
-_ARGUMENTS: Final = re.compile(r"\b(new_)?run_id\b")
+_ARGUMENTS: Final = re.compile(r"(?<![\w./\\-])(new_)?run_id(?![\w./\\-])")  # as a word, and not in a path
 _METHODS: Final = re.compile(r"(?:milepost\.)?\b(backup|head|restore|runs|ship|verify)\(\)")
 _QUOTED: Final = re.compile(r"""((?<!\w)'(?:[^'\\]|\\.)*'|(?<!\w)"(?:[^"\\]|\\.)*")""")
 

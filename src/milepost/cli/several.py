@@ -27,7 +27,7 @@ def show(answers: Answers[Any]) -> None:
     for title, lines in remarks(answers):
         output.text(f"\n{title}")
         for line in lines:
-            output.sentence(line)
+            output.sentence(in_words_of_the_command_line(line))
 
 
 def show_unreadable(answers: Answers[Any]) -> None:
