@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from milepost import CheckpointStore, Watermark
-from support.command import answer, run
+from support.command import answer, process, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,15 @@ def test_a_checkpoint_is_recorded_and_the_same_command_again_writes_nothing(path
     with CheckpointStore.open_readonly(path) as store:
         (entry,) = store.history()
     assert (entry.idempotency_key, entry.watermark) == ("load:500", Watermark(500, 1767225600000))
+
+
+def test_a_warning_is_a_remark_and_no_line_of_source(path: Path) -> None:
+    """Nobody at a shell knows what to do with a path of Python's."""
+    given = ("--run", "r", "--stage", "run_id", "--offset", "1", "--event-time", "2300-01-01")
+    ended = process("record", path, *given)
+    assert ended.returncode == 0
+    told = "milepost: event times of stage 'run_id' of run 'r' are after the year 2200: check their unit, which must be "
+    assert ended.stderr.decode() == f"{told}ms since the epoch\n"
 
 
 def test_after_refuses_a_second_owner_and_takes_the_own_retry(path: Path) -> None:

@@ -18,7 +18,7 @@ from milepost.cli.branch import branch
 from milepost.cli.check import check
 from milepost.cli.compare import compare
 from milepost.cli.demo import demo
-from milepost.cli.exit_code import EXIT_CODES, explain_errors
+from milepost.cli.exit_code import EXIT_CODES, explain_errors, explain_warnings
 from milepost.cli.export import export
 from milepost.cli.head import head
 from milepost.cli.history import history
@@ -39,7 +39,7 @@ from milepost.cli.watch import watch
 
 
 class _Commands(click.Group):
-    """The commands in the order of a first look. It explains every error of every command."""
+    """The commands in the order of a first look. It explains every error and warning of every command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order in which they were added."""
@@ -48,7 +48,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run one command."""
-        with explain_errors():
+        with explain_errors(), explain_warnings():
             return super().invoke(ctx)
 
 

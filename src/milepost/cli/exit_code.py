@@ -1,4 +1,4 @@
-"""End a command with an exit code, and explain an error in one sentence if the user can act on it."""
+"""End a command with an exit code, and explain errors and warnings in one sentence if the user can act on them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 import click
 
@@ -21,6 +22,7 @@ from milepost.errors import (
     InvalidArgumentError,
     InvalidCheckpointError,
     MilepostError,
+    MilepostWarning,
     StoreError,
     TargetError,
     WrongKeyError,
@@ -107,6 +109,29 @@ def explain_errors() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN if heard else signal.SIG_DFL)
 
 
+@contextmanager
+def explain_warnings() -> Iterator[None]:
+    """Print a warning of milepost's as a remark, without the place in its source that Python shows."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def remark(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, MilepostWarning):
+                _print(f"milepost: {in_words_of_the_command_line(str(message))}")
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = remark
+        yield
+
+
 def _explain(error: BaseException) -> None:
     """Print one sentence and exit, if the user can act on the error."""
     match error:
@@ -169,6 +194,7 @@ _COMMANDS: Final = {
     "give hmac_key": "give --key-file",
     "give the one it was made with": "give the one it was made with, by --key-file",
     "verify() it": "run `milepost verify`",
+    " (milepost.ms() gives it)": "",
     "open it with open_readonly()": "read it with the other commands",
     "check its permissions, or use open_readonly()": "check its permissions",
     "is no head of this chain: give one that head() has returned": "is no head of this chain: give one of `milepost head`",
@@ -201,10 +227,14 @@ def _translated(sentence: str) -> str:
 
 
 def _leave(said: MilepostError | str, exit_code: ExitCode) -> NoReturn:
-    with suppress(OSError):  # nobody may be there to read it
-        for line in wrapping.lines(f"Error: {in_words_of_the_command_line(said)}", sys.stderr.isatty()):
-            click.echo(line, err=True)
+    _print(f"Error: {in_words_of_the_command_line(said)}")
     raise click.exceptions.Exit(exit_code) from None
+
+
+def _print(sentence: str) -> None:
+    with suppress(OSError):  # nobody may be there to read it
+        for line in wrapping.lines(sentence, sys.stderr.isatty()):
+            click.echo(line, err=True)
 
 
 def _leave_stdout() -> None:
