@@ -139,6 +139,20 @@ def test_follow_goes_on_through_restarts_and_kills_of_the_writer(path: Path) -> 
         assert follower.end() == (130, b"")
 
 
+def test_follow_goes_on_while_entries_are_archived(path: Path) -> None:
+    """The chain has grown by an archive's entry, though the file has fewer: nobody has replaced it."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(60))
+        follower = Follower(path, "--tail", "1")
+        assert follower.next() == "load:60"
+        store.archive(path.with_name("archive"), before=store.head())
+        store.append(entry(61))
+        assert (follower.next(), follower.next()) == ("archive-60", "load:61")
+        follower.child.send_signal(signal.SIGINT)
+        assert follower.end() == (130, b"")
+    assert answer("history", path, "--tail", "0").splitlines()[1:] == [], "the last none, counted from the end of the chain"
+
+
 def test_follow_ends_when_its_reader_goes_away(file: Path) -> None:
     """At once, although nothing more is ever appended; without a word."""
     follower = Follower(file)

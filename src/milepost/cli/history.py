@@ -84,7 +84,7 @@ def history(
         if tail is not None:
             last = store.receipts(run_id, stage, since=since, until=until, newest_first=True, limit=max(tail, 1))
             first = min((receipt.position for receipt, _, _ in last), default=1)
-            after = first - 1 if tail else len(store)
+            after = first - 1 if tail else store.head().entries
         pages = _follow(store, recorded, after, limit) if follow else _pages(recorded(after, limit))
         try:
             if not follow and not as_json and store.latest() is None:
@@ -159,7 +159,7 @@ def _follow(
     seen = 0
     while True:
         try:
-            end = len(store)
+            end = store.head().entries  # of the whole chain: an archive moves entries away, and cuts nothing off
             page = list(islice(recorded(after, remaining), _PAGE))
         except StoreBusyError:  # somebody keeps replacing the file: look again
             end, page = seen, []
