@@ -131,7 +131,8 @@ class StageSummary:
         stage: Its name.
         entries: How many checkpoints it has.
         runs: How many runs have it.
-        first_at_ms: The wall clock of its first checkpoint, in ms since the epoch.
+        first_at_ms: The wall clock of its first checkpoint in this file, in ms since the epoch. An archive may have earlier
+            ones.
         last_at_ms: The wall clock of its last checkpoint.
     """
 
