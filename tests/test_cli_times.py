@@ -98,7 +98,9 @@ def test_local_is_the_offset_of_each_moment(path: Path) -> None:
 
 def test_every_command_that_takes_a_time_takes_a_zone() -> None:
     """A time without one would be in another zone in one command than in all others."""
-    for command in commands.commands.values():
+    groups = [each for each in commands.commands.values() if isinstance(each, click.Group)]
+    assert [group.name for group in groups] == ["plot"]
+    for command in [*commands.commands.values(), *groups[0].commands.values()]:
         options = {name for parameter in command.params for name in parameter.opts}
         times = {each for each in command.params if each.metavar is not None and each.metavar.split("|")[0] == "TIME"}
         assert not times or "--tz" in options, command.name

@@ -239,14 +239,21 @@ until: Callable[[Command], Command] = click.option(
 as_json: Callable[[Command], Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON in ASCII, for programs."
 )
-time_zone: Callable[[Command], Command] = click.option(
-    "--tz",
-    metavar="ZONE",
-    callback=_zone,
-    expose_value=False,
-    is_eager=True,  # the times on the command line are in it too
-    help="Show and take times in this zone, such as Europe/Berlin, or local.  [default: UTC]",
-)
+
+
+def _in_zone(does: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--tz",
+        metavar="ZONE",
+        callback=_zone,
+        expose_value=False,
+        is_eager=True,  # the times on the command line are in it too
+        help=f"{does} times in this zone, such as Europe/Berlin, or local.  [default: UTC]",
+    )
+
+
+time_zone: Callable[[Command], Command] = _in_zone("Show and take")
+time_zone_taken: Callable[[Command], Command] = _in_zone("Take")
 overwrite: Callable[[Command], Command] = click.option(
     "--overwrite", is_flag=True, help="Replace the file if it exists, as a whole."
 )

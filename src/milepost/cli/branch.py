@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "--as-of", type=argument.time, metavar="TIME", help="Start where RUN stood at this time, such as yesterday or '2h ago'."
 )
 @argument.key_file
-@argument.time_zone
+@argument.time_zone_taken
 @argument.as_json
 def branch(
     file: str,

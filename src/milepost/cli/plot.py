@@ -36,7 +36,16 @@ _aligned = click.option(
 def _filtered(command: Command) -> Command:
     """Give a command the arguments of a picture of what is asked for."""
     for each in reversed(
-        (argument.file, _target, argument.run, argument.stage, argument.since, argument.until, argument.overwrite)
+        (
+            argument.file,
+            _target,
+            argument.run,
+            argument.stage,
+            argument.since,
+            argument.until,
+            argument.time_zone_taken,
+            argument.overwrite,
+        )
     ):
         command = each(command)
     return command

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     help="Fail if the stage is not at this offset. 0 also means: no checkpoint yet.",
 )
 @argument.key_file
-@argument.time_zone
+@argument.time_zone_taken
 @argument.as_json
 def record(
     file: str,
