@@ -772,9 +772,19 @@ def test_a_run_whose_clock_jumped_back_is_not_the_longest(store: CheckpointStore
     store.append_many(entry(n, run_id="jumped", at_ms=EVENT_MS - 86_400_000 * n) for n in range(4))
     figure = store.plot.durations()
     widths = [bar.get_width() for bar in figure.axes[0].patches]  # type: ignore[attr-defined]
-    assert widths == [run.duration_ms for run in store.runs()] == [180_000, 0]
+    assert widths == [max(1, run.duration_ms) for run in store.runs()] == [180_000, 1]
     assert "the clock jumped back by 3 d" in _texts(figure)
     assert any("longest: steady, 3 min" in text for text in _texts(figure))
+
+
+@pytest.mark.parametrize("short", [2, 60])
+def test_durations_of_0_have_a_place_beside_long_ones(store: CheckpointStore, short: int) -> None:
+    """The scale is then logarithmic, and a text at 0 would leave no room for the picture: matplotlib warns of that."""
+    store.append_many(entry(1, run_id=f"moment-{number}") for number in range(short))
+    store.append_many(entry(n, run_id="long", at_ms=EVENT_MS + 3_600_000 * n) for n in range(2))
+    figure = store.plot.durations()
+    figure.savefig(BytesIO(), format="png", dpi=40)
+    assert figure.axes[0].get_window_extent().width > 200  # of 360 points
 
 
 def test_no_duration_is_written_across_the_line_of_the_median(store: CheckpointStore) -> None:

@@ -169,11 +169,12 @@ def _draw_named(figure: Picture, axes: Axes, attempts: Sequence[_Attempt], marke
     for place, attempt in enumerate(attempts):
         colour, hatch, mark = _STATES[attempt.state]
         look: dict[str, Any] = {"color": colour, "edgecolor": GREY, "linewidth": 0.5, "hatch": hatch}
-        (bar,) = axes.barh([place], [attempt.length_ms], height=0.72, **look)
+        end = max(1, attempt.length_ms)  # a logarithmic scale has no place for 0
+        (bar,) = axes.barh([place], [end], height=0.72, **look)
         figure.titles.bar(bar, attempt.title())
         if mark:
-            axes.plot([attempt.length_ms], [place], color=colour, marker=mark, markersize=6, clip_on=False)
-        beside = attempt.length_ms
+            axes.plot([end], [place], color=colour, marker=mark, markersize=6, clip_on=False)
+        beside = end
         if beside < marked_ms < beside + room_ms * len(str(attempt)):
             beside = round(marked_ms)
         axes.annotate(
@@ -191,10 +192,11 @@ def _draw_columns(figure: Picture, axes: Axes, attempts: Sequence[_Attempt]) -> 
     """A column for each, and when some of them began."""
     for place, attempt in enumerate(attempts):
         colour, _, mark = _STATES[attempt.state]
-        (bar,) = axes.bar([place], [attempt.length_ms], width=0.8, color=colour)
+        end = max(1, attempt.length_ms)  # as in a row
+        (bar,) = axes.bar([place], [end], width=0.8, color=colour)
         figure.titles.bar(bar, attempt.title())
         if mark:
-            axes.plot([place], [attempt.length_ms], color=colour, marker=mark, markersize=5, clip_on=False)
+            axes.plot([place], [end], color=colour, marker=mark, markersize=5, clip_on=False)
     places = range(0, len(attempts), -(-len(attempts) // 8))
     begins = [iso(attempts[place].began_ms) for place in places]
     by_day = begins[0][:10] != begins[-1][:10]
