@@ -25,6 +25,14 @@ def test_few_stages_are_all_told_of_in_the_order_of_the_file() -> None:
     assert str(_comparison(*stages)).count("\n  stage ") == 3
 
 
+def test_an_event_time_that_was_never_given_is_no_1970() -> None:
+    """A dash on the page, as in the text."""
+    divergence = Divergence(3, entry(3, event_time_ms=0), None)
+    comparison = _comparison(StageComparison("load", 9, 9, 9, 1, None, None, divergence))
+    assert "event time –" in str(comparison)
+    assert "1970" not in str(comparison) + comparison._repr_html_()
+
+
 def test_of_many_stages_those_that_part_first_are_told_of() -> None:
     """Then the identical ones; the rest is counted, by what it is."""
     comparison = _comparison(_stage("a"), _stage("b", 9), _stage("c", 2), _stage("d"), _stage("e", 5), _stage("f", 2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 from milepost import html
 from milepost.checkpoint import ResumePoint
 from milepost.errors import MilepostError, StoreError, shown
-from milepost.readable import age, count, iso, shorten_middle, visible
+from milepost.readable import age, count, event_time, shorten_middle, visible
 from milepost.receipt import Head
 from milepost.summary import (
     NOTHING,
@@ -277,7 +277,7 @@ class ResumePointsOfFiles(Answers[dict[str, ResumePoint]]):
                 point.run_id,
                 f"{point.sequence:,}",
                 f"{point.watermark.offset:,}",
-                iso(point.watermark.event_time_ms) if point.watermark.event_time_ms else "–",
+                event_time(point.watermark.event_time_ms),
             )
             for point in value.values()
         ]

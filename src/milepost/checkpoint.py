@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from milepost import html
 from milepost.errors import InvalidCheckpointError, NoCheckpointError, kind
-from milepost.readable import iso, moment
+from milepost.readable import event_time, iso, moment
 from milepost.signature import EMPTY, canonical_bytes, link, prefix
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Checkpoint(NamedTuple):
         offset, event_time_ms = self.watermark
         facts = {
             "run": self.run_id, "stage": self.stage, "sequence": f"{self.sequence:,}", "offset": f"{offset:,}",
-            "event time": iso(event_time_ms) if event_time_ms else "–", "key": self.idempotency_key, "at": iso(self.at_ms),
+            "event time": event_time(event_time_ms), "key": self.idempotency_key, "at": iso(self.at_ms),
         }  # fmt: skip
         return html.facts(facts)
 

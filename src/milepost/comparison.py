@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from milepost import html
 from milepost.errors import shown
-from milepost.readable import count, iso, shorten_middle
+from milepost.readable import count, event_time, shorten_middle
 from milepost.summary import STAGES_SHOWN
 
 if TYPE_CHECKING:
@@ -178,8 +178,8 @@ def _verdict(stage: StageComparison, one: str, other: str) -> str:
 
 def _content(entry: Checkpoint) -> str:
     mark = entry.watermark
-    event_time = iso(mark.event_time_ms) if mark.event_time_ms else "–"
-    return f"offset {mark.offset}, event time {event_time}, idempotency_key {shown(entry.idempotency_key)}"
+    key = shown(entry.idempotency_key)
+    return f"offset {mark.offset}, event time {event_time(mark.event_time_ms)}, idempotency_key {key}"
 
 
 # The page that a notebook shows
@@ -241,4 +241,4 @@ def _table_of_divergences(stages: Iterable[StageComparison], one: str, other: st
 def _cells(entry: Checkpoint | None) -> list[str]:
     if entry is None:
         return ["nothing", "", ""]
-    return [f"{entry.watermark.offset:,}", iso(entry.watermark.event_time_ms), html.name(entry.idempotency_key)]
+    return [f"{entry.watermark.offset:,}", event_time(entry.watermark.event_time_ms), html.name(entry.idempotency_key)]

@@ -22,6 +22,11 @@ def iso(ms: int) -> str:
     return _iso(ms, "milliseconds" if ms % 1000 else "seconds") or f"{ms} ms"
 
 
+def event_time(ms: int) -> str:
+    """Format an event time as `iso` does, or as a dash if none was given (0)."""
+    return iso(ms) if ms else "–"
+
+
 def iso_with_ms(ms: int) -> str | None:
     """Format a time as ISO 8601 in UTC with 24 characters: `2013-03-01T03:12:00.000Z`. Return None after the year 9999."""
     return _iso(ms, "milliseconds")

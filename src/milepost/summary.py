@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from milepost import html
 from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import shown
-from milepost.readable import age, count, duration, iso, rate, shorten, size, visible
+from milepost.readable import age, count, duration, event_time, iso, rate, shorten, size, visible
 from milepost.receipt import Head
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def _stages(found: StoreSummary) -> Section:
             *([stage.point.run_id] if with_run else []),
             f"{stage.point.sequence:,}",
             f"{stage.point.watermark.offset:,}",
-            iso(_whole_s(stage.point.watermark.event_time_ms)) if stage.point.watermark.event_time_ms else "–",
+            event_time(_whole_s(stage.point.watermark.event_time_ms)),
             age(_whole_s(found.at_ms - stage.last_at_ms)),
             "–" if stage.pace_ms is None else _every(stage.pace_ms),
             "–" if stage.rate is None else rate(stage.rate),

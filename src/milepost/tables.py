@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from milepost import html
 from milepost.checkpoint import Checkpoint, ResumePoint
 from milepost.errors import MilepostError
-from milepost.readable import duration, iso
+from milepost.readable import duration, event_time, iso
 from milepost.summary import NOTHING, RunSummary, StageSummary, run_attempts, run_rate, run_state
 
 if TYPE_CHECKING:
@@ -136,11 +136,6 @@ def checkpoint_row(entry: Checkpoint) -> list[str]:
 
 def _to_the_second(ms: int) -> str:
     return iso(ms // 1000 * 1000)
-
-
-def event_time(ms: int) -> str:
-    """Return an event time in ISO 8601, or a dash if none was given."""
-    return iso(ms) if ms else "–"
 
 
 def _table(title: str, columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> html.Html:
