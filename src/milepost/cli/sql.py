@@ -29,7 +29,8 @@ def sql(file: str, statement: str, parameters: tuple[str, ...], as_csv: bool, as
     Ask the file anything: one SQL statement that only reads.
 
     The view `checkpoint` has the checkpoints in readable columns. PARAMETERS stand for each `?` of the statement, as text.
-    If the columns have no room beside each other, they stand below each other.
+    If the columns have no room beside each other, they stand below each other. Of two columns with one name, the second gets
+    the name with `_2`.
     """
     with CheckpointStore.open_readonly(file) as store:
         columns, rows = store._database.read_on_own_connection(  # noqa: SLF001 - the command is a part of the library
