@@ -38,6 +38,7 @@ h2 { font-size: 15px; margin: 28px 0 6px; }
 figure { margin: 0; padding: 8px; background: #fff; border: 1px solid #8884; border-radius: 6px; overflow-x: auto; }
 figure svg { display: block; min-width: 640px; max-width: 100%; height: auto; }
 @media (prefers-color-scheme: dark) { figure { background: #0d1117; } }
+.milepost + .milepost, figure + .milepost { margin-top: 32px; }
 footer { margin-top: 32px; font-size: 12px; opacity: .7; }
 """
 
