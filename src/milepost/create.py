@@ -266,7 +266,8 @@ def _refuse_name_of_sibling(path: str) -> None:
     """SQLite takes a file with such a name for a log of the database beside it: it waits for it, or removes it."""
     for suffix in _SIBLINGS:
         database = path.removesuffix(suffix)
-        if database != path and os.path.lexists(database):
+        has_name = database != path and os.path.basename(database) != ""  # noqa: PTH119 - `path` is a str, whatever it contains
+        if has_name and os.path.lexists(database):
             raise StoreError(path, f"SQLite uses this name for a file of its own beside {database}: choose another path")
 
 
