@@ -59,7 +59,11 @@ class Mapped(Loop[tuple[Record, Result]]):
         return self._inner._begin()  # noqa: SLF001
 
     def stop(self) -> None:
-        """As `Loop.stop`: no other record is handed out, and work that nobody will see is dropped."""
+        """
+        As `Loop.stop`: no other record is handed out, and work that nobody will see is dropped.
+
+        What is finished is recorded at once. Then the loop waits for the threads that are at work, and cancels tasks.
+        """
         super().stop()
         self._inner.stop()
 
@@ -67,19 +71,19 @@ class Mapped(Loop[tuple[Record, Result]]):
         super()._begin_pass(this)
         self._inner._begin_pass(this)  # noqa: SLF001 - so that its `connection` is there too
 
-    def _pool(self) -> Pool:
+    def _pool(self, progress: Progress[Any, Any]) -> Pool:
         from milepost.pool import Pool  # noqa: PLC0415 - asyncio, which most programs do without, takes 30 ms
 
         look = self._store._writer.refuse_if_ended  # noqa: SLF001 - the store's own loop
-        return Pool(self._work, self._workers, self._in_flight, self._executor, look, ordered=self._ordered)
+        return Pool(self._work, self._workers, self._in_flight, self._executor, look, progress, ordered=self._ordered)
 
     def _feed(self, progress: Any) -> Iterator[tuple[tuple[Record, Result], Any]]:
         if self._is_async:
             raise InvalidArgumentError("work", self._work, "is a coroutine function: loop with `async for`")
-        return self._mapped(self._inner._feed(progress))  # noqa: SLF001
+        return self._mapped(self._inner._feed(progress), self._pool(progress))  # noqa: SLF001
 
-    def _mapped(self, feed: Iterator[tuple[Record, Any]]) -> Iterator[tuple[tuple[Record, Result], Any]]:
-        jobs = self._pool().run(feed)
+    def _mapped(self, feed: Iterator[tuple[Record, Any]], pool: Pool) -> Iterator[tuple[tuple[Record, Result], Any]]:
+        jobs = pool.run(feed)
         try:
             for job in jobs:
                 yield self._pair(job), job.token
@@ -88,7 +92,7 @@ class Mapped(Loop[tuple[Record, Result]]):
             close(feed)
 
     async def _feed_async(self, progress: Any) -> AsyncIterator[tuple[tuple[Record, Result], Any]]:
-        jobs = self._pool().run_async(self._inner._feed_async(progress))  # noqa: SLF001
+        jobs = self._pool(progress).run_async(self._inner._feed_async(progress))  # noqa: SLF001
         try:
             async for job in jobs:
                 yield self._pair(job), job.token

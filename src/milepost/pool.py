@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from concurrent.futures import Future
 
+    from milepost.progress import Progress
+
 _LOOK_AGAIN_S: Final = 1.0
 """How often a waiting loop looks for itself, in seconds. On some systems only a wait that ends can be interrupted."""
 _POLL_S: Final = 0.002
@@ -308,6 +310,7 @@ class Pool:
         in_flight: How many jobs may be begun and not handed over.
         executor: Does the jobs instead of threads of the pool's own, or None.
         look: Called before each wait: raises where nobody will end it, such as in a forked child.
+        progress: Of the loop. Once it is stopped, the pool waits for no other job.
         ordered: Whether to hand over in the order of the source, or else as jobs finish.
     """
 
@@ -318,10 +321,12 @@ class Pool:
         in_flight: int,
         executor: Executor | None,
         look: Callable[[], object],
+        progress: Progress[Any, Any],
         *,
         ordered: bool,
     ) -> None:
         self._look = look
+        self._progress = progress
         self._work, self._number, self._in_flight, self._executor, self._ordered = (
             work, workers, in_flight, executor, ordered,
         )  # fmt: skip
@@ -331,17 +336,13 @@ class Pool:
         self._awaited: Job | bool = False  # the job that the loop sleeps for; True for any
 
     def _next(self) -> Job | None:
-        """Return a finished job that is next, or None."""
-        if self._ordered:
-            if not self._pending or not self._pending[0].finished:
-                return None
-            job = self._pending.popleft()
-        elif self._finished:
-            job = self._finished.popleft()
-        else:
+        """Return a finished job that is next, or None; an empty one once the loop is stopped, which looks and ends."""
+        if self._progress.stopped:
+            return Job(None, None)
+        if not self._has_next():
             return None
         self._begun -= 1
-        return job
+        return self._pending.popleft() if self._ordered else self._finished.popleft()
 
     def _begin(self, workers: _Workers, record: Any, token: Any) -> None:
         job = Job(record, token)
@@ -366,12 +367,16 @@ class Pool:
         bell = threading.Lock()
         bell.acquire()
 
+        def wake() -> None:
+            with suppress(RuntimeError):  # it rings already
+                bell.release()
+
         def ring(job: Job) -> None:
             if self._note(job):
-                with suppress(RuntimeError):  # it rings already
-                    bell.release()
+                wake()
 
         workers = self._workers(ring)
+        self._progress.wake = wake
         more = True
         failure: Exception | None = None
         try:
@@ -412,10 +417,13 @@ class Pool:
         loop = asyncio.get_running_loop()
         bell = asyncio.Event()
 
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(bell.set)
+
         def ring(job: Job) -> None:
             if self._note(job):
-                with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-                    loop.call_soon_threadsafe(bell.set)
+                wake()
 
         workers: _Workers = (
             _Tasks(self._work, self._number, ring)
@@ -423,6 +431,7 @@ class Pool:
             else self._workers(ring)
         )
         reader = _Reader(feed, bell.set)
+        self._progress.wake = wake
         try:
             while True:
                 job = self._next()
@@ -442,7 +451,7 @@ class Pool:
                 self._look()
                 self._awaited = self._pending[0] if self._ordered and self._pending else True
                 bell.clear()
-                if not self._has_next():
+                if not self._has_next() and not self._progress.stopped:  # looked at after the bell was cleared
                     await bell.wait()
                 self._awaited = False
         finally:

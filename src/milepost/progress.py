@@ -61,6 +61,8 @@ class Progress(ABC, Generic[Token, Work]):
         """Whether `stop()` was called."""
         self.over: bool = False
         """Whether the pass is over, and nothing more of it may be recorded."""
+        self.wake: Callable[[], object] | None = None
+        """Called by `stop()`, where a pool may be waiting for its workers."""
         self.finished: list[Token] = []
         """The tokens of what is finished and not recorded. The loop appends, and `record` removes from the front."""
         self._failure: BaseException | None = None  # of the ticker's thread
@@ -102,8 +104,10 @@ class Progress(ABC, Generic[Token, Work]):
 
     def stop(self) -> None:
         """Have the loop end after the record that it is at."""
+        self.attention = True  # first: whoever sees that it is stopped relies on the loop to look
         self.stopped = True
-        self.attention = True
+        if self.wake is not None:
+            self.wake()
 
     def record(self, within: Block | None = None) -> None:
         """

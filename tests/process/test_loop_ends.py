@@ -221,6 +221,95 @@ def test_a_loop_stops_between_the_records_of_a_slow_source(store: CheckpointStor
     assert len(running.result()) == _offset(store)
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_stopped_pool_waits_for_no_work_before_what_is_finished_is_recorded(
+    store: CheckpointStore, in_order: bool, transaction: bool, is_async: bool
+) -> None:
+    """Whoever sent SIGTERM sends SIGKILL soon, and a request may take longer than that."""
+    answered = threading.Event()
+    handed_out: list[Any] = []
+
+    def work(record: int) -> int:
+        if record >= 5:
+            answered.wait()
+        return record
+
+    given: dict[str, Any] = {"run_id": "run-7", "stage": "load", "every": 1 if transaction else 1000}
+    given["transaction"] = transaction
+    loop = store.checkpointed(range(40), **given) if in_order else store.once(range(40), key=str, **given)
+    mapped = loop.map(work, workers=2)
+
+    async def run() -> None:
+        async with mapped:
+            async for record, _ in mapped:
+                handed_out.append(record)
+
+    def run_sync() -> None:
+        for record, _ in mapped:
+            handed_out.append(record)
+
+    running = begin(lambda: asyncio.run(run()) if is_async else run_sync())
+    try:
+        until(lambda: len(handed_out) == 5)
+        loop.stop()
+        until(lambda: _offset(store) == 5)
+        assert not running.done()  # the work under way is waited for, behind that
+    finally:
+        answered.set()
+    result(running)
+    assert sorted(handed_out) == [0, 1, 2, 3, 4]
+    assert _offset(store) == 5
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+def test_work_that_fails_behind_a_stop_does_not_keep_what_is_finished_from_being_recorded(
+    store: CheckpointStore, transaction: bool
+) -> None:
+    """Nobody is handed its result."""
+
+    def work(record: int) -> None:
+        if record >= 5:
+            raise OSError
+
+    loop = _loop(store, range(40), every=5 if transaction else 1000, transaction=transaction).map(work, workers=2)
+    for record, _ in loop:
+        if record == 4:
+            loop.stop()
+    assert _offset(store) == 5
+
+
+@pytest.mark.parametrize("waits_for", ["work", "the source"])
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_stopped_pool_of_tasks_ends_at_once(store: CheckpointStore, waits_for: str, transaction: bool) -> None:
+    """Tasks that nobody will see the result of are cancelled, and so is what waits for the next record."""
+
+    async def source() -> AsyncIterator[int]:
+        for record in range(40):
+            if record == 5 and waits_for == "the source":
+                await asyncio.Event().wait()
+            yield record
+
+    async def work(record: int) -> int:
+        if record >= 5:
+            await asyncio.Event().wait()
+        return record
+
+    async def run() -> list[int]:
+        loop = _loop(store, source(), every=1 if transaction else 1000, transaction=transaction).map(work)
+        handed_out = []
+        async with loop:
+            async for record, _ in loop:
+                handed_out.append(record)
+                if record == 4:
+                    asyncio.get_running_loop().call_later(0.01, loop.stop)
+        return handed_out
+
+    assert in_time(lambda: asyncio.run(run())) == [0, 1, 2, 3, 4]
+    assert _offset(store) == 5
+
+
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("transaction", [False, True])
 def test_a_loop_that_was_stopped_before_it_begins_reads_nothing(
