@@ -959,6 +959,34 @@ def test_stop_ends_the_with_quietly_at_the_next_track_waits_and_records(store: C
     assert _offset(store) == 6
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_stop_records_what_is_finished_before_the_with_waits_for_the_rest(store: CheckpointStore, is_async: bool) -> None:
+    """Whoever sent SIGTERM sends SIGKILL soon, and the rest may take longer than that."""
+    dones: list[Any] = []
+
+    def run() -> None:
+        with _tracked(store) as track:
+            dones.extend(track(offset) for offset in range(6))
+            _call(dones[:4])
+            track.stop()
+            track(6)
+
+    async def run_async() -> None:
+        async with _tracked(store) as track:
+            dones.extend([await track(offset) for offset in range(6)])
+            _call(dones[:4])
+            track.stop()
+            await track(6)
+
+    running = begin(lambda: asyncio.run(run_async()) if is_async else run())
+    try:
+        until(lambda: _offset(store) == 4)
+    finally:
+        _call(dones[4:])
+    result(running)
+    assert _offset(store) == 6
+
+
 def test_stop_before_the_with_ends_it_at_the_first_track(store: CheckpointStore) -> None:
     """A signal may come early."""
     tracked = _tracked(store)

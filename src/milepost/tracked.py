@@ -333,7 +333,7 @@ class _Tracking:
 
     def stop(self) -> None:
         """
-        Have the next `track()` end the `with` block, which waits for what has begun, and records it.
+        Have the next `track()` end the `with` block, which records what is finished, waits for the rest, and records it.
 
         For a signal handler, or another thread.
         """
@@ -511,6 +511,8 @@ class Tracked(_Tracking):
     ) -> bool:
         progress, error = self._to_leave(given)
         try:
+            if progress.stopped and error is None:  # work may take longer than whoever has it stopped waits
+                progress.record()
             while error is None and progress.unfinished:
                 self._store._writer.refuse_if_ended()  # noqa: SLF001 - closed, or the child of a fork: there nobody finishes any
                 self._wait(progress)
@@ -609,6 +611,8 @@ class AsyncTracked(_Tracking):
         """End, as `async with` does."""
         progress, error = self._to_leave(given)
         try:
+            if progress.stopped and error is None:
+                await progress.record_async()
             while error is None and progress.unfinished:
                 self._store._writer.refuse_if_ended()  # noqa: SLF001 - as Tracked.__exit__
                 await self._wait(progress)
