@@ -281,6 +281,18 @@ class Appender:
         """Return the keys that the stage of a run has recorded already."""
         return rows.recorded_keys(self.statements, run_id, stage, keys)
 
+    def refuse_moved(self, run_id: str, stage: str, after: Watermark | None) -> None:
+        """
+        Refuse to go on with a stage of a run that does not stand at a watermark, or at None for no checkpoint.
+
+        Raises:
+            StageMovedError: It stands elsewhere.
+        """
+        *_, sequence, offset, event_time_ms, _ = rows.append_state(self.statements, run_id, stage)
+        stands = None if sequence is None else Watermark(offset, event_time_ms)
+        if stands != after:
+            raise StageMovedError(after, stands, None, run_id, stage)
+
     def append_items(self, run_id: str, stage: str, keys: Sequence[str], clock: Callable[[], int]) -> int:
         """
         Append an entry for each item of a bag, but for those that the stage has recorded already.

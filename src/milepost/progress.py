@@ -257,6 +257,11 @@ class OffsetProgress(Progress["tuple[int, Stored | None]", Step]):
         """The event time of the last checkpoint, ms since the epoch."""
         return self._last.event_time_ms if self._last else 0
 
+    def admit(self, batch: Sequence[tuple[Any, Token]], within: Block) -> Sequence[tuple[Any, Token]]:
+        """Return the whole batch, unless another owner did it meanwhile: the sink would meet what that one has written."""
+        self._writer.do(lambda end: end.refuse_moved(self.run_id, self.stage, self._last), within)
+        return batch
+
     def _unrecorded(self) -> Step | None:
         number = len(self.finished)  # the loop may append meanwhile, where the ticker's thread asks
         if number == 0:
