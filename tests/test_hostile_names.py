@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from milepost import Checkpoint, CheckpointStore, Head, ResumePoint, Watermark
 from milepost.checkpoint import chain_signature
 from support.chains import entry
-from support.strategies import names
+from support.strategies import stages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +107,7 @@ def test_any_text_comes_back_as_it_was(path: Path, count: int) -> None:
 
 
 @settings(max_examples=50)
-@given(name=names, other=names)
+@given(name=stages, other=stages)
 def test_any_two_names_are_told_apart(tmp_path_factory: pytest.TempPathFactory, name: str, other: str) -> None:
     """Promise D2: byte by byte, whatever looks alike."""
     with CheckpointStore(tmp_path_factory.mktemp("names") / "store", durability="normal") as store:
