@@ -41,6 +41,13 @@ def pytest_configure() -> None:
         tempfile.tempdir = None  # look again
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`, run one worker more than there are processors: some tests wait, for a lock, a timer or a child."""
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return processors + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that hangs ends; a long dose may take as long as it takes."""
     for item in items:
