@@ -387,7 +387,9 @@ def test_processes_that_make_the_same_store_and_sweep_each_other_all_open_it(pat
         stdin.write(b"\n")
         stdin.close()
     assert [child.wait(120) for child, _ in children] == [0] * 4
-    assert names(path.parent) == [f"{path.name}-{number}" for number in range(8)]
+    # Of two that close at the same moment, neither is SQLite's last one, which removes these.
+    left = [name for name in names(path.parent) if not name.endswith(("-wal", "-shm"))]
+    assert left == [f"{path.name}-{number}" for number in range(8)]
     for number in range(8):
         with CheckpointStore.open_readonly(f"{path}-{number}") as store:
             assert len(store) == 4
