@@ -394,10 +394,9 @@ class Appender:
                     raise RunExistsError(new_run_id, entry.stage, last)
                 self.duplicates += 1
                 continue
-            signed = details.of_cursor(point.detail)
-            if signed and point.cursor is None:
+            if point.cursor is None and details.of_cursor(point.detail):
                 raise CursorNotKeptError(run_id, entry.stage, point.position)
-            if signed != details.of_cursor(details.detail(cursor=point.cursor)):  # or a changed cursor would be signed
+            if not details.signs(point.detail, point.cursor):  # or a changed cursor would be signed
                 raise apsw.CorruptError(f"the cursor at position {point.position} is not the one that was recorded there")
             source = details.of_source(point.detail)
             self._add(entry, details.of_branch(run_id, point.position, point.cursor, source), point.cursor)

@@ -118,6 +118,11 @@ def of_cursor(text: str | None) -> dict[str, Any]:
     return {name: value for name, value in parse(text).items() if name in {"cursor", "cursor_type"}}
 
 
+def signs(text: str | None, cursor: Stored | None) -> bool:
+    """Return whether a detail is that of an entry with this cursor; None for an entry without one."""
+    return of_cursor(text) == of_cursor(detail(cursor=cursor))
+
+
 def of_source(text: str | None) -> str | None:
     """Return which source the records of an entry came from; None where the detail does not say."""
     source = parse(text).get("source")

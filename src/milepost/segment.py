@@ -559,8 +559,7 @@ def check_cursor(cursor: Stored, detail: str | None) -> None:
     Raises:
         SegmentError: It is another one.
     """
-    kind = "bytes" if isinstance(cursor, bytes) else "json"
-    if details.of_cursor(detail) != {"cursor": cursors.digest(cursor), "cursor_type": kind}:
+    if not details.signs(detail, cursor):
         raise SegmentError("its cursor is not the one in its detail")
 
 

@@ -108,7 +108,7 @@ def _shippable(connection: apsw.Connection, after: int, most: int, most_bytes: i
 
 
 def _refuse_changed_cursor(cursor: Stored, detail: str | None, position: int) -> None:
-    if details.of_cursor(detail) != details.of_cursor(details.detail(cursor=cursor)):
+    if not details.signs(detail, cursor):
         raise apsw.CorruptError(f"the cursor of the entry at position {position} was changed")
 
 
