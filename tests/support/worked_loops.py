@@ -250,19 +250,20 @@ def interrupt_tracked(directory: Path, rounds: int, seed: int) -> None:
                 every_s=chance.choice([None, None, 0.001]),
             )  # fmt: skip
             try:
-                if number % 2:
-                    interrupted = within(tracked, work, chance)
-                else:
-                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.004))
-                    with tracked as track:
-                        for offset in range(track.start, track.start + 150):
-                            begin_one(track, offset, work)
+                try:
+                    if number % 2:
+                        interrupted = within(tracked, work, chance)
+                    else:
+                        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.004))
+                        with tracked as track:
+                            for offset in range(track.start, track.start + 150):
+                                begin_one(track, offset, work)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)  # the signal may still come here
             except Stop:
                 interrupted = True
             except MilepostError as error:
                 told = f"{type(error).__name__}: {error.args[-1]}"
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
             point = store.resume_points(RUN).get("load")
             offset = point.watermark.offset if point else 0
             say(interrupted=interrupted, told=told, offset=offset, lost=len(set(range(offset)) - sink))
