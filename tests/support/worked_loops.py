@@ -259,8 +259,8 @@ def interrupt_tracked(directory: Path, rounds: int, seed: int) -> None:
                             for offset in range(track.start, track.start + 150):
                                 begin_one(track, offset, work)
                 finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)  # the signal may still come here
-            except Stop:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Stop:  # also one that comes in the `finally`
                 interrupted = True
             except MilepostError as error:
                 told = f"{type(error).__name__}: {error.args[-1]}"
