@@ -268,9 +268,9 @@ def test_a_signal_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing(path: Pa
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
             for moment in range(1, 60):
-                signal.setitimer(signal.ITIMER_REAL, whole * moment / 40)
                 try:
                     try:
+                        signal.setitimer(signal.ITIMER_REAL, whole * moment / 40)
                         store.backup(path.with_name("copy"))
                     finally:
                         signal.setitimer(signal.ITIMER_REAL, 0)
