@@ -356,6 +356,29 @@ def test_what_another_one_recorded_meanwhile_is_recorded_once(store: CheckpointS
     assert [offset for _, _, offset in _recorded(store)] == list(range(1, 31))
 
 
+@pytest.mark.parametrize(
+    "others", [[0], [1], [249], [250], [399], [0, 399], [3, 4, 5, 251], [*range(400)]], ids=lambda others: f"{others[:4]}"
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_batch_of_which_another_one_has_recorded_some_is_recorded_once(
+    store: CheckpointStore, path: Path, others: list[int], begun: bool
+) -> None:
+    """Wherever they stand in the batch, which is written in parts of 250 rows. The rest keeps its order."""
+    if begun:
+        store.append(entry(1, stage="fetch", key="the first", offset=1))
+    before = len(store)
+    loop = _once(store, range(400), every=1000)
+    with CheckpointStore(path, durability="normal") as other:
+        for item in loop:
+            if item == 399:  # all are looked up, and none is recorded
+                first = before + 1
+                other.append_many(entry(i, stage="fetch", key=str(key), offset=i) for i, key in enumerate(others, first))
+    keys = _keys(store)[before:]
+    assert keys == [*map(str, others), *(str(item) for item in range(400) if item not in others)]
+    assert [offset for _, _, offset in _recorded(store)] == list(range(1, before + 401))
+    assert loop.done == len(store) == before + 400
+
+
 def test_done_counts_what_another_one_has_recorded_too(store: CheckpointStore) -> None:
     """As far as is known: it is counted anew when something is recorded."""
     loop = _once(store, ["a", "b", "c"], every=2)

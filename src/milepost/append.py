@@ -270,10 +270,7 @@ class Appender:
         for index, step in enumerate(steps):
             self.advance(step, clock, index)
             if not self.usable:  # the step was a duplicate, but the attempt to append it has changed this state
-                self._stages.clear()
-                self._runs.clear()
-                self._numbered.clear()
-                self._waiting.clear()
+                self._forget()
                 self.usable = True
         return self._batch_receipt(appended, duplicates)
 
@@ -310,24 +307,31 @@ class Appender:
             InvalidCheckpointError: A value breaks a rule of `valid`.
             ArchivedStageError: Some keys of the stage are in an archive, so nobody can tell what it has recorded.
         """
-        at_ms = clock()
-        first = Checkpoint(run_id, stage, 0, Watermark(0, 0), keys[0], at_ms)
+        first = Checkpoint(run_id, stage, 0, Watermark(0, 0), keys[0], clock())
+        try:
+            return self._add_items(first, keys)
+        except IdempotencyConflictError:  # somebody else has recorded one of them; those before it are in the table
+            self._forget()
+            recorded = self.recorded_keys(run_id, stage, keys)
+            return self._add_items(first, [key for key in keys if key not in recorded])
+
+    def _add_items(self, first: Checkpoint, keys: Sequence[str]) -> int:
+        """Append an entry for each key, with the run, the stage and the time of `first`. Return the stage's offset."""
+        run_id, stage, *_, at_ms = first
         state = self._checked_stage(first, None)
         begins = state.sequence < 0
         if not begins and rows.has_archived(self.statements, run_id, stage):
             raise ArchivedStageError(run_id, stage)
-        recorded = self.recorded_keys(run_id, stage, keys)
         sequence, offset, event_time_ms = max(state.sequence, 0), state.offset, state.event_time_ms
-        new = [key for key in keys if key not in recorded]
         self.extend(
             (
                 Checkpoint(run_id, stage, sequence + number, Watermark(offset + number, event_time_ms), key, at_ms)
-                for number, key in enumerate(new, 1)
+                for number, key in enumerate(keys, 1)
             ),
             chain((details.BAG,), NO_DETAILS) if begins else NO_DETAILS,
         )
         self.finish()
-        return offset + len(new)
+        return offset + len(keys)
 
     def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
         """
@@ -459,6 +463,13 @@ class Appender:
             return rows.tip(self.statements)
         self._write()
         return self._position, self._signature
+
+    def _forget(self) -> None:
+        """Forget the end of the chain, and what is not written: the next entry looks the end up."""
+        self._stages.clear()
+        self._runs.clear()
+        self._numbered.clear()
+        self._waiting.clear()
 
     def _checked_stage(self, entry: Checkpoint, index: int | None) -> _RunStage:
         """Return the stage of an entry, looked up if it is new. Raise an error if the entry is not valid."""
