@@ -33,6 +33,7 @@ ORDER = [
     "owner",
     "threads",
     "turn",
+    "inherited",
     "remote",
     "files",
     "schema",

@@ -10,7 +10,9 @@ from milepost import files
 if TYPE_CHECKING:
     import apsw
 
-_STEPS: Final = 20_000  # of SQLite's virtual machine, between two checks
+# Of SQLite's virtual machine, between two checks, in each of which a signal handler may run: a child that one forks there
+# waits for ever for a mutex of SQLite's that its parent has. So they are rare: one in 3,000 rows of a batch, or in 5 ms.
+_STEPS: Final = 200_000
 _STEPS_PER_BYTE: Final = 200  # of the file: more than any of milepost's queries needs in a sound one
 
 
@@ -47,4 +49,4 @@ class Bound:
         if changes != self._changes:  # a batch that keeps writing rows makes progress
             self._changes, self.steps = changes, 0
         self.steps += 1
-        return self.steps > 100 and self.steps * _STEPS > _STEPS_PER_BYTE * files.size_bytes(self._path)
+        return self.steps > 10 and self.steps * _STEPS > _STEPS_PER_BYTE * files.size_bytes(self._path)

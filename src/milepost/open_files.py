@@ -5,7 +5,7 @@ A fork copies SQLite's table of its locks, but the kernel copies no lock. If the
 takes no lock on it, and two writers overwrite each other. Therefore every open database closes its connections before a
 fork, and the file leaves the table. The parent opens connections again at its next call, and the child opens a store of its
 own. A database in a transaction block, for example, cannot close. The child sees in its copy of the database what was open,
-and `refuse_inherited` refuses that file.
+and `inherited` keeps the child away from that file.
 
 A signal handler may run between any two steps of a hook, and fork, open a store, or raise. So, as in `turn`, no lock guards
 anything, and whether a fork is in progress is an entry of a dict. A function in C deletes it, and no handler runs in that.
@@ -27,7 +27,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from milepost.errors import ForkedStoreError
+from milepost import inherited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,6 @@ class OpenFile(Protocol):
 
 
 _open: dict[int, OpenFile] = {}  # by id()
-_still_open: set[tuple[int, int]] = set()  # device and inode of files that stayed open at the fork that made this process
 _process = os.getpid()
 
 forking: dict[int, None] = {}
@@ -112,8 +111,7 @@ def refuse_inherited(path: str) -> None:
         ForkedStoreError: It is such a file.
     """
     _notice_a_fork()
-    if _still_open and _identity(path) in _still_open:
-        raise _inherited_error(path)
+    inherited.refuse(path)
 
 
 def refuse_without_locks(path: str, shm: str) -> None:
@@ -133,7 +131,7 @@ def refuse_without_locks(path: str, shm: str) -> None:
             return
         if _WRITE_LOCK not in held or _OPEN_LOCK in held:
             return
-    raise _inherited_error(path)
+    raise inherited.error(path)
 
 
 def _locked_bytes(process: int, inode: int) -> set[int]:
@@ -146,22 +144,6 @@ def _locked_bytes(process: int, inode: int) -> set[int]:
             first, last = int(words[6]), words[7]
             held |= {byte for byte in (_WRITE_LOCK, _OPEN_LOCK) if first <= byte and (last == "EOF" or byte <= int(last))}
     return held
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - nothing may open the file
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _inherited_error(path: str) -> ForkedStoreError:
-    return ForkedStoreError(
-        path,
-        "the parent process was using the file at the fork, so SQLite cannot lock it here: fork while nothing uses it, or "
-        "start this process by spawn, forkserver or exec",
-    )
 
 
 def _before_fork() -> None:
@@ -199,10 +181,10 @@ def _notice_a_fork() -> None:
         return
     forking.clear()
     for file in opened():
-        identity = _identity(file.path) if file.may_be_open else None
-        if identity is not None:
-            _still_open.add(identity)
         with contextlib.suppress(Exception):  # an error of one never keeps the others from being given up
+            if file.may_be_open:
+                inherited.disarm(file.path)
+        with contextlib.suppress(Exception):
             file.carried_over()
         opening_to_write.pop(id(file), None)
         _open.pop(id(file), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import apsw
 
-from milepost import files, schema
+from milepost import files, inherited, schema
 from milepost.errors import MilepostError, MilepostWarning
 from milepost.readable import size
 from milepost.sqlite_errors import sync_failed
@@ -63,6 +63,7 @@ def _open(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
     """Open the WAL, and yield None if there is none. A VFS that the caller named sees this access too."""
     if vfs is not None or os.name == "nt":
         with files.vfs_file(wal, vfs, flags) as file:
+            _refuse_inherited(wal, flags)
             yield file
         return
     try:
@@ -74,9 +75,16 @@ def _open(wal: str, vfs: str | None, flags: int) -> Iterator[_File | None]:
     except OSError as error:
         raise files.from_os(wal, error) from error
     try:
+        _refuse_inherited(wal, flags)
         yield opened
     finally:
         opened.close()
+
+
+def _refuse_inherited(wal: str, flags: int) -> None:
+    """Refuse to write to the WAL of a file that a fork's parent uses. After it is opened: a fork may come just before."""
+    if flags & apsw.SQLITE_OPEN_READWRITE:
+        inherited.refuse(wal.removesuffix("-wal"))
 
 
 def make_durable(wal: str, vfs: str | None) -> None:

@@ -394,8 +394,10 @@ class WritableDatabase(Database):
             error: APSW's, the operating system's or one of ours.
             again: Another one was told already.
         """
-        if isinstance(error, apsw.Error | UnicodeDecodeError):
-            told: MilepostError = translate(error, self.path, self.busy_timeout_ms)
+        if self._inherited and self._ended is not None:  # whatever it is, it comes of the fork
+            told: MilepostError = type(self._ended)(*self._ended.args)
+        elif isinstance(error, apsw.Error | UnicodeDecodeError):
+            told = translate(error, self.path, self.busy_timeout_ms)
         elif isinstance(error, MilepostError):
             told = type(error)(*error.args) if again else error
         elif isinstance(error, OSError):

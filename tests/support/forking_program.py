@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from milepost import Checkpoint, CheckpointStore, ForkedStoreError, Watermark, open_files
+from milepost import Checkpoint, CheckpointStore, ForkedStoreError, Watermark, bound, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 APPENDS = 20
 OPENER = """
@@ -289,21 +290,41 @@ def then_exec(path: str, _children: int) -> dict[str, int]:
 
 
 def child_that_unwinds(path: str, children: int) -> dict[str, int]:
+    """A handler forks within a batch, and the child leaves it by an exception: it undoes nothing that is its parent's."""
+
+    def leave() -> None:
+        os.close(2)
+        raise SystemExit
+
+    return _fork_within_batches(path, children, leave)
+
+
+def child_that_goes_on(path: str, children: int) -> dict[str, int]:
+    """As before, but the child goes on in the batch: it writes nothing, and is refused."""
+    return _fork_within_batches(path, children, lambda: None)
+
+
+def _fork_within_batches(path: str, children: int, as_child: Callable[[], None]) -> dict[str, int]:
     """
-    A handler forks within a batch, and the child leaves it by an exception: it undoes nothing that is its parent's.
+    Fork in signal handlers, also in those that run inside of SQLite.
 
     With a small cache the batch is in the WAL before it is committed. A child that undoes that removes it from the index,
-    which both have mapped, and the parent commits a malformed file.
+    which both have mapped, and one that goes on writes over it: the parent commits a malformed file.
     """
     begun: list[int] = []
+    inside: set[int] = set()
     parent = os.getpid()
 
-    def forked(_number: int, _frame: object) -> None:
-        begun.append(os.fork())
-        if begun[-1] == 0:
-            os.close(2)
-            raise SystemExit
+    def forked(_number: int, frame: FrameType | None) -> None:
+        child = os.fork()
+        if child == 0:
+            as_child()
+            return
+        begun.append(child)
+        if frame is not None and frame.f_code.co_name == "_is_endless":
+            inside.add(child)
 
+    vars(bound)["_STEPS"] = 2_000  # so that SQLite calls Python often
     signal.signal(signal.SIGALRM, forked)
     acknowledged: dict[str, int] = {}
     with CheckpointStore(path, durability="normal", on_connect=lambda own: own.pragma("cache_size", 10)) as store:
@@ -313,16 +334,80 @@ def child_that_unwinds(path: str, children: int) -> dict[str, int]:
                 signal.setitimer(signal.ITIMER_REAL, 0.012 + 0.004 * (number % 5))
                 store.append_many(batch)
                 acknowledged[f"batch-{number}"] = len(batch)
+        except ForkedStoreError:
+            os._exit(1 if os.getpid() == parent else 0)
         finally:
             if os.getpid() != parent:
-                os._exit(0)
+                os._exit(0 if isinstance(sys.exception(), SystemExit) else 1)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            time.sleep(0.1)
-            for child in begun:  # one that was forked inside of SQLite waits for a mutex of its parent's
+        time.sleep(0.1)
+        for child in begun:
+            if child in inside:  # it waits for a mutex of SQLite's that its parent had
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
+            else:
+                reap(child)
         store.verify().raise_if_broken()
     return acknowledged
+
+
+def within_sqlite(path: str, children: int) -> dict[str, int]:
+    """A function of the caller's forks inside of a statement, and raises in the child, whose SQLite undoes the statement."""
+    begun: list[int] = []
+
+    def forks(*_: object) -> int:
+        begun.append(os.fork())
+        if begun[-1] == 0:
+            os.close(2)
+            raise SystemExit
+        time.sleep(0.05)  # the child undoes
+        return 1
+
+    def prepare(own: apsw.Connection) -> None:
+        own.pragma("cache_size", 10)
+        own.create_scalar_function("forks", forks, 0)
+
+    with CheckpointStore(path, durability="normal", on_connect=prepare) as store:
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (x, y)")
+        for number in range(children):
+            with store.transaction() as connection:
+                store.append_many([entry(sequence, f"block-{number}") for sequence in range(1, 2001)])
+                rows = "WITH RECURSIVE n (x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n LIMIT 400) SELECT x FROM n"
+                connection.execute(f"INSERT INTO sink SELECT iif(x = 300, forks(), x), zeroblob(500) FROM ({rows})")
+        for child in begun:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        store.verify().raise_if_broken()
+        with store.transaction() as connection:
+            assert connection.execute("SELECT count(*) FROM sink").get == 400 * children
+            assert connection.pragma("integrity_check") == "ok"
+    return {f"block-{number}": 2000 for number in range(children)}
+
+
+def child_that_writes_in_the_block(path: str, children: int) -> dict[str, int]:
+    """The lent connection writes nothing in the child, also where SQLite has to make room in its cache."""
+    with CheckpointStore(path, durability="normal", on_connect=lambda own: own.pragma("cache_size", 10)) as store:
+        with store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (x)")
+        for number in range(children):
+            with store.transaction() as connection:
+                store.append_many([entry(sequence, f"block-{number}") for sequence in range(1, 2001)])
+                child = os.fork()
+                if child == 0:
+                    try:
+                        for _ in range(1000):
+                            connection.execute("INSERT INTO sink VALUES (zeroblob(1000))")
+                    except apsw.Error:
+                        os._exit(0)
+                    os._exit(1)
+                reap(child)
+                connection.execute("INSERT INTO sink VALUES (1)")
+        with store.transaction() as connection:
+            assert connection.execute("SELECT count(*) FROM sink").get == children
+            assert connection.pragma("integrity_check") == "ok"
+        store.verify().raise_if_broken()
+    return {f"block-{number}": 2000 for number in range(children)}
 
 
 def during_a_verification(path: str, children: int) -> dict[str, int]:

@@ -1,0 +1,106 @@
+"""
+Keep the child of a fork from writing to a file that its parent could not close before.
+
+A signal handler may fork in the middle of a transaction, and so may the body of a block. The child inherits SQLite's
+connection in the middle of a write, with the descriptors of the files, and the shared memory of the WAL mapped. If the child
+goes on, its SQLite writes over its parent's frames in the WAL. If it raises, its SQLite rolls back, and removes the parent's
+frames from the index in the shared memory, where the parent then looks for them in vain. Both happen inside SQLite, where no
+check in Python comes first.
+
+So the child's descriptors of these files are exchanged for others that can only read, and its mapping for a copy of its own.
+
+Source:
+    https://sqlite.org/howtocorrupt.html, section 2.6; https://sqlite.org/walformat.html, section 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from milepost.errors import ForkedStoreError
+
+_SUFFIXES: Final = ("", "-wal", "-shm")
+_DESCRIPTORS: Final = "/dev/fd"  # on Linux and macOS
+_MAPPINGS: Final = "/proc/self/maps"  # on Linux only: proc(5)
+_MAP_FIXED: Final = 0x10
+
+_files: set[tuple[int, int]] = set()  # device and inode of each such file; a WAL's may soon be another file's
+
+
+def disarm(path: str) -> None:
+    """In the child of a fork: have nothing that is open of a store's file reach it, and refuse it from now on."""
+    _files.update(filter(None, [_identity(path)]))
+    for suffix in _SUFFIXES:
+        identity = _identity(path + suffix)
+        if identity is not None:
+            with contextlib.suppress(OSError):
+                _exchange_descriptors(path + suffix, identity)
+    with contextlib.suppress(OSError, ValueError):
+        _copy_mappings(f"{path}-shm")
+
+
+def refuse(path: str) -> None:
+    """
+    Refuse a file that the parent process still had open at the fork.
+
+    Raises:
+        ForkedStoreError: It is such a file.
+    """
+    if _files and _identity(path) in _files:
+        raise error(path)
+
+
+def error(path: str) -> ForkedStoreError:
+    """Return what is raised about such a file."""
+    return ForkedStoreError(
+        path,
+        "the parent process was using the file at the fork, so SQLite cannot lock it here: fork while nothing uses it, or "
+        "start this process by spawn, forkserver or exec",
+    )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - nothing may open the file
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _exchange_descriptors(path: str, identity: tuple[int, int]) -> None:
+    """Exchange each descriptor of a file for one that can only read: SQLite can neither write nor take a writer's lock."""
+    readable = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - the names are numbers
+            descriptor = int(name)
+            with contextlib.suppress(OSError):  # that of the list itself is closed already
+                status = os.fstat(descriptor)
+                if descriptor != readable and (status.st_dev, status.st_ino) == identity:
+                    os.dup2(readable, descriptor, inheritable=False)
+    finally:
+        os.close(readable)
+
+
+def _copy_mappings(path: str) -> None:
+    """Exchange each mapping of a file for a copy in this process's own memory."""
+    if sys.platform != "linux":
+        return
+    mapped = ctypes.CDLL(None, use_errno=True).mmap
+    mapped.restype = ctypes.c_void_p
+    mapped.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    shown = os.fsencode(path).replace(b"\n", b"\\012")
+    for line in Path(_MAPPINGS).read_bytes().splitlines():
+        # 7f1c80000000-7f1c80008000 rw-s 00000000 00:1a 12345    /var/lib/orders.milepost-shm
+        addresses, *_, name = line.split(None, 5)
+        if name in {shown, shown + b" (deleted)"}:
+            first, last = (int(address, 16) for address in addresses.split(b"-"))
+            content = ctypes.string_at(first, last - first)
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+            mapped(first, last - first, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+            ctypes.memmove(first, content, last - first)
