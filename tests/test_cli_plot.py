@@ -35,8 +35,8 @@ def file(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("ending", "kind"),
     [
-        pytest.param(ending, kind, marks=pytest.mark.long if ending == ".svg" and kind != "progress" else ())
-        for ending in SIGNATURES
+        pytest.param(ending, kind, marks=() if (ending == ".svg") == (kind in {"runs", "lag"}) else pytest.mark.long)
+        for ending in SIGNATURES  # every kind, and both endings; in the long dose every kind with both
         for kind in RUNS
     ],
 )
@@ -64,16 +64,17 @@ def test_overwriting_is_asked_for(file: Path, kind: str) -> None:
     assert "give --overwrite" in refused.stderr
     assert run("plot", kind, file, *RUNS[kind], picture, "--overwrite", "--stage", "typo").exit_code == 1
     assert picture.read_text(encoding="utf-8") == "mine"
-    result = run("plot", kind, file, *RUNS[kind], picture, "--overwrite")
+    small = ["--overwrite", "--stage", "load"]  # of one stage, which is drawn sooner than three
+    result = run("plot", kind, file, *RUNS[kind], picture, *small)
     assert (result.exit_code, result.output) == (0, "")
     assert picture.read_bytes().startswith(SIGNATURES[".svg"])
     store = file.rename(file.parent / "store.svg")
     before = store.read_bytes()
-    result = run("plot", kind, store, *RUNS[kind], store, "--overwrite")
+    result = run("plot", kind, store, *RUNS[kind], store, *small)
     assert (result.exit_code, store.read_bytes()) == (3, before)
-    assert run("plot", kind, store, *RUNS[kind], file.parent / "new.svg", "--overwrite").exit_code == 0
+    assert run("plot", kind, store, *RUNS[kind], file.parent / "new.svg", *small).exit_code == 0
     (file.parent / "folder.svg").mkdir()
-    assert run("plot", kind, store, *RUNS[kind], file.parent / "folder.svg", "--overwrite").exit_code == 3
+    assert run("plot", kind, store, *RUNS[kind], file.parent / "folder.svg", *small).exit_code == 3
 
 
 @pytest.mark.parametrize("kind", [kind for kind in RUNS if kind != "compare"])
@@ -81,16 +82,14 @@ def test_a_picture_is_of_what_is_asked_for(file: Path, kind: str) -> None:
     """A run, a stage, a span of time; what was never recorded is exit code 1."""
     picture = file.parent / "a.svg"
     asked = ["--run", "run-1", "--stage", "load", "--since", "100", "--until", "1970-01-01T00:00:00.900Z", "--overwrite"]
-    result = run("plot", kind, file, picture, *asked)
-    assert (result.exit_code, result.output) == (0, "")
-    assert "load in run-1" in picture.read_text(encoding="utf-8")
+    for aligned in ([],) if kind == "durations" else (["--aligned"], ["--by-clock"]):
+        result = run("plot", kind, file, picture, *asked, *aligned)
+        assert (result.exit_code, result.output) == (0, "")
+        shown = picture.read_text(encoding="utf-8")
+        assert "load in run-1" in shown
+        assert ("since the run began" in shown) == (aligned == ["--aligned"])
     for wrong in (["--run", "typo"], ["--stage", "typo"]):
         assert run("plot", kind, file, picture, "--overwrite", *wrong).exit_code == 1
-    if kind != "durations":
-        for aligned in ("--aligned", "--by-clock"):
-            assert run("plot", kind, file, picture, "--overwrite", aligned).exit_code == 0
-            shown = picture.read_text(encoding="utf-8")
-            assert ("since the run began" in shown) == (aligned == "--aligned")
 
 
 def test_every_kind_is_tested() -> None:

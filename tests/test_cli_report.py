@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from milepost import CheckpointStore
+from milepost.forensics import report
 from support.chains import entry
 from support.command import answer, run
 from support.tampering import tamper
@@ -41,7 +42,14 @@ def page(path: Path) -> Path:
     return path.with_name("report.html")
 
 
-def test_a_page_has_the_summary_the_pictures_and_the_verdict(path: Path, page: Path) -> None:
+def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on pictures are empty: they take longer than all the rest of a page, and something else is asked."""
+    monkeypatch.setattr(report, "_svg", lambda picture, number: "<svg></svg>")
+
+
+def test_a_page_has_the_summary_the_pictures_and_the_verdict(
+    path: Path, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one file; a second time only with --overwrite."""
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(entry(number, run_id="nightly") for number in range(1, 20))
@@ -57,6 +65,7 @@ def test_a_page_has_the_summary_the_pictures_and_the_verdict(path: Path, page: P
     assert re.search(r"figure svg \{[^}]*min-width: 640px", text)
     assert re.search(r"prefers-color-scheme: dark\) \{ figure \{ background: #0d1117", text)
     assert run("report", path, page).exit_code == 3
+    _without_pictures(monkeypatch)
     assert answer("report", path, page, "--overwrite", "--no-verify") == ""
     assert "Not verified" in page.read_text()
 
@@ -80,8 +89,9 @@ def test_nothing_in_it_runs_or_is_fetched_whatever_the_names_are(path: Path, pag
     assert "default-src 'none'" in text
 
 
-def test_a_broken_record_is_told(path: Path, page: Path) -> None:
+def test_a_broken_record_is_told(path: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the place."""
+    _without_pictures(monkeypatch)
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(entry(number) for number in range(1, 9))
     tamper(path, "UPDATE entry SET offset = 9999 WHERE position = 5")
@@ -94,6 +104,7 @@ def test_a_chain_that_takes_long_is_verified_only_when_asked(
 ) -> None:
     """By its entries, and by its runs, each of which has a chain of its own."""
     monkeypatch.setattr(sys.modules["milepost.cli.report"], "_VERIFIED_RUNS", 2)
+    _without_pictures(monkeypatch)
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(entry(1, run_id=f"run-{number}") for number in range(3))
     answer("report", path, page)

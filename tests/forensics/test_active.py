@@ -206,20 +206,25 @@ ASKS: dict[str, Ask] = {
 }
 
 
+@pytest.fixture(scope="module", params=[((300, 1), (2000, 1)), ((3, 40), (3, 600)), ((1, 300), (1, 2000))])
+def few_and_many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A file with few stages and runs, and one with many."""
+    paths = []
+    for stages, runs in request.param:
+        paths.append(tmp_path_factory.mktemp("work") / f"{stages}-{runs}")
+        run_stages = [(f"run-{run}", f"stage-{stage}") for run in range(runs) for _ in range(2) for stage in range(stages)]
+        _record(paths[-1], *(entry(i, run_id=run, stage=stage) for i, (run, stage) in enumerate(run_stages)))
+    return paths
+
+
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
-@pytest.mark.parametrize("few_and_many", [((300, 1), (2000, 1)), ((3, 40), (3, 600)), ((1, 300), (1, 2000))])
-def test_more_runs_and_stages_are_no_more_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask, few_and_many: tuple[tuple[int, int], ...]
-) -> None:
+def test_more_runs_and_stages_are_no_more_work(monkeypatch: pytest.MonkeyPatch, ask: Ask, few_and_many: list[Path]) -> None:
     """SQLite's own counts of statements and steps, at less and at more than is looked at."""
     monkeypatch.setattr(active, "RECENT", 30)
     monkeypatch.setattr(active, "COUNTED", 100)
     monkeypatch.setattr(active, "LOOKED_AT", 100)
     found = []
-    for stages, runs in few_and_many:
-        path = tmp_path / f"{stages}-{runs}"
-        run_stages = [(f"run-{run}", f"stage-{stage}") for run in range(runs) for _ in range(2) for stage in range(stages)]
-        _record(path, *(entry(i, run_id=run, stage=stage) for i, (run, stage) in enumerate(run_stages)))
+    for path in few_and_many:
         connection = apsw.Connection(str(path), apsw.SQLITE_OPEN_READONLY)
         found.append(_work(connection, ask))
         connection.close()

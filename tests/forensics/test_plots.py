@@ -51,15 +51,17 @@ PICTURES: dict[str, Draw] = {
     "durations": lambda store: store.plot.durations(),
     "compare": lambda store: store.plot.compare("run-7", "run-8"),
 }
-each_picture = (
-    pytest.mark.parametrize(  # one run is drawn as all of them are, by the same code: that is left to the long dose
-        "draw",
-        [
-            pytest.param(draw, marks=pytest.mark.long if name.endswith("of a run") else (), id=name)
-            for name, draw in PICTURES.items()
-        ],
-    )
-)
+
+
+def _pictures(*long: str) -> pytest.MarkDecorator:
+    """All pictures; those that end so are left to the long dose."""
+    marked = ((name, draw, pytest.mark.long if name.endswith(long) else ()) for name, draw in PICTURES.items())
+    return pytest.mark.parametrize("draw", [pytest.param(draw, marks=marks, id=name) for name, draw, marks in marked])
+
+
+each_picture = _pictures("of a run")  # one run is drawn as all of them are, by the same code
+each_with_its_labels = _pictures("of a run", "lag")  # names and titles of the lag too are put where those of progress are
+each_with_numbers = _pictures("of a run", "lag", "runs", "durations")  # the others have no axis of offsets or sequences
 
 
 def _ticking(length: int, *, run_id: str = "run-7", stage: str = "load", outage: int | None = None) -> list[Checkpoint]:
@@ -199,9 +201,10 @@ def test_only_the_last_runs_are_drawn_and_it_says_so(store: CheckpointStore) -> 
     """A picture of a hundred runs could not be read. If they have few stages, there is room for twice as many."""
     for i in range(2 * stage_lines.RUNS + 5):
         store.append_many(entry(run_id=f"run-{i}", stage=f"stage-{k}") for k in range(1 + (i > 40)))
-    assert "40 checkpoints of the last 20 of 45 runs" not in _texts(store.plot.runs())
-    assert len(store.plot.runs().axes[0].get_yticklabels()) == 2 * stage_lines.RUNS
-    assert "44 checkpoints of the last 40 of 45 runs" in _texts(store.plot.runs())
+    figure = store.plot.runs()
+    assert "40 checkpoints of the last 20 of 45 runs" not in _texts(figure)
+    assert len(figure.axes[0].get_yticklabels()) == 2 * stage_lines.RUNS
+    assert "44 checkpoints of the last 40 of 45 runs" in _texts(figure)
     store.append_many(entry(2, run_id=f"run-{i}", stage=f"stage-{k}") for i in range(45) for k in range(3))
     assert len(store.plot.runs().axes[0].get_yticklabels()) == stage_lines.RUNS
 
@@ -332,19 +335,27 @@ def much(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _inches(drawn: Picture) -> tuple[float, float]:
-    """Width and height of the PNG that a notebook shows."""
-    png = drawn._repr_png_()
-    assert len(png) < 1_000_000
-    return int.from_bytes(png[16:20]) / 120, int.from_bytes(png[20:24]) / 120
+    """Width and height of the PNG that a notebook shows, which need not be drawn for that."""
+    with picture._any_characters():
+        drawn.draw_without_rendering()
+        box = drawn.get_tightbbox()
+    return box.width + 0.2, box.height + 0.2  # 0.1 on each side, as `savefig` does
 
 
 @each_picture
-def test_a_picture_has_a_bound_however_much_there_is(much: CheckpointStore, draw: Draw) -> None:
+def test_a_picture_has_a_bound_however_much_there_is(
+    much: CheckpointStore, draw: Draw, request: pytest.FixtureRequest
+) -> None:
     """1,600 pixels at 100 to the inch, and no wider than others; without a warning, which pytest would raise."""
     if draw is PICTURES["compare"] and len(much.runs()) == 1:
         draw = lambda store: store.plot.compare("run-7", "run-7")  # noqa: E731
     figure = draw(much)
-    width, height = _inches(figure)
+    if draw is PICTURES["progress"] or request.node.get_closest_marker("long"):  # it has the most in it
+        png = figure._repr_png_()
+        assert len(png) < 1_000_000
+        width, height = int.from_bytes(png[16:20]) / 120, int.from_bytes(png[20:24]) / 120
+    else:
+        width, height = _inches(figure)
     assert height <= 16
     assert width <= 9.2
     assert len(figure.findobj(mpl.text.Annotation)) <= plots.BARS
@@ -365,22 +376,22 @@ def _work(path: str, draw: Callable[[Any], object]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    "few_and_many",
+    ("limit", "few_and_many"),
     [
-        ((300, 2), (1000, 2)),
-        ((3, 300), (3, 1000)),
-        pytest.param(((300, 2), (2000, 2)), marks=pytest.mark.long),
-        pytest.param(((3, 300), (3, 2000)), marks=pytest.mark.long),
+        (60, ((100, 2), (300, 2))),
+        (60, ((3, 100), (3, 300))),
+        pytest.param(200, ((300, 2), (2000, 2)), marks=pytest.mark.long),
+        pytest.param(200, ((3, 300), (3, 2000)), marks=pytest.mark.long),
     ],
 )
 def test_a_picture_of_more_is_no_more_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_and_many: tuple[tuple[int, int], ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, few_and_many: tuple[tuple[int, int], ...]
 ) -> None:
     """By SQLite's own counts; what depends on how far the marks are apart may be a bit more or less."""
-    monkeypatch.setattr(active, "RECENT", 200)
-    monkeypatch.setattr(active, "COUNTED", 200)
-    monkeypatch.setattr(active, "LOOKED_AT", 200)
-    monkeypatch.setattr(durations, "_DURATIONS", 200)
+    monkeypatch.setattr(active, "RECENT", limit)
+    monkeypatch.setattr(active, "COUNTED", limit)
+    monkeypatch.setattr(active, "LOOKED_AT", limit)
+    monkeypatch.setattr(durations, "_DURATIONS", limit)
     works: dict[str, list[tuple[int, int]]] = {}
     for stages, runs in few_and_many:
         path = tmp_path / f"{stages}-{runs}"
@@ -422,15 +433,16 @@ def test_of_many_stages_those_that_differ_or_were_active_last_are_drawn(store: C
     """One that began first and goes on among them; the rest is counted in the picture."""
     store.append_many(entry(1, stage=f"stage-{i}", at_ms=EVENT_MS + i) for i in range(2000))
     store.append(entry(2, stage="stage-3", at_ms=EVENT_MS + 5000))
-    for draw, shown in ((store.plot.progress, 20), (store.plot.lag, 20), (lambda _: store.plot.runs(), 60)):
-        texts = _texts(draw("run-7"))
+    figures = (store.plot.progress("run-7"), 20), (store.plot.lag(), 20), (store.plot.runs(), 60)
+    progress, lag, runs = (_texts(figure) for figure, _ in figures)
+    for texts, (_, shown) in zip((progress, lag, runs), figures, strict=True):
         last = ["stage-3", *(f"stage-{i}" for i in range(1999, 2000 - shown, -1))]
         assert sorted(each.partition(" · ")[0] for each in texts if each.startswith("stage-")) == sorted(last)
         assert any(f" · and {2000 - shown:,} more " in text for text in texts)
-    assert "61 checkpoints of the stages that differ most in 1 run · and 1,940 more bars" in texts
-    assert "21 checkpoints of the stages that differ most · and 1,980 more stages" in _texts(store.plot.progress("run-7"))
+    assert "61 checkpoints of the stages that differ most in 1 run · and 1,940 more bars" in runs
+    assert "21 checkpoints of the stages that differ most · and 1,980 more stages" in progress
     note = "21 checkpoints of the stages farthest behind in 1 run · and 1,980 more stages"
-    assert any(text.startswith(note) for text in _texts(store.plot.lag()))
+    assert any(text.startswith(note) for text in lag)
 
 
 def test_each_run_says_how_many_of_its_stages_are_not_drawn(store: CheckpointStore) -> None:
@@ -465,7 +477,7 @@ def test_every_label_has_its_place_beside_the_axes(store: CheckpointStore, stage
     """None on top of another one, and none below, where a picture would grow by it."""
     store.append_many(entry(i, stage=f"stage-{k}", at_ms=EVENT_MS + i) for i in range(9) for k in range(stages))
     for figure in (store.plot.progress(), store.plot.lag()):
-        figure.savefig(BytesIO())
+        figure.draw_without_rendering()
         labels = [text for text in figure.axes[0].texts if text.get_text().startswith("stage-")]
         boxes = sorted((label.get_window_extent().y0, label.get_window_extent().y1) for label in labels)
         axes = figure.axes[0].get_window_extent()
@@ -487,15 +499,25 @@ LARGE = [
 ]
 
 
-@each_picture
-def test_the_largest_names_blow_up_nothing(store: CheckpointStore, draw: Draw) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointStore]:
+    """A store with the largest names, in each place that a name has."""
+    with CheckpointStore(tmp_path_factory.mktemp("large") / "store", durability="normal") as store:
+        store.append_many(
+            entry(i, run_id=run, stage=name, key=f"{run[-3:]}{i}", at_ms=MAX - 9 + i)
+            for run in ("run-7", "run-8", *LARGE)
+            for name in LARGE
+            for i in range(3)
+        )
+        yield store
+
+
+@each_with_its_labels
+def test_the_largest_names_blow_up_nothing(large: CheckpointStore, draw: Draw) -> None:
     """However wide their letters are, and however high their accents pile up; in each place that a name has."""
-    for run in ("run-7", "run-8", *LARGE):
-        for name in LARGE:
-            store.append_many(entry(i, run_id=run, stage=name, key=f"{run[-3:]}{i}", at_ms=MAX - 9 + i) for i in range(3))
-    figures = [draw(store)]
-    if draw is PICTURES["compare"]:
-        figures += [store.plot.compare(*LARGE[i : i + 2]) for i in range(0, len(LARGE), 2)]
+    figures = [draw(large)]
+    if draw is PICTURES["compare"]:  # of all stages, and of each pair of runs one: the names of two are what is new there
+        figures += [large.plot.compare(LARGE[i], LARGE[i + 1], LARGE[i]) for i in range(0, len(LARGE), 2)]
     for figure in figures:
         width, height = _inches(figure)
         assert width <= 9.2
@@ -518,7 +540,7 @@ def test_a_name_with_no_letter_that_has_room_is_shown_by_its_numbers(
 HOSTILE = ["$\\frac{", "$x^2$", "a_b%#&~", "<b>&", "\x1b[2J\n\t", "実行 🚀", "\u202eevil", "_hidden", "x" * 1000, "{}"]
 
 
-@each_picture
+@each_with_its_labels
 def test_a_hostile_name_is_drawn_as_it_is(store: CheckpointStore, draw: Draw) -> None:
     """No formula, no control character, no warning about a character that the font lacks, no picture a mile wide."""
     for name in HOSTILE:
@@ -646,8 +668,9 @@ def test_a_clock_that_jumps_back_is_shown_and_told(store: CheckpointStore, name:
 def test_event_times_that_were_never_given_are_not_1970(store: CheckpointStore) -> None:
     """They are 0 then: progress has one panel, lag has none; a stage that has some is drawn."""
     store.append_many(e._replace(watermark=Watermark(e.sequence, 0)) for e in _ticking(9))
-    assert len(store.plot.progress().axes) == 1
-    assert "no event times were given" in _texts(store.plot.progress())
+    figure = store.plot.progress()
+    assert len(figure.axes) == 1
+    assert "no event times were given" in _texts(figure)
     assert "no event times were given: of 9 checkpoints the lag is not known" in _texts(store.plot.lag())
     store.append_many(_ticking(9, stage="sort"))
     for figure in (store.plot.progress(), store.plot.lag()):
@@ -657,24 +680,31 @@ def test_event_times_that_were_never_given_are_not_1970(store: CheckpointStore) 
     assert any("no event time ·" in title for title in _titles(store.plot.progress()))
 
 
-@pytest.mark.parametrize("name", [name for name in PICTURES if name != "compare"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long if name.endswith("of a run") else ())
+        for name in PICTURES
+        if name != "compare"
+    ],
+)
 def test_equal_times_are_one_moment(store: CheckpointStore, name: str) -> None:
     """With a minute on each side, and no warning, which pytest would raise."""
     store.append_many(entry(i, event_time_ms=EVENT_MS - 5000) for i in range(30))
     figure = PICTURES[name](store)
-    assert figure._repr_png_()
+    figure.draw_without_rendering()
     if name != "durations":
         low, high = figure.axes[-1].get_xlim()
         assert (high - low) * DAY_MS == pytest.approx(120_000, abs=1)
 
 
-@each_picture
+@each_with_numbers
 def test_ticks_are_whole_numbers(store: CheckpointStore, draw: Draw) -> None:
     """There is no half of a sequence, or of an offset."""
     for run_id in ("run-7", "run-8"):
         store.append_many(entry(i, run_id=run_id, offset=i) for i in (1, 2))
     figure = draw(store)
-    figure.savefig(BytesIO())
+    figure.draw_without_rendering()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_label_text() in {"offset", "sequence"}:
@@ -783,7 +813,7 @@ def test_durations_of_0_have_a_place_beside_long_ones(store: CheckpointStore, sh
     store.append_many(entry(1, run_id=f"moment-{number}") for number in range(short))
     store.append_many(entry(n, run_id="long", at_ms=EVENT_MS + 3_600_000 * n) for n in range(2))
     figure = store.plot.durations()
-    figure.savefig(BytesIO(), format="png", dpi=40)
+    figure.draw_without_rendering()
     assert figure.axes[0].get_window_extent().width > 200  # of 360 points
 
 
@@ -795,7 +825,7 @@ def test_no_duration_is_written_across_the_line_of_the_median(store: CheckpointS
             [entry(1, run_id=run_id, at_ms=EVENT_MS), entry(2, run_id=run_id, at_ms=EVENT_MS + minutes * 60_000 + 1500)]
         )
     figure = store.plot.durations()
-    figure.savefig(BytesIO(), format="png")
+    figure.draw_without_rendering()
     (axes,) = figure.axes
     (median,) = (line for line in axes.lines if line.get_label() == "_median")
     at = median.get_window_extent().x0
@@ -848,7 +878,7 @@ def _titles(figure: Picture) -> list[str]:
     return [title.text or "" for title in found]
 
 
-@each_picture
+@each_with_its_labels
 def test_an_svg_tells_what_is_under_the_mouse(store: CheckpointStore, draw: Draw) -> None:
     """In titles that are text, without a script; and the picture is as before."""
     store.append_many(_ticking(30, outage=20))
@@ -868,8 +898,9 @@ def test_an_svg_tells_what_is_under_the_mouse(store: CheckpointStore, draw: Draw
 def test_an_svg_has_its_titles_wherever_it_is_written(store: CheckpointStore, tmp_path: Path) -> None:
     """Into a file by its name, by its path, and into an open one."""
     store.append_many(_ticking(30, outage=20))
-    figure = store.plot.progress()
+    figure = store.plot.runs()
     titles = _titles(figure)
+    assert titles
     for target in (str(tmp_path / "a.svg"), tmp_path / "b.svg"):
         figure.savefig(target)
     with (tmp_path / "c.svg").open("w", encoding="utf-8") as stream:
