@@ -199,7 +199,7 @@ LONG: Final = ["\x1b" * 1024, "\U000e0041" * 256, "&" * 1024, "ﷺ" * 341, "e" +
 
 
 @pytest.mark.parametrize("name", LONG, ids=range(len(LONG)))
-@pytest.mark.parametrize("stages", [1, 40, 300, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stages", [1, 40, *(pytest.param(more, marks=pytest.mark.long) for more in (300, 2000))])
 def test_a_page_has_a_bound_however_much_there_is(name: str, stages: int, store: CheckpointStore) -> None:
     """In bytes, in lines and in the height of a line, with the longest names there are."""
     names = [f"{i}{name.encode()[: 1020 - len(str(i))].decode(errors='ignore')}" for i in range(stages)]

@@ -125,11 +125,13 @@ class Recorded:
             connection.close()
 
 
-@given(stretches)
-@example(QUIET)
-@settings(max_examples=20)
-def test_mileposts_stand_where_the_rule_says_and_every_row_is_found(steps: Stretches) -> None:
+@pytest.mark.parametrize("examples", [7, pytest.param(20, marks=pytest.mark.long)])
+def test_mileposts_stand_where_the_rule_says_and_every_row_is_found(examples: int) -> None:
     """However runs and stages take turns, and are appended: every verb equals its pure function over the list."""
+    settings(max_examples=examples)(given(stretches)(example(QUIET)(_check_every_row)))()
+
+
+def _check_every_row(steps: Stretches) -> None:
     with tempfile.TemporaryDirectory() as directory:
         recorded = Recorded(directory, steps)
         entries = recorded.entries
@@ -166,15 +168,21 @@ def test_the_last_entry_of_a_stage_is_found_at_any_distance_from_its_milepost(
         assert store.verify().ok
 
 
-@given(stretches, st.data())
-@example(QUIET, None)
-@settings(max_examples=8)
-def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.DataObject | None) -> None:
+@pytest.mark.parametrize(("examples", "step"), [(4, 5), pytest.param(8, 1, marks=pytest.mark.long)])
+def test_a_history_goes_across_mileposts_and_pages(examples: int, step: int) -> None:
     """Of a run, a stage, or both, in both directions, from any position, with any limit."""
+
+    def check(steps: Stretches, data: st.DataObject | None) -> None:
+        _check_histories(steps, data, step)
+
+    settings(max_examples=examples)(given(stretches, st.data())(example(QUIET, None)(check)))()
+
+
+def _check_histories(steps: Stretches, data: st.DataObject | None, step: int) -> None:
     entries = stated(turns(steps))
     ends = (0, *mileposts(entries), len(entries))
     near = sorted({max(end + step, 0) for end in ends for step in (-1, 0, 1, INTERVAL - 2, INTERVAL - 1, INTERVAL)})
-    afters = near if data is None else data.draw(st.lists(st.sampled_from(near), min_size=3, max_size=6))
+    afters = near[::step] if data is None else data.draw(st.lists(st.sampled_from(near), min_size=3, max_size=6))
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PAGE", 7)
         patch.setattr("milepost.rows.verify.PAGE", 7)
@@ -187,17 +195,27 @@ def test_a_history_goes_across_mileposts_and_pages(steps: Stretches, data: st.Da
                 assert list(found) == (walk[::-1] if newest_first else walk)[:limit]
 
 
-@given(stretches)
-@example(QUIET)
-@settings(max_examples=2)
-def test_a_chain_is_verified_after_every_head(steps: Stretches) -> None:
-    """What a run and a stage had done before it is looked up by the mileposts; each run alone is sound as well."""
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_a_chain_is_verified_after_every_head(step: int) -> None:
+    """
+    What a run and a stage had done before it is looked up by the mileposts; each run alone is sound as well.
+
+    After every third head, and in the long dose after each.
+    """
+
+    def check(steps: Stretches) -> None:
+        _check_heads(steps, step)
+
+    settings(max_examples=2)(given(stretches)(example(QUIET)(check)))()
+
+
+def _check_heads(steps: Stretches, step: int) -> None:
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "PAGE", 7)
         patch.setattr("milepost.rows.verify.PAGE", 7)
         with Recorded(directory, steps).store as store:
             sound = Verification(True, len(store), store.chain_signature(), ())
-            for receipt, *_ in store.receipts():
+            for receipt, *_ in list(store.receipts())[::step]:
                 assert store.verify(trusted=Head(receipt.position, receipt.signature)) == sound
             for run in store.runs():
                 assert store.verify(run_id=run.run_id) == Verification(True, run.entries, run.signature, ())
@@ -325,12 +343,17 @@ def test_a_sequence_that_does_not_rise_is_found_though_every_link_fits(tampered:
     "statement",
     [
         f"UPDATE entry SET entries_so_far = entries_so_far + 1 WHERE position = {max(POSTS)}",
-        f"UPDATE entry SET entries_so_far = NULL WHERE position = {list(POSTS)[5]}",
-        "UPDATE entry SET entries_so_far = 1 WHERE position = 76 AND entries_so_far IS NULL",
-        "UPDATE entry SET run_signature = signature WHERE position = 71",
         "UPDATE entry SET run_signature = zeroblob(32) WHERE position = 75",
         "DELETE FROM run_stage WHERE run_number = 1 AND stage_number = 1",
         "INSERT INTO run_stage VALUES (1, 9)",
+        *(  # of the kinds above, in other rows: each starts processes
+            pytest.param(statement, marks=pytest.mark.long)
+            for statement in (
+                f"UPDATE entry SET entries_so_far = NULL WHERE position = {list(POSTS)[5]}",
+                "UPDATE entry SET entries_so_far = 1 WHERE position = 76 AND entries_so_far IS NULL",
+                "UPDATE entry SET run_signature = signature WHERE position = 71",
+            )
+        ),
     ],
 )
 def test_workers_find_the_same(tampered: Any, statement: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +372,7 @@ def test_workers_find_the_same(tampered: Any, statement: str, monkeypatch: pytes
     assert list(map(bool, said)) == ([] if "INSERT" in statement else [False])  # which is found without a walk
 
 
-@pytest.mark.parametrize("parts", [4, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize("parts", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_workers_confirm_a_chain_that_they_part_anywhere(tampered: Any, parts: int) -> None:
     """What each run and stage had done before a part is looked up by the mileposts before it."""
     store = tampered("UPDATE run SET run_number = run_number")

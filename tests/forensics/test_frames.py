@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost import (
@@ -119,9 +119,11 @@ def test_a_frame_has_what_receipts_gives(recorded: CheckpointStore) -> None:
     check()
 
 
-def test_a_frame_has_whatever_a_checkpoint_may_be(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("examples", [30, pytest.param(100, marks=pytest.mark.long)])
+def test_a_frame_has_whatever_a_checkpoint_may_be(tmp_path_factory: pytest.TempPathFactory, examples: int) -> None:
     """Any names, and every integer up to 2^63-1."""
 
+    @settings(max_examples=examples)
     @given(st.lists(checkpoints, max_size=10))
     def check(entries: list[Checkpoint]) -> None:
         with CheckpointStore(tmp_path_factory.mktemp("any") / "store", durability="normal") as store:

@@ -65,8 +65,12 @@ def test_no_mark_is_far_from_the_outline(marks: list[Mark]) -> None:
 
 def test_marks_that_are_close_enough_are_left_alone() -> None:
     """What a picture cannot show is not read."""
-    marks = [Mark(i, i, 0, i) for i in range(100_001)]
-    assert len(_outline(marks).marks) == 2**7 + 1  # 100,000 / 1,000,000 halved until it is at most 0.001
+
+    def mark(i: int) -> Mark:
+        return Mark(i, i, 0, i)
+
+    found = outline(mark(0), mark(100_000), 100_001, lambda low, high: mark((low + high) // 2), _distance, points=1000)
+    assert len(found.marks) == 2**7 + 1  # 100,000 / 1,000,000 halved until it is at most 0.001
 
 
 def test_a_silence_among_a_million_is_found_to_the_mark() -> None:
