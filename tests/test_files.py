@@ -208,17 +208,29 @@ OPENERS = {
 }
 
 
-@pytest.mark.parametrize("opener", OPENERS)
-def test_too_many_open_files_are_told_as_that_by_a_store_that_is(path: Path, opener: str) -> None:
-    """However many are missing: not as a file that is no database, or is not there. And nothing half made is left."""
+@pytest.fixture(scope="module")
+def told_by_openers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What each opener says, and what it leaves, with few descriptors to spare and with more; asked in one process."""
+    path = tmp_path_factory.mktemp("exhausted") / "orders.milepost"
     CheckpointStore(path).close()
-    program = EXHAUSTED + (
-        "reader = CheckpointStore.open_readonly(path)\nlen(reader)\n"
-        f"for spare in range(12):\n    exhaust(spare)\n    print(told(lambda: {OPENERS[opener]} or 'open'))\n    free()\n"
-        "    print([name for name in os.listdir(os.path.dirname(path)) if not name.endswith(('-wal', '-shm'))])\n"
-        "    if os.path.exists(path + '-new'): os.unlink(path + '-new')\n"
-    )
+    program = EXHAUSTED + "reader = CheckpointStore.open_readonly(path)\nlen(reader)\n"
+    for act in OPENERS.values():
+        program += (
+            f"for spare in range(12):\n    exhaust(spare)\n    print(told(lambda: {act} or 'open'))\n    free()\n"
+            "    print([name for name in os.listdir(os.path.dirname(path)) if not name.endswith(('-wal', '-shm'))])\n"
+            "    if os.path.exists(path + '-new'): os.unlink(path + '-new')\n"
+        )
     lines = child(program, path).splitlines()
+    assert len(lines) == 24 * len(OPENERS)
+    return {opener: lines[24 * number : 24 * number + 24] for number, opener in enumerate(OPENERS)}
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_too_many_open_files_are_told_as_that_by_a_store_that_is(
+    path: Path, told_by_openers: dict[str, list[str]], opener: str
+) -> None:
+    """However many are missing: not as a file that is no database, or is not there. And nothing half made is left."""
+    lines = told_by_openers[opener]
     told, left = lines[::2], lines[1::2]
     refused = [each for each in told if "Too many open files: close some, or raise the limit with ulimit -n" in each]
     assert 1 <= len(refused) < 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,16 +23,23 @@ KILLED = (
 )
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a process that was killed, with its WAL and its shared memory."""
+    path = tmp_path_factory.mktemp("killed") / "orders.milepost"
+    subprocess.run([sys.executable, "-c", KILLED, path], check=True, cwd=Path(__file__).parent)
+    return path
+
+
 @pytest.fixture(params=["to write", "to read, closed", "to read, live", "to read, a WAL alone"])
-def opened(path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, apsw.Connection]]:
+def opened(path: Path, killed: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, apsw.Connection]]:
     """A store opened in one way, and its connection."""
     how: str = request.param
     if how in {"to write", "to read, closed"}:
         CheckpointStore(path).close()
     else:
-        subprocess.run([sys.executable, "-c", KILLED, path], check=True, cwd=Path(__file__).parent)
-        if how == "to read, a WAL alone":
-            path.with_name(f"{path.name}-shm").unlink()
+        for suffix in ("", "-wal") if how == "to read, a WAL alone" else ("", "-wal", "-shm"):
+            shutil.copyfile(f"{killed}{suffix}", f"{path}{suffix}")
     with CheckpointStore(path) if how == "to write" else CheckpointStore.open_readonly(path) as store:
         yield how, unlocked(store) if how == "to write" else connections(store)[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +27,7 @@ from milepost import (
 from milepost.transfer import entries_of, restore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 DIRECTORY: Final = Path(__file__).parent / "old_files"
 FILES: Final = [
@@ -262,32 +261,64 @@ def test_an_upgrade_takes_every_step_and_keeps_every_row(old: Path, two_versions
         assert after[table] == before[table]
 
 
-CHILD: Final = """
+FORKED: Final = """
 import os, signal, sys
+def upgrade_in_forks(upgrade):
+    for path, number in zip(sys.argv[1::2], sys.argv[2::2]):
+        child = os.fork()
+        if child == 0:
+            upgrade(path, int(number))
+            os.kill(os.getpid(), signal.SIGKILL)  # without writing the WAL back
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if exit_code != -signal.SIGKILL:
+            sys.exit(f"{number} ended with {exit_code}")
+"""
+CHILD: Final = f"""
+{FORKED}
 from pathlib import Path
 import test_old_files
 from milepost import schema
 test_old_files.make_versions(setattr)
-def moment(number):
-    if number == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-connection = test_old_files.connect(Path(sys.argv[1]), moment)
-schema.upgrade(connection, "orders.milepost")
-os.kill(os.getpid(), signal.SIGKILL)  # without writing the WAL back
+def upgrade(path, last):
+    def moment(number):
+        if number == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+    schema.upgrade(test_old_files.connect(Path(path), moment), "orders.milepost")
+upgrade_in_forks(upgrade)
 """
 
 
-def _upgraded_by_another_process(path: Path, moment: int) -> int:
-    """Killed at this moment; its exit code."""
+def _upgraded_by_other_processes(program: str, paths: dict[int, Path]) -> None:
+    """Each file by a process of its own, which is killed at its moment: a fork of one that has imported milepost."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    return subprocess.run([sys.executable, "-c", CHILD, path, str(moment)], env=environment, check=False).returncode
+    arguments = [str(argument) for moment, path in paths.items() for argument in (path, moment)]
+    run = subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def _copies(file: Path, directory: Path, moments: Iterable[int]) -> dict[int, Path]:
+    paths = {moment: directory / f"killed-at-{moment}.milepost" for moment in moments}
+    for path in paths.values():
+        path.write_bytes(file.read_bytes())
+    return paths
+
+
+@pytest.fixture(scope="module")
+def killed_upgrades(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """What an upgrade leaves that is killed, by the moment."""
+    present = DIRECTORY / f"version-{PRESENT}.milepost"
+    paths = _copies(present, tmp_path_factory.mktemp("killed"), [*MOMENTS, 0])
+    _upgraded_by_other_processes(CHILD, paths)
+    return paths
 
 
 @pytest.mark.parametrize("moment", [*MOMENTS, 0])
-def test_an_upgrade_that_is_killed_has_done_all_or_nothing(old: Path, moment: int) -> None:
+def test_an_upgrade_that_is_killed_has_done_all_or_nothing(old: Path, killed_upgrades: dict[int, Path], moment: int) -> None:
     """Between two statements of a step, between two steps, before the commit; moment 0 is after it."""
     before = _dump(old)
-    assert _upgraded_by_another_process(old, moment) == -signal.SIGKILL
+    old = killed_upgrades[moment]
     if moment:
         assert _dump(old) == before
         holds = _holds(DIRECTORY / f"version-{PRESENT}.milepost")
@@ -474,7 +505,7 @@ def test_a_writer_that_has_the_file_open_is_refused_after_the_upgrade(old: Path)
     with writer:
         schema.refuse_another_version_now(writer, str(old))
         version = writer.data_version()
-    assert _upgraded_by_another_process(old, 0) == -signal.SIGKILL
+    _upgraded_by_other_processes(CHILD, {0: old})
     with pytest.raises(SchemaVersionError, match="install a newer milepost") as caught, writer:
         assert writer.data_version() != version
         schema.refuse_another_version_now(writer, str(old))
@@ -485,22 +516,23 @@ def test_a_writer_that_has_the_file_open_is_refused_after_the_upgrade(old: Path)
 # From version 1 to version 2
 
 ONE: Final = DIRECTORY / "version-1.milepost"
-KILLED: Final = """
-import os, signal, sys
+KILLED: Final = f"""
+{FORKED}
 import apsw
 from milepost import CheckpointStore
-left = int(sys.argv[2])
-def trace(cursor, statement, _bindings):
-    global left
-    steps = any(word in statement for word in ("ALTER", "CREATE", "DROP", "user_version = 2"))
-    if steps and getattr(cursor, "connection", cursor).filename:
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-    return True
-apsw.connection_hooks.append(lambda connection: connection.set_exec_trace(trace))
-CheckpointStore(sys.argv[1])
-os.kill(os.getpid(), signal.SIGKILL)  # without writing the WAL back
+def upgrade(path, left):
+    def trace(cursor, statement, _bindings):
+        nonlocal left
+        steps = any(word in statement for word in ("ALTER", "CREATE", "DROP", "user_version = 2"))
+        if steps and getattr(cursor, "connection", cursor).filename:
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+        return True
+    apsw.connection_hooks.append(lambda connection: connection.set_exec_trace(trace))
+    CheckpointStore(path)
+    os.kill(os.getpid(), signal.SIGKILL)  # without closing it
+upgrade_in_forks(upgrade)
 """
 STATEMENTS: Final = schema.UPGRADES[1].count(";") - 1  # one of them is inside a trigger
 
@@ -526,13 +558,21 @@ def test_the_first_writer_makes_version_2_of_version_1(one: Path) -> None:
         assert after[table] == before[table]
 
 
+@pytest.fixture(scope="module")
+def killed_upgrades_of_one(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """What an upgrade to version 2 leaves that is killed, by the statement."""
+    paths = _copies(ONE, tmp_path_factory.mktemp("killed"), range(STATEMENTS + 1))
+    _upgraded_by_other_processes(KILLED, paths)
+    return paths
+
+
 @pytest.mark.parametrize("statement", range(STATEMENTS + 1))
-def test_an_upgrade_to_version_2_that_is_killed_has_done_all_or_nothing(one: Path, statement: int) -> None:
+def test_an_upgrade_to_version_2_that_is_killed_has_done_all_or_nothing(
+    one: Path, killed_upgrades_of_one: dict[int, Path], statement: int
+) -> None:
     """Before each of its statements; and after the last, when the commit is in the WAL alone."""
     before = _dump(one)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = [sys.executable, "-c", KILLED, str(one), str(statement)]
-    assert subprocess.run(arguments, env=environment, check=False).returncode == -signal.SIGKILL
+    one = killed_upgrades_of_one[statement]
     if statement < STATEMENTS:
         assert _dump(one) == before
     else:

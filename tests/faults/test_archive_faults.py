@@ -97,7 +97,7 @@ def _kill(server: Server, points: Sequence[Point]) -> list[str]:
 def test_an_archive_that_is_killed_at_a_sample_of_calls_is_finished_by_the_next() -> None:
     """Of the VFS and of the directory: every state is a complete store, and nothing is recorded twice."""
     with _servers(1) as (server,):
-        assert _kill(server, random.Random(SEED).sample(server.points(), 16)) == []
+        assert _kill(server, random.Random(SEED).sample(server.points(), 8)) == []
 
 
 @pytest.mark.long
@@ -260,8 +260,8 @@ def _all_points() -> list[tuple[str, int, bool]]:
 
 def test_an_archive_on_a_disk_that_fails_at_a_sample_of_calls_raises_or_ends_and_is_finished_by_the_next() -> None:
     """Once or for good, of five kinds, a full disk among them."""
-    points = random.Random(SEED).sample(_all_points(), 25)
-    assert _fail_at(points) == (25, [])
+    points = random.Random(SEED).sample(_all_points(), 12)
+    assert _fail_at(points) == (12, [])
 
 
 @pytest.mark.long

@@ -141,9 +141,9 @@ def _inject(dose: int | None, seed: int) -> Findings:
 
 def test_a_fault_in_a_sample_of_vfs_calls_is_raised_or_survived() -> None:
     """Once or for good, of five kinds: the store raises its own error or goes on, and the retry works."""
-    findings = _inject(100, SEED)
+    findings = _inject(40, SEED)
     assert findings.problems is None
-    assert findings.faults > 75
+    assert findings.faults > 30
 
 
 @pytest.mark.long

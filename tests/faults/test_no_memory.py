@@ -30,7 +30,7 @@ def _starve(path: Path, steps: int, *broken: str) -> tuple[int, int, list[str]]:
     return int(succeeded), int(raised), problems
 
 
-@pytest.mark.parametrize("steps", [40, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [15, pytest.param(500, marks=pytest.mark.long)])
 def test_a_store_that_runs_out_of_memory_raises_or_succeeds(path: Path, steps: int) -> None:
     """Promise A12: SQLite's heap is limited a step lower each time, and each time everything is appended in every way."""
     succeeded, raised, problems = _starve(path, steps)
@@ -43,4 +43,4 @@ def test_a_store_that_runs_out_of_memory_raises_or_succeeds(path: Path, steps: i
 
 def test_a_store_that_swallows_an_error_is_caught(path: Path) -> None:
     """An acknowledgement without its row."""
-    assert _starve(path, 40, "swallow")[2] != []
+    assert _starve(path, 15, "swallow")[2] != []

@@ -23,6 +23,8 @@ from support.shipping import NAME, FailingTarget, MemoryTarget
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+EVERY: Final = pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
+
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED") or random.SystemRandom().randrange(10**9))
 
 
@@ -74,19 +76,29 @@ def _folder(tmp_path: Path, name: str) -> Path:
     return made
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_failure_at_every_call_loses_nothing_and_locks_nobody_out(tmp_path: Path, when: Any) -> None:
-    """Before or after its effect: repeated, the call works, and the right one of two shippers is refused."""
+@EVERY
+@pytest.mark.parametrize(("when", "first"), [("before", 0), ("after", 1)])
+def test_a_failure_at_every_call_loses_nothing_and_locks_nobody_out(
+    tmp_path: Path, when: Any, first: int, every: int
+) -> None:
+    """Before or after its effect, by default at every fourth: repeated, the call works, and the old owner is refused."""
     calls = _ship_all(_folder(tmp_path, "none"), MemoryTarget(), lambda _: None)
     assert calls > 20
-    for call in range(calls):
+    for call in range(first % every, calls, every):
         _ship_all(_folder(tmp_path, f"{call}"), MemoryTarget(), _fails_at(when, call, call))
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_network_that_stays_away_leaves_what_was_acknowledged(store: CheckpointStore, tmp_path: Path, when: Any) -> None:
-    """From each call on: the error is one of the target's, and a restore gives at least the last head that was returned."""
-    for call in range(40):
+@EVERY
+@pytest.mark.parametrize(("when", "first"), [("before", 0), ("after", 1)])
+def test_a_network_that_stays_away_leaves_what_was_acknowledged(
+    store: CheckpointStore, tmp_path: Path, when: Any, first: int, every: int
+) -> None:
+    """
+    From each call on, or by default from every fourth.
+
+    The error is one of the target's, and a restore gives at least the last head that was returned.
+    """
+    for call in range(first % every, 40, every):
         inner = MemoryTarget()
         target = FailingTarget(inner, _fails_at(when, call, 10**9))
         acknowledged = Head(0, "0" * 64)

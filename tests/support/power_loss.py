@@ -523,6 +523,8 @@ class Dose:
         durability: How the store is opened.
         together: Whether the sink commits with the checkpoints.
         until_caught: Stop at the first loss: enough for a variant that must be caught.
+        before_syncs: Kill only right before a sync, when the most is written and not durable.
+        seldom: Of the syncs that fail, let the process go on after one in so many: this takes the longest by far.
     """
 
     seed: int
@@ -533,6 +535,8 @@ class Dose:
     durability: str = "full"
     together: bool = True
     until_caught: bool = False
+    before_syncs: bool = False
+    seldom: int = 1
 
 
 class _Hunt:
@@ -607,7 +611,9 @@ def kill_retry_power_loss(dose: Dose) -> Tally:
     with fast_directory() as directory:
         it = _Hunt(dose, directory)
         log = it.record().log
-        for index in it.places(len(log) + 1):
+        moments = [each for each in range(len(log) + 1) if not dose.before_syncs or isinstance([*log, None][each], Sync)]
+        for place in it.places(len(moments)):
+            index = moments[place]
             again = it.restart(*crash(log[:index], dose.seed))
             it.hunt(again, *crash(log[:index], dose.seed))
         return it.tally
@@ -623,11 +629,13 @@ def failed_sync(dose: Dose) -> Tally:
     """
     with fast_directory() as directory:
         it = _Hunt(dose, directory)
-        for number in it.places(it.record().syncs):
+        for turn, number in enumerate(it.places(it.record().syncs)):
             died = it.record(fail_sync=number).log
             failed_at = next(i for i, operation in enumerate(died) if isinstance(operation, FailedSync))
             it.hunt(died[failed_at:], *crash(died[:failed_at], number))
             it.hunt(it.restart(*crash(died, number)), *crash(died, number))
+            if turn % dose.seldom:
+                continue
             went_on = it.record(fail_sync=number, reopen=True).log
             it.hunt(went_on[failed_at:], *crash(went_on[:failed_at], number))
         return it.tally
