@@ -127,12 +127,14 @@ def _neighbour_sees(path: Path, program: Plan, steps: set[int]) -> str | None:
 
 
 def _inject(dose: int | None, seed: int) -> Findings:
+    """So many faults of each kind, or all: a sync is a rare call, and what its failure leads to is the worst."""
     print(f"seed {seed}")
     findings = Findings()
     with fast_directory() as directory, quiet():
         points = [(kind, at, lasting) for kind, at in _points(directory) for lasting in (False, True)]
         if dose is not None:
-            points = random.Random(seed).sample(points, dose)
+            chance = random.Random(seed)
+            points = [point for kind in KINDS for point in chance.sample([each for each in points if each[0] == kind], dose)]
         for kind, at, lasting in points:
             _run(directory, kind, at, lasting, findings)
     print(f"{findings.faults} faults, {findings.raised} raised")
@@ -140,8 +142,8 @@ def _inject(dose: int | None, seed: int) -> Findings:
 
 
 def test_a_fault_in_a_sample_of_vfs_calls_is_raised_or_survived() -> None:
-    """Once or for good, of five kinds: the store raises its own error or goes on, and the retry works."""
-    findings = _inject(40, SEED)
+    """Once or for good, eight of each of five kinds: the store raises its own error or goes on, and the retry works."""
+    findings = _inject(8, SEED)
     assert findings.problems is None
     assert findings.faults > 30
 
