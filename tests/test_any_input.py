@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,52 +46,60 @@ ARGUMENTS: dict[str, list[str]] = {
 """What each method takes that only asks and records: it is called with anything, and does nothing else."""
 
 
-@settings(max_examples=150)
-@given(st.data())
-def test_no_verb_raises_anything_but_errors_of_milepost_whatever_it_is_given(
-    used: CheckpointStore, data: st.DataObject
-) -> None:
+@pytest.mark.parametrize("examples", [60, pytest.param(150, marks=pytest.mark.long)])
+def test_no_verb_raises_anything_but_errors_of_milepost_whatever_it_is_given(used: CheckpointStore, examples: int) -> None:
     """What a verb refuses leaves the chain as it was; what it takes leaves a chain that holds."""
-    verb = data.draw(st.sampled_from(sorted(ARGUMENTS)))
-    good: dict[str, Any] = {
-        "entry": entry(1),
-        "entries": [],
-        "watermark": Watermark(MAX, MAX),
-        "records": [],
-        "items": [],
-        "key": str,
-        "idempotency_key": "load:1",
-        "run_id": "run-7",
-        "other_run_id": "run-7",
-        "stage": "load",
-        "sequence": 1,
-    }
-    arguments = {name: good[name] for name in ARGUMENTS[verb] if name in good}
-    for name in data.draw(st.lists(st.sampled_from(ARGUMENTS[verb]), min_size=1, unique=True)):
-        arguments[name] = data.draw(NOT_CALLABLE if name in {"event_time", "cursor", "key", "progress"} else ANYTHING)
-    head = used.head()
-    refused: MilepostError | None = None
-    try:
-        answer = getattr(used, verb)(**arguments)
-        if isinstance(answer, Iterator):
-            list(answer)
-    except MilepostError as error:
-        refused = error
-    assert used.verify(trusted=head).ok
-    if refused is not None:
-        assert len(str(refused)) < 1000
-        assert str(refused).isprintable()
-        assert head == used.head()
+
+    @settings(max_examples=examples)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        verb = data.draw(st.sampled_from(sorted(ARGUMENTS)))
+        good: dict[str, Any] = {
+            "entry": entry(1),
+            "entries": [],
+            "watermark": Watermark(MAX, MAX),
+            "records": [],
+            "items": [],
+            "key": str,
+            "idempotency_key": "load:1",
+            "run_id": "run-7",
+            "other_run_id": "run-7",
+            "stage": "load",
+            "sequence": 1,
+        }
+        arguments = {name: good[name] for name in ARGUMENTS[verb] if name in good}
+        for name in data.draw(st.lists(st.sampled_from(ARGUMENTS[verb]), min_size=1, unique=True)):
+            arguments[name] = data.draw(NOT_CALLABLE if name in {"event_time", "cursor", "key", "progress"} else ANYTHING)
+        head = used.head()
+        refused: MilepostError | None = None
+        try:
+            answer = getattr(used, verb)(**arguments)
+            if isinstance(answer, Iterator):
+                list(answer)
+        except MilepostError as error:
+            refused = error
+        assert used.verify(trusted=head).ok
+        if refused is not None:
+            assert len(str(refused)) < 1000
+            assert str(refused).isprintable()
+            assert head == used.head()
+
+    check()
 
 
-@settings(max_examples=200)
-@given(ANYTHING, ANYTHING, ANYTHING)
-def test_no_value_of_ours_can_be_built_wrong(first: Any, second: Any, third: Any) -> None:
+@pytest.mark.parametrize("examples", [60, pytest.param(200, marks=pytest.mark.long)])
+def test_no_value_of_ours_can_be_built_wrong(examples: int) -> None:
     """Receipts and heads exist only with values that a store could have given them; `valid` never raises."""
-    for kind, arguments in ((Receipt, (first, second, third)), (Head, (first, second))):
+
+    @settings(max_examples=examples)
+    @given(ANYTHING, ANYTHING, ANYTHING)
+    def check(first: Any, second: Any, third: Any) -> None:
+        for kind, arguments in ((Receipt, (first, second, third)), (Head, (first, second))):
+            with contextlib.suppress(InvalidArgumentError):
+                kind(*arguments)
         with contextlib.suppress(InvalidArgumentError):
-            kind(*arguments)
-    with contextlib.suppress(InvalidArgumentError):
-        Head.parse(first)
-    assert contract.valid(first) in {True, False}
-    assert contract.valid_watermark(second) in {True, False}
+            Head.parse(first)
+        assert contract.valid(first) in {True, False}
+        assert contract.valid_watermark(second) in {True, False}
+
+    check()

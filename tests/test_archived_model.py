@@ -301,7 +301,7 @@ class ArchivedStore(RuleBasedStateMachine):
 
 def test_an_archived_store_answers_as_one_that_never_was() -> None:
     """A small dose of random programs."""
-    run_state_machine_as_test(ArchivedStore, settings=settings(max_examples=8, stateful_step_count=15))
+    run_state_machine_as_test(ArchivedStore, settings=settings(max_examples=4, stateful_step_count=15))
 
 
 @pytest.mark.long

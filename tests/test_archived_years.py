@@ -141,9 +141,9 @@ def test_a_pipeline_that_is_archived_every_month_stays_small_and_proves_its_hist
         assert not store.verify(archives=years.made, expected=Head(years.heads[0].entries, "ab" * 32)).ok
         assert sum(stage.entries for stage in store.stages()) == years.entries
     chance = random.Random(SEED)
-    found_of, missed = _unnoticed(years, [(chance.randrange(4), chance.random(), chance.randrange(8)) for _ in range(6)])
+    found_of, missed = _unnoticed(years, [(chance.randrange(4), chance.random(), chance.randrange(8)) for _ in range(4)])
     assert missed == []
-    assert found_of >= 3
+    assert found_of >= 2
 
 
 @pytest.mark.long

@@ -862,16 +862,16 @@ with CheckpointStore(sys.argv[1]) as store:
 """
 
 
-def test_python_without_assertions_refuses_the_same_in_the_same_words(tmp_path: Path) -> None:
-    """`python -O` drops assert statements, and no rule is one."""
+@pytest.mark.parametrize("option", ["-OO", pytest.param("-O", marks=pytest.mark.long)])
+def test_python_without_assertions_refuses_the_same_in_the_same_words(tmp_path: Path, option: str) -> None:
+    """`python -O` drops assert statements, and no rule is one; `-OO` drops docstrings too."""
 
     def run(*options: str) -> list[str]:
         command = [sys.executable, *options, "-c", _SCRIPT, str(tmp_path / f"orders{len(options)}{options}")]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
 
     plain = run()
-    assert plain == run("-O")
-    assert plain == run("-OO")
+    assert plain == run(option)
     assert len(plain) == 19
     assert not [line for line in plain if "was taken" in line]
     assert "ok=True" in plain[-1]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost import Checkpointed, CheckpointStore, InvalidArgumentError, StageMovedError, Start, StoreError, Watermark
@@ -107,37 +107,41 @@ def test_a_break_leaves_the_last_finished_batch_as_the_resume_point(store: Check
     assert _offsets(store)[-1] == (20, "load:10-19")
 
 
-@given(st.integers(0, 60), st.integers(1, 20), st.lists(st.integers(0, 60), max_size=4), st.booleans(), st.booleans())
-def test_every_record_is_processed_exactly_once_in_the_sink(
-    tmp_path_factory: pytest.TempPathFactory, length: int, every: int, crashes: list[int], transaction: bool, seek: bool
-) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.long)])
+def test_every_record_is_processed_exactly_once_in_the_sink(tmp_path_factory: pytest.TempPathFactory, examples: int) -> None:
     """With transaction=True, whatever the crashes; without it, nothing is missed."""
-    with CheckpointStore(tmp_path_factory.mktemp("loop") / "store", durability="normal") as store:
-        with store.transaction() as connection:
-            connection.execute("CREATE TABLE sink (record INTEGER NOT NULL) STRICT")
-        for crash_at in [*crashes, None]:
-            loop: Checkpointed[int] = store.checkpointed(
-                (lambda start: range(start, length)) if seek else range(length),
-                run_id="run-7",
-                stage="load",
-                every=every,
-                transaction=transaction,
-            )
-            try:
-                for record in loop:
-                    if transaction:
-                        loop.connection.execute("INSERT INTO sink VALUES (?)", (record,))
-                    else:
-                        with store.transaction() as connection:
-                            connection.execute("INSERT INTO sink VALUES (?)", (record,))
-                    if record == crash_at:
-                        raise Crash
-            except Crash:
-                pass
-        with store.transaction() as connection:
-            written = [row[0] for row in connection.execute("SELECT record FROM sink ORDER BY record")]
-        assert (written if transaction else sorted(set(written))) == list(range(length))
-        assert store.verify().ok
+
+    @settings(max_examples=examples)
+    @given(st.integers(0, 60), st.integers(1, 20), st.lists(st.integers(0, 60), max_size=4), st.booleans(), st.booleans())
+    def check(length: int, every: int, crashes: list[int], transaction: bool, seek: bool) -> None:
+        with CheckpointStore(tmp_path_factory.mktemp("loop") / "store", durability="normal") as store:
+            with store.transaction() as connection:
+                connection.execute("CREATE TABLE sink (record INTEGER NOT NULL) STRICT")
+            for crash_at in [*crashes, None]:
+                loop: Checkpointed[int] = store.checkpointed(
+                    (lambda start: range(start, length)) if seek else range(length),
+                    run_id="run-7",
+                    stage="load",
+                    every=every,
+                    transaction=transaction,
+                )
+                try:
+                    for record in loop:
+                        if transaction:
+                            loop.connection.execute("INSERT INTO sink VALUES (?)", (record,))
+                        else:
+                            with store.transaction() as connection:
+                                connection.execute("INSERT INTO sink VALUES (?)", (record,))
+                        if record == crash_at:
+                            raise Crash
+                except Crash:
+                    pass
+            with store.transaction() as connection:
+                written = [row[0] for row in connection.execute("SELECT record FROM sink ORDER BY record")]
+            assert (written if transaction else sorted(set(written))) == list(range(length))
+            assert store.verify().ok
+
+    check()
 
 
 def test_a_loop_left_by_an_exception_holds_no_transaction_open(store: CheckpointStore, path: Path) -> None:

@@ -80,24 +80,29 @@ def replays(draw: st.DrawFn) -> list[Checkpoint]:
     return [entry(run_id="C"), *made]
 
 
-@given(entries=replays(), page=st.integers(1, 4))
-@settings(max_examples=60)
-def test_the_store_compares_as_a_plain_list_does(entries: list[Checkpoint], page: int) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(60, marks=pytest.mark.long)])
+def test_the_store_compares_as_a_plain_list_does(examples: int) -> None:
     """Every pair of runs, whatever they have in common, and wherever a page ends."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
-        statement = pages._COMPARED_PAGE.replace(f"OFFSET {pages.COMPARED_MILEPOSTS - 1})", f"OFFSET {page - 1})")
-        assert statement != pages._COMPARED_PAGE
-        patch.setattr(pages, "_COMPARED_PAGE", statement)
-        with CheckpointStore(Path(directory, "replay.milepost"), durability="normal") as store:
-            store.append_many(entries)
-            recorded = {e.run_id for e in entries}
-            for run_id in "ABC":
-                for other_run_id in "ABC":
-                    if {run_id, other_run_id} <= recorded:
-                        assert store.compare(run_id, other_run_id) == compared(entries, run_id, other_run_id)
-                    else:
-                        with pytest.raises(NoCheckpointError):
-                            store.compare(run_id, other_run_id)
+
+    @settings(max_examples=examples)
+    @given(entries=replays(), page=st.integers(1, 4))
+    def check(entries: list[Checkpoint], page: int) -> None:
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
+            statement = pages._COMPARED_PAGE.replace(f"OFFSET {pages.COMPARED_MILEPOSTS - 1})", f"OFFSET {page - 1})")
+            assert statement != pages._COMPARED_PAGE
+            patch.setattr(pages, "_COMPARED_PAGE", statement)
+            with CheckpointStore(Path(directory, "replay.milepost"), durability="normal") as store:
+                store.append_many(entries)
+                recorded = {e.run_id for e in entries}
+                for run_id in "ABC":
+                    for other_run_id in "ABC":
+                        if {run_id, other_run_id} <= recorded:
+                            assert store.compare(run_id, other_run_id) == compared(entries, run_id, other_run_id)
+                        else:
+                            with pytest.raises(NoCheckpointError):
+                                store.compare(run_id, other_run_id)
+
+    check()
 
 
 def test_a_replay_at_another_time_is_identical(store: CheckpointStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections import defaultdict
 from contextlib import closing
 from hashlib import sha256
@@ -85,10 +86,12 @@ def details(store: CheckpointStore) -> list[dict[str, Any]]:
 # What a cursor may be
 
 
-def test_every_json_value_and_all_bytes_come_back_as_they_were(store: CheckpointStore) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.long)])
+def test_every_json_value_and_all_bytes_come_back_as_they_were(store: CheckpointStore, examples: int) -> None:
     """Of the same types all the way down, and with their SHA-256 in the detail."""
     state = Stated(store)
 
+    @settings(max_examples=examples)
     @given(cursors)
     @example({})
     @example([])
@@ -206,13 +209,14 @@ def test_a_cursor_is_taken_as_it_is_at_the_call(state: Stated) -> None:
 # What is kept
 
 
+@pytest.mark.parametrize("examples", [12, pytest.param(30, marks=pytest.mark.long)])
 def test_the_last_two_cursors_of_each_stage_of_each_run_are_kept_and_no_more(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
     """However steps with and without one take turns, in one commit or in many; cursor() answers for the last step alone."""
     steps = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.none() | cursors), max_size=25)
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples)
     @given(steps, st.integers(0, 25))
     def check(steps: list[tuple[str, str, object]], many: int) -> None:
         path = tmp_path_factory.mktemp("kept") / "store"
@@ -320,9 +324,7 @@ def key(request: pytest.FixtureRequest) -> bytes | None:
     return found
 
 
-@pytest.fixture
-def file(path: Path, key: bytes | None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two runs; cursors at positions 1, 2 and 5 to 8, of which 1 is gone; and so long that two workers would share it."""
+def _record(path: Path, key: bytes | None) -> None:
     with CheckpointStore(path, durability="normal", hmac_key=key) as store:
         state = Stated(store)
         for number in (1, 2, 3):
@@ -334,8 +336,24 @@ def file(path: Path, key: bytes | None, monkeypatch: pytest.MonkeyPatch) -> Path
         state("8", stage="sort")
         for _ in range(60):
             state(run_id="run-9", stage="none")
-    monkeypatch.setattr(workers, "LEAST", 10)
     assert [position for _, _, position, _ in kept(path)] == [2, 5, 6, 7, 8]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[bytes | None, Path]:
+    """A file of each kind of chain, which no test changes."""
+    folder = tmp_path_factory.mktemp("recorded")
+    files = {None: folder / "plain", KEY: folder / "keyed"}
+    for key, path in files.items():
+        _record(path, key)
+    return files
+
+
+@pytest.fixture
+def file(recorded: dict[bytes | None, Path], path: Path, key: bytes | None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two runs; cursors at positions 1, 2 and 5 to 8, of which 1 is gone; and so long that two workers would share it."""
+    shutil.copy(recorded[key], path)
+    monkeypatch.setattr(workers, "LEAST", 10)
     return path
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost import Checkpoint, CheckpointStore, DamagedStoreError, Head, rows
@@ -55,9 +55,13 @@ def file(path: Path) -> Path:
     return path
 
 
-def test_the_chain_of_any_details_is_that_of_the_pure_functions(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.long)])
+def test_the_chain_of_any_details_is_that_of_the_pure_functions(
+    tmp_path_factory: pytest.TempPathFactory, examples: int
+) -> None:
     """Plain and keyed; read back as they were, with their signatures, and verified."""
 
+    @settings(max_examples=examples)
     @given(st.lists(texts, max_size=8), st.sampled_from([None, KEY]))
     def check(details: list[str | None], key: bytes | None) -> None:
         path, entries = tmp_path_factory.mktemp("any") / "store", chain(len(details))

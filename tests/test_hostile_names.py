@@ -106,11 +106,16 @@ def test_any_text_comes_back_as_it_was(path: Path, count: int) -> None:
         assert store.chain_signature() == chain_signature(recorded)
 
 
-@settings(max_examples=50)
-@given(name=stages, other=stages)
-def test_any_two_names_are_told_apart(tmp_path_factory: pytest.TempPathFactory, name: str, other: str) -> None:
+@pytest.mark.parametrize("examples", [15, pytest.param(50, marks=pytest.mark.long)])
+def test_any_two_names_are_told_apart(tmp_path_factory: pytest.TempPathFactory, examples: int) -> None:
     """Promise D2: byte by byte, whatever looks alike."""
-    with CheckpointStore(tmp_path_factory.mktemp("names") / "store", durability="normal") as store:
-        recorded: list[Checkpoint] = []
-        for each in dict.fromkeys((name, other)):
-            _through_every_verb(store, each, recorded)
+
+    @settings(max_examples=examples)
+    @given(name=stages, other=stages)
+    def check(name: str, other: str) -> None:
+        with CheckpointStore(tmp_path_factory.mktemp("names") / "store", durability="normal") as store:
+            recorded: list[Checkpoint] = []
+            for each in dict.fromkeys((name, other)):
+                _through_every_verb(store, each, recorded)
+
+    check()

@@ -275,7 +275,7 @@ def _run_programs(directory: Any, executor: Executor, programs: int) -> None:
     run()
 
 
-@pytest.mark.parametrize("programs", [60, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("programs", [20, pytest.param(1_000, marks=pytest.mark.long)])
 def test_of_random_programs_nothing_is_recorded_early_twice_or_never(
     tmp_path: Path, executor: Executor, programs: int
 ) -> None:

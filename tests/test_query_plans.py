@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conftest import Clock
 from milepost import CheckpointStore, Watermark, rows
 from support import doors
 from support.chains import chain, entry, mixed
 from support.methods import lookups
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -71,17 +73,28 @@ SUMMARIES: dict[str, tuple[Callable[[CheckpointStore], object], set[str]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed file with something in every table, which no test changes."""
+    path = tmp_path_factory.mktemp("filled") / "orders.milepost"
+    with CheckpointStore(path, durability="normal", clock=Clock()) as store:
+        store.append_many(mixed(100))
+        for page in range(3):
+            mark = Watermark(10**8 + page, 2**49)
+            store.advance("run-1", "load", mark, idempotency_key=f"page-{page}", cursor=page)
+        store.branch("run-1", "branch")
+        store.run("run-1").__enter__()
+    return path
+
+
 @pytest.fixture
-def recorded(store: CheckpointStore) -> CheckpointStore:
-    """A store with something in every table, whose next append has to look where the chain ends."""
-    store.append_many(mixed(100))
-    for page in range(3):
-        mark = Watermark(10**8 + page, 2**49)
-        store.advance("run-1", "load", mark, idempotency_key=f"page-{page}", cursor=page)
-    store.branch("run-1", "branch")
-    store.run("run-1").__enter__()
-    doors.writer(store)._end = None
-    return store
+def recorded(filled: Path, path: Path) -> Iterator[CheckpointStore]:
+    """The store of a copy, whose next append has to look where the chain ends; when the test ends its chain must hold."""
+    shutil.copy(filled, path)
+    with CheckpointStore(path, durability="normal", clock=Clock()) as store:
+        doors.writer(store)._end = None
+        yield store
+        store.verify().raise_if_broken()
 
 
 def _statements(store: CheckpointStore, lookup: Callable[[CheckpointStore], object]) -> dict[str, Any]:

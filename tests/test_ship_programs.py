@@ -194,7 +194,7 @@ def _play(folder: Path, operations: list[str], seed: int, failures: float) -> No
 PROGRAMS = st.lists(st.sampled_from(OPERATIONS), min_size=5, max_size=30)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(PROGRAMS, st.integers(0, 2**32), st.sampled_from([0.0, 0.0, 0.15]))
 def test_nothing_that_was_acknowledged_is_ever_lost(folder: Path, operations: list[str], seed: int, failures: float) -> None:
     """Whoever ships, dies, takes over or comes back, with and without a network that fails."""

@@ -84,15 +84,22 @@ def test_the_first_vector_is_pinned_here_too() -> None:
     assert chain_signature([]) == "0" * 64
 
 
-@given(checkpoints)
-def test_canonical_bytes_are_the_shortest_json_of_the_standard_library(given_entry: Checkpoint) -> None:
+@pytest.mark.parametrize("examples", [30, pytest.param(100, marks=pytest.mark.long)])
+def test_canonical_bytes_are_the_shortest_json_of_the_standard_library(examples: int) -> None:
     """The canonical bytes are JSON without white space, and read back as what was written."""
-    run_id, stage, sequence, mark, key, at_ms = given_entry
-    fields = [run_id, stage, sequence, list(mark), key, at_ms]
-    assert signed(given_entry) == json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-    assert json.loads(signed(given_entry)) == fields
+
+    @settings(max_examples=examples)
+    @given(checkpoints)
+    def check(given_entry: Checkpoint) -> None:
+        run_id, stage, sequence, mark, key, at_ms = given_entry
+        fields = [run_id, stage, sequence, list(mark), key, at_ms]
+        assert signed(given_entry) == json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        assert json.loads(signed(given_entry)) == fields
+
+    check()
 
 
+@settings(max_examples=30)
 @given(checkpoints, checkpoints)
 def test_two_checkpoints_share_canonical_bytes_only_if_they_are_equal(one: Checkpoint, other: Checkpoint) -> None:
     """The encoding is injective."""
@@ -107,13 +114,19 @@ def test_a_hundred_thousand_pairs_share_canonical_bytes_only_if_they_are_equal(o
     assert (signed(one) == signed(other)) == (one == other)
 
 
-@given(st.lists(checkpoints, max_size=5))
-def test_a_signature_chains_the_hash_of_each_entry_to_the_one_before(entries: list[Checkpoint]) -> None:
+@pytest.mark.parametrize("examples", [30, pytest.param(100, marks=pytest.mark.long)])
+def test_a_signature_chains_the_hash_of_each_entry_to_the_one_before(examples: int) -> None:
     """SHA-256(signature before ‖ canonical bytes), from 32 zero bytes on."""
-    signature = bytes(32)
-    for each in entries:
-        signature = sha256(signature + signed(each)).digest()
-    assert signature.hex() == chain_signature(iter(entries))
+
+    @settings(max_examples=examples)
+    @given(st.lists(checkpoints, max_size=5))
+    def check(entries: list[Checkpoint]) -> None:
+        signature = bytes(32)
+        for each in entries:
+            signature = sha256(signature + signed(each)).digest()
+        assert signature.hex() == chain_signature(iter(entries))
+
+    check()
 
 
 def test_an_invalid_checkpoint_in_a_chain_is_named_by_its_place() -> None:

@@ -323,7 +323,7 @@ def _random_program(store: CheckpointStore, program: Any) -> None:
 
 
 @given(PROGRAMS)
-@settings(max_examples=60)
+@settings(max_examples=25)
 @example([(1, [("track", 0, 9), ("track", 2, 3), ("done", 1), ("track", 0, 0), ("done", 0), ("track", 0, 0)], False)])
 def test_what_is_recorded_follows_from_what_is_finished(shared: CheckpointStore, program: Any) -> None:
     """Records that begin with gaps, finish in any order, fail, are cancelled, end twice; against a plain model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import re
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -35,11 +36,19 @@ if TYPE_CHECKING:
 ENTRIES = mixed(60)
 
 
-@pytest.fixture
-def file(path: Path) -> Path:
-    """A closed file with sixty entries of three runs."""
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed file with sixty entries of three runs, which no test changes."""
+    path = tmp_path_factory.mktemp("recorded") / "orders.milepost"
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(ENTRIES)
+    return path
+
+
+@pytest.fixture
+def file(recorded: Path, path: Path) -> Path:
+    """A copy of it, to be changed."""
+    shutil.copy(recorded, path)
     return path
 
 
@@ -424,49 +433,44 @@ EDITS = st.one_of(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of the sixty entries."""
-    path = tmp_path_factory.mktemp("explained") / "orders.milepost"
-    with CheckpointStore(path, durability="normal") as store:
-        store.append_many(ENTRIES)
-    return path
-
-
-@given(
-    edits=st.lists(EDITS, min_size=1, max_size=4), options=st.sampled_from([{}, {"run_id": "run-0"}, {"run_id": "run-1"}])
-)
-@settings(max_examples=150)
-def test_a_fault_names_the_entry_that_stands_at_its_position(
-    recorded: Path, edits: list[str], options: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("examples", [40, pytest.param(150, marks=pytest.mark.long)])
+def test_a_fault_names_the_entry_that_stands_at_its_position(recorded: Path, examples: int) -> None:
     """Whatever was done to the file: run, stage and sequence are what stands there, and the sentence names them."""
-    file = recorded.with_name("edited.milepost")
-    file.write_bytes(recorded.read_bytes())
-    for edit in edits:
-        with contextlib.suppress(apsw.ConstraintError):
-            tamper(file, edit)
-    there = standing(file)
-    found = None
-    with contextlib.suppress(NoCheckpointError):
-        found = verify(file, **options)
-    if found is None:  # the run has lost its name
-        assert options["run_id"] not in {run_id for run_id, *_ in there.values()}
-        return
-    for fault in found.faults:
-        named = fault.run_id, fault.stage, fault.sequence
-        if fault.position is None or fault.kind == "missing":
-            assert named == (None, None, None)
-            continue
-        assert named == there[fault.position]
-        text = str(fault)
-        assert text.startswith(f"position {fault.position:,}: ")
-        assert f", sequence {fault.sequence:,}" in text
-        assert fault.run_id is None or f"run {fault.run_id!r}" in text
-        assert f"stage {fault.stage!r}" in text
-        assert text.isprintable()
-        assert not re.search("[0-9a-f]{13}", text)
-        assert pickle.loads(pickle.dumps(fault)) == fault
+
+    @settings(max_examples=examples)
+    @given(
+        edits=st.lists(EDITS, min_size=1, max_size=4),
+        options=st.sampled_from([{}, {"run_id": "run-0"}, {"run_id": "run-1"}]),
+    )
+    def check(edits: list[str], options: dict[str, Any]) -> None:
+        file = recorded.with_name("edited.milepost")
+        file.write_bytes(recorded.read_bytes())
+        for edit in edits:
+            with contextlib.suppress(apsw.ConstraintError):
+                tamper(file, edit)
+        there = standing(file)
+        found = None
+        with contextlib.suppress(NoCheckpointError):
+            found = verify(file, **options)
+        if found is None:  # the run has lost its name
+            assert options["run_id"] not in {run_id for run_id, *_ in there.values()}
+            return
+        for fault in found.faults:
+            named = fault.run_id, fault.stage, fault.sequence
+            if fault.position is None or fault.kind == "missing":
+                assert named == (None, None, None)
+                continue
+            assert named == there[fault.position]
+            text = str(fault)
+            assert text.startswith(f"position {fault.position:,}: ")
+            assert f", sequence {fault.sequence:,}" in text
+            assert fault.run_id is None or f"run {fault.run_id!r}" in text
+            assert f"stage {fault.stage!r}" in text
+            assert text.isprintable()
+            assert not re.search("[0-9a-f]{13}", text)
+            assert pickle.loads(pickle.dumps(fault)) == fault
+
+    check()
 
 
 HAPPENED: dict[str, dict[int | None, str]] = {
