@@ -107,7 +107,7 @@ def test_a_break_leaves_the_last_finished_batch_as_the_resume_point(store: Check
     assert _offsets(store)[-1] == (20, "load:10-19")
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [30, pytest.param(200, marks=pytest.mark.long)])
 def test_every_record_is_processed_exactly_once_in_the_sink(tmp_path_factory: pytest.TempPathFactory, examples: int) -> None:
     """With transaction=True, whatever the crashes; without it, nothing is missed."""
 

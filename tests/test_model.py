@@ -238,7 +238,7 @@ class StoreIsAList(RuleBasedStateMachine):
 
 def test_the_store_equals_a_list() -> None:
     """A small dose of random programs."""
-    run_state_machine_as_test(StoreIsAList, settings=settings(max_examples=8, stateful_step_count=25))
+    run_state_machine_as_test(StoreIsAList, settings=settings(max_examples=6, stateful_step_count=25))
 
 
 @pytest.mark.long

@@ -99,7 +99,6 @@ def test_canonical_bytes_are_the_shortest_json_of_the_standard_library(examples:
     check()
 
 
-@settings(max_examples=30)
 @given(checkpoints, checkpoints)
 def test_two_checkpoints_share_canonical_bytes_only_if_they_are_equal(one: Checkpoint, other: Checkpoint) -> None:
     """The encoding is injective."""
