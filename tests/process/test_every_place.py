@@ -23,70 +23,80 @@ def _interrupt(operations: Sequence[str], places: int = 0, **orders: Any) -> Out
         return interrupt(directory, operations, rounds=places, seed=SEED, **orders)
 
 
-def test_an_append_that_is_interrupted_anywhere_is_there_or_not_and_the_store_goes_on() -> None:
+@pytest.mark.parametrize(
+    "keeping",
+    [
+        pytest.param({"Append": [False], "AppendMore": [True]}, id="kept or not"),
+        pytest.param({"Append": [False, True], "AppendMore": [False, True]}, marks=LONG, id="both"),
+    ],
+)
+def test_an_append_that_is_interrupted_anywhere_is_there_or_not_and_the_store_goes_on(
+    keeping: dict[str, list[bool]],
+) -> None:
     """At every place: another process can append at once, so can the store, and the same append can be made again."""
-    outcome = _interrupt(["Append", "AppendMore"])
-    assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 2 * 2 * 40
+    for operation, kept in keeping.items():
+        outcome = _interrupt([operation], keeping=kept)
+        assert outcome.problems == [], outcome.problems[0]
+        assert outcome.hits >= len(kept) * 40
 
 
-@pytest.mark.parametrize("places", [12, ALL])
+@pytest.mark.parametrize("places", [6, ALL])
 def test_a_write_that_is_interrupted_anywhere_is_there_or_not_and_the_store_goes_on(places: int) -> None:
     """A duplicate, a rejected checkpoint, a batch, a step."""
     outcome = _interrupt(["Duplicate", "Rejected", "AppendMany", "Advance"], places)
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 2 * 4 * 10
+    assert outcome.hits >= 2 * 4 * 5
 
 
-@pytest.mark.parametrize("places", [12, ALL])
+@pytest.mark.parametrize("places", [6, ALL])
 def test_a_durable_write_that_is_interrupted_anywhere_is_there_or_not(places: int) -> None:
     """With durability full, where a duplicate is synced as well."""
     outcome = _interrupt(["Append", "AppendMore", "Duplicate"], places, durability="full")
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 2 * 3 * 10
+    assert outcome.hits >= 2 * 3 * 5
 
 
-@pytest.mark.parametrize("places", [40, pytest.param(1_000, marks=LONG)])
-def test_an_append_beside_threads_that_is_interrupted_anywhere_stops_none_of_them(places: int) -> None:
+@pytest.mark.parametrize(("times", "places"), [(1, 20), pytest.param(25, 40, marks=LONG)])
+def test_an_append_beside_threads_that_is_interrupted_anywhere_stops_none_of_them(times: int, places: int) -> None:
     """The main thread leads the others' group commit, or follows one of them: they go on, and get what is theirs."""
-    outcome = _interrupt(["Append"] * (places // 40), 40, workers=4, patience_ms=5000)
+    outcome = _interrupt(["Append"] * times, places, workers=4, patience_ms=5000)
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= places // 4
+    assert outcome.hits >= times * places // 4
 
 
-@pytest.mark.parametrize("places", [20, ALL])
+@pytest.mark.parametrize("places", [10, ALL])
 def test_a_block_that_is_interrupted_anywhere_is_there_as_a_whole_or_not_at_all(places: int) -> None:
     """At its beginning, inside, at its end; no transaction stays open, and nothing is acknowledged that nobody commits."""
     outcome = _interrupt(["Block", "Nested", "NestedUndone"], places, keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 3 * 15
+    assert outcome.hits >= 3 * 7
 
 
-@pytest.mark.parametrize("places", [20, ALL])
+@pytest.mark.parametrize("places", [10, ALL])
 def test_a_block_that_catches_an_interrupt_goes_on(places: int) -> None:
     """An inner block, or an append, is undone alone, and the rest is committed."""
     outcome = _interrupt(["CaughtInBlock", "CaughtInAppend"], places, keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 2 * 15
+    assert outcome.hits >= 2 * 7
 
 
-@pytest.mark.parametrize("places", [20, ALL])
+@pytest.mark.parametrize("places", [10, ALL])
 def test_a_loop_that_is_interrupted_anywhere_resumes(places: int) -> None:
     """With `transaction=True` each record is in the sink once, however often it was interrupted."""
     outcome = _interrupt(["Loop", "TransactionalLoop"], places, keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 2 * 15
+    assert outcome.hits >= 2 * 7
 
 
-@pytest.mark.parametrize("places", [20, ALL])
+@pytest.mark.parametrize("places", [10, ALL])
 def test_a_kept_exception_of_an_interrupted_block_makes_no_later_append_be_lost(places: int) -> None:
     """Until it is gone an append is refused, or it is there; then all goes on."""
     outcome = _interrupt(["Block", "CaughtInBlock", "TransactionalLoop"], places, keeping=[True])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 3 * 15
+    assert outcome.hits >= 3 * 7
 
 
-@pytest.mark.parametrize("places", [4, pytest.param(500, marks=LONG)])
+@pytest.mark.parametrize("places", [2, pytest.param(500, marks=LONG)])
 def test_an_archive_that_is_interrupted_anywhere_is_finished_by_the_next_call(places: int) -> None:
     """Nothing is left open or half made, and meanwhile another process appends at once."""
     outcome = _interrupt(["Archive"], places)
@@ -94,70 +104,71 @@ def test_an_archive_that_is_interrupted_anywhere_is_finished_by_the_next_call(pl
     assert outcome.hits >= places
 
 
-def test_a_close_that_is_interrupted_anywhere_is_done_by_the_next_one() -> None:
+@pytest.mark.parametrize("places", [12, ALL])
+def test_a_close_that_is_interrupted_anywhere_is_done_by_the_next_one(places: int) -> None:
     """Nothing of the store stays open."""
-    outcome = _interrupt(["Close"])
+    outcome = _interrupt(["Close"], places)
     assert outcome.problems == [], outcome.problems[0]
     assert outcome.hits >= 2 * 5
 
 
-@pytest.mark.parametrize("places", [8, ALL])
+@pytest.mark.parametrize("places", [4, ALL])
 def test_an_opening_that_is_interrupted_anywhere_leaves_nothing_behind(places: int) -> None:
     """Of a file that is there, of a new one, of one that is only read: the next opening works."""
     outcome = _interrupt(["Open", "OpenNew", "OpenReadonly"], places)
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 2 * 3 * 6
+    assert outcome.hits >= 2 * 3 * 3
 
 
-@pytest.mark.parametrize("places", [12, ALL])
+@pytest.mark.parametrize("places", [6, ALL])
 def test_a_fork_that_is_interrupted_anywhere_leaves_every_store_usable(places: int) -> None:
     """Parent and child go on at once, and what the child has acknowledged is there, or it was refused."""
     outcome = _interrupt(["Fork"], places, keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 10
+    assert outcome.hits >= 5
 
 
 @pytest.mark.parametrize("handler", ["fork", "open"])
-@pytest.mark.parametrize("places", [5, ALL])
+@pytest.mark.parametrize("places", [3, ALL])
 def test_a_handler_anywhere_that_forks_or_opens_a_store_hangs_nowhere(handler: str, places: int) -> None:
     """As the store opens, closes, forks or writes."""
     outcome = _interrupt(["Fork", "Open", "Close", "Append"], places, handler=handler, keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits == outcome.recorded + outcome.refused >= 4 * 4
+    assert outcome.hits == outcome.recorded + outcome.refused >= 4 * 2
 
 
-@pytest.mark.parametrize("places", [10, pytest.param(1_000, marks=LONG)])
+@pytest.mark.parametrize("places", [5, pytest.param(1_000, marks=LONG)])
 def test_a_read_that_is_interrupted_anywhere_leaves_the_store_as_it_was(places: int) -> None:
     """The same read works, and so does an append."""
     outcome = _interrupt(["Latest", "History", "Verify"], places)
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 2 * 3 * 8
+    assert outcome.hits >= 2 * 3 * 4
 
 
-@pytest.mark.parametrize("places", [10, ALL])
+@pytest.mark.parametrize("places", [5, ALL])
 def test_sys_exit_anywhere_comes_out_as_such(places: int) -> None:
     """A handler that raises SystemExit."""
     outcome = _interrupt(["Append", "Block", "Loop"], places, handler="exit", keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits >= 3 * 8
+    assert outcome.hits >= 3 * 4
 
 
 @pytest.mark.parametrize("handler", ["append", "block"])
-@pytest.mark.parametrize("places", [10, ALL])
+@pytest.mark.parametrize("places", [5, ALL])
 def test_a_handler_anywhere_that_uses_the_store_is_answered_at_once(handler: str, places: int) -> None:
     """What it appends is recorded, or refused as what it is; the call around it ends as if nothing had been."""
     operations = ["Append", "AppendMany", "Nested", "Loop", "TransactionalLoop"]
     outcome = _interrupt(operations, places, handler=handler, keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits == outcome.recorded + outcome.refused >= 5 * 8
+    assert outcome.hits == outcome.recorded + outcome.refused >= 5 * 4
 
 
-@pytest.mark.parametrize("places", [60, ALL])
+@pytest.mark.parametrize("places", [30, ALL])
 def test_a_handler_anywhere_in_a_block_that_opens_one_is_inside_it_or_refused(places: int) -> None:
     """The outer block's own beginning and end are not what it may write into."""
     outcome = _interrupt(["Block", "Nested"], places, handler="block", keeping=[False])
     assert outcome.problems == [], outcome.problems[0]
-    assert outcome.hits == outcome.recorded + outcome.refused >= (2 * 50 if places else 700)
+    assert outcome.hits == outcome.recorded + outcome.refused >= (2 * 25 if places else 700)
 
 
 @pytest.mark.parametrize(

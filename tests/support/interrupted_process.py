@@ -1,6 +1,7 @@
 """
-A process whose main thread is interrupted, over and over: `interrupted_process.py ORDERS`, in JSON.
+A process whose main thread is interrupted, over and over: `interrupted_process.py SOCKET` forks one for each orders.
 
+The orders come by the socket, in JSON. A fork of a process that has opened no store takes 0.3 s less than an interpreter.
 It talks by lines of JSON with the process that has started it, which looks at the file from outside (outside_view.py).
 At the first problem it ends; where it hangs, it says where, and ends.
 """
@@ -15,6 +16,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -359,9 +361,35 @@ def _end(raised: threading.ExceptHookArgs) -> None:
     os._exit(3)
 
 
-if __name__ == "__main__":
-    _orders = Orders(**json.loads(sys.argv[1]))
-    _break(_orders.broken)
+def _play(orders: Orders) -> NoReturn:
+    _break(orders.broken)
     threading.excepthook = _end
-    Interruptions(_orders).run()
+    Interruptions(orders).run()
     os._exit(0)  # whatever threads are still at work
+
+
+def _fork_for_each(told: socket.socket) -> None:
+    """Orders come with the three standard streams of the process that follows them; how it has ended is answered."""
+    while True:
+        orders, streams, _, _ = socket.recv_fds(told, 1 << 16, 3)
+        if not orders:
+            return
+        child = os.fork()
+        if child == 0:
+            told.close()
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+                os.close(stream)
+            try:
+                _play(Orders(**json.loads(orders)))
+            except BaseException:  # noqa: BLE001 - whatever it is, the child must end with it
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+        for stream in streams:
+            os.close(stream)
+        told.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as _told:
+        _fork_for_each(_told)

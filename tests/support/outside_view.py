@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from milepost import CheckpointStore, MilepostError
 from support.interrupted_operations import SINK, entry
@@ -119,6 +122,38 @@ class View:
         return name.removeprefix(SINK) in self._sink if name.startswith(SINK) else name in self._receipts
 
 
+class _Nursery:
+    """A process that has imported what is interrupted, and forks the processes that are: one after the other."""
+
+    def __init__(self) -> None:
+        self._told, others = socket.socketpair()
+        command = [sys.executable, str(Path(__file__).with_name("interrupted_process.py")), str(others.fileno())]
+        with others:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, env=environment(), pass_fds=[others.fileno()]
+            )
+        atexit.register(self._end)
+
+    def begin(self, orders: Orders, errors: int) -> tuple[IO[str], IO[bytes]]:
+        """Begin a process; the lines that it says, and where it is answered."""
+        (asked, answers), (said, says) = os.pipe(), os.pipe()
+        socket.send_fds(self._told, [json.dumps(dataclasses.asdict(orders)).encode()], [asked, says, errors])
+        os.close(asked)
+        os.close(says)
+        return os.fdopen(said), os.fdopen(answers, "wb", buffering=0)
+
+    def wait(self) -> int:
+        """Wait until the process has ended; its exit code."""
+        return int(self._told.recv(100))
+
+    def _end(self) -> None:
+        self._told.close()
+        self._process.wait()
+
+
+_nursery = functools.cache(_Nursery)
+
+
 class Interrupted:
     """One process that is interrupted, and the view of its file."""
 
@@ -130,32 +165,23 @@ class Interrupted:
 
     def serve(self) -> None:
         """Answer the process until it ends."""
-        command = [sys.executable, str(Path(__file__).with_name("interrupted_process.py"))]
-        with (
-            tempfile.TemporaryFile() as errors,
-            subprocess.Popen(
-                [*command, json.dumps(dataclasses.asdict(self._orders))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment(),
-            ) as process,
-        ):
-            if process.stdin is None or process.stdout is None:
-                raise RuntimeError
-            answers = process.stdin.fileno()
+        with tempfile.TemporaryFile() as errors:
+            nursery = _nursery()
+            lines, answers = nursery.begin(self._orders, errors.fileno())
 
             def answer(value: Any) -> None:
                 with contextlib.suppress(BrokenPipeError):  # it hung and has ended while this process looked
-                    os.write(answers, json.dumps(value).encode() + b"\n")
+                    answers.write(json.dumps(value).encode() + b"\n")
 
-            for line in process.stdout:
-                self._serve(json.loads(line), answer)
-            process.wait()
+            try:
+                with lines, answers:
+                    for line in lines:
+                        self._serve(json.loads(line), answer)
+            finally:
+                code = nursery.wait()
             errors.seek(0)
             said = errors.read().decode(errors="replace")
-            if process.returncode or not (self.ended or self._failed):
+            if code or not (self.ended or self._failed):
                 places = _PLACE.findall(said)
                 if places:
                     self.operation, self.place = places[-1][1], int(places[-1][2])
