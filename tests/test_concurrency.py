@@ -5,31 +5,37 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from milepost import CheckpointStore, Receipt
 from milepost.checkpoint import chain_signature
 from support.chains import entry
-from support.programs import PROGRAMS, environment
+from support.programs import environment
 
-CHILD = PROGRAMS / "appending_child.py"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORKS = """
+import os, sys
+from support.appending_child import append
+path, count, limit, durability = sys.argv[1:]
+for number in range(int(count)):
+    if os.fork() == 0:
+        append(path, f"run-{number}", str(number), limit, durability)
+        sys.exit()
+sys.exit(any([os.wait()[1] for _ in range(int(count))]))
+"""
+"""Processes that have no store in common; a fork is quicker than a new interpreter."""
 
 
 def _writers(path: Path, count: int, appends: int, durability: str) -> None:
-    command = [sys.executable, str(CHILD), str(path)]
-    children = [
-        subprocess.Popen(
-            [*command, f"run-{i}", str(i), str(appends), durability],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-        for i in range(count)
-    ]
-    assert [child.communicate()[1] for child in children] == [""] * count
+    command = [sys.executable, "-c", FORKS, str(path), str(count), str(appends), durability]
+    ran = subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(), check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
     with CheckpointStore(path) as store:
         assert len(store) >= count * appends
         for run in store.runs():
@@ -103,11 +109,14 @@ def test_threads_read_while_others_write_and_one_holds_a_block(path: Path) -> No
 
 def test_a_new_file_that_several_processes_make_at_once_is_made_once(tmp_path: Path) -> None:
     """Whoever comes first; the others find it whole."""
-    program = "import sys; from milepost import CheckpointStore\nfor path in sys.argv[1:]: CheckpointStore(path).close()"
+    program = (
+        "import os, sys\nfrom milepost import CheckpointStore\n"
+        "first = os.fork() and os.fork()\n"
+        "for path in sys.argv[1:]: CheckpointStore(path).close()\n"
+        "if first: sys.exit(any([os.wait()[1] for _ in range(2)]))\n"
+    )
     paths = [tmp_path / f"store-{i}" for i in range(30)]
-    children = [
-        subprocess.Popen([sys.executable, "-c", program, *paths], stderr=subprocess.PIPE, text=True) for _ in range(3)
-    ]
-    assert [child.communicate()[1] for child in children] == [""] * 3
+    ran = subprocess.run([sys.executable, "-c", program, *paths], stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
     # Of two that close at once neither may be the last, and then a -wal or -shm stays for the next one to open the file.
     assert {str(path).removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()} == set(map(str, paths))

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from milepost import CheckpointStore
 from support.chains import entry
-from support.programs import PROGRAMS, environment
+from support.programs import environment
 
-CHILD = PROGRAMS / "appending_child.py"
+if TYPE_CHECKING:
+    from pathlib import Path
+    from subprocess import Popen
+
+FORKS = """
+import os, sys
+from support.appending_child import append, say
+for seed in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        say(os.getpid())
+        append(sys.argv[1], "run-7", seed, "1000000")
+    _, status = os.waitpid(child, 0)
+    say(f"\\nended {os.waitstatus_to_exitcode(status)}")
+"""
+"""A fork of a process that has no store is quicker than a new interpreter, and as sudden a death."""
 
 
-def _kill_one(path: Path, seed: int, delay_s: float) -> list[str]:
+def _kill_one(forks: Popen[str], seed: int, delay_s: float) -> list[str]:
     """Start a writer, kill it after a while, and give the keys that it was told."""
-    command = [sys.executable, str(CHILD), str(path), "run-7", str(seed), "1000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(delay_s)
-        child.send_signal(signal.SIGKILL)
-        told = child.stdout.read()
-    assert child.returncode == -signal.SIGKILL
-    return [line for line in told.split("\n")[:-1] if line]  # the last line may be torn
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    forks.stdin.write(f"{seed}\n")
+    forks.stdin.flush()
+    child = int(forks.stdout.readline())
+    assert forks.stdout.readline() == "ready\n"
+    time.sleep(delay_s)
+    os.kill(child, signal.SIGKILL)
+    told = []
+    while not (line := forks.stdout.readline()).startswith("ended"):
+        assert line, "the process that forks has ended"
+        told.append(line.removesuffix("\n"))
+    assert line == f"ended {-signal.SIGKILL}\n"
+    return [key for key in told[:-1] if key]  # the last line may be torn
 
 
 def _check(path: Path, told: list[str]) -> int:
@@ -54,9 +75,11 @@ def _kills(path: Path, count: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
     told: list[str] = []
-    for kill in range(count):
-        told += _kill_one(path, seed + kill, chance.random() * 0.03)
-        _check(path, told)
+    command = [sys.executable, "-c", FORKS, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()) as forks:
+        for kill in range(count):
+            told += _kill_one(forks, seed + kill, chance.random() * 0.03)
+            _check(path, told)
 
 
 def test_every_acknowledged_append_survives_a_kill_and_none_is_doubled(path: Path) -> None:
