@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,6 @@ from support.methods import READING, SHOWING, WRITING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 CALLS_WHEN_CLOSED: dict[str, Callable[[CheckpointStore], object]] = {
     **{name: call for name, call in READING.items() if name != "_repr_html_"},  # which says so in a page
@@ -26,23 +26,30 @@ CALLS_WHEN_CLOSED: dict[str, Callable[[CheckpointStore], object]] = {
 }
 
 
-@pytest.mark.parametrize("readonly", [False, True], ids=["opened to write", "opened to read"])
-@pytest.mark.parametrize("verb", CALLS_WHEN_CLOSED.values(), ids=CALLS_WHEN_CLOSED)
-def test_every_verb_of_a_closed_store_says_that_it_is_closed(
-    path: Path, verb: Callable[[CheckpointStore], object], readonly: bool
-) -> None:
-    """The message has the path and the way out; closing again does nothing."""
+@pytest.fixture(scope="module", params=[False, True], ids=["opened to write", "opened to read"])
+def closed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CheckpointStore:
+    """A store that was closed, which all verbs share: none of them changes anything."""
+    path = tmp_path_factory.mktemp("closed") / "orders.milepost"
     with CheckpointStore(path, durability="normal") as store:
         store.append(entry(1))
-    if readonly:
+    if request.param:
         with CheckpointStore.open_readonly(path) as store:
             pass
-    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    return store
+
+
+@pytest.mark.parametrize("verb", CALLS_WHEN_CLOSED.values(), ids=CALLS_WHEN_CLOSED)
+def test_every_verb_of_a_closed_store_says_that_it_is_closed(
+    closed: CheckpointStore, verb: Callable[[CheckpointStore], object]
+) -> None:
+    """The message has the path and the way out; closing again does nothing."""
+    directory = Path(closed.path).parent
+    before = {file.name: file.read_bytes() for file in directory.iterdir()}
     with pytest.raises(ClosedStoreError, match=r"orders\.milepost: the store is closed: open it again"):
-        verb(store)
-    store.close()
-    assert "closed" in repr(store)
-    assert before == {file.name: file.read_bytes() for file in path.parent.iterdir()}
+        verb(closed)
+    closed.close()
+    assert "closed" in repr(closed)
+    assert before == {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
 @pytest.mark.parametrize("walk", ["history", "receipts"])

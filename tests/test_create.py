@@ -6,13 +6,14 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -172,21 +173,53 @@ def half_way(folder: Path, *arguments: str) -> Popen[bytes]:
     return child
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a store and an export of it."""
-    with CheckpointStore(tmp_path / "store", durability="normal") as store:
+    folder = tmp_path_factory.mktemp("made")
+    with CheckpointStore(folder / "store", durability="normal") as store:
         store.append_many(chain(1000))
-    assert run("export", tmp_path / "store", "--output", tmp_path / "lines").exit_code == 0
+    assert run("export", folder / "store", "--output", folder / "lines").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of that directory."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def left_by_kills(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it in which processes were killed while they made something: all of them once, for they start slowly."""
+    folder = tmp_path_factory.mktemp("left")
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    for killed in [half_way(folder, *command) for command in LEFT]:
+        killed.kill()
+        killed.communicate()
+    assert len(hidden(folder)) == len(LEFT)
+    return folder
+
+
+def hidden(folder: Path) -> list[str]:
+    """What files are made in, until they are whole."""
+    return [name for name in names(folder) if name.startswith(".milepost")]
+
+
 MADE = [("backup", "store", "new"), ("export", "store", "--output", "new")]
+LEFT = [("make", "new"), ("copy", "store", "new"), *MADE]
 ENDS = {signal.SIGTERM: (143, b"Error: terminated\n"), signal.SIGHUP: (129, b"Error: the terminal was closed\n")}
 
 
-@pytest.mark.parametrize("number", ENDS)
-@pytest.mark.parametrize("command", MADE, ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [  # each command and each signal once, and in the long dose all
+        pytest.param(command, number, id=f"{command[0]}-{number}", marks=() if one == other else pytest.mark.long)
+        for one, command in enumerate(MADE)
+        for other, number in enumerate(ENDS)
+    ],
+)
 def test_a_signal_that_ends_leaves_nothing_of_what_a_command_was_making(
     folder: Path, command: tuple[str, ...], number: signal.Signals
 ) -> None:
@@ -199,7 +232,7 @@ def test_a_signal_that_ends_leaves_nothing_of_what_a_command_was_making(
     assert names(folder) == ["lines", "store"]
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_a_signal_that_ends_leaves_nothing_of_an_import(tmp_path: Path, number: signal.Signals) -> None:
     """While it waits for more lines."""
     with subprocess.Popen(
@@ -238,7 +271,6 @@ def test_a_signal_that_somebody_has_decided_on_is_left_to_them(folder: Path) -> 
     assert codes == [0]
 
 
-LEFT = [("make", "new"), ("copy", "store", "new"), *MADE]
 SWEEPERS: dict[str, Callable[[Path], object]] = {
     "a store is opened to write": lambda folder: CheckpointStore(folder / "store").close(),
     "a store is made": lambda folder: CheckpointStore(folder / "another").close(),
@@ -257,17 +289,16 @@ def answer_to(*command: str | Path) -> None:
     "sweeper",
     [each if "made" in each or "lines" in each else pytest.param(each, marks=pytest.mark.long) for each in SWEEPERS],
 )
-def test_what_a_kill_leaves_is_removed_when(folder: Path, sweeper: str) -> None:
+def test_what_a_kill_leaves_is_removed_when(left_by_kills: Path, tmp_path: Path, sweeper: str) -> None:
     """Whatever was being made; what a living process is making stays, and is put in place."""
-    for killed in [half_way(folder, *command) for command in LEFT]:
-        killed.kill()
-        killed.communicate()
-    left = [name for name in names(folder) if name.startswith(".milepost")]
+    folder = tmp_path / "copy"
+    shutil.copytree(left_by_kills, folder)
+    left = hidden(folder)
     assert len(left) == len(LEFT)
     living = half_way(folder, "export", "store", "--output", "new")
     try:
         SWEEPERS[sweeper](folder)
-        (kept,) = (name for name in names(folder) if name.startswith(".milepost"))
+        (kept,) = hidden(folder)
         assert kept not in left
         assert (folder / kept / "new").stat().st_size > 1000
     finally:
@@ -373,20 +404,17 @@ def test_a_directory_that_is_swept_before_it_is_locked_is_made_again(path: Path,
 def test_processes_that_make_the_same_store_and_sweep_each_other_all_open_it(path: Path) -> None:
     """Each of them has the one that is there in the end, and nothing is left of the others."""
     program = (
-        "import sys\nfrom milepost import CheckpointStore, Checkpoint, Watermark\nsys.stdin.readline()\n"
+        "import os, sys\nfrom milepost import CheckpointStore, Checkpoint, Watermark\n"
+        "reader, writer = os.pipe()\n"
+        "number = next((number for number in range(4) if os.fork() == 0), None)\n"
+        "os.close(writer)\n"
+        "if number is None: sys.exit(any([os.wait()[1] for _ in range(4)]))\n"
+        "os.read(reader, 1)\n"  # until all have begun
         "for n in range(8):\n"
         "    with CheckpointStore(f'{sys.argv[1]}-{n}', durability='normal', busy_timeout_ms=60000) as store:\n"
-        "        store.append(Checkpoint(sys.argv[2], 'load', 1, Watermark(1, 1), 'k', 1))\n"
+        "        store.append(Checkpoint(f'run-{number}', 'load', 1, Watermark(1, 1), 'k', 1))\n"
     )
-    children: list[tuple[Popen[bytes], IO[bytes]]] = []
-    for number in range(4):
-        child = subprocess.Popen([sys.executable, "-c", program, path, f"run-{number}"], stdin=subprocess.PIPE)
-        assert child.stdin is not None
-        children.append((child, child.stdin))
-    for _, stdin in children:
-        stdin.write(b"\n")
-        stdin.close()
-    assert [child.wait(120) for child, _ in children] == [0] * 4
+    assert subprocess.run([sys.executable, "-c", program, path], check=False, timeout=120).returncode == 0
     stores = [f"{path.name}-{number}" for number in range(8)]
     # Of two that close at the same moment, neither is SQLite's last one, which removes these. The next one does.
     logs = {f"{store}-{log}" for store in stores for log in ("wal", "shm")}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,18 +44,32 @@ def _killed_writer(path: Path) -> None:
     assert run.returncode == -signal.SIGKILL
 
 
+def _lay(make: Callable[[Path], None], path: Path) -> None:
+    """Put there what was made once: a process that is killed takes a while to start."""
+    for suffix, content in _made(make).items():
+        path.with_name(path.name + suffix).write_bytes(content)
+
+
+@functools.cache
+def _made(make: Callable[[Path], None]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "made"
+        make(path)
+        return {file.name.removeprefix("made"): file.read_bytes() for file in path.parent.iterdir()}
+
+
 def _after_close(path: Path) -> None:
     with CheckpointStore(path) as store:
         store.append_many(chain(50))
 
 
 def _wal_without_shm(path: Path) -> None:
-    _killed_writer(path)
+    _lay(_killed_writer, path)
     path.with_name(f"{path.name}-shm").unlink()
 
 
 def _shm_is_garbage(path: Path) -> None:
-    _killed_writer(path)
+    _lay(_killed_writer, path)
     path.with_name(f"{path.name}-shm").write_bytes(b"\xa5" * 32768)
 
 
@@ -64,7 +80,7 @@ def _empty_wal(path: Path) -> None:
 
 def _killed_after_the_header_of_the_wal(path: Path) -> None:
     """As between the first two writes of a WAL."""
-    _killed_writer(path)
+    _lay(_killed_writer, path)
     header = path.with_name(f"{path.name}-wal").read_bytes()[:32]
     CheckpointStore(path).close()
     program = (
@@ -87,7 +103,7 @@ SURROUNDINGS = [
 @pytest.mark.parametrize("make", SURROUNDINGS)
 def test_all_that_was_committed_is_read_and_not_a_byte_changes(path: Path, make: Callable[[Path], None]) -> None:
     """Of the file, of what lies beside it, or of the directory."""
-    make(path)
+    _lay(make, path)
     before = _bytes(path.parent)
     with CheckpointStore.open_readonly(path) as store:
         assert list(store.history()) == chain(50)
@@ -121,7 +137,7 @@ def test_a_directory_without_write_permission_is_enough(make: Callable[[Path], N
     directory = Path("/tmp") / f"milepost-{os.getpid()}-{make.__name__}"
     directory.mkdir()
     try:
-        make(directory / "orders.milepost")
+        _lay(make, directory / "orders.milepost")
         for file in directory.iterdir():
             file.chmod(0o444)
         directory.chmod(0o555)
@@ -160,7 +176,7 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
 def test_a_read_only_mount_is_enough(mounted: Path, make: Callable[[Path], None]) -> None:
     """Where not even root can write: everything is read, and opening it to write is refused in words."""
     path = mounted / "orders.milepost"
-    make(path)
+    _lay(make, path)
     subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
     with pytest.raises(OSError, match="Read-only file system"):
         (mounted / "new").touch()
@@ -220,14 +236,21 @@ WALKS: dict[str, Callable[[CheckpointStore], Iterator[object]]] = {
 }
 
 
+def _long(path: Path) -> None:
+    """A chain that no walk reads at once."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(12_000))
+
+
 @pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS.keys())
 @pytest.mark.parametrize("opened", [CheckpointStore.open_readonly, CheckpointStore], ids=["reader", "writer"])
 def test_a_forgotten_walk_pins_nothing(
     path: Path, walk: Callable[[CheckpointStore], Iterator[object]], opened: Callable[[Path], CheckpointStore]
 ) -> None:
     """Another writer's WAL can be written back and reset, and the walk goes on afterwards."""
+    _lay(_long, path)
     with CheckpointStore(path, durability="normal") as store:
-        store.append_many(chain(12_000))
+        store.append(entry(12_001))  # into the WAL
         with opened(path) as other:
             forgotten = walk(other)
             next(forgotten)
@@ -255,7 +278,7 @@ def test_a_file_that_is_not_there_is_not_made(path: Path) -> None:
 
 def test_a_wal_index_that_a_killed_writer_left_half_changed_is_read_around(path: Path) -> None:
     """A reader that has it open finds its two headers different; SQLite leaves it to a writer to make it anew."""
-    _killed_writer(path)
+    _lay(_killed_writer, path)
     with CheckpointStore.open_readonly(path) as reader:
         assert len(reader) == 50
         with path.with_name(f"{path.name}-shm").open("r+b") as index:
@@ -274,7 +297,7 @@ def test_a_reader_steps_aside_though_there_is_another_writer(path: Path, tmp_pat
         if "let go" in beside:
             with fork_in_progress():
                 assert not writer(other).has_open_file
-        _killed_writer(path)
+        _lay(_killed_writer, path)
         with CheckpointStore.open_readonly(path) as reader:
             assert len(reader) == 50
             with CheckpointStore(path) as store:
@@ -284,7 +307,7 @@ def test_a_reader_steps_aside_though_there_is_another_writer(path: Path, tmp_pat
 
 def test_a_reader_steps_aside_for_a_writer_in_its_own_process(path: Path) -> None:
     """What a reader has mapped read-only, SQLite would share with the writer."""
-    _killed_writer(path)
+    _lay(_killed_writer, path)
     with CheckpointStore.open_readonly(path) as reader:
         walk = reader.history()
         assert next(walk) == entry(1)
