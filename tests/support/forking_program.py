@@ -1,8 +1,9 @@
 """
-What test_forks.py runs, each in a process of its own: a scene is a function that forks, and returns what has to be there.
+What test_forks.py runs, in processes of their own: a scene is a function that forks, and returns what has to be there.
 
-`python forking_program.py PATH SCENE [CHILDREN]` prints `run:entries …`, what was acknowledged, and ends with 0 if nothing
-else went wrong. Nothing may hang: the watchdog ends the process.
+`python forking_program.py PATH SCENE,… CHILDREN` plays one scene after the other, each on a file of its own: `PATH-SCENE`.
+It prints `scene:run:entries …`, what was acknowledged, and ends with 0 if nothing else went wrong. Nothing may hang: the
+watchdog ends the process.
 """
 
 from __future__ import annotations
@@ -520,7 +521,7 @@ def threads_that_fork(path: str, children: int) -> dict[str, int]:
 
 
 def main() -> None:
-    """Play a scene."""
+    """Play the scenes."""
     faulthandler.dump_traceback_later(300, exit=True)
     # A fork beside threads is what is tried here; everything else that is warned of is an error where -W says so.
     warnings.filterwarnings("ignore", message=".*multi-threaded", category=DeprecationWarning)
@@ -528,8 +529,10 @@ def main() -> None:
         open_files.opened = list
         os.getpid = lambda: 1  # nor does the process id tell
         open_files._process = 1
-    for run, entries in globals()[sys.argv[2]](sys.argv[1], int(sys.argv[3])).items():
-        print(f"{run}:{entries}")
+    path, scenes, children = sys.argv[1:4]
+    for scene in scenes.split(","):
+        for run, entries in globals()[scene](f"{path}-{scene}", int(children)).items():
+            print(f"{scene}:{run}:{entries}")
 
 
 if __name__ == "__main__":
