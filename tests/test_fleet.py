@@ -177,13 +177,25 @@ QUESTIONS: dict[str, tuple[Callable[[Fleet], Answers[Any]], Callable[[Checkpoint
 }
 
 
-@settings(max_examples=12)
-@given(
-    chains=st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), max_size=12), min_size=1, max_size=4),
-    broken=st.sampled_from([None, *BROKEN]),
-)
+FILES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), max_size=12), min_size=1, max_size=4)
+
+
+@settings(max_examples=5)
+@given(chains=FILES, broken=st.sampled_from([None, *BROKEN]))
 def test_a_fleet_answers_what_each_store_answers_alone(chains: list[list[tuple[str, str]]], broken: str | None) -> None:
     """Every question, file by file: the same value, or the same error in the same words."""
+    _answers_what_each_answers_alone(chains, broken)
+
+
+@pytest.mark.long
+@settings(max_examples=100)
+@given(chains=FILES, broken=st.sampled_from([None, *BROKEN]))
+def test_many_fleets_answer_what_each_store_answers_alone(chains: list[list[tuple[str, str]]], broken: str | None) -> None:
+    """The full dose."""
+    _answers_what_each_answers_alone(chains, broken)
+
+
+def _answers_what_each_answers_alone(chains: list[list[tuple[str, str]]], broken: str | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         files = [
@@ -511,10 +523,22 @@ def test_progress_counts_the_files_and_an_interrupt_ends_the_workers(
 # Compare
 
 
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_two_files_compare_as_two_runs_of_one_file_do(data: st.DataObject) -> None:
     """The same stages with the same numbers, first differences and divergences, also of branches."""
+    _compare_as_two_runs_of_one_file_do(data)
+
+
+@pytest.mark.long
+@settings(max_examples=200)
+@given(data=st.data())
+def test_many_files_compare_as_runs_of_one_file_do(data: st.DataObject) -> None:
+    """The full dose."""
+    _compare_as_two_runs_of_one_file_do(data)
+
+
+def _compare_as_two_runs_of_one_file_do(data: st.DataObject) -> None:
     steps = st.lists(st.tuples(st.sampled_from("xy"), st.integers(1, 3), st.booleans()), min_size=1, max_size=12)
     one, other = data.draw(steps), data.draw(steps)
 
@@ -666,7 +690,7 @@ def test_files_with_an_archive_and_the_archives_answer_as_they_do_alone(tmp_path
 # How many, and what goes on meanwhile
 
 
-@pytest.mark.parametrize("number", [1, 40, 300, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", [1, 40, *(pytest.param(number, marks=pytest.mark.long) for number in (300, 1000))])
 def test_many_files_need_no_more_descriptors_than_one(tmp_path: Path, number: int, opened: set[str]) -> None:
     """With as few as a process can have, which stands for a thousand files and 1,024."""
     resource = pytest.importorskip("resource")

@@ -220,7 +220,7 @@ def test_another_writer_is_waited_for_as_long_as_was_said(path: Path, who: str, 
                 with pytest.raises(StoreBusyError):
                     use(store)
             writer(store).busy_timeout_ms = 60_000  # counted from the next call on
-            timer = threading.Timer(0.1, let_go)
+            timer = threading.Timer(0.03, let_go)
             timer.start()
             use(store)
             timer.join()

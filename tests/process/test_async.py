@@ -968,7 +968,7 @@ class RandomProgram:
             result(running, 60)
 
 
-@pytest.mark.parametrize("programs", [60, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("programs", [25, pytest.param(1_000, marks=pytest.mark.long)])
 def test_of_random_programs_every_receipt_is_in_the_chain_and_nothing_undone(path: Path, programs: int) -> None:
     """And none hangs."""
     store = CheckpointStore(path, durability="normal", busy_timeout_ms=5000)

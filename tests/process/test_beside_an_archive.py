@@ -67,7 +67,7 @@ def _all_of_it(path: Path) -> list[Checkpoint]:
 @pytest.mark.parametrize(
     ("roles", "seconds"),
     [
-        (["archive", "write", "write", "read"], 0.8),
+        (["archive", "write", "write", "read"], 0.4),
         pytest.param(["archive", *["write"] * 8, "read", "read"], 30, marks=pytest.mark.long),
         pytest.param(["archive", "archive", "archive", "write", "write", "read"], 30, marks=pytest.mark.long),
     ],

@@ -114,7 +114,7 @@ def test_a_loop_that_begins_as_another_is_left_is_not_told_that_the_stage_has_mo
     """The ticker may be in the middle of a commit: it is waited for."""
     with CheckpointStore(path) as store:
         offset = 0
-        for _ in range(60):
+        for _ in range(25):
             records = iter(_loop(store, lambda start: range(start, 10**6), every_s=0.0005))
             for _ in range(20):
                 next(records)
@@ -148,7 +148,7 @@ def _no_more(loop: Any) -> Any:
 def test_a_ticker_that_stands_still_in_a_fork_holds_no_child(path: Path) -> None:
     """The child's copy of the loop is refused, though nobody gives back the lock that the ticker had; so is its pool's."""
     with CheckpointStore(path) as store:
-        for number in range(20):
+        for number in range(0, 20, 2):
             loop = _loop(store, range(10**6), stage=f"s{number}", every=10**6, every_s=0.0002)
             mapped = _loop(store, range(10**6), stage=f"m{number}", every_s=0.0002).map(_slow, workers=2)
             records, pairs = iter(loop), iter(mapped)
@@ -396,7 +396,7 @@ def test_the_event_loop_goes_on_while_another_process_has_the_lock(path: Path) -
         in_time(lambda: asyncio.run(run(store, other)))
 
 
-@pytest.mark.parametrize("rounds", [150, pytest.param(5_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [60, pytest.param(5_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("transaction", [False, True])
 def test_a_task_that_is_cancelled_anywhere_is_resumed_by_another_at_once(path: Path, transaction: bool, rounds: int) -> None:
     """While it reads, works, waits for its block, or commits: what is recorded was done, and the sink has it once."""

@@ -21,8 +21,17 @@ if TYPE_CHECKING:
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "2000"))
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.long)])
-@pytest.mark.parametrize("kind", ["threads, transaction", "async, transaction", "threads", "async"])
+@pytest.mark.parametrize(
+    ("kind", "rounds"),
+    [
+        ("threads, transaction", 3),
+        ("async", 3),
+        *(
+            pytest.param(kind, 200, marks=pytest.mark.long)
+            for kind in ("threads, transaction", "async, transaction", "threads", "async")
+        ),
+    ],
+)
 def test_a_killed_pipeline_with_workers_loses_nothing(path: Path, kind: str, rounds: int) -> None:
     """Other numbers of workers and other batches each time; without transactions little is done again."""
     chance = random.Random(f"{SEED} {kind}")

@@ -28,7 +28,7 @@ def _run(scene: str, directory: Path, rounds: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said.splitlines()]
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=LONG)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=LONG)])
 def test_of_a_shared_bag_nothing_is_lost_or_doubled_by_kills(tmp_path: Path, rounds: int) -> None:
     """Four processes at a time run `once(…).map(…)` with transaction=True, and are killed; with the same order too."""
     found = _run("kill_bags", tmp_path, rounds)
@@ -37,7 +37,7 @@ def test_of_a_shared_bag_nothing_is_lost_or_doubled_by_kills(tmp_path: Path, rou
     assert sum(each["killed"] for each in found) > rounds
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(200, marks=LONG)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=LONG)])
 def test_of_a_tracked_source_nothing_is_lost_by_kills(tmp_path: Path, rounds: int) -> None:
     """Under asyncio: what is below the watermark is in the sink."""
     found = _run("kill_tracked", tmp_path, rounds)
@@ -47,7 +47,7 @@ def test_of_a_tracked_source_nothing_is_lost_by_kills(tmp_path: Path, rounds: in
     assert sum(each["again"] for each in found) > 0  # or no kill came while records were under way
 
 
-@pytest.mark.parametrize("rounds", [100, pytest.param(10_000, marks=LONG)])
+@pytest.mark.parametrize("rounds", [50, pytest.param(10_000, marks=LONG)])
 def test_a_tracked_source_goes_on_after_interrupts_and_loses_nothing(tmp_path: Path, rounds: int) -> None:
     """A handler that raises, caught around the `with` or inside it; the ticker at work or not."""
     *found, end = _run("interrupt_tracked", tmp_path, rounds)
@@ -61,7 +61,7 @@ def test_a_tracked_source_goes_on_after_interrupts_and_loses_nothing(tmp_path: P
     assert end == {"sound": True}
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(200, marks=LONG)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(200, marks=LONG)])
 def test_a_fork_inside_leaves_the_parent_alone_and_the_child_is_told(tmp_path: Path, rounds: int) -> None:
     """Beside busy tickers, whose locks the child may inherit."""
     found = _run("fork_within", tmp_path, rounds)

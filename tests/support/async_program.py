@@ -262,7 +262,7 @@ def struck(path: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None
-    every, at = int(os.environ.get("EVERY", "61")), int(os.environ.get("FIRST", "7"))
+    every, at = int(os.environ.get("EVERY", "151")), int(os.environ.get("FIRST", "7"))
     wire, begun = Tripwire(), False
 
     def strike(_signal: int, frame: FrameType | None) -> None:
