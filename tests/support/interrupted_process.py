@@ -137,7 +137,12 @@ class Interruptions:
         self._say(places=wire.places)
         places: Iterator[int] = itertools.count(after + 1)
         if orders.rounds and orders.rounds < wire.places:
-            chosen = sorted(random.Random(orders.seed).sample(range(wire.places), orders.rounds))
+            # One of each part, so that few places leave no long stretch out.
+            chance, parts = (
+                random.Random(orders.seed),
+                [wire.places * part // orders.rounds for part in range(orders.rounds + 1)],
+            )
+            chosen = [chance.randrange(first, last) for first, last in itertools.pairwise(parts)]
             places = (place for place in chosen if place > after)
         missed = 0
         for self._place in places:
