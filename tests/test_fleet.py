@@ -523,7 +523,7 @@ def test_progress_counts_the_files_and_an_interrupt_ends_the_workers(
 # Compare
 
 
-@settings(max_examples=8)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_two_files_compare_as_two_runs_of_one_file_do(data: st.DataObject) -> None:
     """The same stages with the same numbers, first differences and divergences, also of branches."""
