@@ -23,6 +23,7 @@ from milepost.cli import commands
 from milepost.cli.exit_code import EXIT_CODES
 from support.documentation import PAGES, README, TOP, blocks, name, sections, text
 from support.recipes import KILLED, RECIPES
+from support.warm import warm_commands, warm_pictures, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def test_every_block_runs_as_it_stands(page: Path, tmp_path: Path) -> None:
         if block in elsewhere:
             continue
         if block.language == "python":
-            run = _run([sys.executable, "-W", "error", "-c", block.text], tmp_path)
+            run = _run_python(block.text, tmp_path)
             assert (run.returncode, run.stderr) == (0, ""), block.text
         elif block.language == "console":
             _run_console(block.text, tmp_path)
@@ -67,11 +68,19 @@ def test_every_recipe_that_is_not_run_here_is_killed_and_resumed() -> None:
     assert [heading for heading in KILLED if f'"{heading}"' not in tests] == []
 
 
+def _run_python(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own. One that imports milepost is forked from one that has done so: this alone is spared."""
+    if re.search(r"^(?:from|import) milepost\b", program, re.MULTILINE):
+        return warm_programs().run(program, directory, _environment())
+    return _run([sys.executable, "-W", "error", "-c", program], directory)
+
+
 def _run_console(console: str, directory: Path) -> None:
-    milepost_ = f'milepost() {{ {shlex.quote(sys.executable)} -W error -m milepost "$@"; }}\n'
     sessions = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", console, re.MULTILINE)
     assert "".join(f"$ {command}\n{answer}" for command, answer in sessions) == console
     for command, answer in sessions:
+        warm = warm_pictures() if re.match("milepost (plot|report) ", command) else warm_commands()
+        milepost_ = f'milepost() {{ {warm.in_a_shell("milepost")} "$@"; }}\n'
         run = _run(["sh", "-c", milepost_ + command], directory)
         assert run.returncode == 0, (command, run.stderr)
         if "milepost" in command.split()[:1]:
@@ -81,8 +90,11 @@ def _run_console(console: str, directory: Path) -> None:
 
 
 def _run(command: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=directory, env=_environment(), capture_output=True, text=True, check=False)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

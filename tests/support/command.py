@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from click.testing import CliRunner, Result
 
 from milepost.cli import commands
+from support.warm import warm_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,23 +57,20 @@ def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
-    child = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env={**kept, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment},
-    )
-    os.close(terminal)
-    seen = b""
-    try:
-        while part := os.read(screen, 1 << 16):
-            seen += part
-    except OSError:  # how Linux says that the last writer has closed it
-        pass
-    finally:
-        os.close(screen)
-    return child.wait(60), seen.decode().replace("\r\n", "\n")
+    given = {**kept, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
+    python = warm_commands(warnings=None)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(python.run_module, "milepost", *map(str, arguments), stream=terminal, environment=given)
+        ended.add_done_callback(lambda _: os.close(terminal))
+        seen = b""
+        try:
+            while part := os.read(screen, 1 << 16):
+                seen += part
+        except OSError:  # how Linux says that the last writer has closed it
+            pass
+        finally:
+            os.close(screen)
+        return ended.result(60), seen.decode().replace("\r\n", "\n")
 
 
 @contextmanager
