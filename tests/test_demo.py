@@ -27,6 +27,7 @@ from milepost.demo.source import Row, Source
 from support.demo_report import RESUMED, Claim, Kill, Progress, Report
 from support.sample_csv import COLUMNS, RECORDS, Sample, Totals, sample
 from support.tampering import tamper
+from support.warm import warm_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +62,23 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "milepost", "demo", *arguments],
         cwd=folder, env={**environment(), "COLUMNS": "200"}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
+
+
+FORKED = """
+import multiprocessing
+from milepost.__main__ import main
+fork = multiprocessing.get_context("fork")
+multiprocessing.get_context = lambda method: fork
+main()
+"""
+
+
+def quick_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As `demo`, where it is not asked how the demo starts its processes: they need not import everything anew."""
+    if os.name == "nt":
+        return demo(folder, *arguments)
+    program = f"import sys; sys.argv = {['milepost', 'demo', *arguments]!r}{FORKED}"
+    return warm_commands().run(program, folder, {**environment(), "COLUMNS": "200"})
 
 
 class Shown(NamedTuple):
@@ -178,7 +196,7 @@ def test_a_long_path_breaks_no_line(tmp_path: Path) -> None:
     orders = sample(tmp_path / "orders.csv", 20)
     folder = tmp_path / ("long" * 40) / ("漢字" * 30)
     folder.mkdir(parents=True)
-    ended = demo(tmp_path, "--input", str(orders.csv), *COLUMNS, "--output", str(folder / "o.milepost"))
+    ended = quick_demo(tmp_path, "--input", str(orders.csv), *COLUMNS, "--output", str(folder / "o.milepost"))
     assert ended.returncode == 0
     assert Report(ended.stdout).longest_line <= 80
     assert str(folder / "o.milepost") in re.sub(r"\s", "", ended.stdout)
@@ -195,7 +213,7 @@ def test_the_kill_is_within_a_batch_however_short_the_source(records: int) -> No
 def test_one_record_and_odd_columns_are_enough(tmp_path: Path) -> None:
     """The shortest job there is can be killed and resumed too, and a column may be called as those of the report."""
     (tmp_path / "orders.csv").write_text("when,records,days\n2024-02-27,mine,3.5\n", encoding="utf-8")
-    ended = demo(tmp_path, "--input", "orders.csv", "--event-time", "when", "--by", "records", "--sum", "days")
+    ended = quick_demo(tmp_path, "--input", "orders.csv", "--event-time", "when", "--by", "records", "--sum", "days")
     assert ended.returncode == 0, ended.stdout
     assert totals_in(tmp_path / "orders.milepost") == {("mine", "2024-02-27"): (1, 3.5)}
     assert Report(ended.stdout).totals == [("records", "days", "records", "sum of days"), ("mine", "1", "1", "3.5")]
@@ -206,7 +224,7 @@ def test_a_directory_gets_the_usual_file(tmp_path: Path, output: str) -> None:
     """Named after the CSV."""
     sample(tmp_path / "orders.csv", 20)
     (tmp_path / "out").mkdir()
-    ended = demo(tmp_path, "--input", "orders.csv", *COLUMNS, "--output", output)
+    ended = quick_demo(tmp_path, "--input", "orders.csv", *COLUMNS, "--output", output)
     assert ended.returncode == 0, ended.stderr
     assert names(tmp_path / "out") == ["orders.milepost"]
 
@@ -215,7 +233,7 @@ def test_a_csv_of_a_spreadsheet_is_taken_as_it_is(tmp_path: Path) -> None:
     """Latin-1 and semicolons, and whole numbers beyond what a float can hold; the report says how it was read."""
     lines = ["Zeit;Stadt;Menge", *[f"2024-02-27T10:00;Köln;{2**53 + 1}"] * 3]
     (tmp_path / "orders.csv").write_text("\r\n".join(lines), encoding="latin-1")
-    ended = demo(tmp_path, "--input", "orders.csv", "--event-time", "Zeit", "--by", "Stadt", "--sum", "Menge")
+    ended = quick_demo(tmp_path, "--input", "orders.csv", "--event-time", "Zeit", "--by", "Stadt", "--sum", "Menge")
     assert ended.returncode == 0, ended.stdout
     assert Report(ended.stdout).totals[1] == ("Köln", "1", "3", f"{3 * (2**53 + 1):,}")
     read = " ".join(Report(ended.stdout).section(1).split())
@@ -247,7 +265,7 @@ def test_ctrl_c_leaves_nothing_that_blocks_the_next_run(
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.decode()) == (130, "Error: interrupted\n")
     assert names(tmp_path) == ["orders.csv"]
-    assert demo(tmp_path, *arguments[4:]).returncode == 0
+    assert quick_demo(tmp_path, *arguments[4:]).returncode == 0
 
 
 # On a terminal
@@ -363,7 +381,7 @@ def test_overwrite_replaces_a_file_of_milepost(tmp_path: Path) -> None:
     orders = sample(tmp_path / "orders.csv", 20)
     with CheckpointStore(tmp_path / "orders.milepost") as store:
         store.advance("old", "old", Watermark(1, 1), idempotency_key="old")
-    ended = demo(tmp_path, "--input", "orders.csv", *COLUMNS, "--overwrite")
+    ended = quick_demo(tmp_path, "--input", "orders.csv", *COLUMNS, "--overwrite")
     assert ended.returncode == 0
     with CheckpointStore.open_readonly(tmp_path / "orders.milepost") as store:
         assert [run.run_id for run in store.runs()] == ["demo"]
