@@ -18,6 +18,7 @@ from milepost import InvalidArgumentError, MilepostError, StoreBusyError, StoreE
 from milepost.cli import commands
 from milepost.cli.exit_code import ExitCode, explain_errors
 from milepost.cli.plot import plot
+from support.warm import warm_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,14 +98,14 @@ def test_every_exit_code_is_in_the_help() -> None:
 def test_a_shell_completes_commands(shell: str) -> None:
     """Through click: the line that the reference gives writes a script, and that script asks us."""
     environment = {**os.environ, "_MILEPOST_COMPLETE": f"{shell}_source"}
-    command = [sys.executable, "-c", "from milepost.__main__ import main; main()"]
-    script = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    command = "-c", "from milepost.__main__ import main; main()"
+    script = warm_commands(warnings=None).run(*command, env=environment)
     if shell == "bash" and "bash" in script.stderr.lower():
         pytest.skip("click wants a newer bash")
     assert (script.returncode, "_MILEPOST_COMPLETE" in script.stdout) == (0, True)
     word = "hi" if shell == "fish" else "1"
     environment |= {"_MILEPOST_COMPLETE": f"{shell}_complete", "COMP_WORDS": "milepost hi", "COMP_CWORD": word}
-    asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    asked = warm_commands(warnings=None).run(*command, env=environment)
     assert "history" in asked.stdout
 
 
@@ -124,8 +125,8 @@ def test_a_shell_completes_the_runs_and_stages_of_the_file(file: Path, words: st
     line = f"milepost {words.replace('FILE', str(file))}"
     environment = {**os.environ, "_MILEPOST_COMPLETE": "bash_complete", "COMP_WORDS": line}
     environment["COMP_CWORD"] = str(len(line.split(" ")) - 1)
-    command = [sys.executable, "-c", "from milepost.__main__ import main; main()"]
-    asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    program = "from milepost.__main__ import main; main()"
+    asked = warm_commands(warnings=None).run("-c", program, env=environment)
     assert " ".join(line.partition(",")[2] for line in asked.stdout.splitlines() if line.startswith("plain")) == found
 
 

@@ -15,6 +15,7 @@ from milepost import CheckpointStore, Head
 from support.chains import entry
 from support.command import answer, run
 from support.exported import recorded
+from support.warm import warm_commands
 
 
 def test_backup_is_a_copy_with_the_head_it_prints(file: Path, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_kill_leaves_the_old_copy_or_the_new_one(file: Path, old: Path, step: 
         f"os.{function} = killed\ncommands()"
     )
     expected, before = recorded(file), recorded(old)
-    ended = subprocess.run([sys.executable, "-c", program, "backup", file, old, "--overwrite"], check=False)
+    ended = warm_commands(warnings=None).run("-c", program, "backup", file, old, "--overwrite")
     assert ended.returncode == -signal.SIGKILL
     assert recorded(old) == (expected if replaced and when == "after" else before)
     with CheckpointStore.open_readonly(old) as store:

@@ -77,8 +77,7 @@ def quick_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     """As `demo`, where it is not asked how the demo starts its processes: they need not import everything anew."""
     if os.name == "nt":
         return demo(folder, *arguments)
-    program = f"import sys; sys.argv = {['milepost', 'demo', *arguments]!r}{FORKED}"
-    return warm_commands().run(program, folder, {**environment(), "COLUMNS": "200"})
+    return warm_commands().run("-c", FORKED, "demo", *arguments, cwd=folder, env={**environment(), "COLUMNS": "200"})
 
 
 class Shown(NamedTuple):

@@ -71,7 +71,7 @@ def test_every_recipe_that_is_not_run_here_is_killed_and_resumed() -> None:
 def _run_python(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """In a process of its own. One that imports milepost is forked from one that has done so: this alone is spared."""
     if re.search(r"^(?:from|import) milepost\b", program, re.MULTILINE):
-        return warm_programs().run(program, directory, _environment())
+        return warm_programs().run("-c", program, cwd=directory, env=_environment())
     return _run([sys.executable, "-W", "error", "-c", program], directory)
 
 

@@ -60,7 +60,7 @@ def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -
     given = {**kept, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
     python = warm_commands(warnings=None)
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(python.run_module, "milepost", *map(str, arguments), stream=terminal, environment=given)
+        ended = pool.submit(python.run_with, (terminal,) * 3, "-m", "milepost", *arguments, env=given)
         ended.add_done_callback(lambda _: os.close(terminal))
         seen = b""
         try:

@@ -26,7 +26,7 @@ _SERVER: Final = warm_server.__file__
 
 class WarmPython:
     """
-    A Python that has imported modules, on POSIX.
+    A Python that has imported modules.
 
     Args:
         modules: What it has imported. A program has to import them all the same before it can name them.
@@ -34,40 +34,60 @@ class WarmPython:
     """
 
     def __init__(self, *modules: str, warnings: str | None = "error") -> None:
-        self._place: Final = str(Path(tempfile.mkdtemp(prefix="warm-", dir="/tmp")) / "socket")  # not long: there is a limit
-        self._process: Final = subprocess.Popen(
-            [sys.executable, *(("-W", warnings) if warnings else ()), _SERVER, "serve", self._place, *modules],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # what forks has no threads
+        self._modules: Final = modules
+        self._python: Final = [sys.executable, *(("-W", warnings) if warnings else ())]
+
+    @functools.cached_property
+    def _place(self) -> str:
+        """Where it listens, from the first request on."""
+        place = str(Path(tempfile.mkdtemp(prefix="warm-", dir="/tmp")) / "socket")  # not long: there is a limit
+        process = subprocess.Popen(
+            [*self._python, _SERVER, "serve", place, *self._modules],
+            # What forks has no threads.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
             stdin=subprocess.PIPE,  # it ends with this: when this process ends at the latest, in whatever way
             stdout=subprocess.PIPE,
         )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
-        atexit.register(self._process.communicate)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        atexit.register(process.communicate)
+        return place
 
-    def run(self, program: str, directory: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        """`python -c PROGRAM`, and what it writes."""
+    def run(
+        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -c PROGRAM ARGUMENT…` or `python -m MODULE ARGUMENT…`, and what it writes."""
+        if os.name == "nt":  # nothing forks there
+            command = [*self._python, *arguments]
+            return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
         with (
             tempfile.TemporaryFile("w+") as output,
             tempfile.TemporaryFile("w+") as errors,
             Path(os.devnull).open() as nothing,
         ):
             streams = nothing.fileno(), output.fileno(), errors.fileno()
-            given = {"program": program, "directory": str(directory), "environment": dict(environment)}
-            code = warm_server.ask(self._place, streams, **given)
+            code = self.run_with(streams, *arguments, cwd=cwd, env=env)
             output.seek(0)
             errors.seek(0)
-            return subprocess.CompletedProcess(program, code, output.read(), errors.read())
+            return subprocess.CompletedProcess(arguments, code, output.read(), errors.read())
 
-    def run_module(self, module: str, *arguments: str, stream: int, environment: Mapping[str, str]) -> int:
-        """`python -m MODULE ARGUMENT…` with one stream as its standard streams; the exit code."""
-        given = {"module": module, "arguments": arguments, "directory": str(Path.cwd()), "environment": dict(environment)}
-        return warm_server.ask(self._place, (stream, stream, stream), **given)
+    def run_with(
+        self,
+        streams: tuple[int, int, int],
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> int:
+        """The same with these as its standard streams; the exit code."""
+        given = [str(argument) for argument in arguments]
+        return warm_server.ask(
+            self._place, streams, arguments=given, directory=str(cwd or Path.cwd()), environment=dict(env or os.environ)
+        )
 
     def in_a_shell(self, module: str) -> str:
         """What stands for `python -m MODULE` in a command of a shell, with the shell's own streams."""
         # A Python that imports next to nothing, and hands its streams over.
-        return shlex.join([sys.executable, "-I", "-S", _SERVER, "ask", self._place, module])
+        return shlex.join([sys.executable, "-I", "-S", _SERVER, "ask", self._place, "-m", module])
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """
 What `support.warm` starts: a Python that imports what it is told, and then forks a process for each program it is asked for.
 
-`serve SOCKET MODULE…` listens until its standard input ends; `ask SOCKET MODULE ARGUMENT…` has it run that module here.
+`serve SOCKET MODULE…` listens until its standard input ends; `ask SOCKET -m MODULE ARGUMENT…` has it run that here.
 A request is a line of JSON with three standard streams, its answer the exit code. The process that was forked ends as any
 Python does: with the end of this script.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 
 def ask(place: str, streams: tuple[int, int, int], **request: Any) -> int:
-    """Have it run `-m module *arguments` or `-c program`, in `directory` and `environment`; the exit code."""
+    """Have it run `-m` or `-c`, as `arguments` say, in `directory` and `environment`; the exit code."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(place)
         line = json.dumps(request).encode() + b"\n"
@@ -65,23 +65,24 @@ def run(request: dict[str, Any]) -> None:
     sys.stdin = open(0, encoding=encoding, closefd=False)
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)
     sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)
-    if "module" in request:
-        sys.argv = ["", *request["arguments"]]
+    kind, what, *arguments = request["arguments"]
+    if kind == "-m":
+        sys.argv = ["", *arguments]
         sys.path[0] = os.getcwd()
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
-        sys.argv = ["-c"]
+        assert kind == "-c"
+        sys.argv = ["-c", *arguments]
         sys.path[0] = ""
         program = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(request["program"], "<string>", "exec"), vars(program))
+        exec(compile(what, "<string>", "exec"), vars(program))
 
 
 if __name__ == "__main__":
     _this = sys.modules["__main__"]  # it lives on when another takes its place
     if sys.argv[1] == "ask":
-        _streams, _here, _environment = (0, 1, 2), os.getcwd(), dict(os.environ)
-        _place, _module, *_arguments = sys.argv[2:]
-        sys.exit(ask(_place, _streams, module=_module, arguments=_arguments, directory=_here, environment=_environment))
+        _here, _environment = os.getcwd(), dict(os.environ)
+        sys.exit(ask(sys.argv[2], (0, 1, 2), arguments=sys.argv[3:], directory=_here, environment=_environment))
     for _name in sys.argv[3:]:
         importlib.import_module(_name)
     gc.collect()
