@@ -1,4 +1,8 @@
-"""The programs of docs/recipes.md, run as they stand there, each in a process of its own that a test may kill."""
+"""
+The programs of docs/recipes.md, run as they stand there, each in a process of its own that a test may kill.
+
+It is forked from one that has imported milepost.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,6 @@ import csv
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +21,7 @@ import pytest
 from milepost import CheckpointStore
 from support.documentation import TOP, sections
 from support.patience import WATCHDOG_S, until
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +94,7 @@ class Recipe:
     @contextlib.contextmanager
     def started(self) -> Iterator[Life]:
         """One life of it, which ends with the `with` at the latest."""
-        life = Life([sys.executable, "-W", "error", str(self._file), *self._arguments], self.directory, self._environment)
+        life = Life([self._file, *self._arguments], self.directory, self._environment)
         try:
             yield life
         finally:
@@ -125,14 +128,14 @@ class Recipe:
 
 
 class Life:
-    """A process, and the processes that it starts."""
+    """A process, and the processes that it starts. Every warning is an error."""
 
-    def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str | Path], directory: Path, environment: dict[str, str]) -> None:
         self._output = (directory / f"output-{time.monotonic_ns()}").open("w+", encoding="utf-8")
         self._errors = (directory / f"errors-{time.monotonic_ns()}").open("w+", encoding="utf-8")
-        self.process = subprocess.Popen(
-            command, cwd=directory, env=environment, stdout=self._output, stderr=self._errors, start_new_session=True
-        )
+        with Path(os.devnull).open(encoding="utf-8") as nothing:
+            streams = nothing.fileno(), self._output.fileno(), self._errors.fileno()
+            self.process = warm_programs().start(streams, *command, cwd=directory, env=environment, session=True)
 
     @property
     def ended(self) -> bool:

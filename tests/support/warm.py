@@ -7,8 +7,10 @@ To begin a Python and to import milepost takes many times as long as most of wha
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -19,9 +21,40 @@ from typing import TYPE_CHECKING, Final
 from support import warm_server
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
 _SERVER: Final = warm_server.__file__
+
+
+class WarmProcess:
+    """A process that was forked, to be used as one of `subprocess.Popen`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.pid: Final = warm_server.answer(connection)
+        self._connection: Final = connection
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+        if self._code is None and select.select([self._connection], [], [], 0)[0]:
+            return self.wait()
+        return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; its exit code."""
+        if self._code is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise TimeoutError(f"process {self.pid} has not ended within {timeout} s")
+            with self._connection:
+                self._code = warm_server.answer(self._connection)
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        """Send it, if there is somebody to take it."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class WarmPython:
@@ -79,10 +112,20 @@ class WarmPython:
         env: Mapping[str, str] | None = None,
     ) -> int:
         """The same with these as its standard streams; the exit code."""
+        return self.start(streams, *arguments, cwd=cwd, env=env).wait()
+
+    def start(
+        self,
+        streams: tuple[int, int, int],
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        session: bool = False,
+    ) -> WarmProcess:
+        """Begin it, also `python FILE ARGUMENT…`, in a session of its own if that is wanted."""
         given = [str(argument) for argument in arguments]
-        return warm_server.ask(
-            self._place, streams, arguments=given, directory=str(cwd or Path.cwd()), environment=dict(env or os.environ)
-        )
+        here = {"directory": str(cwd or Path.cwd()), "environment": dict(env or os.environ)}
+        return WarmProcess(warm_server.ask(self._place, streams, arguments=given, session=session, **here))
 
     def in_a_shell(self, module: str) -> str:
         """What stands for `python -m MODULE` in a command of a shell, with the shell's own streams."""
