@@ -80,6 +80,7 @@ class WarmPython:
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
             stdin=subprocess.PIPE,  # it ends with this: when this process ends at the latest, in whatever way
             stdout=subprocess.PIPE,
+            start_new_session=True,  # else what ends a whole group, as Ctrl-C does, would let it leave its socket behind
         )
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
