@@ -86,8 +86,8 @@ class _RunStage:
     """The state of one stage of one run: its last sequence and watermark, and where its next milepost goes."""
 
     __slots__ = (
-        "added", "entries_before", "event_time_ms", "last_cursor", "next_milepost", "number", "offset", "prefix", "run",
-        "sequence",
+        "added", "entries_before", "event_time_ms", "has_archived", "last_cursor", "next_milepost", "number", "offset",
+        "prefix", "run", "sequence",
     )  # fmt: skip
 
     def __init__(self, run: _Run, number: int, prefix: str, last: list[int] | None) -> None:
@@ -99,6 +99,7 @@ class _RunStage:
         self.last_cursor: int | None = None  # the position of the last cursor that this appender added
         self.added = 0  # how many entries this appender has added
         self.entries_before: int | None = None if last else 0  # how many there were before; looked up for a milepost only
+        self.has_archived: bool | None = None if last else False  # looked up for a bag only
 
 
 class Appender:
@@ -319,9 +320,11 @@ class Appender:
         """Append an entry for each key, with the run, the stage and the time of `first`. Return the stage's offset."""
         run_id, stage, *_, at_ms = first
         state = self._checked_stage(first, None)
-        begins = state.sequence < 0
-        if not begins and rows.has_archived(self.statements, run_id, stage):
+        if state.has_archived is None:
+            state.has_archived = rows.has_archived(self.statements, run_id, stage)
+        if state.has_archived:
             raise ArchivedStageError(run_id, stage)
+        begins = state.sequence < 0
         sequence, offset, event_time_ms = max(state.sequence, 0), state.offset, state.event_time_ms
         self.extend(
             (
