@@ -1141,6 +1141,15 @@ def test_the_head_of_the_empty_chain_is_contained_in_every_chain(archived: tuple
         assert store.verify(trusted=EMPTY).faults == ()
 
 
+def test_a_trusted_head_that_is_not_the_base_is_the_only_fault(path: Path, tmp_path: Path) -> None:
+    """The entries behind the base follow from what the file says of it, so no row of theirs is blamed."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(20))
+        base = store.archive(tmp_path / "archive.milepost", before=_head_at(store, 15))
+        assert store.verify(trusted=base).ok
+        assert [fault.kind for fault in store.verify(trusted=Head(base.entries, "ab" * 32)).faults] == ["head"]
+
+
 def test_while_the_base_is_being_moved_older_archives_are_no_fault(
     archived: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
