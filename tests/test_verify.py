@@ -25,6 +25,7 @@ from milepost import (
     rows,
 )
 from milepost.checkpoint import chain_signature
+from milepost.rows import verify as verify_rows
 from milepost.signature import canonical_bytes, link, prefix
 from support.chains import chain, entry, mixed
 from support.tampering import tamper
@@ -279,6 +280,16 @@ def test_a_chain_that_has_grown_contains_its_old_heads(file: Path) -> None:
     assert faults(verify(file, expected=Head(61, "ab" * 32))) == [("head", 61)]
     assert faults(verify(file, trusted=Head(61, "ab" * 32)))[0] == ("head", 61)
     assert faults(verify(file, trusted=Head(30, "ab" * 32)))[-1] == ("head", 30)
+
+
+def test_a_chain_is_read_whole_wherever_its_pages_end(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row after a page may stand 39 positions behind its milepost, the most that there can be."""
+    store.append_many(entry(sequence, run_id=f"run-{sequence // 100}") for sequence in range(1, 200))
+    for page in (1, 39, 40, 41, 79, 98):
+        monkeypatch.setattr(verify_rows, "PAGE", page)
+        whole, *runs = (store.verify(run_id=run_id) for run_id in (None, "run-0", "run-1"))
+        assert (whole.ok, whole.entries) == (True, 199)
+        assert [(run.ok, run.entries) for run in runs] == [(True, 99), (True, 100)]
 
 
 def test_trusted_reads_only_what_came_after(file: Path) -> None:
