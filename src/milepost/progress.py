@@ -152,13 +152,11 @@ class Progress(ABC, Generic[Token, Work]):
             work = self._unrecorded()
             if work is None:
                 return
-            claim = [None]  # emptied in one step: by the thread that records, or by the task that was cancelled before
+            claim = _Claim()
             try:
                 self._note(work, await self._writer.do_async(partial(self._write_claimed, work, claim)))
             except asyncio.CancelledError:
-                try:
-                    claim.pop()
-                except IndexError:
+                if not claim.withdraw():
                     # Another loop that begins now must find what is recorded. All that has queued before is over when
                     # this is.
                     with suppress(MilepostError):
@@ -168,12 +166,8 @@ class Progress(ABC, Generic[Token, Work]):
             if NOW in self._recorder and self._recorder[NOW] is me:
                 del self._recorder[NOW]
 
-    def _write_claimed(self, work: Work, claim: list[None], end: Appender) -> Any:
-        try:
-            claim.pop()
-        except IndexError:
-            return None  # nobody waits for it
-        return self._write(work, end)
+    def _write_claimed(self, work: Work, claim: _Claim, end: Appender) -> Any:
+        return self._write(work, end) if claim.begin() else None  # nobody waits for it
 
     def record_meanwhile(self) -> None:
         """In the ticker's thread: record what is finished, unless the loop is about to. A failure is the loop's to raise."""
@@ -209,6 +203,33 @@ class Progress(ABC, Generic[Token, Work]):
         recorder = self._recorder.get(NOW)
         # The garbage collector may end a pass in the ticker's own thread. In a forked child that thread is not alive.
         return isinstance(recorder, threading.Thread) and recorder is not threading.current_thread() and recorder.is_alive()
+
+
+class _Claim:
+    """What decides whether a task's recording takes place: the thread that records takes it, or the task when cancelled."""
+
+    __slots__ = ("_begun", "_free")
+
+    def __init__(self) -> None:
+        self._free = [None]  # emptied in one step, by whoever is first
+        self._begun = False
+
+    def begin(self) -> bool:
+        """
+        Take it in the thread that records; return whether to record.
+
+        It stays taken when the same thread asks again: if another job of the transaction fails, all are done anew.
+        """
+        self._begun = self._begun or self.withdraw()
+        return self._begun
+
+    def withdraw(self) -> bool:
+        """Take it in the task that is cancelled; return whether nothing will be recorded."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
 
 
 def _nothing(_: Appender) -> None:

@@ -396,6 +396,45 @@ def test_what_fails_fails_alone(store: CheckpointStore) -> None:
     assert sorted(e.stage for e in store.history()) == sorted(["taken", *(f"{task}" for task in range(20))])
 
 
+async def _checkpointed(store: CheckpointStore) -> None:
+    async for _ in store.checkpointed(range(3), run_id="loops", stage="load"):
+        pass
+
+
+async def _once(store: CheckpointStore) -> None:
+    async for _ in store.once(range(3), run_id="loops", stage="load", key=str):
+        pass
+
+
+async def _tracked(store: CheckpointStore) -> None:
+    async with store.tracked(run_id="loops", stage="load") as track:
+        for offset in range(3):
+            (await track(offset))()
+
+
+@pytest.mark.parametrize("loop", [_checkpointed, _once, _tracked])
+def test_what_a_loop_records_beside_what_fails_is_recorded(
+    store: CheckpointStore, loop: Callable[[CheckpointStore], Coroutine[Any, Any, None]]
+) -> None:
+    """All jobs of a commit are done a second time if one of them fails, and a loop's is not taken for withdrawn then."""
+
+    async def main() -> None:
+        async with store.transaction():  # both queue behind it, and share the next commit
+            looping = asyncio.create_task(loop(store))
+            await asyncio.sleep(0.05)
+            refused = asyncio.create_task(
+                store.advance_async("run", "stage", Watermark(1, 0), idempotency_key="refused", after=Watermark(9, 0))
+            )
+            await asyncio.sleep(0.05)
+        await looping
+        with pytest.raises(StageMovedError):
+            await refused
+
+    run(main)
+    point = store.resume_point_for_stage("load", run_id="loops")
+    assert point.watermark.offset == 3
+
+
 def test_an_invalid_checkpoint_is_refused_alone(store: CheckpointStore) -> None:
     """As every other."""
 
