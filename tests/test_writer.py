@@ -32,6 +32,7 @@ from milepost.checkpoint import chain_signature
 from milepost.turn import Turn, Turns
 from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, traced, unlocked, wal, writer
+from support.hooked_vfs import Call, hooked
 from support.methods import WRITING
 
 if TYPE_CHECKING:
@@ -1010,6 +1011,50 @@ def test_a_wal_that_one_large_batch_has_made_long_gets_short_again(path: Path) -
         for sequence in range(3001, 3101):
             store.append(entry(sequence))
         assert name.stat().st_size < long / 2
+
+
+def test_a_wal_that_another_writer_never_lets_rest_begins_anew_all_the_same(path: Path) -> None:
+    """It has always one commit more than what is written back, so SQLite by itself would let it grow without end."""
+
+    def append_beside(call: Call) -> None:
+        if call.method == "xWrite" and call.path == str(path) and others and not busy:
+            busy.append(True)
+            (other,) = others
+            with contextlib.suppress(StoreBusyError):  # while it begins anew, nobody can
+                other.advance("other", "load", Watermark(len(other), 0), idempotency_key=f"{len(other)}")
+            busy.clear()
+
+    busy: list[bool] = []
+    others: list[CheckpointStore] = []
+    with (
+        hooked(append_beside) as vfs,
+        CheckpointStore(path, durability="normal", vfs=vfs) as store,
+        CheckpointStore(path, durability="normal", busy_timeout_ms=0) as other,
+    ):
+        others.append(other)
+        wal(store).write_back_pages = 20
+        longest = 0
+        for sequence in range(1, 301):
+            store.append(entry(sequence))
+            longest = max(longest, (wal(store).frames() or (0, 0))[0])
+        others.clear()
+        assert 80 <= longest < 200
+        assert store.verify().ok
+
+
+def test_a_wal_that_a_reader_keeps_from_beginning_anew_is_not_waited_for_for_long(path: Path) -> None:
+    """A reader may stay for hours: appends go on, and wait for it once in a while only."""
+    with CheckpointStore(path, durability="normal") as store:
+        wal(store).write_back_pages = 20
+        store.append_many(chain(300))
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entry").get == 300
+        began = time.monotonic()
+        for sequence in range(301, 341):
+            store.append(entry(sequence))
+        assert time.monotonic() - began < 2
+        reader.close()
 
 
 # The files under an open store

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24  # before each page
 _AHEAD_PAGES: Final = 64  # how far, at least, the WAL grows ahead of its content
+RESTART_S: Final = 0.05
+"""How long a writer waits, at most, for others to let a WAL begin anew that has become too long."""
+
+_TOO_LONG: Final = 4
+"""How many times as long as it is to be written back at a WAL may become before it is made to begin anew."""
+
 _FLAGS: Final = apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE
 
 
@@ -253,6 +259,11 @@ class Wal:
         """
         Write the WAL back after a commit, if it is long enough, as SQLite's automatic checkpoint would.
 
+        SQLite begins the WAL anew when all of it is written back and nobody reads it. That never comes where another
+        process appends all the time, or readers take turns: one has always added a commit, or begun to read, meanwhile. A
+        WAL that has become long that way is made to begin anew, for which the others wait a moment. A reader that keeps it
+        from being written back is not waited for, as it may stay for hours. Call it with a deadline for the busy handler.
+
         Raises:
             apsw.IOError: A sync failed. Any other error leaves the commit intact, and is ignored.
         """
@@ -269,6 +280,8 @@ class Wal:
         self._frames_at_last_try = frames
         try:
             frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if frames >= _TOO_LONG * self.write_back_pages and frames - written_back < self.write_back_pages:
+                frames, written_back = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except apsw.Error as error:
             if sync_failed(error):
                 raise

@@ -353,6 +353,7 @@ class WritableDatabase(Database):
             self._refuse_another_file()
             self._wal.sync()
         self._refuse_another_file()
+        self._deadline = time.monotonic() + wal.RESTART_S
         self._wal.write_back()
 
     def _refuse_another_file(self) -> None:
