@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +20,12 @@ from milepost import (
     StoreError,
     TargetError,
     Watermark,
+    open_files,
     segment,
 )
 from milepost.segment import FIRST, Segment, Slot
 from support.chains import chain, entry, mixed
+from support.patience import until
 from support.shipping import NAME, MemoryTarget
 from test_segment import line, made
 
@@ -48,6 +53,49 @@ def test_restore_gives_an_equal_store_that_goes_on(store: CheckpointStore, tmp_p
         assert other.append(entry(21)).position == 51
         assert other.advance("new", "load", Watermark(1, 1), idempotency_key="1").position == 52
         assert other.latest("new").at_ms == 7  # type: ignore[union-attr]
+
+
+class ForkingTarget(MemoryTarget):
+    """A target: when its last object is read, another thread has begun to fork, and waits for a block of a store's."""
+
+    def __init__(self, inner: MemoryTarget, store: CheckpointStore) -> None:
+        super().__init__()
+        self.objects_by_name = inner.objects_by_name
+        self._store = store
+        self.threads: list[threading.Thread] = []
+
+    def get(self, name: str) -> bytes | None:
+        """Read an object."""
+        if name == max(self.objects_by_name) and not self.threads:
+            entered = threading.Event()
+            for work in (lambda: self._hold(entered), self._fork):
+                self.threads.append(threading.Thread(target=work))
+                self.threads[-1].start()
+                assert entered.wait(10)
+            until(lambda: bool(open_files.forking))
+            time.sleep(0.05)  # it has taken its turn at the file that is being filled, and waits for the block
+        return super().get(name)
+
+    def _hold(self, entered: threading.Event) -> None:
+        with self._store.transaction():
+            entered.set()
+            until(lambda: bool(open_files.forking))
+            time.sleep(0.2)
+
+    def _fork(self) -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+def test_a_restore_goes_on_beside_a_thread_that_forks(store: CheckpointStore, tmp_path: Path) -> None:
+    """The fork takes a turn at every file that is open, also at the one that is being filled."""
+    target = ForkingTarget(shipped(store, mixed(30), chain(20)), store)
+    with CheckpointStore.restore(tmp_path / "restored", target, NAME) as other:
+        assert other.head() == store.head()
+    for thread in target.threads:
+        thread.join()
 
 
 def test_restore_writes_nothing_to_the_target(store: CheckpointStore, tmp_path: Path) -> None:

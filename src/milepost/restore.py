@@ -68,7 +68,7 @@ def restore(path: str, target: object, name: object, hmac: Hash | None) -> None:
         writer = Writer(
             str(Path(made, "new")),
             synchronous="normal",  # only the copy of it must be durable
-            busy_timeout_ms=0,
+            busy_timeout_ms=Writer.busy_timeout_ms,  # nobody else knows this file, but a fork takes a turn at it too
             vfs=None,
             hmac=hmac,
         )
