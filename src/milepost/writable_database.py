@@ -134,7 +134,8 @@ class WritableDatabase(Database):
             # Beside another writer the shared memory is mapped already, to be written to.
             if not any(isinstance(other, WritableDatabase) and other.has_open_file for other in others):
                 deadline = time.monotonic() + self.busy_timeout_ms / 1000
-                if not all(other.make_way(deadline) for other in others):
+                # Its own readers too, since after a fork a mapping that is read-only may be older than they are.
+                if not all(other.make_way(deadline) for other in [*others, self]):
                     raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - undone as for every other error
             connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
             if found is not None and found.st_size > 0:
@@ -274,11 +275,6 @@ class WritableDatabase(Database):
 
     def _connections(self) -> list[apsw.Connection]:
         return super()._connections() + ([] if self._connection is None else [self._connection])
-
-    def make_way(self, deadline: float) -> bool:
-        """Nothing has to be closed: its readers map the shared memory as a writer does."""
-        del deadline
-        return True
 
     # A transaction
 

@@ -11,6 +11,8 @@ import pytest
 
 import milepost
 from milepost import CheckpointStore
+from support.chains import entry
+from support.other_process import other_process
 from support.programs import PROGRAMS
 
 PROGRAM = PROGRAMS / "forking_program.py"
@@ -92,3 +94,25 @@ def test_a_store_that_hears_of_no_fork_is_caught(path: Path) -> None:
     code, complaints, _ = _play(path, ["refuses_every_method"], 1, "no-hooks")
     assert code != 0
     assert "not refused" in complaints
+
+
+@pytest.mark.parametrize("stays_open", [True, False])
+def test_a_store_whose_file_a_reader_opens_first_after_a_fork_writes_on(path: Path, stays_open: bool) -> None:
+    """The reader maps the shared memory read-only, and the store's own lookups join in, before it writes again."""
+    with (
+        CheckpointStore(path) as store,
+        CheckpointStore.open_readonly(path) as readonly,
+        other_process("write", path) as other,  # it keeps the WAL, which would go with the last connection
+    ):
+        assert other.hear() == "ready"
+        store.append(entry(1))
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert readonly.latest() == entry(1)
+        assert store.latest() == entry(1)
+        if not stays_open:
+            readonly.close()
+        assert store.append(entry(2)).position == 2
+        assert store.latest() == entry(2)
