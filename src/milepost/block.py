@@ -108,6 +108,7 @@ class BlockTurn(Turn):
         """Make a cursor for the caller, as the connection's cursor factory."""
         cursor = LentCursor(connection)
         cursor.may_run = self._refuse_outside
+        cursor.failed = self.outermost.disk_failed
         self._remember(cursor)
         return cursor
 
@@ -147,6 +148,7 @@ class _Blocks(Protocol):
 
     def enter(self, block: Block) -> apsw.Connection: ...
     def leave(self, block: Block, error: BaseException | None) -> None: ...
+    def disk_failed_in_block(self, error: apsw.IOError) -> None: ...
     async def enter_async(self, block: Block) -> apsw.Connection: ...
     async def leave_async(self, block: Block, error: BaseException | None) -> None: ...
 
@@ -249,6 +251,10 @@ class Block:
     ) -> None:
         """Commit, or roll back if an exception ended the `with`."""
         self._writer.leave(self, error)
+
+    def disk_failed(self, error: apsw.IOError) -> None:
+        """Tell the writer of an error of the disk in a statement of the block's."""
+        self._writer.disk_failed_in_block(error)
 
     def watch(self, end: Any) -> None:
         """Watch `end`: the `with` is over when that object is gone."""

@@ -9,7 +9,8 @@ import apsw
 
 from milepost import append
 from milepost.block import CUT_SHORT, BlockTurn
-from milepost.errors import MilepostError, StoreBusyError, StoreError
+from milepost.errors import FailedStoreError, MilepostError, StoreBusyError, StoreError
+from milepost.sqlite_errors import sync_failed
 from milepost.turn import NOW, Turn, Turns
 from milepost.writable_database import Options, WritableDatabase
 
@@ -119,6 +120,8 @@ class BlockWriter(WritableDatabase):
         try:
             turn.busy = True
             if error is not None and self._ended is not None:  # by a handler that then has ended the program, say
+                if isinstance(error, apsw.Error) and isinstance(self._ended, FailedStoreError):
+                    raise self._told(error) from error
                 return
             self.refuse_if_ended()
             cut_short = not self._lent.in_transaction
@@ -147,6 +150,16 @@ class BlockWriter(WritableDatabase):
                     del self._turns.held[NOW]
                 turn.given_up = True
                 self._turns.wake_first()
+
+    def disk_failed_in_block(self, error: apsw.IOError) -> None:
+        """
+        The disk has failed in a statement of a block's.
+
+        A transaction that outgrows SQLite's cache writes frames before its commit. The first one of a WAL comes after a
+        sync, which may fail within any statement; and the block may catch the error.
+        """
+        if sync_failed(error):
+            self._told(error)
 
     def _in_the_way(self) -> Turn | None:
         """Whose turn it is, or will be before the caller's and not end before the caller does."""

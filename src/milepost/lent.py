@@ -207,15 +207,25 @@ class LentCursor(apsw.Cursor):
     """The caller's cursor: the authorizer checks each statement again, and none outlives its block."""
 
     may_run: Callable[[], None]
+    failed: Callable[[apsw.IOError], None]
+    """Told of each error of the disk: the caller may well catch it, and the writer has to know of a sync that failed."""
 
     def execute(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
         """Do the same as APSW's method, inside the block only."""
         self.may_run()
         options["can_cache"] = False
-        return super().execute(statements, *arguments[:1], **options)
+        try:
+            return super().execute(statements, *arguments[:1], **options)
+        except apsw.IOError as error:
+            self.failed(error)
+            raise
 
     def executemany(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
         """Do the same as APSW's method, inside the block only."""
         self.may_run()
         options["can_cache"] = False
-        return super().executemany(statements, *arguments[:1], **options)
+        try:
+            return super().executemany(statements, *arguments[:1], **options)
+        except apsw.IOError as error:
+            self.failed(error)
+            raise

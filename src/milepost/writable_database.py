@@ -246,7 +246,8 @@ class WritableDatabase(Database):
         written back, and the WAL that would mend it gone.
         """
         with contextlib.suppress(apsw.Error):
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            # APSW's own method: that of a connection which is lent to a block refuses to.
+            apsw.Connection.config(connection, apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     def _close_connection(self) -> None:
         if self._connection is None:
