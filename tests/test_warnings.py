@@ -259,13 +259,29 @@ def test_a_wal_that_a_machine_of_the_other_byte_order_has_begun_is_looked_throug
     content, _ = _left_by_a_kill(path, 12)
     assert content[:4] == (0x377F0682).to_bytes(4, "big")
     content[3] |= 1
-    one = other = 0
-    for at in range(0, 24, 8):
-        one = (one + int.from_bytes(content[at : at + 4], "big") + other) % 2**32
-        other = (other + int.from_bytes(content[at + 4 : at + 8], "big") + one) % 2**32
-    content[24:32] = one.to_bytes(4, "big") + other.to_bytes(4, "big")
+    content[24:32] = checksum = _big_endian_checksum(content[:24], bytes(8))
+    for at in range(32, len(content) - 2071, 2072):
+        checksum = _big_endian_checksum(content[at : at + 8] + content[at + 24 : at + 2072], checksum)
+        content[at + 16 : at + 24] = checksum
+    content[32 + 100] ^= 1
     [told] = _unread(path, bytes(content))
     assert "holds 12 commits that cannot be read" in told
+
+
+def _big_endian_checksum(data: bytes | bytearray, before: bytes) -> bytes:
+    one, other = int.from_bytes(before[:4], "big"), int.from_bytes(before[4:], "big")
+    for at in range(0, len(data), 8):
+        one = (one + int.from_bytes(data[at : at + 4], "big") + other) % 2**32
+        other = (other + int.from_bytes(data[at + 4 : at + 8], "big") + one) % 2**32
+    return one.to_bytes(4, "big") + other.to_bytes(4, "big")
+
+
+def test_the_checksum_of_a_frame_may_be_what_is_rotten(path: Path) -> None:
+    """That of a commit's last frame, too, which the next commit was to continue."""
+    content, begins = _left_by_a_kill(path, 12)
+    content[begins[11] - 2072 + 20] ^= 1
+    [told] = _unread(path, bytes(content))
+    assert "holds 2 commits that cannot be read" in told
 
 
 @pytest.mark.parametrize("now", [(99, 0), (0, 0), None], ids=["goes on", "begins anew", "is writing back"])
@@ -285,7 +301,7 @@ def test_a_wal_that_a_neighbour_goes_on_with_meanwhile_is_not_complained_of(
     assert _unread(path, bytes(content)) == []
 
 
-def _broken_off(path: Path) -> None:
+def _broken_off(path: Path, appends: int = 1) -> None:
     """A commit stands in the WAL whose writer never came to the end of its sync."""
 
     def fail(call: Call) -> None:
@@ -295,8 +311,23 @@ def _broken_off(path: Path) -> None:
     armed: list[bool] = []
     with hooked(fail) as vfs, CheckpointStore(path, vfs=vfs) as store:
         armed.append(True)
+        first = len(store) + 1
         with pytest.raises(MilepostError):
+            store.append_many([entry(number) for number in range(first, first + appends)])
+
+
+def test_long_commits_that_were_broken_off_are_not_taken_for_lost_ones(path: Path) -> None:
+    """Writers are killed within their syncs, while another process keeps the WAL's index, and a short commit comes next."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        reader = apsw.Connection(str(path))
+        reader.execute("SELECT 1 FROM entry").fetchall()
+    for appends in (200, 60, 20):
+        _broken_off(path, appends)
+        with CheckpointStore(path) as store:
             store.append(entry(len(store) + 1))
+        assert _unread(path) == []
+    reader.close()
 
 
 @pytest.mark.parametrize("before", [0, 1, 12])

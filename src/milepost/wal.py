@@ -131,10 +131,13 @@ def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
     harmless: a power loss tore it before it was acknowledged. Two are not, with durability full: the second was written
     after the first was durable, so the disk has lost data.
 
+    Two are harmless if the second does not continue the first: each is of a writer that was killed within its sync, while
+    another process kept the WAL's index, and shorter commits are written over a long one. So they count as one.
+
     Source:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
-    commits = 0
+    commits, last = 0, 0
     with _open(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         header = files.read(file, HEADER_BYTES, 0)
         frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
@@ -143,43 +146,72 @@ def unread_commits(wal: str, vfs: str | None, frames: int) -> int:
         for offset in range(HEADER_BYTES + frames * frame_bytes, file.xFileSize() - frame_bytes + 1, frame_bytes):
             frame = file.xRead(FRAME_HEADER_BYTES, offset)
             # The salts mark frames of this round. The last frame of a commit states the file's new size in pages.
-            commits += frame[8:16] == header[16:24] and frame[4:8] != bytes(4)
+            if frame[8:16] == header[16:24] and frame[4:8] != bytes(4):
+                if commits != 1 or _is_continued(file, last, frame_bytes, _order(header)):
+                    commits += 1
+                last = offset
     return commits
+
+
+def _is_continued(file: _File, last: int, frame_bytes: int, order: Literal["big", "little"]) -> bool:
+    """Return whether the frame behind a commit's last one continues its checksum: the one stored there, or the right one."""
+    frame, following = file.xRead(frame_bytes, last), file.xRead(frame_bytes, last + frame_bytes)
+    checksums = frame[16:24], _checksum_of_frame(frame, _checksum_before(file, last, frame_bytes), order)
+    return any(_checksum_of_frame(following, checksum, order) == following[16:24] for checksum in checksums)
+
+
+def _checksum_before(file: _File, offset: int, frame_bytes: int) -> bytes:
+    """Return the checksum that the frame at an offset continues: that of the frame before it, or of the header."""
+    return file.xRead(8, HEADER_BYTES - 8 if offset == HEADER_BYTES else offset - frame_bytes + 16)
+
+
+def _checksum_of_frame(frame: bytes, before: bytes, order: Literal["big", "little"]) -> bytes:
+    return _checksum(frame[:8] + frame[FRAME_HEADER_BYTES:], before, order)
+
+
+def _checksum(data: bytes, before: bytes, order: Literal["big", "little"]) -> bytes:
+    """Return the checksum of a WAL's bytes, continued from the one before them."""
+    one, other = int.from_bytes(before[:4], "big"), int.from_bytes(before[4:], "big")
+    for at in range(0, len(data), 8):
+        one = (one + int.from_bytes(data[at : at + 4], order) + other) & 0xFFFFFFFF
+        other = (other + int.from_bytes(data[at + 4 : at + 8], order) + one) & 0xFFFFFFFF
+    return one.to_bytes(4, "big") + other.to_bytes(4, "big")
+
+
+def _order(header: bytes) -> Literal["big", "little"]:
+    """Return the order of bytes that the checksums of a WAL are made with."""
+    return "big" if header[3] & 1 else "little"
 
 
 def _is_valid_header(header: bytes) -> bool:
     """Return whether the header of a WAL has the right checksum."""
-    if len(header) < HEADER_BYTES:
-        return False
-    order: Literal["big", "little"] = "big" if header[3] & 1 else "little"
-    words = [int.from_bytes(header[at : at + 4], order) for at in range(0, 24, 4)]
-    one = other = 0
-    for first, second in zip(words[::2], words[1::2], strict=True):
-        one = (one + first + other) & 0xFFFFFFFF
-        other = (other + second + one) & 0xFFFFFFFF
-    return header[24:32] == one.to_bytes(4, "big") + other.to_bytes(4, "big")
+    return len(header) >= HEADER_BYTES and _checksum(header[:24], bytes(8), _order(header)) == header[24:32]
 
 
 def first_page(wal: str, vfs: str | None) -> bytes | None:
     """
-    Return the database header in the WAL's last copy of page 1, or None.
+    Return the database header in the WAL's last whole copy of page 1, or None.
+
+    Behind the last commit there may be frames that were never committed, of which a power loss has left a part.
 
     Source:
         https://sqlite.org/fileformat2.html#the_write_ahead_log
     """
-    found = None
     with _open(wal, vfs, apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READONLY) as file:
         if file is None:
             return None
-        size = file.xFileSize()
-        page_bytes = int.from_bytes(files.read(file, HEADER_BYTES, 0)[8:12], "big")
+        header = files.read(file, HEADER_BYTES, 0)
+        page_bytes = int.from_bytes(header[8:12], "big")
         if page_bytes < 512:
             return None
-        for offset in range(HEADER_BYTES, size, FRAME_HEADER_BYTES + page_bytes):
-            frame = files.read(file, FRAME_HEADER_BYTES + schema.HEADER_BYTES, offset)
-            if int.from_bytes(frame[:4], "big") == 1:
-                found = frame[FRAME_HEADER_BYTES:]
-    return found
+        frame_bytes = FRAME_HEADER_BYTES + page_bytes
+        frames = range(HEADER_BYTES, file.xFileSize() - frame_bytes + 1, frame_bytes)
+        copies = [offset for offset in frames if int.from_bytes(files.read(file, 4, offset), "big") == 1]
+        for offset in reversed(copies):
+            frame = files.read(file, frame_bytes, offset)
+            if _checksum_of_frame(frame, _checksum_before(file, offset, frame_bytes), _order(header)) == frame[16:24]:
+                return frame[FRAME_HEADER_BYTES:][: schema.HEADER_BYTES]
+    return None
 
 
 class Wal:
