@@ -108,6 +108,16 @@ def test_a_store_that_a_killed_process_was_making_is_there_after_power_loss() ->
     assert tally.distinct > 30
 
 
+def test_a_transaction_that_outgrows_the_cache_survives_power_loss() -> None:
+    """Frames stand in the WAL before their commit, and behind the last one when it is undone."""
+    tally = _run(power_loss, [Dose(SEED, stride=150, length=8, large=True)])
+    tally += _run(kill_retry_power_loss, [Dose(SEED, every=8, stride=150, length=8, before_syncs=True, large=True)])
+    tally += _run(interrupted_recovery, [Dose(SEED, every=300, stride=150, length=8, large=True)])
+    tally += _run(failed_sync, [Dose(SEED, every=8, stride=150, length=8, seldom=5, large=True)])
+    assert tally.losses == []
+    assert tally.distinct > 60
+
+
 # Broken variants: what the harness is worth
 
 
@@ -226,3 +236,12 @@ def test_normal_durability_never_leaves_a_broken_chain(hunt: Callable[[Dose], Ta
     tally = _run_in_parallel(hunt, (Dose(seed, stride=2, durability="normal") for seed in _seeds(8)))
     assert tally.losses == []
     assert tally.distinct > 3_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("hunt", [power_loss, kill_retry_power_loss, interrupted_recovery, failed_sync])
+def test_transactions_that_outgrow_the_cache_survive_power_loss(hunt: Callable[[Dose], Tally]) -> None:
+    """Many plans, and few moments of each: they are long."""
+    tally = _run_in_parallel(hunt, (Dose(seed, every=200, stride=100, large=True) for seed in _seeds(10)))
+    assert tally.losses == []
+    assert tally.distinct > 100

@@ -32,6 +32,11 @@ Files = dict[str, bytes]
 
 KINDS: Final = ("append", "append", "append", "advance", "append_many", "sink", "sink", "duplicate", "reopen")
 
+LARGE_KINDS: Final = ("append", "append_many", "append_many", "sink", "undone", "partly", "partly", "reopen")
+"""Transactions that outgrow SQLite's cache, which then has ten pages, and some that leave nothing but frames in the WAL."""
+
+_NOTHING_NEW: Final = {"duplicate", "reopen", "undone"}
+
 _TAKE_IN: Final = "INSERT INTO sink (key, amount) VALUES (?, ?)"
 _EVERYTHING_IN_SINK: Final = "SELECT key, amount FROM sink ORDER BY rowid"
 
@@ -42,6 +47,11 @@ class Step:
 
     kind: str
     entries: tuple[Checkpoint, ...] = ()
+
+    @property
+    def opens(self) -> bool:
+        """Whether it opens the store, and does nothing else."""
+        return self.kind in {"open", "open, with a small cache", "reopen"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +89,12 @@ class Plan:
         return self.contents.index(self.contents[step])
 
 
-def drawn_plan(seed: int, length: int = 14, *, kinds: Sequence[str] = KINDS, autocheckpoint: int = 30) -> Plan:
+def drawn_plan(
+    seed: int, length: int = 14, *, kinds: Sequence[str] = KINDS, autocheckpoint: int = 30, large: bool = False
+) -> Plan:
     """A program of `length` steps after the two that open the store and make the sink's table."""
     rng = random.Random(seed)
-    steps = [Step("open"), Step("make sink")]
+    steps = [Step("open, with a small cache" if large else "open"), Step("make sink")]
     contents = [Content(), Content((), ())]
     tips: dict[tuple[str, str], Checkpoint] = {}
     for number in range(length):
@@ -94,11 +106,12 @@ def drawn_plan(seed: int, length: int = 14, *, kinds: Sequence[str] = KINDS, aut
                 kind = "append"
             else:
                 entries = (rng.choice(before.entries),)
-        if kind not in {"duplicate", "reopen"}:
-            count = rng.randint(2, 5) if kind == "append_many" else 1
+        if kind not in _NOTHING_NEW:
+            few, many = (20, 60) if large else (2, 5)
+            count = rng.randint(few, many) if kind in {"append_many", "partly"} else 1
             entries = tuple(_next(rng, tips, f"{number}.{i}", stamped=kind == "advance") for i in range(count))
         after = before
-        if kind not in {"duplicate", "reopen"}:
+        if kind not in _NOTHING_NEW:
             taken_in = tuple((entry.idempotency_key, entry.watermark.offset) for entry in entries) if kind == "sink" else ()
             after = Content(before.entries + entries, (before.sink or ()) + taken_in)
         steps.append(Step(kind, entries))
@@ -127,11 +140,18 @@ class Session:
     ) -> None:
         self.path = directory / NAME
         self._autocheckpoint, self._vfs, self._durability, self._together = autocheckpoint, vfs, durability, together
+        self._small_cache = False
         self.store: CheckpointStore | None = None
 
     def open(self) -> CheckpointStore:
         """Open the store; the WAL is written back early, so that short programs have checkpoints."""
-        self.store = store = CheckpointStore(self.path, vfs=self._vfs, durability=self._durability, clock=lambda: CLOCK_MS)
+        self.store = store = CheckpointStore(
+            self.path,
+            vfs=self._vfs,
+            durability=self._durability,
+            clock=lambda: CLOCK_MS,
+            on_connect=_with_small_cache if self._small_cache else None,
+        )
         store._database._wal.write_back_pages = self._autocheckpoint  # type: ignore[attr-defined]
         return store
 
@@ -143,7 +163,8 @@ class Session:
 
     def do(self, step: Step) -> None:
         """Do one step, or do it again."""
-        if step.kind in {"open", "reopen"}:
+        if step.opens:
+            self._small_cache |= step.kind == "open, with a small cache"
             self.close()
             self.open()
             return
@@ -161,6 +182,14 @@ class Session:
                 store.advance(entry.run_id, entry.stage, entry.watermark, idempotency_key=entry.idempotency_key)
             case "sink":
                 self._sink(store, step.entries[0])
+            case "undone":
+                _undo(store)
+            case "partly":
+                half = len(step.entries) // 2
+                with store.transaction():
+                    store.append_many(step.entries[:half])
+                    _undo(store)
+                    store.append_many(step.entries[half:])
             case _:
                 raise AssertionError(step.kind)
 
@@ -174,6 +203,23 @@ class Session:
             with store.transaction() as connection:
                 connection.execute(_TAKE_IN, row)
             store.append(entry)
+
+
+def _with_small_cache(connection: apsw.Connection) -> None:
+    connection.pragma("cache_size", 10)
+
+
+def _undo(store: CheckpointStore) -> None:
+    """A block, or a savepoint within one, that ends by an exception after it has written more than the cache holds."""
+    with contextlib.suppress(_UndoneError), store.transaction() as connection:
+        connection.execute("CREATE TABLE undone (filling)")
+        connection.executemany("INSERT INTO undone VALUES (zeroblob(?))", [(1000,)] * 40)
+        store.append_many([Checkpoint("run-1", "undone", i, Watermark(i, 0), f"key-{i}", CLOCK_MS) for i in range(40)])
+        raise _UndoneError
+
+
+class _UndoneError(Exception):
+    pass
 
 
 def content(store: CheckpointStore) -> Content:

@@ -20,7 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from milepost import FailedStoreError, MilepostError
-from support.fault_workload import NAME, WAL, Content, Files, Plan, Session, Step, content, drawn_plan, fast_directory, lay
+from support.fault_workload import KINDS as KINDS_OF_STEPS
+from support.fault_workload import (
+    LARGE_KINDS,
+    NAME,
+    WAL,
+    Content,
+    Files,
+    Plan,
+    Session,
+    Step,
+    content,
+    drawn_plan,
+    fast_directory,
+    lay,
+)
 from support.recording_vfs import (
     Enter,
     FailedSync,
@@ -495,7 +509,7 @@ def restart(plan: Plan, disk: Disk, bounds: Bounds, directory: Path, *, durabili
             shown = plan.last_alike(content(session.open()))
             if shown is not None:
                 recorder.mark(shown, acknowledged=True)
-                if plan.steps[again].kind not in {"open", "reopen"}:
+                if not plan.steps[again].opens:
                     session.do(plan.steps[again])
                 recorder.mark(again, acknowledged=True)
         except MilepostError:
@@ -524,6 +538,7 @@ class Dose:
         together: Whether the sink commits with the checkpoints.
         until_caught: Stop at the first loss: enough for a variant that must be caught.
         before_syncs: Kill only right before a sync, when the most is written and not durable.
+        large: Its transactions outgrow SQLite's cache, so that frames are in the WAL before their commit, or without one.
         seldom: Of the syncs that fail, let the process go on after one in so many: this takes the longest by far.
     """
 
@@ -536,6 +551,7 @@ class Dose:
     together: bool = True
     until_caught: bool = False
     before_syncs: bool = False
+    large: bool = False
     seldom: int = 1
 
 
@@ -544,7 +560,7 @@ class _Hunt:
 
     def __init__(self, dose: Dose, directory: Path) -> None:
         self.dose = dose
-        self.plan = drawn_plan(dose.seed, dose.length)
+        self.plan = drawn_plan(dose.seed, dose.length, kinds=LARGE_KINDS if dose.large else KINDS_OF_STEPS, large=dose.large)
         self.rng = random.Random(dose.seed)
         self.work = directory / "work"
         self.work.mkdir()
