@@ -25,6 +25,7 @@ class _File:
     """A file that is open, and lets go of everything at once."""
 
     path = "orders.milepost"
+    paths = ("orders.milepost",)
     may_be_open = False
 
     def let_go(self, deadline: float) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import apsw
 
+from milepost import inherited
 from milepost.errors import StoreError
 from milepost.lent import LentCursor
 from milepost.owner import current_owner
@@ -42,6 +44,7 @@ class BlockTurn(Turn):
         "_cursors",
         "_disowned",
         "_many",
+        "_process",
         "_task",
         "_thread",
         "appended",
@@ -59,6 +62,7 @@ class BlockTurn(Turn):
         self.path: str = path
         self.outermost: Block = outermost
         self.loop: str | None = outermost.loop
+        self._process = os.getpid()
         owner = current_owner()
         self._thread = owner.thread
         # Weak: if nobody else knows the task any more, it must go, and end its `with` as it goes.
@@ -125,6 +129,8 @@ class BlockTurn(Turn):
             self._many = 2 * len(self._cursors) + _FEW_CURSORS
 
     def _refuse_outside(self) -> None:
+        if os.getpid() != self._process:  # its temporary tables too are its parent's
+            raise inherited.error(self.path)
         if self.over:
             raise outside(self.path)
         self.refuse_if_cut_short()

@@ -307,6 +307,7 @@ class _TemporaryDirectory:
 
     def __init__(self, path: str) -> None:
         self._folder = files.directory(path)
+        self._process = os.getpid()
         self._held: int | None = None
         self.name = ""
 
@@ -343,6 +344,8 @@ class _TemporaryDirectory:
 
     def remove(self) -> None:
         """Remove it and release its lock. A second call does nothing."""
+        if os.getpid() != self._process:  # the child of a fork, whose parent goes on in it
+            self.name = ""
         if self.name:
             _remove(self.name)
             self.name = ""

@@ -30,7 +30,7 @@ from milepost.reader import Reader, SnapshotReader
 from milepost.sqlite_errors import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from milepost.signature import Hash
 
@@ -264,6 +264,11 @@ class Database:
             raise type(self._ended)(*self._ended.args)  # a new one each time: several threads may raise it
 
     # The hooks that a fork calls (open_files.py)
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The file, and those that are attached to its connection."""
+        return [self.path]
 
     @property
     def may_be_open(self) -> bool:

@@ -21,11 +21,14 @@ import mmap
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from milepost.errors import ForkedStoreError
 
-_SUFFIXES: Final = ("", "-wal", "-shm")
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 _DESCRIPTORS: Final = "/dev/fd"  # on Linux and macOS
 _MAPPINGS: Final = "/proc/self/maps"  # on Linux only: proc(5)
 _MAP_FIXED: Final = 0x10
@@ -33,16 +36,19 @@ _MAP_FIXED: Final = 0x10
 _files: set[tuple[int, int]] = set()  # device and inode of each such file; a WAL's may soon be another file's
 
 
-def disarm(path: str) -> None:
-    """In the child of a fork: have nothing that is open of a store's file reach it, and refuse it from now on."""
-    _files.update(filter(None, [_identity(path)]))
-    for suffix in _SUFFIXES:
-        identity = _identity(path + suffix)
-        if identity is not None:
-            with contextlib.suppress(OSError):
-                _exchange_descriptors(path + suffix, identity)
+def disarm(paths: Collection[str]) -> None:
+    """
+    In the child of a fork: have nothing that is open of a store's files reach them, and refuse them from now on.
+
+    Args:
+        paths: The store's file, and the files that are attached to its connection.
+    """
+    _files.update(filter(None, map(_identity, paths)))
+    names = {_identity(path + suffix): path + suffix for path in paths for suffix in _SUFFIXES}
+    with contextlib.suppress(OSError):
+        _exchange_descriptors(names)
     with contextlib.suppress(OSError, ValueError):
-        _copy_mappings(f"{path}-shm")
+        _copy_mappings({f"{path}-shm" for path in paths})
 
 
 def refuse(path: str) -> None:
@@ -73,34 +79,41 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _exchange_descriptors(path: str, identity: tuple[int, int]) -> None:
-    """Exchange each descriptor of a file for one that can only read: SQLite can neither write nor take a writer's lock."""
-    readable = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - the names are numbers
-            descriptor = int(name)
-            with contextlib.suppress(OSError):  # that of the list itself is closed already
-                status = os.fstat(descriptor)
-                if descriptor != readable and (status.st_dev, status.st_ino) == identity:
+def _exchange_descriptors(names: Mapping[tuple[int, int] | None, str]) -> None:
+    """Exchange each descriptor of these files for one that can only read: SQLite can neither write nor lock as a writer."""
+    for descriptor in map(int, os.listdir(_DESCRIPTORS)):  # noqa: PTH208 - the names are numbers
+        with contextlib.suppress(OSError):  # that of the list itself is closed already
+            status = os.fstat(descriptor)
+            name = names.get((status.st_dev, status.st_ino))
+            if name is not None:
+                readable = _open(name)
+                try:
                     os.dup2(readable, descriptor, inheritable=False)
-    finally:
-        os.close(readable)
+                finally:
+                    os.close(readable)
 
 
-def _copy_mappings(path: str) -> None:
-    """Exchange each mapping of a file for a copy in this process's own memory."""
+def _open(name: str) -> int:
+    try:
+        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # the process has given up the right to
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _copy_mappings(paths: Collection[str]) -> None:
+    """Exchange each mapping of these files for a copy in this process's own memory."""
     if sys.platform != "linux":
         return
     mapped = ctypes.CDLL(None, use_errno=True).mmap
     mapped.restype = ctypes.c_void_p
     mapped.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-    shown = os.fsencode(path).replace(b"\n", b"\\012")
-    for line in Path(_MAPPINGS).read_bytes().splitlines():
+    shown = {os.fsencode(path).replace(b"\n", b"\\012") for path in paths}
+    for line in Path(_MAPPINGS).read_bytes().split(b"\n"):  # and not where a name has another line separator
         # 7f1c80000000-7f1c80008000 rw-s 00000000 00:1a 12345    /var/lib/orders.milepost-shm
-        addresses, *_, name = line.split(None, 5)
-        if name in {shown, shown + b" (deleted)"}:
+        addresses, *_, name = line.split(None, 5) or (b"", b"")
+        if name.removesuffix(b" (deleted)") in shown or name in shown:
             first, last = (int(address, 16) for address in addresses.split(b"-"))
             content = ctypes.string_at(first, last - first)
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
-            mapped(first, last - first, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-            ctypes.memmove(first, content, last - first)
+            if mapped(first, last - first, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == first:
+                ctypes.memmove(first, content, last - first)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from milepost import inherited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 _FORK_TIMEOUT_S: Final = 1.0
 """How long a fork waits for running calls. A longer call keeps its file open, and the child may not use the file."""
@@ -46,6 +46,10 @@ class OpenFile(Protocol):
     """A database, as an object that has a file open."""
 
     path: str
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The file, and those that are attached to its connection."""
 
     @property
     def may_be_open(self) -> bool:
@@ -183,7 +187,7 @@ def _notice_a_fork() -> None:
     for file in opened():
         with contextlib.suppress(Exception):  # an error of one never keeps the others from being given up
             if file.may_be_open:
-                inherited.disarm(file.path)
+                inherited.disarm(file.paths)
         with contextlib.suppress(Exception):
             file.carried_over()
         opening_to_write.pop(id(file), None)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, NotRequired, TypedDict
 
 import apsw
 
-from milepost import create, files, open_files, schema, wal
+from milepost import create, files, inherited, open_files, schema, wal
 from milepost.block import outside
 from milepost.bound import Bound
 from milepost.connection import connect, is_sealed, refuse_foreign_header
@@ -41,7 +41,7 @@ from milepost.reader import CACHE_KIB, Reader, SharedReader
 from milepost.sqlite_errors import sync_failed, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from milepost.append import Appender
     from milepost.signature import Hash
@@ -100,6 +100,7 @@ class WritableDatabase(Database):
         self.busy_timeout_ms = busy_timeout_ms
         self._synchronous = synchronous
         self._on_connect = on_connect
+        self._attached: list[str] = []  # the files that on_connect has attached
         self._connection: LentConnection | None = None  # None too while it has let go of the file for a fork
         # The end of the chain as our own last commit left it, and SQLite's data_version then: it is good for as long as
         # nobody else, of this process or another, has written since.
@@ -181,6 +182,9 @@ class WritableDatabase(Database):
             if connection.in_transaction:
                 raise StoreError(self.path, "on_connect has left a transaction open: let it end what it begins")
             self._reset(connection)
+            self._attached = list(filter(None, map(connection.db_filename, connection.db_names()[1:])))
+            for attached in self._attached:
+                inherited.refuse(attached)
         connection.cursor_factory = self._refuse_outside
 
     def _make_durable(self, connection: LentConnection) -> None:
@@ -268,6 +272,11 @@ class WritableDatabase(Database):
     def has_open_file(self) -> bool:
         """Whether its connection is open; not before the first one is, nor while it has let go of the file."""
         return self._connection is not None
+
+    @property
+    def paths(self) -> Collection[str]:
+        """As `Database.paths`."""
+        return [self.path, *self._attached]
 
     @property
     def may_be_open(self) -> bool:

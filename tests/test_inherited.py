@@ -1,0 +1,159 @@
+"""What a child has of its parent's files, if they could not be closed before the fork: nothing that can write to them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+
+from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, Watermark, create
+from milepost.connection import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only there does a child get a copy of the shared memory"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
+]
+
+ENTRY = Checkpoint("parent", "load", 1, Watermark(1, 0), "1", 0)
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Fork, and expect that a child could do something."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the child must end here
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def reachable() -> list[str]:
+    """Return what this process can write to: its descriptors of databases, and its mappings of shared memory."""
+    found = []
+    for each in list(Path("/proc/self/fd").iterdir()):
+        try:
+            name = str(each.readlink())
+            writes = fcntl.fcntl(int(each.name), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        except OSError:  # that of the list itself
+            continue
+        if writes and ".db" in name:
+            found.append(name)
+    maps = Path("/proc/self/maps").read_bytes().split(b"\n")
+    return found + [os.fsdecode(line) for line in maps if b"-shm" in line]
+
+
+def nothing_reachable() -> None:
+    """The child of a fork has nothing to write with."""
+    assert reachable() == []
+
+
+@pytest.mark.parametrize("name", ["orders", "a b ", "a\nb", "a\rb", "a\r", "a\\012b", "ä (deleted)", "a\x0bb\tc"])
+def test_a_child_can_write_to_nothing_whatever_the_name_of_the_file(tmp_path: Path, name: str) -> None:
+    """The kernel's list of mappings has one a line, but escapes line feeds only."""
+    with CheckpointStore(tmp_path / f"{name}.db") as store, store.transaction():
+        store.append(ENTRY)
+        assert len(reachable()) >= 4
+        in_child(nothing_reachable)
+
+
+def test_another_mapping_with_an_odd_name_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Such as that of another store."""
+    other, store = CheckpointStore(tmp_path / "a\r.db"), CheckpointStore(tmp_path / "b.db")
+    with other, store, other.transaction(), store.transaction():
+        in_child(nothing_reachable)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give up a right")
+def test_a_process_that_may_no_longer_open_the_file_keeps_it_from_its_child() -> None:
+    """A service gives up its rights after it has opened what it needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        with CheckpointStore(f"{folder}/orders.db") as store, store.transaction():
+            store.append(ENTRY)
+            os.seteuid(65534)
+            try:
+                in_child(nothing_reachable)
+            finally:
+                os.seteuid(0)
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_child_does_not_write_to_an_attached_file_either(tmp_path: Path, journal: str) -> None:
+    """A transaction that outgrows the cache is in the file before it is committed, and the child would write over it."""
+    sink = str(tmp_path / "sink.db")
+    made = apsw.Connection(sink)
+    made.pragma("journal_mode", journal)
+    made.execute("CREATE TABLE sink (x INTEGER PRIMARY KEY, y)")
+    made.close()
+
+    def attach(own: apsw.Connection) -> None:
+        own.execute("ATTACH ? AS sink", (sink,))
+        own.execute("PRAGMA sink.cache_size = 10")
+
+    def write(own: apsw.Connection, numbers: range, who: bytes) -> None:
+        # a cursor of which milepost does not know, so no check in Python comes first
+        apsw.Cursor(own).executemany("INSERT INTO sink.sink VALUES (?, ?)", [(number, who * 100) for number in numbers])
+
+    with CheckpointStore(tmp_path / "orders.db", on_connect=attach) as store, store.transaction() as connection:
+        write(connection, range(200), b"parent")
+
+        def child() -> None:
+            nothing_reachable()
+            with pytest.raises(apsw.Error):
+                write(connection, range(1000, 1400), b"child")
+            with pytest.raises((ForkedStoreError, StoreBusyError)):  # SQLite believes that the journal is this process's
+                CheckpointStore(tmp_path / "child.db", on_connect=attach, busy_timeout_ms=1)
+
+        in_child(child)
+        write(connection, range(200, 400), b"parent")
+        store.append(ENTRY)
+    found = apsw.Connection(sink)
+    assert found.execute("SELECT count(*), min(y), max(y) FROM sink").get == (400, b"parent" * 100, b"parent" * 100)
+    assert found.pragma("integrity_check") == "ok"
+    found.close()
+
+
+def test_a_child_is_refused_its_parents_connection_in_words(tmp_path: Path) -> None:
+    """SQLite would let it write to the temporary tables, which are in a file that both have open."""
+    with CheckpointStore(tmp_path / "orders.db") as store, store.transaction() as connection:
+        connection.execute("CREATE TEMP TABLE mine (x)")
+
+        def refused() -> None:
+            with pytest.raises(ForkedStoreError):
+                connection.execute("INSERT INTO mine VALUES (1)")
+
+        in_child(refused)
+
+
+def test_a_child_that_unwinds_does_not_remove_what_its_parent_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that forks while a store is made."""
+
+    class UnwindingError(Exception):
+        pass
+
+    def connect_and_fork(*given: object) -> apsw.Connection:
+        child = os.fork()
+        if child == 0:
+            raise UnwindingError
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return connect(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(create, "connect", connect_and_fork)
+    try:
+        CheckpointStore(tmp_path / "orders.db").close()
+    except UnwindingError:
+        os._exit(0)
+    assert [each.name for each in tmp_path.iterdir()] == ["orders.db"]
