@@ -61,6 +61,7 @@ _POLL_S: Final = 0.0005  # between two looks whether another process has given b
 _LONG_S: Final = 0.001  # who has held the lock for longer lets others in before it takes it again …
 _PART: Final = 20  # … for this part of the time that it held it,
 _MOST_S: Final = 2 * _POLL_S  # and no longer than it takes others to look
+_OWN_READERS_S: Final = 0.5  # how long a reopening waits for this store's own lookups
 
 
 class Options(TypedDict):
@@ -135,9 +136,11 @@ class WritableDatabase(Database):
             # Beside another writer the shared memory is mapped already, to be written to.
             if not any(isinstance(other, WritableDatabase) and other.has_open_file for other in others):
                 deadline = time.monotonic() + self.busy_timeout_ms / 1000
-                # Its own readers too, since after a fork a mapping that is read-only may be older than they are.
-                if not all(other.make_way(deadline) for other in [*others, self]):
+                if not all(other.make_way(deadline) for other in others):
                     raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - undone as for every other error
+                # After a fork its own readers may use a mapping that is read-only. One that goes on for long, as a check of
+                # the whole file does, hardly will, and a write must not wait for it.
+                self.make_way(min(deadline, time.monotonic() + _OWN_READERS_S))
             connection = connect(self.path, "mode=rw", self.vfs, self.busy_timeout_ms, LentConnection)
             if found is not None and found.st_size > 0:
                 self._leave_wal_alone(connection)  # until it is durable: an opening that is refused must not write it back

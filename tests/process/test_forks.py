@@ -34,6 +34,7 @@ SCENES = [
     ("child_that_goes_on", 20, 200),
     ("child_that_writes_in_the_block", 1, 10),
     ("within_sqlite", 1, 10),
+    ("during_a_long_lookup", 1, 1),
     ("during_a_verification", 4, 40),
     ("on_connect", 1, 1),
     ("pools", 2, 8),

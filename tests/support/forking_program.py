@@ -414,6 +414,28 @@ def child_that_writes_in_the_block(path: str, children: int) -> dict[str, int]:
     return {f"block-{number}": 2000 for number in range(children)}
 
 
+def during_a_long_lookup(path: str, _children: int) -> dict[str, int]:
+    """It keeps its connection over the fork, and the next write does not wait for its end."""
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=1000) as store:
+        store.append(entry(1, "parent"))
+        began, over = threading.Event(), threading.Event()
+
+        def look(connection: apsw.Connection) -> None:
+            for _ in connection.execute("SELECT position FROM entry"):
+                began.set()
+                over.wait(60)
+
+        lookup = threading.Thread(target=lambda: store._database.read(look))
+        lookup.start()
+        began.wait(60)
+        reap(fork(lambda: _refused_own(path)))
+        store.append(entry(2, "parent"))
+        over.set()
+        lookup.join()
+        store.append(entry(3, "parent"))
+    return {"parent": 3}
+
+
 def during_a_verification(path: str, children: int) -> dict[str, int]:
     """And a backup: the fork waits a moment; the child's own store works, or is refused before it writes."""
     store = CheckpointStore(path, durability="normal")
