@@ -428,10 +428,12 @@ def during_a_long_lookup(path: str, _children: int) -> dict[str, int]:
         lookup = threading.Thread(target=lambda: store._database.read(look))
         lookup.start()
         began.wait(60)
-        reap(fork(lambda: _refused_own(path)))
-        store.append(entry(2, "parent"))
-        over.set()
-        lookup.join()
+        try:
+            reap(fork(lambda: _refused_own(path)))
+            store.append(entry(2, "parent"))
+        finally:
+            over.set()
+            lookup.join()
         store.append(entry(3, "parent"))
     return {"parent": 3}
 
