@@ -6,7 +6,6 @@ import fcntl
 import os
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import pytest
 
 from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, Watermark, create
 from milepost.connection import connect
+from support.forking_program import fork, reap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,15 +29,7 @@ ENTRY = Checkpoint("parent", "load", 1, Watermark(1, 0), "1", 0)
 
 def in_child(work: Callable[[], object]) -> None:
     """Fork, and expect that a child could do something."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 - the child must end here
-            traceback.print_exc()
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    reap(fork(work))
 
 
 def reachable() -> list[str]:
