@@ -1043,10 +1043,10 @@ def test_a_wal_that_another_writer_never_lets_rest_begins_anew_all_the_same(path
         assert store.verify().ok
 
 
-def test_a_wal_that_a_reader_keeps_from_beginning_anew_is_not_waited_for_for_long(
+def test_a_wal_that_a_reader_keeps_from_beginning_anew_is_not_waited_for(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader may stay for hours: appends go on, and wait for it once in a while only."""
+    """A reader may stay for hours."""
     asked: list[int] = []
     of_apsw = LentConnection.wal_checkpoint
 
@@ -1061,10 +1061,10 @@ def test_a_wal_that_a_reader_keeps_from_beginning_anew_is_not_waited_for_for_lon
         reader = apsw.Connection(str(path))
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM entry").get == 300
-        for sequence in range(301, 341):
+        for sequence in range(301, 401):
             store.append(entry(sequence))
-        assert asked.count(apsw.SQLITE_CHECKPOINT_PASSIVE) > 3
-        assert asked.count(apsw.SQLITE_CHECKPOINT_RESTART) <= 1
+        assert asked.count(apsw.SQLITE_CHECKPOINT_PASSIVE) > 10
+        assert apsw.SQLITE_CHECKPOINT_RESTART not in asked
         reader.close()
 
 
