@@ -241,13 +241,14 @@ def interrupted(path: str) -> None:
                 await asyncio.wait(begin(store, 40, f"{number}:"))
 
             try:
-                # The second one comes as a KeyboardInterrupt wherever Python is.
-                signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.0013 * (number % 17), 0.003 + 0.0007 * (number % 11))
-                asyncio.run(main())
+                try:
+                    # The second one comes as a KeyboardInterrupt wherever Python is.
+                    signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.0013 * (number % 17), 0.003 + 0.0007 * (number % 11))
+                    asyncio.run(main())
+                finally:
+                    _no_more_signals()
             except (KeyboardInterrupt, RuntimeError):  # asyncio's, of an interrupt as it ends its tasks
-                pass
-            finally:
-                _no_more_signals()
+                _no_more_signals()  # one may have come just before it was called
             began = time.monotonic()
             asyncio.run(append(store, f"{number}:after"))
             store.append(entry(f"{number}:sync"))
