@@ -212,20 +212,19 @@ class LentCursor(apsw.Cursor):
 
     def execute(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
         """Do the same as APSW's method, inside the block only."""
-        self.may_run()
-        options["can_cache"] = False
-        try:
-            return super().execute(statements, *arguments[:1], **options)
-        except apsw.IOError as error:
-            self.failed(error)
-            raise
+        return self._run(super().execute, statements, arguments, options)
 
     def executemany(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
         """Do the same as APSW's method, inside the block only."""
+        return self._run(super().executemany, statements, arguments, options)
+
+    def _run(
+        self, of_apsw: Callable[..., apsw.Cursor], statements: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> apsw.Cursor:
         self.may_run()
         options["can_cache"] = False
         try:
-            return super().executemany(statements, *arguments[:1], **options)
+            return of_apsw(statements, *arguments[:1], **options)
         except apsw.IOError as error:
             self.failed(error)
             raise
