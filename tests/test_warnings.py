@@ -15,7 +15,7 @@ from milepost.lent import LentConnection
 from milepost.remote import remote_kind
 from milepost.wal import Wal
 from support.chains import chain, entry
-from support.doors import wal
+from support.doors import modes_of_write_backs, wal
 from support.hooked_vfs import Call, hooked
 
 if TYPE_CHECKING:
@@ -140,14 +140,7 @@ def test_a_long_wal_that_no_reader_holds_back_is_not_warned_of(path: Path) -> No
 
 def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried again after as many pages as the first time."""
-    calls = []
-    checkpoint = LentConnection.wal_checkpoint
-
-    def counted(self: LentConnection, *, mode: int) -> tuple[int, int]:
-        calls.append(mode)
-        return checkpoint(self, mode=mode)
-
-    monkeypatch.setattr(LentConnection, "wal_checkpoint", counted)
+    calls = modes_of_write_backs(monkeypatch)
     with CheckpointStore(path, durability="normal") as store:
         wal(store).write_back_pages = 20
         store.append(entry(1))

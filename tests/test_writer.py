@@ -29,10 +29,9 @@ from milepost import (
 )
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
-from milepost.lent import LentConnection
 from milepost.turn import Turn, Turns
 from support.chains import chain, entry
-from support.doors import connections, fork_in_progress, traced, unlocked, wal, writer
+from support.doors import connections, fork_in_progress, modes_of_write_backs, traced, unlocked, wal, writer
 from support.hooked_vfs import Call, hooked
 from support.methods import WRITING
 
@@ -1047,14 +1046,7 @@ def test_a_wal_that_a_reader_keeps_from_beginning_anew_is_not_waited_for(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader may stay for hours."""
-    asked: list[int] = []
-    of_apsw = LentConnection.wal_checkpoint
-
-    def noted(connection: LentConnection, **options: Any) -> Any:
-        asked.append(options["mode"])
-        return of_apsw(connection, **options)
-
-    monkeypatch.setattr(LentConnection, "wal_checkpoint", noted)
+    asked = modes_of_write_backs(monkeypatch)
     with CheckpointStore(path, durability="normal") as store:
         wal(store).write_back_pages = 20
         store.append_many(chain(300))

@@ -9,11 +9,14 @@ import apsw
 
 from milepost import open_files, workers
 from milepost.database import Database
+from milepost.lent import LentConnection
 from milepost.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import pytest
 
     from milepost import CheckpointStore
     from milepost.wal import Wal
@@ -34,6 +37,19 @@ def fork_in_progress() -> Iterator[None]:
     finally:
         open_files._end_of_fork()
         open_files._after_fork_in_parent()
+
+
+def modes_of_write_backs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list to which each checkpoint of a writer's WAL adds its mode from now on."""
+    modes: list[int] = []
+    of_apsw = LentConnection.wal_checkpoint
+
+    def noted(connection: LentConnection, *, mode: int) -> tuple[int, int]:
+        modes.append(mode)
+        return of_apsw(connection, mode=mode)
+
+    monkeypatch.setattr(LentConnection, "wal_checkpoint", noted)
+    return modes
 
 
 def wal(store: CheckpointStore) -> Wal:
