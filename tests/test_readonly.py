@@ -189,6 +189,15 @@ def test_a_read_only_mount_is_enough(mounted: Path, make: Callable[[Path], None]
         CheckpointStore(path)
 
 
+def test_nothing_is_made_on_a_read_only_mount_and_the_error_says_why(path: Path, mounted: Path) -> None:
+    """What was not made cannot be removed there either, and that must not hide the reason."""
+    subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
+    with CheckpointStore(path) as store, pytest.raises(ReadOnlyStoreError, match="Read-only file system"):
+        store.backup(mounted / "copy.milepost")
+    with pytest.raises(ReadOnlyStoreError, match="Read-only file system"):
+        CheckpointStore(mounted / "new.milepost")
+
+
 def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: Path) -> None:
     """Consistent at every look, while the writer writes, is killed, and another one starts and closes the file."""
     CheckpointStore(path).close()

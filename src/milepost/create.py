@@ -317,9 +317,11 @@ class _TemporaryDirectory:
             self.name = os.path.join(self._folder, _PREFIX + secrets.token_hex(4))  # noqa: PTH118
             try:
                 os.mkdir(self.name, 0o700)  # noqa: PTH102
-            except FileExistsError:
-                self.name = ""
-                continue
+            except OSError as error:
+                self.name = ""  # nothing was made: on a read-only mount, to remove it fails too, with an error that misleads
+                if isinstance(error, FileExistsError):
+                    continue
+                raise
             if self._lock():
                 return
             self.remove()
