@@ -420,3 +420,27 @@ def test_a_store_without_space_raises_and_goes_on_once_there_is_some(path: Path)
         [sys.executable, "-c", FULL, path], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     assert (run.stdout, run.stderr) == ("went on\n", "")
+
+
+NO_ROOM_TO_OPEN = """
+import resource, signal, sys
+from milepost import CheckpointStore, StoreFullError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+try:
+    CheckpointStore(sys.argv[1])
+except StoreFullError as error:
+    print(error.__cause__.extendedresult)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+with CheckpointStore(sys.argv[1]) as store:
+    print(len(store))
+"""
+
+
+def test_a_start_on_a_full_disk_says_that_it_is_full(path: Path) -> None:
+    """As of a pipeline that died of it: its -shm of 32 kB is what finds no room, before anything is written."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(2))
+    run = subprocess.run([sys.executable, "-c", NO_ROOM_TO_OPEN, path], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == (f"{apsw.SQLITE_IOERR_SHMSIZE}\n2\n", "")
