@@ -162,7 +162,7 @@ def test_a_run_that_nobody_recorded_is_not_a_run_without_entries(
     with pytest.raises(NoCheckpointError) as caught:
         store.compare(run_id, other_run_id)
     assert (caught.value.run_id, caught.value.stage) == ("run-77", None)
-    assert str(caught.value) == "no checkpoint in run 'run-77': look for its run_id in runs()"
+    assert str(caught.value) == "no checkpoint in run 'run-77': see runs(), which has what each run recorded, and when"
 
 
 @pytest.mark.parametrize("runs", [("run-7", "run-8"), ("run-8", "run-7")])

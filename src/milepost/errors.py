@@ -293,7 +293,7 @@ class NoCheckpointError(MilepostError, LookupError):
     def __str__(self) -> str:
         run = "any run" if self.run_id is None else f"run {shown(self.run_id)}"
         if self.stage is None:
-            return f"no checkpoint in {run}: look for its run_id in runs()"
+            return f"no checkpoint in {run}: see runs(), which has what each run recorded, and when"
         return f"no checkpoint of stage {shown(self.stage)} in {run}: start it from the beginning"
 
 

@@ -66,7 +66,7 @@ def check(
     """
     Check that the pipeline moves: for cron, Nagios or a Kubernetes probe.
 
-    The first line says it all, and the exit code too: 0 if every stage is ok, 1 if one is stalled or behind, 5 if nothing is
+    Say what to check: --within, --lag, or both. The first line says it all, and the exit code too: 0 if every stage is ok, 1 if one is stalled or behind, 5 if nothing is
     recorded yet. A file that does not exist is 3. Of several files, every stage of each is checked.
     """
     if within is None and lag is None:

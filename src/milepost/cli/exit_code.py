@@ -185,7 +185,7 @@ def end_with_worst(exit_codes: Iterable[ExitCode]) -> None:
 _COMMANDS: Final = {
     "continue from resume_point_for_stage()": "see `milepost resume`",
     "resume from resume_point_for_stage(), or let advance() assign the sequence": "see `milepost resume`",
-    "look for its run_id in runs()": "look for it in `milepost runs`",
+    "see runs(), which has": "see `milepost runs`, which has",
     "open it with CheckpointStore(), which upgrades it": "any program that writes to it upgrades it",
     "retry, or open with a longer busy_timeout_ms": "try again",
     "check the path, or create it with CheckpointStore()": "check the path",
