@@ -56,6 +56,18 @@ def test_nothing_yet_is_no_stall(path: Path) -> None:
     assert run("check", path.with_name("missing"), "--within", "1s").exit_code == 3
 
 
+def test_a_stage_whose_clock_was_ahead_does_not_pass_for_fresh(path: Path) -> None:
+    """For a year nobody would learn that it is dead. A clock that differs by less than --within is ok."""
+    now = time.time_ns() // 1_000_000
+    with CheckpointStore(path) as store:
+        store.append(Checkpoint("run-1", "load", 1, Watermark(5, 0), "a", now + 5 * MINUTE))
+        assert run("check", path, "--within", "10m").exit_code == 0
+        store.append(Checkpoint("run-1", "load", 2, Watermark(6, 0), "b", now + 365 * 24 * 60 * MINUTE))
+    result = run("check", path, "--within", "10m")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("stalled: 'load' has its last checkpoint 364 d 23 h in the future\n")
+
+
 def test_a_check_of_nothing_is_refused(checked: Path) -> None:
     """It would always be ok."""
     assert run("check", checked).exit_code == 2

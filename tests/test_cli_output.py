@@ -124,7 +124,10 @@ def test_the_command_line_speaks_no_python(path: Path) -> None:
 @pytest.mark.parametrize("name", ["new_run_id", "it's run_id", "give hmac_key", 'a "run_id" b', "verify() it"])
 def test_a_name_in_an_error_stays_as_it_is(file: Path, name: str) -> None:
     """It is no argument of a method, even if it looks like one."""
-    assert f"no checkpoint in run {name!r}: see `milepost runs`, which has what each run recorded" in run("compare", file, name, "run-1").stderr
+    assert (
+        f"no checkpoint in run {name!r}: see `milepost runs`, which has what each run recorded"
+        in run("compare", file, name, "run-1").stderr
+    )
 
 
 def test_a_path_in_an_error_stays_as_it_is(tmp_path: Path, file: Path) -> None:

@@ -66,8 +66,11 @@ def check(
     """
     Check that the pipeline moves: for cron, Nagios or a Kubernetes probe.
 
-    Say what to check: --within, --lag, or both. The first line says it all, and the exit code too: 0 if every stage is ok, 1 if one is stalled or behind, 5 if nothing is
-    recorded yet. A file that does not exist is 3. Of several files, every stage of each is checked.
+    Say what to check: --within, --lag, or both. The first line says it all, and the exit code too: 0 if every stage is ok, 1
+    if one is stalled or behind, 5 if nothing is recorded yet. A file that does not exist is 3. Of several files, every stage
+    of each is checked.
+
+    A stage is stalled too if its last checkpoint is further in the future than --within, by a clock that was wrong.
     """
     if within is None and lag is None:
         raise click.UsageError("say what to check: --within 10m, --lag 1h, or both")
@@ -175,7 +178,8 @@ def _judged(name: str, last: Checkpoint | None, now_ms: int, within: int | None,
     age_ms = now_ms - last.at_ms
     event_time_ms = last.watermark.event_time_ms
     lag_ms = now_ms - event_time_ms if event_time_ms else None
-    if within is not None and age_ms > within:
+    # A clock that was ahead does not tell when it was recorded. The checkpoint would pass for fresh until that time comes.
+    if within is not None and abs(age_ms) > within:
         return _Found(name, "stalled", last, age_ms, lag_ms)
     if lag is not None and (lag_ms is None or lag_ms > lag):
         return _Found(name, "behind", last, age_ms, lag_ms)
@@ -210,7 +214,8 @@ def _sentence(verdict: Status, found: Sequence[_Found]) -> str:
 
 def _detail(each: _Found) -> str:
     if each.status == "stalled":
-        return f"for {duration(each.age_ms or 0)}"
+        age_ms = each.age_ms or 0
+        return f"for {duration(age_ms)}" if age_ms > 0 else f"has its last checkpoint {age(age_ms)}"
     if each.status == "behind":
         return "has no event times" if each.lag_ms is None else f"by {duration(each.lag_ms)}"
     return ""
