@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from milepost import Checkpoint, CheckpointStore, Head, workers
+from milepost import Checkpoint, CheckpointStore, ForkedStoreError, Head, workers
 from milepost.checkpoint import chain_signature
 from support.chains import chain, mixed
 from support.doors import walked
@@ -344,3 +346,43 @@ def test_the_file_is_sound_only_if_every_part_is_confirmed(
         store.append_many(chain(LENGTH))
         assert store.verify(workers=2) == store.verify()
     assert confirmed == [False]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_child_that_is_forked_meanwhile_takes_no_reply_of_the_workers(path: Path, leaves: bool) -> None:
+    """It is told, whether it leaves or waits on; its parent gets every reply, and neither waits for ever."""
+    parent, children = os.getpid(), list[int]()
+
+    def fork(_done: int, _of: int) -> None:
+        if not children:
+            children.append(os.fork())
+            if children[0] == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(20)
+                if leaves:
+                    raise ForkedStoreError(str(path), "the child leaves")
+
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        told = False
+        try:
+            verified = store.verify(workers=2, progress=fork)
+        except ForkedStoreError:
+            told = True
+        finally:
+            if os.getpid() != parent:
+                os._exit(0 if told else 1)
+        assert verified.ok
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
+def test_one_process_verifies_where_no_thread_can_be_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when there are too many, or from Python 3.12 on while the interpreter ends."""
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        assert store.verify(workers=2).ok

@@ -259,6 +259,7 @@ class Database:
             StoreError: Its class says which of these.
         """
         if os.getpid() != self._process and not self.closed:
+            open_files.notice_a_fork()  # before it is given up: what was open decides whether the child may use the file
             self.carried_over()
         if self._ended is not None:
             raise type(self._ended)(*self._ended.args)  # a new one each time: several threads may raise it

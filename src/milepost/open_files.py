@@ -85,7 +85,7 @@ could not write.
 
 def register(file: OpenFile) -> None:
     """Add a file that is about to be opened, so that a fork closes it. If another thread is forking, wait for that."""
-    _notice_a_fork()
+    notice_a_fork()
     _open[id(file)] = file  # first, and then look: a fork announces itself first, and then looks for files
     deadline = time.monotonic() + 2 * _FORK_TIMEOUT_S
     while forks_elsewhere() and time.monotonic() < deadline:
@@ -114,7 +114,7 @@ def refuse_inherited(path: str) -> None:
     Raises:
         ForkedStoreError: It is such a file.
     """
-    _notice_a_fork()
+    notice_a_fork()
     inherited.refuse(path)
 
 
@@ -174,11 +174,12 @@ def _each_of(files: list[OpenFile], call: Callable[[OpenFile], object]) -> None:
         raise interrupt
 
 
-def _notice_a_fork() -> None:
+def notice_a_fork() -> None:
     """
     In the child of a fork: give up what the parent had open.
 
-    The hook calls it. So does the next opening, because C code forks without hooks, and an interrupt may end the hook.
+    The hook calls it. So do the next opening and the next use of a store, because C code forks without hooks, an interrupt
+    may end the hook, and a hook of the caller's may come first.
     """
     global _process  # noqa: PLW0603 - a process has one id
     if os.getpid() == _process:
@@ -200,4 +201,4 @@ _end_of_fork: Final = partial(next, map(forking.pop, iter(threading.get_ident, N
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_end_of_fork, after_in_child=forking.clear)
-    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_notice_a_fork)
+    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=notice_a_fork)

@@ -9,13 +9,16 @@ and where. There is therefore one set of rules for faults, and no second one to 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import queue
 import re
 import subprocess
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -28,6 +31,7 @@ from milepost.database import Database
 from milepost.errors import MilepostError
 from milepost.integrity import Integrity
 from milepost.signature import ChainBase
+from milepost.threads import start as start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -38,6 +42,7 @@ LEAST: Final = 10_000
 
 _PARTS: Final = 4  # for each worker, so that a fast one can take another
 _STEP: Final = 5_000  # entries between two reports of progress, each of which costs the receiving process 40 µs
+_LOOK_AGAIN_S: Final = 1.0  # how often to look whether a signal handler has forked during the wait
 _PROGRAM: Final = "import sys; sys.path += sys.argv[1:]; from milepost.workers import work; work()"
 _PYTHON: Final = re.compile("python|pypy|graalpy", re.IGNORECASE)  # what the program's name begins with
 
@@ -133,26 +138,43 @@ def replies(
         greeting: What each worker is told first.
         tasks: Each a value for JSON. A worker answers each with any number of replies that have a `done`, and one without.
         workers: How many workers at most.
+
+    Raises:
+        OSError: No process, or no thread, can be started.
     """
     waiting = deque(tasks)
     replied: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     children: list[subprocess.Popen[str]] = []
     threads: list[threading.Thread] = []
+    process = os.getpid()
     try:
         for _ in range(min(workers, len(tasks))):
             children.append(start())
-            threads.append(threading.Thread(target=_employ, args=(children[-1], greeting, waiting, replied), daemon=True))
-            threads[-1].start()
+            thread = threading.Thread(target=_employ, args=(children[-1], greeting, waiting, replied), daemon=True)
+            try:
+                start_thread(thread)
+            except RuntimeError as error:  # too many, or the interpreter ends
+                raise OSError(errno.EAGAIN, str(error)) from error
+            threads.append(thread)
         for _ in children:
-            while (reply := replied.get()) is not None:
+            while (reply := _next(replied, process)) is not None:
                 yield reply
     finally:
-        for child in children:
-            child.kill()
-        for thread in threads:
-            thread.join()
-        for child in children:
-            child.communicate()
+        if os.getpid() == process:  # else it would take the replies out of the pipes, for which its parent waits
+            for child in children:
+                child.kill()
+            for thread in threads:
+                thread.join()
+            for child in children:
+                child.communicate()
+
+
+def _next(replied: queue.SimpleQueue[dict[str, Any] | None], process: int) -> dict[str, Any] | None:
+    """Wait for a reply, or None at a worker's end. In the child of a fork all have ended, since its parent employs them."""
+    while os.getpid() == process:
+        with suppress(queue.Empty):
+            return replied.get(timeout=_LOOK_AGAIN_S)
+    return None
 
 
 def can_start() -> bool:

@@ -29,6 +29,7 @@ SCENES = [
     ("inside_a_loop", 1, 1),
     ("beside_a_connection", 1, 1),
     ("by_c_code", 1, 1),
+    ("by_c_code_while_reading", 1, 1),
     ("then_exec", 1, 1),
     ("child_that_unwinds", 20, 200),
     ("child_that_goes_on", 20, 200),

@@ -277,6 +277,24 @@ def by_c_code(path: str, _children: int) -> dict[str, int]:
     return {"parent": 2}
 
 
+def by_c_code_while_reading(path: str, _children: int) -> dict[str, int]:
+    """The child asks the inherited store first, and what is open is a reader alone: it is refused the file all the same."""
+    append_own(path, "parent")
+    with CheckpointStore.open_readonly(path) as reader:
+        reader.latest()
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            try:
+                refused(reader.latest)
+                refused(lambda: CheckpointStore.open_readonly(path))
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - the child must end here
+                traceback.print_exc()
+                os._exit(1)
+        reap(child)
+    return {"parent": APPENDS}
+
+
 def then_exec(path: str, _children: int) -> dict[str, int]:
     """Another program has nothing of what was open, even in a block."""
     program = "import sys; sys.path[:0] = eval(sys.argv[2]); import forking_program as f; f.append_own(sys.argv[1], 'child')"
