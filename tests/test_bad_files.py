@@ -404,6 +404,7 @@ with CheckpointStore(sys.argv[1]) as store:
             store.append(entry(sequence))
         except MilepostError as error:
             refused += 1
+            assert "check the disk, its quota, and `ulimit -f`" in str(error)
             head = store.head()
     assert refused and head == store.head()
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -27,7 +27,7 @@ def sync_failed(error: BaseException) -> bool:
     return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _SYNC_FAILED
 
 
-def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int) -> MilepostError:  # noqa: PLR0911 - one line a class
+def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int) -> MilepostError:  # noqa: PLR0911, PLR0912 - one line a class
     """
     Translate an exception of APSW's.
 
@@ -65,5 +65,7 @@ def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int)
             return StoreError(path, "SQLite ran out of memory, and the chain is unchanged: free some memory and retry")
         case apsw.CantOpenError():
             return StoreError(path, f"{detail}: check that the file exists, and its permissions")
+        case apsw.IOError() if code == apsw.SQLITE_IOERR_WRITE:  # a full quota too: SQLite tells a full disk alone
+            return StoreError(path, f"{detail}; the chain is unchanged: check the disk, its quota, and `ulimit -f`")
         case _:
             return StoreError(path, f"{detail}; the chain is unchanged")
