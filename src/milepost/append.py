@@ -124,7 +124,12 @@ class Appender:
         self._waiting: list[tuple[int | None, Checkpoint]] = []
 
     def extend(
-        self, entries: Iterable[Checkpoint], with_details: Iterable[str | None] = NO_DETAILS, *, batch: bool = False
+        self,
+        entries: Iterable[Checkpoint],
+        with_details: Iterable[str | None] = NO_DETAILS,
+        *,
+        batch: bool = False,
+        receipts: list[Receipt] | None = None,
     ) -> Receipt | None:
         """
         Add entries. After `finish` they are in the table.
@@ -133,6 +138,7 @@ class Appender:
             entries: Checkpoints of any run and stage.
             with_details: The detail of each: checked JSON text, or None.
             batch: Treat them as a batch, so that an error has the index of its entry.
+            receipts: Gets the receipt of each entry, where each has a caller of its own.
 
         Returns:
             The first receipt of the last duplicate among them, or None without duplicates.
@@ -168,6 +174,8 @@ class Appender:
             offset, event_time_ms = mark
             if sequence <= stage.sequence or offset < stage.offset or event_time_ms < stage.event_time_ms:
                 duplicate = self._duplicate(entry, stage, index)
+                if receipts is not None:
+                    receipts.append(duplicate)
                 continue
             canonical = canonical_bytes(stage.prefix, sequence, offset, event_time_ms, key, at_ms, detail)
             if event_time_ms > _FAR_MS:
@@ -190,6 +198,8 @@ class Appender:
                 )
             )  # fmt: skip
             waiting.append((index, entry))
+            if receipts is not None:
+                receipts.append(receipt_of(position, signature))
             if len(waiting) >= _BUFFER:
                 self._write()
         self._position, self._signature = position, signature
@@ -203,7 +213,8 @@ class Appender:
 
     def append_each(self, entries: Iterable[Checkpoint]) -> list[Receipt]:
         """Append one checkpoint for each of several callers, and return a receipt for each."""
-        receipts = [self.extend((entry,)) or self.receipt() for entry in entries]
+        receipts: list[Receipt] = []
+        self.extend(entries, receipts=receipts)
         self.finish()
         return receipts
 
