@@ -193,10 +193,9 @@ class _Server(threading.Thread):
 
     def ring(self) -> None:
         """Let it look at the queue."""
-        try:  # noqa: SIM105 - for each job: suppress() would take longer than all else
-            self.bell.release()
-        except RuntimeError:  # it rings already
-            pass
+        if self.bell.locked():  # else it rings already, and each job of a batch would cost an exception
+            with contextlib.suppress(RuntimeError):  # another thread was faster
+                self.bell.release()
 
 
 class _Commits(Protocol):
