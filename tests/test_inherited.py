@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, Watermark, create
+from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, StoreError, Watermark, create
 from milepost.connection import connect
 from support.forking_program import fork, reap
 
@@ -66,6 +67,50 @@ def test_another_mapping_with_an_odd_name_is_in_nobodys_way(tmp_path: Path) -> N
     other, store = CheckpointStore(tmp_path / "a\r.db"), CheckpointStore(tmp_path / "b.db")
     with other, store, other.transaction(), store.transaction():
         in_child(nothing_reachable)
+
+
+def test_a_child_has_the_shared_memory_as_it_was_and_no_descriptor_more(tmp_path: Path) -> None:
+    """SQLite in the child looks up there where each page stands, and would find that of another one."""
+    with CheckpointStore(tmp_path / "orders.db") as store, store.transaction():
+        store.append(ENTRY)
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        (addresses,) = (line.split()[0] for line in maps if line.endswith("-shm"))
+        first, last = (int(address, 16) for address in addresses.split("-"))
+        content, descriptors = ctypes.string_at(first, last - first), len(list(Path("/proc/self/fd").iterdir()))
+        assert any(content)
+
+        def the_same() -> None:
+            nothing_reachable()
+            assert ctypes.string_at(first, last - first) == content
+            assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+        in_child(the_same)
+
+
+def test_a_child_has_no_shared_memory_that_was_taken_away_either(tmp_path: Path) -> None:
+    """The kernel says so behind the name; and nothing that the parent has written is acknowledged."""
+    path = tmp_path / "orders.db"
+    with pytest.raises(StoreError, match=r"orders\.db"), CheckpointStore(path) as store, store.transaction():
+        store.append(ENTRY)
+        path.with_name("orders.db-shm").unlink()
+
+        def not_mapped() -> None:
+            assert b"-shm" not in Path("/proc/self/maps").read_bytes()
+
+        in_child(not_mapped)
+
+
+def test_a_child_is_refused_that_file_and_no_other(tmp_path: Path) -> None:
+    """A file that its parent does not use is none of the parent's."""
+    with CheckpointStore(tmp_path / "orders.db") as store, store.transaction():
+
+        def open_both() -> None:
+            with pytest.raises(ForkedStoreError):
+                CheckpointStore(tmp_path / "orders.db")
+            with CheckpointStore(tmp_path / "another.db") as own:
+                own.append(ENTRY)
+
+        in_child(open_both)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give up a right")

@@ -95,23 +95,23 @@ def _exchange_descriptors(names: Mapping[tuple[int, int] | None, str]) -> None:
 
 def _open(name: str) -> int:
     try:
-        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(name, os.O_RDONLY)
     except OSError:  # the process has given up the right to
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(os.devnull, os.O_RDONLY)
 
 
 def _copy_mappings(paths: Collection[str]) -> None:
     """Exchange each mapping of these files for a copy in this process's own memory."""
     if sys.platform != "linux":
         return
-    mapped = ctypes.CDLL(None, use_errno=True).mmap
+    mapped = ctypes.CDLL(None).mmap
     mapped.restype = ctypes.c_void_p
     mapped.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     shown = {os.fsencode(path).replace(b"\n", b"\\012") for path in paths}
     for line in Path(_MAPPINGS).read_bytes().split(b"\n"):  # and not where a name has another line separator
         # 7f1c80000000-7f1c80008000 rw-s 00000000 00:1a 12345    /var/lib/orders.milepost-shm
         addresses, *_, name = line.split(None, 5) or (b"", b"")
-        if name.removesuffix(b" (deleted)") in shown or name in shown:
+        if name.removesuffix(b" (deleted)") in shown:
             first, last = (int(address, 16) for address in addresses.split(b"-"))
             content = ctypes.string_at(first, last - first)
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
