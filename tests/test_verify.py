@@ -183,6 +183,15 @@ def test_a_signature_of_another_length_is_given_to_nobody(file: Path, signature:
         store.head()
 
 
+@pytest.mark.parametrize("column", ["offset", "event_time_ms"])
+def test_a_loop_begins_behind_no_watermark_of_another_kind(file: Path, column: str) -> None:
+    """It would skip so many records, or compare times with it."""
+    tamper(file, f"UPDATE entry SET {column} = 'x' WHERE position = 60", loose=True)
+    last = ENTRIES[-1]
+    with CheckpointStore(file) as store, pytest.raises(DamagedStoreError, match="not as an append leaves it"):
+        list(store.checkpointed(range(9), run_id=last.run_id, stage=last.stage, event_time=lambda record: record))
+
+
 def test_swapped_rows_are_found(file: Path) -> None:
     """Both places."""
     tamper(
@@ -558,6 +567,22 @@ def test_a_row_taken_out_is_told_by_the_run_of_the_next(file: Path) -> None:
     assert "sequence 30 fits its own run, but not the row before it: a row between them was removed" in str(
         verify(file).faults[0]
     )
+
+
+def test_a_row_taken_out_before_the_last_one_is_thought_of(path: Path) -> None:
+    """Whose run was alone in the file before, and now seems to be."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many([*chain(3), entry(1, run_id="run-8"), entry(4)])
+    tamper(path, "DELETE FROM entry WHERE position = 4", *moved(4, "- 1"))
+    found = {fault.position: str(fault) for fault in verify(path).faults}
+    assert found[4].endswith("or its signature was changed after it was recorded, or rows before it were removed")
+
+
+def test_a_last_row_without_its_two_signatures_may_be_as_it_was_otherwise(file: Path) -> None:
+    """Its own run does not tell then."""
+    tamper(file, "UPDATE entry SET signature = zeroblob(32), run_signature = NULL WHERE position = 60")
+    (fault,) = verify(file).faults
+    assert "or its signature was changed after it was recorded" in str(fault)
 
 
 def test_a_sequence_left_out_is_told_with_a_changed_row(path: Path) -> None:
