@@ -1135,3 +1135,13 @@ def test_a_run_has_tracked_sources(store: CheckpointStore) -> None:
     with store.run("run-7") as run, run.tracked(stage="load") as track:
         track(0)()
     assert store.resume_point_for_stage("load", run_id="run-7").watermark == Watermark(1, 0)
+
+
+def test_what_ends_after_the_with_is_recorded_by_no_tick(store: CheckpointStore) -> None:
+    """The thread of `every_s` may have begun another look when the `with` was left."""
+    with contextlib.suppress(Crash), _tracked(store, every_s=3600) as track:
+        done = track(0)
+        raise Crash
+    done()
+    track._progress.record_meanwhile()  # type: ignore[union-attr]
+    assert _offset(store) == 0

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from milepost import CheckpointStore, StageMovedError, StoreError, Watermark
+from milepost import CheckpointStore, ClosedStoreError, ForkedStoreError, StageMovedError, StoreError, Watermark
+from milepost.turn import NOW
 from support.chains import entry
 from support.other_process import other_process
 from support.patience import begin, in_time, result, until
@@ -143,6 +144,113 @@ def test_a_failure_of_the_tickers_thread_comes_out_of_the_loop(store: Checkpoint
 
 def _no_more(loop: Any) -> Any:
     return lambda: loop._progress.attention
+
+
+def test_what_is_finished_while_a_checkpoint_is_recorded_is_recorded_by_the_next(store: CheckpointStore) -> None:
+    """The ticker's thread has begun a transaction, and the loop goes on meanwhile."""
+    loops = {
+        "load": _loop(store, range(6), every=100),
+        "fetch": store.once(map(str, range(6)), run_id="run-7", stage="fetch", key=str, every=100),
+    }
+    for stage, loop in loops.items():
+        records = iter(loop)
+        for _ in range(3):
+            next(records)
+        progress = loop._progress
+        write = progress._write
+
+        def goes_on(work: Any, end: Any, write: Any = write, records: Any = records) -> Any:
+            next(records)
+            return write(work, end)
+
+        progress._write = goes_on
+        progress.record_meanwhile()
+        del progress._write
+        assert (_offset(store, stage), loop.done) == (2, 3)
+        assert [int(record) for record in records] == [4, 5]
+        assert _offset(store, stage) == 6
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failure_of_the_tickers_thread_during_the_last_record_is_raised(store: CheckpointStore, is_async: bool) -> None:
+    """The loop asks for no further one, at which it would be told."""
+    loop = _loop(store, range(1), every_s=3600)
+    failure = StoreError(store.path, "the ticker could not record")
+
+    def fails() -> None:
+        loop._progress._failure = failure
+
+    async def run_async() -> None:
+        async for _ in loop:
+            fails()
+
+    def run() -> None:
+        for _ in loop:
+            fails()
+
+    with pytest.raises(StoreError, match="the ticker could not record"):
+        asyncio.run(run_async()) if is_async else run()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_store_that_was_closed_is_told_to_a_loop_that_has_nothing_to_record(path: Path, is_async: bool) -> None:
+    """As at any other call."""
+    store = CheckpointStore(path)
+
+    def closing(start: int) -> Iterator[int]:
+        store.close()
+        yield from range(0)
+
+    async def run_async() -> list[int]:
+        return [record async for record in _loop(store, closing)]
+
+    with pytest.raises(ClosedStoreError):
+        asyncio.run(run_async()) if is_async else list(_loop(store, closing))
+
+
+def test_a_task_whose_loop_ends_waits_for_the_ticker_and_holds_no_other(store: CheckpointStore) -> None:
+    """The ticker is in the middle of a transaction, which may wait for a lock."""
+    goes_on = threading.Event()
+    seen: list[bool] = []
+    ticker = threading.Thread(target=lambda: seen.append(goes_on.wait(5)))
+
+    async def end() -> None:
+        loop = _loop(store, range(1))
+        async for _ in loop:
+            pass
+        ticker.start()
+        loop._progress._recorder[NOW] = ticker
+        await loop._progress.end_async()
+        assert seen == [True]
+
+    async def other() -> None:
+        while not ticker.is_alive():
+            await asyncio.sleep(0)
+        goes_on.set()
+
+    async def both() -> None:
+        await asyncio.gather(end(), other())
+
+    asyncio.run(both())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_child_never_waits_for_what_its_parents_ticker_has_begun(store: CheckpointStore, is_async: bool) -> None:
+    """There is no such thread in the child, so what it has begun never ends there."""
+    loop = _loop(store, range(3))
+    records = iter(loop)
+    next(records)
+    loop._progress._recorder[NOW] = threading.Thread()  # as at a fork in the middle of it
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        with suppress(ForkedStoreError):
+            asyncio.run(loop._progress.record_async()) if is_async else loop._progress.record()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    loop._progress._recorder.clear()
+    assert list(records) == [1, 2]
 
 
 def test_a_ticker_that_stands_still_in_a_fork_holds_no_child(path: Path) -> None:
