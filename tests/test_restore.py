@@ -167,6 +167,16 @@ def test_every_missing_object_is_located_unless_it_is_the_last(store: Checkpoint
         target.objects_by_name[name] = data
 
 
+def test_an_object_that_is_listed_and_never_read_is_located(store: CheckpointStore, tmp_path: Path) -> None:
+    """It may have been merged when it is read; but not again and again."""
+    target = shipped(store, chain(2), [entry(3)])
+    read, last = target.get, max(target.objects_by_name)
+    target.get = lambda name: None if name == last else read(name)  # type: ignore[method-assign]
+    with pytest.raises(DamagedTargetError, match="the object is listed, but cannot be read") as found:
+        CheckpointStore.restore(tmp_path / "restored", target, NAME)
+    assert (found.value.object_name, found.value.position) == (last, 3)
+
+
 def test_a_missing_merged_object_is_located(store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the position where the way through the objects ends."""
     monkeypatch.setattr(segment, "MERGED_TOGETHER", 3)

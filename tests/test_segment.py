@@ -171,6 +171,21 @@ def test_a_compressed_part_that_ends_elsewhere_than_its_lines_is_refused() -> No
             segment.decode(_repacked(gzip.decompress(packed) + more))
 
 
+def test_an_object_that_is_compressed_otherwise_is_refused() -> None:
+    """Anybody's gunzip has to read what a restore takes."""
+    plain = gzip.decompress(segment.encode(made([line(each) for each in chain(3)])).split(b"\n", 1)[1])
+    with pytest.raises(SegmentError, match="cannot be read"):
+        segment.decode(_signed(zlib.compress(plain)))
+
+
+def test_a_header_takes_few_deposed_files() -> None:
+    """A shipper looks through them all, and puts them into its own claim."""
+    deposed = [str(number) for number in range(1000)]
+    header = json.dumps({**HEADER, "deposed": deposed}).encode()
+    read = Reading(_repacked(b"\n".join([header, line(chain(1)[0]), b""])))
+    assert read.header.owner.deposed == tuple(deposed[:64])
+
+
 def test_a_decompression_bomb_fills_no_memory() -> None:
     """An object of 100 KB that would become 100 MB."""
     packing = zlib.compressobj(9, wbits=31)

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from milepost import (
     CheckpointStore,
     ClosedStoreError,
     DamagedStoreError,
+    DamagedTargetError,
     FencedError,
     ForkedStoreError,
     Head,
@@ -109,13 +112,39 @@ def test_a_zombie_is_refused_from_its_next_ship_on(store: CheckpointStore, tmp_p
             with pytest.raises(FencedError) as told:
                 zombie.ship()
             assert (told.value.shipped, told.value.found, told.value.unshipped) == (shipped, shipped, 1)
-            assert f"process {os.getpid()} of " in told.value.by
+            assert f"process {os.getpid()} of {socket.gethostname()}, which took over at " in told.value.by
             assert "go on from restore() into a new file; the last entry of this file is in it alone" in str(told.value)
         other.append(entry(4, key="another"))
         assert shipper.ship() == other.head()
         assert other.verify(expected=shipped).ok
         assert zombie.shipped == shipped
     zombie.close()
+
+
+def test_a_zombie_that_was_told_asks_its_target_no_more(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays refused, whatever has become of the target since; nor can a host's name write to a terminal."""
+    target = MemoryTarget()
+    zombie = milepost.ship(store, target, NAME)
+    monkeypatch.setattr(socket, "gethostname", lambda: "node\x1b[7m")
+    milepost.ship(store, target, NAME)
+    store.append(entry(1))
+    for _ in range(2):
+        with pytest.raises(FencedError, match=r"of 'node\\x1b\[7m', which took over"):
+            zombie.ship()
+        target.put_new = target.get = pytest.fail  # type: ignore[method-assign, assignment]
+
+
+def test_a_zombie_is_told_of_an_object_that_is_gone_when_it_looks(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when the zombie put its own, and was merged and removed since."""
+    target = MemoryTarget()
+    zombie = milepost.ship(store, target, NAME)
+    milepost.ship(store, target, NAME)
+    store.append(entry(1))
+    monkeypatch.setattr(target, "get", lambda name: None)
+    with pytest.raises(FencedError, match="who has merged its objects since"):
+        zombie.ship()
 
 
 def test_a_restarted_zombie_is_refused_at_its_beginning(store: CheckpointStore, tmp_path: Path) -> None:
@@ -255,6 +284,69 @@ def test_many_ships_leave_few_objects_and_every_claim(
     monkeypatch.setattr(target, "get", get)
     assert head_there(tmp_path, target) == store.head()
     assert len(gets) <= 3 * 3
+
+
+def test_a_merge_reads_nothing_that_was_just_shipped(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the claim: each request to an object store costs milliseconds, and money."""
+    monkeypatch.setattr(segment, "MERGED_TOGETHER", 4)
+    target = MemoryTarget()
+    with milepost.ship(store, target, NAME) as shipper:
+        read = target.get
+        gets: list[str] = []
+
+        def noted(name: str) -> bytes | None:
+            gets.append(name)
+            return read(name)
+
+        monkeypatch.setattr(target, "get", noted)
+        for sequence in range(1, 8):
+            store.append(entry(sequence))
+            shipper.ship()
+    assert sum("/merged/" in name for name in target.objects_by_name) == 2
+    assert len(gets) == 1
+
+
+@pytest.mark.parametrize("there", ["the same", "another", "none"])
+def test_a_merge_that_failed_goes_on_if_what_is_there_is_what_it_puts(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """Nobody knows whether the merged object was put before the error; what it repeats is removed behind it."""
+    monkeypatch.setattr(segment, "MERGED_TOGETHER", 4)
+    other = MemoryTarget()
+    with CheckpointStore(tmp_path / "other.milepost") as another, milepost.ship(another, other, NAME) as shipper:
+        for sequence in range(1, 4):
+            another.append(entry(sequence, key=f"{sequence}"))
+            shipper.ship()
+    (merged,) = [name for name in other.objects_by_name if "/merged/" in name]
+
+    target = MemoryTarget()
+    put = target.put_new
+
+    def put_and_fail(name: str, data: bytes) -> bool:
+        new = put(name, data)
+        if name == merged and new:
+            raise TargetError(target.label, "the network failed after the call")
+        return new
+
+    monkeypatch.setattr(target, "put_new", put_and_fail)
+    with milepost.ship(store, target, NAME) as shipper:
+        for sequence in range(1, 4):
+            store.append(entry(sequence))
+            shipper.ship()
+        assert sum("/log/" in name for name in target.objects_by_name) == 4
+        if there == "the same":
+            shipper.ship()
+            assert sum("/log/" in name for name in target.objects_by_name) == 1
+            assert head_there(tmp_path, target) == store.head()
+        else:
+            if there == "another":
+                target.objects_by_name[merged] = other.objects_by_name[merged]
+            else:
+                monkeypatch.setattr(target, "put_new", lambda name, data: False)
+                del target.objects_by_name[merged]
+            with pytest.raises(DamagedTargetError, match="it is not what the objects say that it repeats"):
+                shipper.ship()
+            assert sum("/log/" in name for name in target.objects_by_name) == 4
 
 
 def test_a_zombie_is_told_though_the_object_at_its_slot_was_merged_and_removed(
@@ -598,9 +690,10 @@ def test_an_error_that_nobody_foresaw_reaches_the_caller(store: CheckpointStore)
         shipper.close()
 
 
-def test_a_dropped_shipper_ends_its_thread_and_warns(store: CheckpointStore) -> None:
-    """As a store that was never closed."""
-    shipper = milepost.ship(store, MemoryTarget(), NAME, every_s=0.01)
+def test_a_dropped_shipper_ends_its_thread_and_warns(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a store that was never closed; at once, and not when the thread looks again."""
+    monkeypatch.setattr(milepost.shipper, "_LOOK_AGAIN_S", 3600)
+    shipper = milepost.ship(store, MemoryTarget(), NAME, every_s=3600)
     thread = shipper._follower.thread  # type: ignore[union-attr]
     with pytest.warns(ResourceWarning, match="was never closed"):
         del shipper
@@ -648,7 +741,7 @@ def test_a_closed_shipper_is_refused(store: CheckpointStore) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_shipper_carried_over_a_fork_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
-    """In the child; the parent's goes on."""
+    """In the child, though another thread was shipping at the fork; the parent's goes on."""
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("no forks here")
     target = tmp_path / "target"
@@ -656,6 +749,8 @@ def test_a_shipper_carried_over_a_fork_is_refused(store: CheckpointStore, tmp_pa
         store.append(entry(1))
         child = os.fork()
         if child == 0:
+            shipper._lock.acquire()
+            signal.alarm(20)  # ends it where it hangs
             code = 1
             try:
                 shipper.ship()
