@@ -1051,6 +1051,33 @@ def test_archives_that_are_not_there_are_elsewhere_and_no_fault(archived: tuple[
             assert (found.ok, found.elsewhere, found.entries) == (True, elsewhere, every)
 
 
+def test_an_archive_whose_beginning_or_end_nobody_tells_is_a_fault(store: CheckpointStore, path: Path) -> None:
+    """The entry that recorded the first one is in a later archive, which is not given; a neighbour tells as well."""
+    store.append_many(chain(20))
+    files = [path.with_name(name) for name in "abc"]
+    for file, cut in zip(files, (10, 11, 22), strict=True):
+        store.archive(file, before=_head_at(store, cut))
+    for file, what in zip(files, ("ends", "begins"), strict=False):
+        (fault,) = store.verify(archives=[file]).faults
+        assert (fault.kind, fault.position, fault.file) == ("archive", 10, str(file))
+        assert f"no file tells whether the chain has the place where this one {what}" in fault.explanation
+    for given_files in (files[:2], files[1:], files):
+        assert store.verify(archives=given_files).ok
+
+
+def test_two_entries_of_archives_with_one_cut_are_faults_and_raise_nothing(store: CheckpointStore, path: Path) -> None:
+    """One of them was changed, and with it what stayed."""
+    store.append_many(chain(20))
+    files = [path.with_name(name) for name in "ab"]
+    for file, cut in zip(files, (10, 21), strict=True):
+        store.archive(file, before=_head_at(store, cut))
+    copy = path.with_name("copy")
+    store.backup(copy)
+    _edit(copy, "UPDATE entry SET offset = 21 WHERE position = 21")
+    with CheckpointStore.open_readonly(copy) as changed:
+        assert {fault.position for fault in changed.verify(archives=files).faults if fault.kind == "archive"} == {21}
+
+
 def test_an_archive_of_another_chain_is_a_fault(archived: tuple[Path, list[Path]], tmp_path: Path) -> None:
     """And so is a file that is none."""
     path, made = archived
