@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 import pytest
 
-from milepost import CheckpointStore, MilepostError, StoreFullError, archive, create, files, schema
+from milepost import CheckpointStore, MilepostError, StoreError, StoreFullError, archive, create, files, schema
 from support.archive_power_loss import Dose, kill_retry_power_loss, power_loss
 from support.archived_store import Archived, short_steps
 from support.broken_disk import KINDS, Fault, quiet
@@ -204,6 +204,36 @@ def test_an_archive_that_a_killed_process_has_put_there_is_made_durable_before_i
 
 
 # Errors of the disk
+
+
+def test_an_archive_that_sqlite_has_no_memory_to_seal_or_to_sync_is_told_in_a_sentence(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is milepost that seals it, and that makes one durable which a killed process has left."""
+    target, failing = path.with_name("a"), ["seal"]
+
+    def fails(call: Call) -> None:
+        is_seal, is_sync = call.data == schema.SEAL, (call.method, call.path) == ("xSync", str(target))
+        if (is_seal and "seal" in failing) or (is_sync and "sync" in failing):
+            raise apsw.exception_for(apsw.SQLITE_NOMEM)
+
+    def killed(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with hooked(fails) as vfs, CheckpointStore(path, vfs=vfs) as store:
+        store.append_many(chain(10))
+        with pytest.raises(StoreError, match=r"a: SQLite ran out of memory"):
+            store.archive(target, before=store.head())
+        assert not [name for name in os.listdir(path.parent) if name.startswith((".", "a"))]  # noqa: PTH208
+        failing[:] = ["sync"]
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(files, "sync_directory", killed)
+            store.archive(target, before=store.head())
+        with pytest.raises(StoreError, match=r"a: SQLite ran out of memory"):
+            store.archive(target, before=store.head())
+        failing.clear()
+        assert store.archive(target, before=store.head()).entries == 10
+        assert store.verify(archives=[target]).ok
 
 
 def _points(archived: Archived) -> list[tuple[str, int, bool]]:

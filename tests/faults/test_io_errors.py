@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import apsw
 import pytest
 
 from milepost import (
@@ -24,6 +25,37 @@ if TYPE_CHECKING:
 
 SEED: Final = 4001
 PLAN: Final = drawn_plan(SEED, 6, kinds=("append", "advance", "sink", "append_many"), autocheckpoint=12)
+
+
+class Disk(Fault):
+    """A disk that fails. What a failed sync was to make durable is lost until it is written again, as a kernel has it."""
+
+    def __init__(self, kind: str, at: int, lasting: bool) -> None:
+        super().__init__(KINDS[kind], at, lasting)
+        self.loses = kind == "failed fsync"
+        self.lost: set[int] = set()  # of the WAL: where the bytes are, each eight of them, that no later sync makes durable
+        self._unsynced: set[int] = set()
+
+    def __call__(self, call: Call) -> None:
+        """Look at one call."""
+        try:
+            super().__call__(call)
+        except apsw.Error:
+            if self.loses and call.path.endswith("-wal"):
+                self.lost |= self._unsynced
+            raise
+        if not call.path.endswith("-wal"):
+            return
+        match call.method:
+            case "xWrite":
+                written = range(call.offset, call.offset + len(call.data), 8)
+                self.lost.difference_update(written)
+                self._unsynced.update(written)
+            case "xSync":
+                self._unsynced.clear()
+            case "xDelete" | "xTruncate":
+                self.lost.clear()
+                self._unsynced.clear()
 
 
 @dataclass
@@ -55,7 +87,7 @@ def _points(directory: Path) -> list[tuple[str, int]]:
 def _run(directory: Path, kind: str, at: int, lasting: bool, findings: Findings) -> None:
     """The plan with one fault; what raises is done again, and what is still broken then is healed."""
     lay(directory, {})
-    fault = Fault(KINDS[kind], at, lasting)
+    fault = Disk(kind, at, lasting)
     where = f"{kind} {'from' if lasting else 'at'} call {at}"
     with hooked(fault) as vfs:
         session = Session(directory, PLAN.autocheckpoint, vfs)
@@ -74,14 +106,17 @@ def _run(directory: Path, kind: str, at: int, lasting: bool, findings: Findings)
             findings.report(f"{where}: not whole in the end")
 
 
-def _do(session: Session, number: int, fault: Fault, findings: Findings) -> str | None:
+def _do(session: Session, number: int, fault: Disk, findings: Findings) -> str | None:
     for attempt in range(5):
+        was_open = session.store is not None
         try:
             session.do(PLAN.steps[number])
         except (MilepostError, MemoryError) as error:
             findings.raised += 1
             if attempt == 1:
                 fault.healed = True
+            if fault.loses and was_open and not isinstance(error, FailedStoreError):
+                return f"after a sync that failed the store goes on: {error!r}"
             problem = _neighbour_sees(session.path, PLAN, {max(number - 1, 0), number})
             if problem:
                 return f"after {type(error).__name__}: {problem}"
@@ -93,6 +128,8 @@ def _do(session: Session, number: int, fault: Fault, findings: Findings) -> str 
             continue
         except Exception as error:  # noqa: BLE001 - this is what is looked for
             return f"raised a raw {type(error).__module__}.{type(error).__name__}: {error}"
+        if fault.lost:
+            return "acknowledged, and what a failed sync lost was not written again"
         return _neighbour_sees(session.path, PLAN, {number})
     return "the retry does not work"
 
@@ -146,6 +183,20 @@ def test_a_fault_in_a_sample_of_vfs_calls_is_raised_or_survived() -> None:
     findings = _inject(8, SEED)
     assert findings.problems is None
     assert findings.faults > 30
+
+
+@pytest.mark.parametrize("broken", ["sqlite_errors.sync_failed", "wal.make_durable"])
+def test_a_store_that_takes_a_failed_sync_for_any_other_error_is_caught(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """It goes on as if nothing were lost, or trusts the WAL that it finds."""
+    monkeypatch.setattr(f"milepost.{broken}", lambda *_: False)
+    findings = Findings()
+    with fast_directory() as directory, quiet():
+        for kind, at in _points(directory):
+            if kind == "failed fsync" and findings.problems is None:
+                _run(directory, kind, at, False, findings)
+    assert findings.problems is not None
 
 
 @pytest.mark.long
