@@ -20,6 +20,7 @@ from milepost import (
     StoreError,
     TargetError,
     Watermark,
+    WrongKeyError,
     open_files,
     segment,
 )
@@ -229,6 +230,8 @@ def test_a_forged_object_with_the_right_sha256_is_refused(store: CheckpointStore
         _forged(target, name, Segment(header, lines, {4: "1"} if forgery == "cursor" else {}))
     with pytest.raises(DamagedTargetError) as found:
         CheckpointStore.restore(tmp_path / "restored", target, NAME)
+    if forgery == "duplicate":
+        assert "an entry of it was in the chain before" in str(found.value)
     if forgery == "swap":
         assert "it does not follow from the object before it" in str(found.value)
     assert (found.value.object_name, found.value.position) == (name, 4 if forgery == "cursor" else position)
@@ -297,6 +300,30 @@ def test_overlapping_merged_objects_are_read_once_and_merged_on(
     with CheckpointStore.restore(tmp_path / "later", target, NAME) as other:
         assert other.head() == store.head()
     assert len([name for name in target.objects_by_name if "/merged/" in name]) < 8
+
+
+def test_a_cursor_that_overlapping_objects_share_is_no_fault(store: CheckpointStore, tmp_path: Path) -> None:
+    """Its entry was read with the first of them."""
+    store.append_many(chain(4))
+    for number in (1, 2):
+        store.advance("run-8", "fetch", Watermark(number, 0), idempotency_key=f"{number}", cursor=number)
+    store.append_many(chain(3, run_id="run-9"))
+    lines = [line(each, detail) for _, each, detail in store.receipts()]
+    signatures = [bytes(32)] + [bytes.fromhex(receipt.signature) for receipt, _, _ in store.receipts()]
+    target = MemoryTarget()
+    for begin, end in ((0, 6), (3, 9)):
+        part = made(lines[begin:end], Slot(begin, 0), signatures[begin], {5: "1", 6: "2"})
+        target.put_new(segment.merged_piece(NAME, Slot(begin, 0), Slot(end, 0), 1, 0).object_name, segment.encode(part))
+    with CheckpointStore.restore(tmp_path / "restored", target, NAME) as other:
+        assert (other.head(), other.cursor("fetch")) == (store.head(), 2)
+
+
+def test_a_key_for_a_chain_without_one_is_refused(store: CheckpointStore, tmp_path: Path) -> None:
+    """Whoever has a key expects that nobody else could have made the chain."""
+    target = shipped(store, chain(2))
+    with pytest.raises(WrongKeyError, match="the shipped chain is not keyed, and a key was given"):
+        CheckpointStore.restore(tmp_path / "restored", target, NAME, hmac_key=b"k" * 32)
+    assert list(tmp_path.glob("*restored*")) == []
 
 
 def test_a_cursor_that_did_not_arrive_is_warned_about(
