@@ -976,6 +976,30 @@ def test_a_removed_row_that_stayed_is_found(archived: tuple[Path, list[Path]], r
         assert not store.verify(archives=made[:1]).ok
 
 
+def test_that_nothing_is_left_of_what_stayed_is_told(path: Path) -> None:
+    """And how much there was."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(20))
+        store.archive(path.with_name("a"), before=_head_at(store, 10))
+    _edit(path, "DELETE FROM entry WHERE position <= 10")
+    with CheckpointStore.open_readonly(path) as store:
+        (fault,) = [fault for fault in store.verify().faults if fault.kind == "archive"]
+    assert fault.expected.startswith("1 entries with the digest ")
+    assert fault.found == f"0 entries with the digest {EMPTY.signature}"
+
+
+def test_all_pages_that_an_archive_frees_are_given_back_however_many() -> None:
+    """In steps of so many, until none is left."""
+    connection = apsw.Connection(":memory:")
+    connection.pragma("auto_vacuum", "incremental")
+    connection.execute("CREATE TABLE entry (x); INSERT INTO entry VALUES (zeroblob(?))", (2500 * 4096,))
+    connection.execute("DELETE FROM entry")
+    assert rows.can_give_back(connection)
+    left = connection.pragma("freelist_count")
+    assert [rows.give_back(connection) for _ in range(3)] == [left - 1000, left - 2000, 0]
+    assert not rows.can_give_back(connection)
+
+
 def test_a_beginning_that_was_cut_off_does_not_pass_for_an_archive(archived: tuple[Path, list[Path]]) -> None:
     """The base moves with rows that are deleted, but the archive's entry says where it was."""
     path, _ = archived
