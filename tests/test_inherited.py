@@ -15,6 +15,7 @@ import pytest
 
 from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, StoreError, Watermark, create
 from milepost.connection import connect
+from support.chains import chain
 from support.forking_program import fork, reap
 
 if TYPE_CHECKING:
@@ -194,3 +195,54 @@ def test_a_child_that_unwinds_does_not_remove_what_its_parent_makes(tmp_path: Pa
     except UnwindingError:
         os._exit(0)
     assert [each.name for each in tmp_path.iterdir()] == ["orders.db"]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "once the copy is in its place"])
+@pytest.mark.parametrize("unwinds", [False, True], ids=["goes on", "unwinds"])
+def test_a_child_does_not_undo_a_copy_that_its_parent_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, waits: bool, unwinds: bool
+) -> None:
+    """A handler that forks within a backup: SQLite's connection to the copy is in the middle of a write."""
+    parent, children, calls = os.getpid(), list[int](), 0
+    reading, writing = os.pipe()
+
+    class UnwindingError(Exception):
+        pass
+
+    class Pages:
+        def __index__(self) -> int:  # asked for before each step
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                children.append(os.fork())
+                if children[0] == 0:
+                    os.close(writing)
+                    if waits:
+                        os.read(reading, 1)
+                    if unwinds:
+                        raise UnwindingError
+                elif not waits:
+                    reap(*children)
+            return 100
+
+    monkeypatch.setattr(create, "_COPIED_PAGES", Pages())
+    copy = tmp_path / "copy.db"
+    with CheckpointStore(tmp_path / "orders.db", durability="normal") as store:
+        store.append_many(chain(15_000))
+        try:
+            store.backup(copy)
+        except (UnwindingError, ForkedStoreError):
+            if os.getpid() == parent:
+                raise
+            os._exit(0)
+        if os.getpid() != parent:
+            os._exit(1)
+        os.close(writing)
+        if waits:
+            reap(*children)
+        os.close(reading)
+        assert calls > 5
+        with CheckpointStore.open_readonly(copy) as copied:
+            assert copied.verify().ok
+            assert copied.head() == store.head()
+    assert not list(tmp_path.glob(".milepost_*"))

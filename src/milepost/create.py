@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from milepost import files, schema
+from milepost import files, inherited, open_files, schema
 from milepost.connection import connect
 from milepost.errors import InvalidArgumentError, MilepostError, StoreError, StoreFullError
 from milepost.remote import remote_kind
@@ -91,12 +91,14 @@ def create(path: str, vfs: str | None, hmac: Hash | None) -> None:
 
 def fill(temporary: str, path: str, vfs: str | None) -> None:
     """Make the empty tables of an archive in the file `temporary`, which is to become `path`, whatever it holds."""
+    inherited.refuse(temporary)
     with _errors_about(path):
         _remove_siblings(temporary)
         os.truncate(temporary, 0)
     connection: apsw.Connection = connect(temporary, "mode=rw", vfs)
     try:
         with _opening(temporary, path):
+            connection.pragma("journal_mode", "memory")  # the child of a fork would remove a file of it
             connection.pragma("page_size", _PAGE_BYTES)
             connection.pragma("auto_vacuum", "incremental")
             schema.create(connection)
@@ -154,6 +156,7 @@ def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
     Source:
         https://sqlite.org/backup.html; https://sqlite.org/isolation.html
     """
+    inherited.refuse(temporary)
     with _errors_about(path):
         _remove_siblings(temporary)
         os.truncate(temporary, 0)  # closing its descriptor drops no locks: nobody holds any on this file
@@ -164,6 +167,7 @@ def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
             target = apsw.Connection(files.for_sqlite(temporary))
         try:
             target.pragma("synchronous", "full")
+            target.pragma("journal_mode", "memory")  # the child of a fork would remove a file of it
             with writing(temporary, path), target.backup("main", connection, "main") as steps:
                 while not steps.done:
                     steps.step(_COPIED_PAGES)
@@ -224,12 +228,20 @@ def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
     Raises:
         FileExistsError: There is a file in place already, and it is not to be overwritten.
         StoreError: The file cannot be put there.
+        ForkedStoreError: In the child of a fork: only who has begun a file ends it.
     """
+    process = os.getpid()
     with directory_beside(path) as made:
         temporary = os.path.join(made, _NAME)  # noqa: PTH118 - a str, whatever it contains
-        with _errors_about(path):
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        yield temporary
+        try:
+            with _errors_about(path):
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            open_files.being_made[temporary] = inherited.identity(temporary)
+            yield temporary
+        finally:
+            open_files.being_made.pop(temporary, None)
+        if os.getpid() != process:
+            raise inherited.error(path)
         if overwrite:
             with _errors_about(path):
                 os.replace(temporary, path)  # noqa: PTH105 - a str, whatever it contains

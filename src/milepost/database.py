@@ -99,10 +99,7 @@ class Database:
             self._open_first()
         except BaseException as error:
             self.close()
-            if isinstance(error, apsw.Error | UnicodeDecodeError):
-                raise translate(error, self.path, self.busy_timeout_ms) from error
-            if isinstance(error, OSError) and not isinstance(error, MilepostError):
-                raise files.from_os(self.path, error) from error
+            self._raise_as_ours(error)
             raise
         return self
 
@@ -141,6 +138,8 @@ class Database:
                         raise
                     self._discard(reader)
                     continue
+                if self._inherited:  # a signal handler has forked meanwhile, and the lock on what was read is the parent's
+                    self.refuse_if_ended()
                 if reader.may_go_stale and reader.stale():  # the result may mix two files
                     continue
                 if self._closing or open_files.forking or open_files.opening_to_write or len(self._idle) >= _IDLE:
@@ -151,10 +150,7 @@ class Database:
             raise StoreBusyError(self.path, self.busy_timeout_ms)  # noqa: TRY301 - the handler below closes the reader
         except BaseException as error:
             self._discard(reader)
-            if isinstance(error, OSError) and not isinstance(error, MilepostError):
-                raise files.from_os(self.path, error) from error
-            if isinstance(error, apsw.Error | UnicodeDecodeError):
-                raise translate(error, self.path, self.busy_timeout_ms) from error
+            self._raise_as_ours(error)
             raise
 
     def read_on_own_connection(self, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
@@ -263,6 +259,21 @@ class Database:
             self.carried_over()
         if self._ended is not None:
             raise type(self._ended)(*self._ended.args)  # a new one each time: several threads may raise it
+
+    def _raise_as_ours(self, error: BaseException) -> None:
+        """
+        Raise a MilepostError in place of SQLite's or the system's. Others, such as one of the caller's, pass.
+
+        In a child that was forked within the call, it is a ForkedStoreError: whatever the call fails with comes of that.
+        """
+        if not isinstance(error, apsw.Error | UnicodeDecodeError | OSError | MilepostError):
+            return
+        if self._inherited and self._ended is not None:
+            raise type(self._ended)(*self._ended.args) from error
+        if isinstance(error, apsw.Error | UnicodeDecodeError):
+            raise translate(error, self.path, self.busy_timeout_ms) from error
+        if isinstance(error, OSError) and not isinstance(error, MilepostError):
+            raise files.from_os(self.path, error) from error
 
     # The hooks that a fork calls (open_files.py)
 

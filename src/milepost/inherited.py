@@ -33,18 +33,24 @@ _DESCRIPTORS: Final = "/dev/fd"  # on Linux and macOS
 _MAPPINGS: Final = "/proc/self/maps"  # on Linux only: proc(5)
 _MAP_FIXED: Final = 0x10
 
-_files: set[tuple[int, int]] = set()  # device and inode of each such file; a WAL's may soon be another file's
+Identity = tuple[int, int]
+"""Device and inode of a file."""
+
+_files: set[Identity] = set()  # of each such file; a WAL's may soon be another file's
 
 
-def disarm(paths: Collection[str]) -> None:
+def disarm(paths: Collection[str], known: Collection[Identity | None] = ()) -> None:
     """
     In the child of a fork: have nothing that is open of a store's files reach them, and refuse them from now on.
 
     Args:
         paths: The store's file, and the files that are attached to its connection.
+        known: Which files that were, where the parent may give them other names meanwhile.
     """
-    _files.update(filter(None, map(_identity, paths)))
-    names = {_identity(path + suffix): path + suffix for path in paths for suffix in _SUFFIXES}
+    found = [*map(identity, paths), *known]
+    _files.update(filter(None, found))
+    names = {identity(path + suffix): path + suffix for path in paths for suffix in _SUFFIXES}
+    names |= dict.fromkeys(known, os.devnull)
     with contextlib.suppress(OSError):
         _exchange_descriptors(names)
     with contextlib.suppress(OSError, ValueError):
@@ -58,7 +64,7 @@ def refuse(path: str) -> None:
     Raises:
         ForkedStoreError: It is such a file.
     """
-    if _files and _identity(path) in _files:
+    if _files and identity(path) in _files:
         raise error(path)
 
 
@@ -71,7 +77,8 @@ def error(path: str) -> ForkedStoreError:
     )
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str) -> Identity | None:
+    """Return which file has a name; None for no file."""
     try:
         status = os.stat(path)  # noqa: PTH116 - nothing may open the file
     except OSError:
@@ -79,7 +86,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _exchange_descriptors(names: Mapping[tuple[int, int] | None, str]) -> None:
+def _exchange_descriptors(names: Mapping[Identity | None, str]) -> None:
     """Exchange each descriptor of these files for one that can only read: SQLite can neither write nor lock as a writer."""
     for descriptor in map(int, os.listdir(_DESCRIPTORS)):  # noqa: PTH208 - the names are numbers
         with contextlib.suppress(OSError):  # that of the list itself is closed already

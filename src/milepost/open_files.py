@@ -71,6 +71,14 @@ class OpenFile(Protocol):
 _open: dict[int, OpenFile] = {}  # by id()
 _process = os.getpid()
 
+being_made: dict[str, inherited.Identity | None] = {}
+"""
+Files that this process is making under a temporary name, such as a backup. They get their own name once they are whole.
+
+A child that a signal handler forks meanwhile has SQLite's connection to such a file, in the middle of a write. It would undo
+what its parent has written, even once the file is in its place.
+"""
+
 forking: dict[int, None] = {}
 """The threads that fork just now. Meanwhile the others open nothing."""
 
@@ -185,6 +193,10 @@ def notice_a_fork() -> None:
     if os.getpid() == _process:
         return
     forking.clear()
+    for made, identity in list(being_made.items()):
+        with contextlib.suppress(Exception):
+            inherited.disarm([made], [identity])
+    being_made.clear()
     for file in opened():
         with contextlib.suppress(Exception):  # an error of one never keeps the others from being given up
             if file.may_be_open:
