@@ -231,10 +231,10 @@ def test_a_child_does_not_undo_a_copy_that_its_parent_makes(
         store.append_many(chain(15_000))
         try:
             store.backup(copy)
-        except (UnwindingError, ForkedStoreError):
+        except BaseException as error:
             if os.getpid() == parent:
                 raise
-            os._exit(0)
+            os._exit(0 if isinstance(error, UnwindingError | ForkedStoreError) else 1)
         if os.getpid() != parent:
             os._exit(1)
         os.close(writing)
@@ -246,3 +246,36 @@ def test_a_child_does_not_undo_a_copy_that_its_parent_makes(
             assert copied.verify().ok
             assert copied.head() == store.head()
     assert not list(tmp_path.glob(".milepost_*"))
+
+
+def test_a_child_that_ends_leaves_its_parent_the_copy_to_read(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A WAL without shared memory, as a killed machine leaves it, is read through a temporary copy."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    def be_killed() -> None:
+        CheckpointStore(path).append(ENTRY)
+        os._exit(0)
+
+    in_child(be_killed)
+    Path(f"{path}-shm").unlink()
+    parent = os.getpid()
+
+    def look(_connection: apsw.Connection) -> int:
+        child = os.fork()
+        if child == 0:
+            sys.exit()
+        reap(child)
+        return len(list(folder.iterdir()))
+
+    with CheckpointStore.open_readonly(path) as store:
+        try:
+            assert store._database.read(look) == 1
+        except BaseException as error:
+            if os.getpid() == parent:
+                raise
+            os._exit(0 if isinstance(error, SystemExit) else 1)
+    assert list(folder.iterdir()) == []

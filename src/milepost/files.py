@@ -11,11 +11,13 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 import stat
 import struct
 import sys
 import tempfile
 import warnings
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -343,7 +345,31 @@ def sync_directory(path: str) -> None:
         os.close(opened)
 
 
-def copy_to_temporary(path: str, vfs: str | None) -> tuple[tempfile.TemporaryDirectory[str], str]:
+class TemporaryDirectory:
+    """
+    As `tempfile.TemporaryDirectory`, but the child of a fork leaves it to its parent.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self) -> None:
+        self.name: str = tempfile.mkdtemp(prefix="milepost-")
+        self._process = os.getpid()
+        self._end = weakref.finalize(self, _remove_directory, self.name, self._process)
+
+    def cleanup(self) -> None:
+        """Remove it with everything in it. A second call removes what an interrupt has left."""
+        self._end.detach()
+        _remove_directory(self.name, self._process)
+
+
+def _remove_directory(name: str, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(name, ignore_errors=True)
+
+
+def copy_to_temporary(path: str, vfs: str | None) -> tuple[TemporaryDirectory, str]:
     """
     Copy a file and its WAL into a new temporary directory. The caller cleans the directory up.
 
@@ -354,7 +380,7 @@ def copy_to_temporary(path: str, vfs: str | None) -> tuple[tempfile.TemporaryDir
         StoreError: There is no place for the copy; `TMPDIR` can name another.
     """
     try:
-        folder = tempfile.TemporaryDirectory(prefix="milepost-")
+        folder = TemporaryDirectory()
     except OSError as error:
         problem = f"it can only be read through a copy, and there is no place for one ({error.strerror}): set TMPDIR"
         raise StoreError(path, problem) from error

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
@@ -134,7 +133,7 @@ class SnapshotReader(Reader):
 
     def __init__(self, path: str, vfs: str | None, hmac: Hash | None) -> None:
         super().__init__(path, vfs, hmac)
-        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._copy: files.TemporaryDirectory | None = None
         self._live = False
         self._surroundings: _Found = ()
         self._file: object = None  # which file had the name when it was opened
