@@ -175,6 +175,18 @@ def test_nothing_is_appended_behind_an_entry_whose_position_no_append_gave(path:
         store.append(ENTRIES[1])
 
 
+def test_an_entry_whose_position_no_append_gave_is_the_latest_at_no_time(path: Path) -> None:
+    """The chain begins behind position 0."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(3))
+    columns = "run_number, stage_number, 900, offset, event_time_ms, 'new', 7, signature, run_signature, NULL, NULL"
+    tamper(path, f"INSERT INTO entry SELECT 0, {columns} FROM entry WHERE position = 1")
+    with CheckpointStore.open_readonly(path) as store:
+        assert store.latest(as_of=7) is None
+        assert list(store.history(until=7)) == []
+        assert not store.verify().ok
+
+
 @pytest.mark.parametrize("signature", ["x''", "zeroblob(31)", "zeroblob(33)"])
 def test_a_signature_of_another_length_is_given_to_nobody(file: Path, signature: str) -> None:
     """As a head to be kept elsewhere, say: it would match no chain."""

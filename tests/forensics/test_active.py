@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import apsw
 import pytest
 
-from milepost import Checkpoint, CheckpointStore
+from milepost import Checkpoint, CheckpointStore, rows
 from milepost.forensics import active
 from milepost.rows import Filter
 from support.chains import chain, entry
@@ -245,3 +245,10 @@ def test_what_no_append_leaves_is_damage(
     monkeypatch.setattr(active, statement, {active._DRAWN: text} if statement == "_RECENT_RUNS" else text)
     with pytest.raises(apsw.CorruptError, match="which no append writes"):
         active.same_stages(connection, Filter(), 9, 9)
+
+
+def test_entries_up_to_a_sequence_are_counted_wherever_it_is(store: CheckpointStore) -> None:
+    """From the last milepost before it: a stage has one every forty positions."""
+    store.append_many(each for i in range(1, 101) for each in (entry(i), entry(i, stage="other")))
+    for sequence in (0, 1, 19, 20, 21, 40, 41, 61, 99, 100, 101):
+        assert store._database.read(rows.entries_through, 1, 1, sequence) == min(sequence, 100)
