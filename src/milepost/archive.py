@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import apsw
 
 from milepost import create, details, files, rows, verify
+from milepost.bound import STEPS
 from milepost.connection import is_sealed
 from milepost.database import Database
 from milepost.errors import BrokenChainError, InvalidArgumentError, StoreError
@@ -150,7 +151,7 @@ def _copy(connection: apsw.Connection, temporary: str, path: str, vfs: str | Non
     connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 1)
     connection.pragma("query_only", False)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # which would refuse to delete what is behind the cut
-    connection.set_progress_handler(lambda: False, 20_000)  # a chance for Ctrl-C
+    connection.set_progress_handler(lambda: False, STEPS)  # a chance for Ctrl-C
     with create.writing(temporary, path):
         create.fill(temporary, path, vfs)
         connection.execute("ATTACH ? AS copy", (files.for_sqlite(temporary),))

@@ -10,9 +10,13 @@ from milepost import files
 if TYPE_CHECKING:
     import apsw
 
-# Of SQLite's virtual machine, between two checks, in each of which a signal handler may run: a child that one forks there
-# waits for ever for a mutex of SQLite's that its parent has. So they are rare: one in 3,000 rows of a batch, or in 5 ms.
-_STEPS: Final = 200_000
+STEPS: Final = 200_000
+"""
+How many steps SQLite's virtual machine takes between two calls of a progress handler.
+
+In each of them a signal handler may run, and a child that it forks there waits for ever for a mutex of SQLite's that its
+parent has. So they are rare: one in 3,000 rows of a batch, or in 5 ms.
+"""
 _STEPS_PER_BYTE: Final = 200  # of the file: more than any of milepost's queries needs in a sound one
 
 
@@ -34,12 +38,12 @@ class Bound:
         self._path = path
         self._changes = 0
         self.steps: int | None = 0
-        """How many times `_STEPS` the query has taken: 0 at its start, None to leave other statements unbounded."""
+        """How many times `STEPS` the query has taken: 0 at its start, None to leave other statements unbounded."""
         self.install(connection)
 
     def install(self, connection: apsw.Connection) -> None:
         """Install it on its connection, also after somebody has replaced it there."""
-        connection.set_progress_handler(self._is_endless, _STEPS)
+        connection.set_progress_handler(self._is_endless, STEPS)
 
     def _is_endless(self) -> bool:
         connection = self._connection()
@@ -49,4 +53,4 @@ class Bound:
         if changes != self._changes:  # a batch that keeps writing rows makes progress
             self._changes, self.steps = changes, 0
         self.steps += 1
-        return self.steps > 10 and self.steps * _STEPS > _STEPS_PER_BYTE * files.size_bytes(self._path)
+        return self.steps > 10 and self.steps * STEPS > _STEPS_PER_BYTE * files.size_bytes(self._path)
