@@ -340,10 +340,10 @@ def _fork_within_batches(path: str, children: int, as_child: Callable[[], None])
             as_child()
             return
         begun.append(child)
-        if frame is not None and frame.f_code.co_name == "_is_endless":
+        if frame is not None and frame.f_code.co_name in {"_is_endless", "judge"}:  # which SQLite calls
             inside.add(child)
 
-    vars(bound)["_STEPS"] = 2_000  # so that SQLite calls Python often
+    vars(bound)["STEPS"] = 2_000  # so that SQLite calls Python often
     signal.signal(signal.SIGALRM, forked)
     acknowledged: dict[str, int] = {}
     with CheckpointStore(path, durability="normal", on_connect=lambda own: own.pragma("cache_size", 10)) as store:
@@ -353,6 +353,7 @@ def _fork_within_batches(path: str, children: int, as_child: Callable[[], None])
                 signal.setitimer(signal.ITIMER_REAL, 0.012 + 0.004 * (number % 5))
                 store.append_many(batch)
                 acknowledged[f"batch-{number}"] = len(batch)
+            store.head()  # where a child is refused that was forked behind the last batch
         except ForkedStoreError:
             os._exit(1 if os.getpid() == parent else 0)
         finally:
