@@ -345,6 +345,18 @@ def sync_directory(path: str) -> None:
         os.close(opened)
 
 
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of the data at an offset, wherever another process that shares the descriptor stands."""
+    left = memoryview(data)
+    while left:
+        if sys.platform == "win32":  # where no process shares it
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            written = os.write(descriptor, left)
+        else:
+            written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
+
+
 class TemporaryDirectory:
     """
     As `tempfile.TemporaryDirectory`, but the child of a fork leaves it to its parent.

@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import secrets
-import sys
 import time
 from abc import ABC, abstractmethod
 from datetime import timedelta
@@ -26,7 +25,6 @@ from milepost.segment import MOST_OBJECT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from io import FileIO
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.*", re.DOTALL)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -246,22 +244,6 @@ def _errors_of(label: str) -> Iterator[None]:
         raise TargetError(label, f"{said or kind(error)}: check the target, its credentials and the network") from error
 
 
-def _write(stream: FileIO, data: bytes) -> None:
-    """
-    Write a whole object.
-
-    The child of a fork may do the same, or leave. It has its parent's position in the file, and a copy of a buffer, which it
-    would write behind the object. So there is no buffer, and each byte has its place.
-    """
-    left = memoryview(data)
-    while left:
-        if sys.platform == "win32":  # where nobody forks
-            written = stream.write(left)
-        else:
-            written = os.pwrite(stream.fileno(), left, len(data) - len(left))
-        left = left[written:]
-
-
 class DirectoryTarget(Target):
     """
     A directory. Each object is a file that appears durably and as a whole, and never takes another one's place.
@@ -285,8 +267,10 @@ class DirectoryTarget(Target):
             temporary = final.parent / f".new-{secrets.token_hex(8)}"
             process = os.getpid()
             try:
+                # The child of a fork has its parent's position in the file, and would have a copy of a buffer, which it
+                # would write behind the object as it ends. So there is no buffer, and each byte has its place.
                 with temporary.open("xb", buffering=0) as stream:
-                    _write(stream, data)
+                    files.write_at(stream.fileno(), data, 0)
                     os.fsync(stream.fileno())
                 create.link(str(temporary), str(final))
             except FileExistsError:

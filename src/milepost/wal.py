@@ -51,9 +51,7 @@ class _SystemFile(io.FileIO):
         return os.pread(self.fileno(), amount, offset)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        while data:
-            written = os.pwrite(self.fileno(), data, offset)
-            data, offset = data[written:], offset + written
+        files.write_at(self.fileno(), data, offset)
 
     def xSync(self, _flags: int) -> None:  # noqa: N802
         try:
