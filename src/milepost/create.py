@@ -91,10 +91,7 @@ def create(path: str, vfs: str | None, hmac: Hash | None) -> None:
 
 def fill(temporary: str, path: str, vfs: str | None) -> None:
     """Make the empty tables of an archive in the file `temporary`, which is to become `path`, whatever it holds."""
-    inherited.refuse(temporary)
-    with _errors_about(path):
-        _remove_siblings(temporary)
-        os.truncate(temporary, 0)
+    _empty(temporary, path)
     connection: apsw.Connection = connect(temporary, "mode=rw", vfs)
     try:
         with _opening(temporary, path):
@@ -156,10 +153,7 @@ def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
     Source:
         https://sqlite.org/backup.html; https://sqlite.org/isolation.html
     """
-    inherited.refuse(temporary)
-    with _errors_about(path):
-        _remove_siblings(temporary)
-        os.truncate(temporary, 0)  # closing its descriptor drops no locks: nobody holds any on this file
+    _empty(temporary, path)
     snapshot = connection.execute("SELECT name FROM sqlite_schema")
     try:
         next(snapshot)
@@ -175,6 +169,14 @@ def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
             target.close()
     finally:
         snapshot.close()
+
+
+def _empty(temporary: str, path: str) -> None:
+    """Empty the file `temporary` of what an earlier attempt has left."""
+    inherited.refuse(temporary)
+    with _errors_about(path):
+        _remove_siblings(temporary)
+        os.truncate(temporary, 0)  # closing its descriptor drops no locks: nobody holds any on this file
 
 
 @contextlib.contextmanager

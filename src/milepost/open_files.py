@@ -193,10 +193,10 @@ def notice_a_fork() -> None:
     if os.getpid() == _process:
         return
     forking.clear()
-    for made, identity in list(being_made.items()):
+    if being_made:
         with contextlib.suppress(Exception):
-            inherited.disarm([made], [identity])
-    being_made.clear()
+            inherited.disarm(being_made.keys(), being_made.values())
+        being_made.clear()
     for file in opened():
         with contextlib.suppress(Exception):  # an error of one never keeps the others from being given up
             if file.may_be_open:

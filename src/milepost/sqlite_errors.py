@@ -18,8 +18,6 @@ from milepost.errors import (
 )
 
 _SYNC_FAILED: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
-# The -shm cannot grow. SQLite writes into each new page of it, to learn at once whether the disk has room.
-_NO_ROOM: Final = {apsw.SQLITE_IOERR_SHMSIZE}
 
 
 def sync_failed(error: BaseException) -> bool:
@@ -45,7 +43,8 @@ def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int)
             return StoreError(path, "a cursor of an earlier transaction block is still open: read it to its end")
         case apsw.BusyError() | apsw.ProtocolError():
             return StoreBusyError(path, waited_ms)
-        case _ if isinstance(error, apsw.FullError) or code in _NO_ROOM:
+        # The -shm cannot grow: SQLite writes into each new page of it, to learn at once whether the disk has room.
+        case _ if isinstance(error, apsw.FullError) or code == apsw.SQLITE_IOERR_SHMSIZE:
             return StoreFullError(path, "no space left on the disk, and nothing was written: free some space and retry")
         case _ if sync_failed(error):
             return FailedStoreError(
