@@ -17,6 +17,7 @@ from milepost.wal import Wal
 from support.chains import chain, entry
 from support.doors import modes_of_write_backs, wal
 from support.hooked_vfs import Call, hooked
+from support.long_reader import long_reader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,9 +89,7 @@ def test_a_wal_that_a_long_reader_lets_grow_is_warned_of_once(path: Path, action
     with CheckpointStore(path, durability="normal") as store:
         wal(store).write_back_pages, wal(store).long_pages = 20, 200
         store.append(entry(1))
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM entry").get == 1
+        reader = long_reader(path, 1)
         with warnings.catch_warnings(record=action == "always") as caught:
             warnings.simplefilter(action, MilepostWarning)  # type: ignore[arg-type]
             for sequence in range(2, 102):
@@ -112,9 +111,7 @@ def test_a_wal_that_has_grown_long_is_told_with_its_size(path: Path) -> None:
     with CheckpointStore(path, durability="normal") as store:
         wal(store).long_pages = 200
         store.append(entry(1))
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM entry").get == 1
+        reader = long_reader(path, 1)
         wal(store).write_back_pages = 20
         with pytest.warns(MilepostWarning, match="-wal file has grown to 3.55 MB"), store.transaction() as connection:
             connection.execute("CREATE TABLE sink (value BLOB); INSERT INTO sink VALUES (zeroblob(3500000))")
@@ -144,9 +141,7 @@ def test_a_long_reader_does_not_make_every_append_write_back(path: Path, monkeyp
     with CheckpointStore(path, durability="normal") as store:
         wal(store).write_back_pages = 20
         store.append(entry(1))
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM entry").get == 1
+        reader = long_reader(path, 1)
         for sequence in range(2, 102):
             store.append(entry(sequence))
         reader.close()

@@ -33,6 +33,7 @@ from milepost.turn import Turn, Turns
 from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, modes_of_write_backs, traced, unlocked, wal, writer
 from support.hooked_vfs import Call, hooked
+from support.long_reader import long_reader
 from support.methods import WRITING
 
 if TYPE_CHECKING:
@@ -1050,9 +1051,7 @@ def test_a_wal_that_a_reader_keeps_from_beginning_anew_is_not_waited_for(
     with CheckpointStore(path, durability="normal") as store:
         wal(store).write_back_pages = 20
         store.append_many(chain(300))
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM entry").get == 300
+        reader = long_reader(path, 300)
         for sequence in range(301, 401):
             store.append(entry(sequence))
         assert asked.count(apsw.SQLITE_CHECKPOINT_PASSIVE) > 10

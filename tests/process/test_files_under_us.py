@@ -15,6 +15,7 @@ import pytest
 
 from milepost import CheckpointStore, FailedStoreError, MilepostError, MilepostWarning, StoreError
 from support.chains import chain, entry
+from support.long_reader import long_reader
 from support.methods import WRITING, method
 from support.other_process import other_process
 from support.patience import begin, in_time, result, until
@@ -317,12 +318,9 @@ def test_a_reader_that_does_keep_the_wal_long_is_still_named(path: Path) -> None
     """The warning is for it."""
     with CheckpointStore(path, durability="normal") as store:
         store.append(entry(1))
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM entry").get == 1
-        _fill(store, 300)
+        reader = long_reader(path, 1)
         with pytest.warns(MilepostWarning, match="a reader keeps one transaction open"):
-            store.append_many(entry(sequence) for sequence in range(3, 5000))
+            _fill(store, 300)
         reader.close()
 
 
