@@ -13,13 +13,12 @@ import errno
 import os
 import shutil
 import stat
-import struct
 import sys
 import tempfile
 import warnings
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import apsw
 
@@ -42,6 +41,23 @@ _STATX_INO: Final = 0x100
 _STATX_BTIME: Final = 0x800
 # PyDLL keeps the interpreter's lock. The call comes at each commit, and releasing the lock would cost more than the call.
 _statx: Final = getattr(ctypes.PyDLL(None), "statx", None) if sys.platform == "linux" else None
+
+
+class _Found(ctypes.Structure):
+    """What statx(2) finds out about a file: its struct statx, with a name for each field that is asked for."""
+
+    _fields_: ClassVar = [
+        ("mask", ctypes.c_uint32),
+        ("_1", ctypes.c_char * 28),
+        ("inode", ctypes.c_uint64),
+        ("_2", ctypes.c_char * 40),
+        ("born_s", ctypes.c_int64),
+        ("born_ns", ctypes.c_uint32),
+        ("_3", ctypes.c_char * 44),
+        ("device", ctypes.c_uint64),  # its major and minor number, of 32 bits each
+        ("_4", ctypes.c_char * 112),
+    ]
+
 
 PIECE_BYTES: Final = 1 << 16  # SQLite's own VFS accepts fewer than 2^17 bytes at a time
 _LONGEST_GIVEN: Final = 4096  # longer than any file system allows; to resolve a path of megabytes would take minutes
@@ -284,11 +300,12 @@ def identity_of(path: str) -> Callable[[], object]:
     Source:
         statx(2); https://docs.kernel.org/filesystems/multigrain-ts.html
     """
-    encoded, found = os.fsencode(path), ctypes.create_string_buffer(256)
+    encoded, found = os.fsencode(path), _Found()
+    at = ctypes.byref(found)
 
     def identity() -> object:
-        if _statx is not None and _statx(_AT_FDCWD, encoded, 0, _STATX_INO, found) == 0:
-            return found[32:40], found[136:144]
+        if _statx is not None and _statx(_AT_FDCWD, encoded, 0, _STATX_INO, at) == 0:
+            return found.inode, found.device
         try:
             status = os.stat(path)  # noqa: PTH116 - called at each commit: 1 µs, pathlib 3 µs
         except _ABSENT:
@@ -308,16 +325,11 @@ def birth_of(path: str) -> str | None:
     Source:
         statx(2), stx_btime.
     """
-    found = ctypes.create_string_buffer(256)
     if _statx is not None:
-        if _statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_INO | _STATX_BTIME, found) == 0:
-            (mask,) = struct.unpack_from("=I", found, 0)
-            inode, seconds, nanoseconds = (
-                *struct.unpack_from("=Q", found, 32),
-                *struct.unpack_from("=qI", found, 80),
-            )
-            if mask & _STATX_BTIME and seconds:  # some file systems know it of newer files only
-                return f"{inode:x}-{seconds:x}-{nanoseconds:x}"
+        found = _Found()
+        asked = _statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_INO | _STATX_BTIME, ctypes.byref(found)) == 0
+        if asked and found.mask & _STATX_BTIME and found.born_s:  # some file systems know it of newer files only
+            return f"{found.inode:x}-{found.born_s:x}-{found.born_ns:x}"
         return None
     with contextlib.suppress(OSError):
         status = os.stat(path)  # noqa: PTH116 - nothing may open the file
