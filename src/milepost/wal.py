@@ -251,7 +251,8 @@ class Wal:
         Call it outside of a transaction. It returns None at once if another process is writing the WAL back.
         """
         try:
-            return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            # APSW's own method, at each commit: that of a connection which is lent to a block asks first whether it may.
+            return apsw.Connection.wal_checkpoint(self._connection, mode=apsw.SQLITE_CHECKPOINT_NOOP)
         except apsw.BusyError:
             return None
 
