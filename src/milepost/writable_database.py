@@ -61,6 +61,7 @@ _POLL_S: Final = 0.0005  # between two looks whether another process has given b
 _LONG_S: Final = 0.001  # who has held the lock for longer lets others in before it takes it again …
 _PART: Final = 20  # … for this part of the time that it held it,
 _MOST_S: Final = 2 * _POLL_S  # and no longer than it takes others to look
+_LOOK_S: Final = 0.0001  # so soon after a look nobody can have removed the shared memory and written by another one
 _OWN_READERS_S: Final = 0.5  # how long a reopening waits for this store's own lookups
 
 
@@ -108,6 +109,7 @@ class WritableDatabase(Database):
         self._end: Appender | None = None
         self._version: int | None = None
         self._deadline: float | None = None  # of the wait for another process's lock
+        self._looked = 0.0  # when the files were last found to be those of their names, on the monotonic clock
         self._began = 0.0  # when the last transaction began, on the monotonic clock
         self._free_until = 0.0  # until when the lock is left to others
 
@@ -304,7 +306,8 @@ class WritableDatabase(Database):
             self._free_until = 0.0
         self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or another process could pass us
         self._began = time.monotonic()
-        self._refuse_another(*self._files[-1])
+        if self._began - self._looked > _LOOK_S:
+            self._refuse_another(*self._files[-1])
         self._bound.steps = 0
         if self._lent.data_version() != self._version:
             self._end = None
@@ -361,8 +364,10 @@ class WritableDatabase(Database):
             # All that was stated is recorded already, perhaps by a process that was killed before its sync.
             self._refuse_another_file()
             self._wal.sync()
+        now = time.monotonic()
         self._refuse_another_file()
-        self._deadline = time.monotonic() + wal.RESTART_S
+        self._looked = now
+        self._deadline = now + wal.RESTART_S
         self._wal.write_back()
 
     def _refuse_another_file(self) -> None:
@@ -378,23 +383,25 @@ class WritableDatabase(Database):
             self._refuse_another(name, identity, opened)
 
     def _refuse_another(self, name: str, identity: Callable[[], object], opened: object) -> None:
-        what = "file" if name == self.path else f"{name[len(self.path) :]} file"
         try:
             found = identity()
         except OSError as error:
             raise FailedStoreError(
                 self.path,
-                f"its {what} can no longer be looked at ({error.strerror}), and what was written last may be lost: close "
-                "the store, open it again, and look for the last checkpoint",
+                f"its {self._what(name)} can no longer be looked at ({error.strerror}), and what was written last may be "
+                "lost: close the store, open it again, and look for the last checkpoint",
             ) from error
         if found != opened:
             if name.endswith("-shm") and self._wal.is_in_place():  # another process may write to it, without our knowledge
                 self._leave_wal_alone(self._lent)
             raise FailedStoreError(
                 self.path,
-                f"its {what} was removed or replaced by another program while the store was open, and what was "
+                f"its {self._what(name)} was removed or replaced by another program while the store was open, and what was "
                 "written since may be lost: close the store, open it again, and look for the last checkpoint",
             )
+
+    def _what(self, name: str) -> str:
+        return f"{name.removeprefix(self.path)} file".lstrip()
 
     def _told(self, error: BaseException, *, again: bool = False) -> BaseException:
         """
