@@ -227,8 +227,6 @@ class Wal:
         self._connection, self._path, self._vfs, self._grows_ahead = connection, path, vfs, grows_ahead
         self.name: str = f"{path}-wal"  # not filename_wal, which is UTF-8 in any locale
         self._page_bytes = int(connection.pragma("page_size"))
-        self._identity = files.identity_of(self.name)
-        self._identity_at_first = self._identity()
         self._frames = 0  # after this connection's last commit
         self._room = 1  # how many frames fit without growth; 1 leaves out the very first commit
         self._due = False
@@ -251,17 +249,9 @@ class Wal:
         Call it outside of a transaction. It returns None at once if another process is writing the WAL back.
         """
         try:
-            # APSW's own method, at each commit: that of a connection which is lent to a block asks first whether it may.
-            return apsw.Connection.wal_checkpoint(self._connection, mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         except apsw.BusyError:
             return None
-
-    def is_in_place(self) -> bool:
-        """Return whether the WAL's name still belongs to the same file."""
-        try:
-            return self._identity() == self._identity_at_first
-        except OSError:
-            return False
 
     def make_room(self) -> None:
         """
