@@ -17,7 +17,7 @@ from benchmarks.bench_append import appending
 from benchmarks.bench_lookup import LOOKUPS
 from benchmarks.race import repeated
 from benchmarks.workload import checkpoint, many_runs, one_run
-from milepost import CheckpointStore, bound, files, reader, wal, writer
+from milepost import CheckpointStore, bound, files, named_files, reader, wal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SAFEGUARDS: Final = {
     "make_durable": wal,  # writes and syncs a killed process's WAL again before the first answer
     "sync_directory": files,
-    "_refuse_another_file": writer.Writer,  # checks before each acknowledgement that the file was not replaced
+    "refuse_others": named_files.NamedFiles,  # checks before each acknowledgement that the file was not replaced
     "install": bound.Bound,  # stops a query that does not end
     "refuse_foreign_header": reader,
 }
@@ -50,7 +50,8 @@ def open_without(path: Path, durability: Any) -> CheckpointStore:
     """Return a store that acknowledges as soon as SQLite does."""
     with without_safeguards():
         store = CheckpointStore(path, durability=durability)
-    setattr(store._database, "_refuse_another_file", lambda: None)  # noqa: B010, SLF001 - a store as no user can have it
+    # A store as no user can have it.
+    setattr(store._database._named_files, "refuse_others", lambda now: None)  # type: ignore[attr-defined]  # noqa: B010, SLF001
     return store
 
 

@@ -68,6 +68,8 @@ ORDER = [
     "query",
     "lent",
     "block",
+    "file_lock",
+    "named_files",
     "writable_database",
     "block_writer",
     "group_writer",

@@ -29,6 +29,7 @@ from milepost import (
 )
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
+from milepost.named_files import NamedFiles
 from milepost.turn import Turn, Turns
 from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, modes_of_write_backs, traced, unlocked, wal, writer
@@ -234,12 +235,12 @@ def test_another_process_is_waited_for_until_the_time_is_up_and_no_longer(
 ) -> None:
     """Counted from the first look on."""
     fake = FakeTime()
-    monkeypatch.setattr("milepost.writable_database.time", fake)
+    monkeypatch.setattr("milepost.file_lock.time", fake)
     with CheckpointStore(path, durability="normal", busy_timeout_ms=1000) as store:
         looks = []
         for later in (0, 0.5, 0.4995, 0.0005, 1):
             fake.now += later
-            looks.append(writer(store)._wait_for_lock(0))
+            looks.append(writer(store)._file_lock.wait(0))
         assert looks == [True, True, True, False, False]
 
 
@@ -345,7 +346,7 @@ def test_who_has_written_for_long_lets_others_in_before_it_writes_again(
 ) -> None:
     """For a twentieth of the time, and a millisecond at most; after a short one, not at all."""
     fake, lasts = FakeTime(), [0.0]
-    monkeypatch.setattr("milepost.writable_database.time", fake)
+    monkeypatch.setattr("milepost.file_lock.time", fake)
 
     def clock() -> int:
         fake.now += lasts[0]
@@ -368,7 +369,7 @@ def test_who_has_written_for_long_lets_others_in_before_it_writes_again(
 def test_who_writes_a_while_after_a_long_write_is_not_kept_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have had their time by then."""
     fake = FakeTime()
-    monkeypatch.setattr("milepost.writable_database.time", fake)
+    monkeypatch.setattr("milepost.file_lock.time", fake)
     with CheckpointStore(path, durability="normal") as store:
         with store.transaction():
             fake.now += 5
@@ -1116,15 +1117,19 @@ def test_what_was_acknowledged_before_the_wal_lost_its_name_is_in_the_file_once_
         assert store.verify().ok
 
 
-def test_a_wal_that_cannot_be_looked_at_is_not_in_place(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its directory may be one that nobody may search."""
+def test_files_that_cannot_be_looked_at_do_not_tell_of_another_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their directory may be one that nobody may search."""
 
     def hidden() -> NoReturn:
         raise PermissionError
 
-    assert wal(store).is_in_place()
-    monkeypatch.setattr(wal(store), "_identity", hidden)
-    assert not wal(store).is_in_place()
+    with CheckpointStore(path):
+        named = NamedFiles(str(path))
+        assert not named.have_other_memory()
+        path.with_name(f"{path.name}-shm").unlink()
+        assert named.have_other_memory()
+        monkeypatch.setattr(named, "_files", [(name, hidden, at_first) for name, _, at_first in named._files])
+        assert not named.have_other_memory()
 
 
 def test_a_file_with_a_second_name_is_not_written_to(path: Path, tmp_path: Path) -> None:
@@ -1178,7 +1183,7 @@ def test_who_commits_for_others_waits_a_little_for_those_whom_the_last_commit_se
         with CheckpointStore(path, durability=durability) as store, ThreadPoolExecutor(1) as pool:
             for group, expected in ((1, []), (3, [(2, patience)]), (1, [])):
                 if group > 1:
-                    writer(store)._group = group
+                    writer(store)._turns.company = group - 1
                 waits.clear()
                 pool.submit(store.append_many, []).result()
                 assert waits == expected
@@ -1219,13 +1224,15 @@ def test_a_write_within_a_write_of_the_same_thread_is_refused_and_waits_for_noth
         assert [item.sequence for item in store.history()] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("moment", ["_begin", "_let_others_in", "_before_acknowledging"])
+@pytest.mark.parametrize("moment", ["_begin", "_file_lock.let_others_in", "_before_acknowledging"])
 @pytest.mark.parametrize("write", ["append", "append_many", "advance"])
 def test_a_write_while_a_block_begins_or_ends_is_refused(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, moment: str, write: str
 ) -> None:
     """By a signal handler, say: it would be half in the block."""
-    original = getattr(writer(store), moment)
+    *inside, name = moment.split(".")
+    owner = getattr(writer(store), *inside) if inside else writer(store)
+    original = getattr(owner, name)
 
     def and_write(*given: Any) -> None:
         original(*given)
@@ -1234,7 +1241,7 @@ def test_a_write_while_a_block_begins_or_ends_is_refused(
             WRITES[write](store)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer(store), moment, and_write)
+        patch.setattr(owner, name, and_write)
         with store.transaction():
             store.append(entry(1))
     assert list(store.history()) == [entry(1)]

@@ -129,7 +129,7 @@ class BlockWriter(WritableDatabase):
             self._reset(self._lent)
             if cut_short and (error is None or isinstance(error, apsw.Error)):
                 raise StoreError(self.path, CUT_SHORT) from error
-            self._let_others_in()
+            self._file_lock.let_others_in()
             if error is None:
                 self._commit_transaction(turn.appended)
         except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as failure:

@@ -36,7 +36,6 @@ class GroupWriter(BlockWriter):
     def __init__(self, path: str, **options: Unpack[Options]) -> None:
         super().__init__(path, **options)
         self._main_thread = threading.main_thread().ident
-        self._group = 1  # how many jobs the last commit had
 
     def _do(self, job: Job[T], within: Block | None = None) -> T:
         """Have a job done: in the caller's own block, in a transaction of its own, or in another thread's with others."""
@@ -80,10 +79,10 @@ class GroupWriter(BlockWriter):
             own = leader.claim()
             if group:
                 others += self._turns.take_over()
-            self._group = 1 + len(others)
+            self._turns.company = len(others)
             if own or others:  # else all were withdrawn
                 appended = self._do_all([*own, *others])  # type: ignore[list-item]
-                self._let_others_in()
+                self._file_lock.let_others_in()
                 self._commit_transaction(appended)
             settled = True
         except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:
@@ -119,9 +118,9 @@ class GroupWriter(BlockWriter):
 
         It ends when all are back, or none has come for a while; after a commit of one job there is nobody to wait for.
         """
-        others = self._group - 1
-        if self._turns.waiting < others:
-            self._turns.wait_for_others(leader, others, PATIENCE_NS[self._synchronous] / 1e9)
+        company = self._turns.company
+        if self._turns.waiting < company:
+            self._turns.wait_for_others(leader, company, PATIENCE_NS[self._synchronous] / 1e9)
 
     def _do_all(self, jobs: list[Job[Any]]) -> int:
         """Do the jobs of a transaction; how many entries were appended."""

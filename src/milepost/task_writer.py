@@ -96,7 +96,7 @@ class TaskWriter(GroupWriter):
     def stop_waiting(self, batch: Batch) -> None:
         """Let a batch whose turn it is wait no longer for another process's lock."""
         if self._turns.holder is batch:
-            self._deadline = 0.0
+            self._file_lock.wait_until(0.0)
 
     async def enter_async(self, block: Block) -> apsw.Connection:
         """

@@ -84,6 +84,8 @@ class Turns:
     def __init__(self) -> None:
         self.held: dict[str, Turn] = {}
         """The turn in progress, under the key `NOW`; empty if there is none."""
+        self.company: int = 0
+        """How many others the last turn was shared with."""
         self._queue: deque[Turn] = deque()
         self._wanted = _NEVER  # how many have to wait before the holder is woken
 

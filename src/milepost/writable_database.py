@@ -36,7 +36,9 @@ from milepost.errors import (
     StoreBusyError,
     StoreError,
 )
+from milepost.file_lock import FileLock
 from milepost.lent import LentConnection, Rules
+from milepost.named_files import NamedFiles
 from milepost.reader import CACHE_KIB, Reader, SharedReader
 from milepost.sqlite_errors import sync_failed, translate
 
@@ -57,11 +59,6 @@ Litestream reads commits from the WAL, even one whose writer was killed before S
 keeps that index alive, so no recovery takes the commit in, and the next writer puts another one in its place.
 """
 
-_POLL_S: Final = 0.0005  # between two looks whether another process has given back its lock
-_LONG_S: Final = 0.001  # who has held the lock for longer lets others in before it takes it again …
-_PART: Final = 20  # … for this part of the time that it held it,
-_MOST_S: Final = 2 * _POLL_S  # and no longer than it takes others to look
-_LOOK_S: Final = 0.0001  # so soon after a look nobody can have removed the shared memory and written by another one
 _OWN_READERS_S: Final = 0.5  # how long a reopening waits for this store's own lookups
 
 
@@ -108,10 +105,7 @@ class WritableDatabase(Database):
         # nobody else, of this process or another, has written since.
         self._end: Appender | None = None
         self._version: int | None = None
-        self._deadline: float | None = None  # of the wait for another process's lock
-        self._looked = 0.0  # when the files were last found to be those of their names, on the monotonic clock
-        self._began = 0.0  # when the last transaction began, on the monotonic clock
-        self._free_until = 0.0  # until when the lock is left to others
+        self._file_lock = FileLock()
 
     # Opening
 
@@ -159,8 +153,8 @@ class WritableDatabase(Database):
     def _prepare(self, connection: LentConnection) -> None:
         self._rules = connection.rules = Rules(self.path)
         connection.set_authorizer(self._rules.judge)
-        connection.set_busy_handler(self._wait_for_lock)
-        self._deadline = None
+        connection.set_busy_handler(self._file_lock.wait)
+        self._file_lock.ask(self.busy_timeout_ms)
         self._bound = Bound(connection, self.path)
         # One cursor for all of milepost's own: the next statement ends one that an interrupt has left half read.
         self._statements = apsw.Cursor(connection)
@@ -197,10 +191,8 @@ class WritableDatabase(Database):
         frames = self._wal.frames()
         try:
             self._execute("BEGIN IMMEDIATE")
-            named = [(name, files.identity_of(name)) for name in (self.path, self._wal.name, f"{self.path}-shm")]
-            opened = [(name, identity, identity()) for name, identity in named]
-            self._files = [each for each in opened if each[2] is not None]
-            if len(self._files) < 3 and self.vfs is None:
+            self._named_files = NamedFiles(self.path)
+            if len(self._named_files) < 3 and self.vfs is None:
                 raise StoreError(self.path, "its WAL is not where SQLite keeps it: close the file everywhere else")
             open_files.refuse_without_locks(self.path, f"{self.path}-shm")
             unread = 0 if frames is None else wal.unread_commits(self._wal.name, self.vfs, frames[0])
@@ -237,7 +229,7 @@ class WritableDatabase(Database):
             connection.set_authorizer(self._rules.judge)
         connection.cursor_factory = self._refuse_outside
         connection.row_trace = connection.exec_trace = None
-        connection.set_busy_handler(self._wait_for_lock)
+        connection.set_busy_handler(self._file_lock.wait)
         connection.set_commit_hook(None)
         connection.set_rollback_hook(None)
         connection.set_wal_hook(None)
@@ -300,14 +292,9 @@ class WritableDatabase(Database):
             self._connect()
         self._rules.ours = True
         self._roll_back_what_was_left()
-        self._deadline = None
-        if self._free_until:
-            time.sleep(max(0.0, self._free_until - time.monotonic()))
-            self._free_until = 0.0
+        self._file_lock.ask(self.busy_timeout_ms)
         self._execute("BEGIN IMMEDIATE")  # the lock comes before the tip is read, or another process could pass us
-        self._began = time.monotonic()
-        if self._began - self._looked > _LOOK_S:
-            self._refuse_another(*self._files[-1])
+        self._named_files.refuse_other_memory(self._file_lock.note_taken())
         self._bound.steps = 0
         if self._lent.data_version() != self._version:
             self._end = None
@@ -330,28 +317,6 @@ class WritableDatabase(Database):
                 )
                 raise self._ended
 
-    def _let_others_in(self) -> None:
-        """
-        Before a transaction ends: if it was long, others get the lock next.
-
-        SQLite has no queue for it: others look again and again, and would find it free only by luck, were it taken again at
-        once, batch after batch.
-        """
-        now = time.monotonic()
-        held = now - self._began
-        if held > _LONG_S:
-            self._free_until = now + min(held / _PART, _MOST_S)
-
-    def _wait_for_lock(self, _calls: int) -> bool:
-        """Between two tries to get a lock that another process has: False when the time is up."""
-        now = time.monotonic()
-        if self._deadline is None:
-            self._deadline = now + self.busy_timeout_ms / 1000
-        if now >= self._deadline:
-            return False
-        time.sleep(_POLL_S)
-        return True
-
     def _commit_transaction(self, appended: int) -> None:
         """Commit; it may be acknowledged when this returns."""
         self._execute("COMMIT")
@@ -362,46 +327,12 @@ class WritableDatabase(Database):
         """After a commit: what the caller relies on is durable, and where a reader will find it."""
         if appended == 0 and self._synchronous == "full":
             # All that was stated is recorded already, perhaps by a process that was killed before its sync.
-            self._refuse_another_file()
+            self._named_files.refuse_others(time.monotonic())
             self._wal.sync()
         now = time.monotonic()
-        self._refuse_another_file()
-        self._looked = now
-        self._deadline = now + wal.RESTART_S
+        self._named_files.refuse_others(now)
+        self._file_lock.wait_until(now + wal.RESTART_S)
         self._wal.write_back()
-
-    def _refuse_another_file(self) -> None:
-        """
-        The file, its WAL and its shared memory are still the ones of these names.
-
-        Another process with an SQLite older than 3.52 unlinks the WAL if a program of ours has closed a descriptor of the
-        database, and `rm` does so anyway. SQLite then goes on writing to the unlinked file without an error. A process that
-        finds no shared memory makes another one, and each then writes over the other's frames. So that one is looked at
-        before a write too.
-        """
-        for name, identity, opened in self._files:
-            self._refuse_another(name, identity, opened)
-
-    def _refuse_another(self, name: str, identity: Callable[[], object], opened: object) -> None:
-        try:
-            found = identity()
-        except OSError as error:
-            raise FailedStoreError(
-                self.path,
-                f"its {self._what(name)} can no longer be looked at ({error.strerror}), and what was written last may be "
-                "lost: close the store, open it again, and look for the last checkpoint",
-            ) from error
-        if found != opened:
-            if name.endswith("-shm") and self._wal.is_in_place():  # another process may write to it, without our knowledge
-                self._leave_wal_alone(self._lent)
-            raise FailedStoreError(
-                self.path,
-                f"its {self._what(name)} was removed or replaced by another program while the store was open, and what was "
-                "written since may be lost: close the store, open it again, and look for the last checkpoint",
-            )
-
-    def _what(self, name: str) -> str:
-        return f"{name.removeprefix(self.path)} file".lstrip()
 
     def _told(self, error: BaseException, *, again: bool = False) -> BaseException:
         """
@@ -425,6 +356,6 @@ class WritableDatabase(Database):
             told.__cause__ = error
         if isinstance(told, FailedStoreError):
             self._ended = FailedStoreError(*told.args)
-            if self._connection is not None and sync_failed(error):
+            if self._connection is not None and (sync_failed(error) or self._named_files.have_other_memory()):
                 self._leave_wal_alone(self._connection)
         return told

@@ -732,14 +732,14 @@ def test_what_reads_while_a_block_ends_sees_what_is_committed(path: Path, monkey
     """A signal handler, say: before the commit nothing of the block, after it all; and it is told nothing untrue."""
     with CheckpointStore(path, durability="normal") as store:
         seen: list[int] = []
-        for moment in ("_let_others_in", "_before_acknowledging"):
-            original = getattr(writer(store), moment)
+        for owner, moment in ((writer(store)._file_lock, "let_others_in"), (writer(store), "_before_acknowledging")):
+            original = getattr(owner, moment)
 
             def and_read(*given: Any, original: Any = original) -> None:
                 seen.append(len(store))
                 original(*given)
 
-            monkeypatch.setattr(writer(store), moment, and_read)
+            monkeypatch.setattr(owner, moment, and_read)
         with store.transaction():
             store.append(entry(1))
             assert len(store) == 1

@@ -6,7 +6,7 @@ import os
 import sys
 
 from milepost import CheckpointStore, MilepostError
-from milepost.writer import Writer
+from milepost.named_files import NamedFiles
 from support.chains import entry
 from support.doors import wal
 
@@ -14,7 +14,7 @@ from support.doors import wal
 def main(path: str, write_back_pages: str, *broken: str) -> None:
     """Answer `append` with the sequence, or with the name of what was raised."""
     if "trusting" in broken:
-        Writer._refuse_another_file = lambda self: None  # type: ignore[method-assign]
+        NamedFiles.refuse_others = lambda self, now: None  # type: ignore[method-assign]
     with CheckpointStore(path, busy_timeout_ms=60_000) as store:
         wal(store).write_back_pages = int(write_back_pages)
         sequence = len(store)
