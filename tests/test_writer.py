@@ -1388,3 +1388,9 @@ def test_a_file_that_cannot_be_opened_again_after_it_was_let_go_of_is_told(
             WRITES[write](store)
     path.with_name("away").rename(path)
     assert store.append(entry(2)).position == 2
+
+
+def test_python_keeps_the_attributes_of_a_writer_inline(store: CheckpointStore) -> None:
+    """It does so for up to 29, and looks more of them up in a hash table, some fifty times in an append."""
+    store.append(entry(1))
+    assert len(vars(writer(store))) < 30
