@@ -155,23 +155,22 @@ class Appender:
             stage = None
             if type(entry) is Checkpoint and len(entry) == 6:
                 run_id, stage_name, sequence, mark, key, at_ms = entry
-                if (
-                    type(mark) is Watermark
-                    and len(mark) == 2
-                    and type(run_id) is type(stage_name) is type(key) is str
-                    and type(sequence) is type(mark[0]) is type(mark[1]) is type(at_ms) is int
-                    and 0 <= sequence | mark[0] | mark[1] | at_ms <= MAX_INTEGER
-                    and key.isascii()
-                    and 0 < len(key) <= MAX_NAME_BYTES
-                    and "\0" not in key
-                ):
-                    stage = stages.get((run_id, stage_name))
+                if type(mark) is Watermark and len(mark) == 2:
+                    offset, event_time_ms = mark
+                    if (
+                        type(run_id) is type(stage_name) is type(key) is str
+                        and type(sequence) is type(offset) is type(event_time_ms) is type(at_ms) is int
+                        and 0 <= sequence | offset | event_time_ms | at_ms <= MAX_INTEGER
+                        and key.isascii()
+                        and 0 < len(key) <= MAX_NAME_BYTES
+                        and "\0" not in key
+                    ):
+                        stage = stages.get((run_id, stage_name))
             if stage is None:
                 self._position, self._signature = position, signature
                 stage = self._checked_stage(entry, index)
                 position, signature = self._position, self._signature
-                run_id, stage_name, sequence, mark, key, at_ms = entry
-            offset, event_time_ms = mark
+                run_id, stage_name, sequence, (offset, event_time_ms), key, at_ms = entry
             if sequence <= stage.sequence or offset < stage.offset or event_time_ms < stage.event_time_ms:
                 duplicate = self._duplicate(entry, stage, index)
                 if receipts is not None:
