@@ -331,7 +331,7 @@ class Helper:
 
     def _loop_of_task(self) -> asyncio.AbstractEventLoop:
         loop = _running_loop()
-        if loop is None or asyncio.current_task() is None:
+        if loop is None or asyncio.current_task(loop) is None:
             raise StoreError(
                 self._path,
                 "append_async() and its like, and `async with`, need a task of asyncio: elsewhere, in trio say, call the "

@@ -17,6 +17,8 @@ from milepost.group_writer import PATIENCE_NS, GroupWriter
 from milepost.turn import NOW
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     import apsw
 
     from milepost.block import Block
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from milepost.writable_database import Options
 
 T = TypeVar("T")
+
+
+async def _done(outcome: T) -> T:
+    return outcome
 
 
 class TaskWriter(GroupWriter):
@@ -40,15 +46,16 @@ class TaskWriter(GroupWriter):
         super().__init__(path, **options)
         self._helpers: dict[str, Helper] = {}  # under NOW: made by the first task
 
-    async def _do_async(self, job: Job[T]) -> T:
+    def _do_async(self, job: Job[T]) -> Awaitable[T]:
+        """Have a job done for the running task, which awaits what this returns."""
         self.refuse_if_ended()
         block = self._block_of_task()
         if block is not None:  # no disk is waited for inside it
-            return self._do_in_block(block, job)
+            return _done(self._do_in_block(block, job))
         helper = self._running_helper()
         if helper.ended_with_the_interpreter:
-            return self._do(job)
-        return await helper.do(job)
+            return _done(self._do(job))
+        return helper.do(job)
 
     def _block_of_task(self) -> BlockTurn | None:
         """
