@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from milepost import rows
-from milepost.arguments import check_name
 from milepost.mapped import Mappable
 from milepost.progress import ItemProgress
 from milepost.source import Source, Start
@@ -67,10 +66,10 @@ class Once(Mappable[Item]):
     def _undone(self, items: Iterator[Item], progress: ItemProgress) -> Iterator[tuple[Item, str]]:
         more = True
         while more:
-            more, batch, since = False, [], time.monotonic()
+            more, batch, until = False, [], time.monotonic() + _PATIENCE_S
             for item in items:
-                batch.append((item, self._checked_key(item)))
-                if self._has_enough(batch, since):
+                batch.append((item, self._key(item)))
+                if len(batch) >= self._most or time.monotonic() > until:
                     more = True
                     break
             yield from progress.undone(batch)
@@ -80,21 +79,13 @@ class Once(Mappable[Item]):
         more = True
         try:
             while more:
-                more, batch, since = False, [], time.monotonic()
+                more, batch, until = False, [], time.monotonic() + _PATIENCE_S
                 async for item in items:
-                    batch.append((item, self._checked_key(item)))
-                    if self._has_enough(batch, since):
+                    batch.append((item, self._key(item)))
+                    if len(batch) >= self._most or time.monotonic() > until:
                         more = True
                         break
                 for each in progress.undone(batch):
                     yield each
         finally:
             await self._source.close_async(items)
-
-    def _has_enough(self, batch: list[Any], since: float) -> bool:
-        return len(batch) >= self._most or time.monotonic() - since > _PATIENCE_S
-
-    def _checked_key(self, item: Item) -> str:
-        key = self._key(item)
-        check_name("key", key)
-        return key

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from milepost import rows
 from milepost.append import Step
+from milepost.arguments import check_name
 from milepost.checkpoint import MAX_NAME_BYTES, Watermark
 from milepost.errors import ArchivedStageError, InvalidArgumentError, MilepostError
 from milepost.source import Start
@@ -345,11 +346,14 @@ class ItemProgress(Progress[str, "list[str]"]):
         Return the items that are neither recorded nor handed out by this pass, each once.
 
         Raises:
+            InvalidArgumentError: A key breaks a rule of `valid`.
             ArchivedStageError: Some keys of the stage are in an archive.
         """
         since, self._recorded_since = self._recorded_since, []
         self._begun.difference_update(since)
         keys = [key for _, key in items]
+        for key in keys:
+            check_name("key", key)
 
         def look(connection: apsw.Connection) -> set[str]:
             recorded = rows.recorded_keys(connection, self.run_id, self.stage, keys)
@@ -358,11 +362,10 @@ class ItemProgress(Progress[str, "list[str]"]):
                 raise ArchivedStageError(self.run_id, self.stage)
             return recorded
 
-        recorded = self._writer.read(look)
-        found = []
-        for item in items:
-            if item[1] not in recorded and item[1] not in self._begun:
-                self._begun.add(item[1])
+        recorded, begun, found = self._writer.read(look), self._begun, []
+        for item, key in zip(items, keys, strict=True):
+            if key not in recorded and key not in begun:
+                begun.add(key)
                 found.append(item)
         return found
 
