@@ -6,7 +6,8 @@ What an ordinary WAL database with synchronous=FULL still loses, and what is don
 - two processes that create the file at once, or a kill while it is made: `create` links it into place when it is whole;
 - a commit that a killed process had written but not synced, which the next process sees and builds upon, until the power
   goes: `wal.make_durable` writes the WAL's bytes again and syncs them before the first answer;
-- a file, WAL or shared memory that is unlinked under us by another program: looked at before a commit is acknowledged;
+- a file, WAL or shared memory that is unlinked under us by another program: `named_files` looks before each
+  acknowledgement;
 - a sync that failed, after which the kernel calls the lost pages clean: the writer refuses all further work;
 - a descriptor of the live file closed in our own process, which drops all of SQLite's locks on it: only SQLite's own VFS,
   which knows of this, opens the file here;
