@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from milepost import Checkpoint, CheckpointStore, DamagedStoreError, Head, rows
 from milepost.cli.exit_code import ExitCode
+from milepost.details import detail
 from milepost.signature import EMPTY, canonical_bytes, hmac_sha256, link, prefix
 from support.chains import chain, entry
 from support.command import answer, run
@@ -181,3 +182,16 @@ def test_an_entry_without_a_detail_has_none(store: CheckpointStore) -> None:
     """As a rule."""
     store.append(entry(1))
     assert [detail for *_, detail in store.receipts()] == [None]
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"])) | st.binary(),
+    st.dictionaries(st.sampled_from(["source", "branch_of"]), st.text(st.characters(exclude_categories=["Cs"]))),
+)
+def test_a_cursors_detail_is_the_json_of_its_digest_and_type_after_what_else_is_recorded(
+    cursor: str | bytes, values: dict[str, Any]
+) -> None:
+    """Byte for byte, as the chain signs it."""
+    digest = sha256(cursor if isinstance(cursor, bytes) else cursor.encode()).hexdigest()
+    everything = {**values, "cursor": digest, "cursor_type": "bytes" if isinstance(cursor, bytes) else "json"}
+    assert detail(cursor=cursor, **values) == json.dumps(everything, ensure_ascii=False, separators=(",", ":"))

@@ -87,7 +87,7 @@ class _RunStage:
     """The state of one stage of one run: its last sequence and watermark, and where its next milepost goes."""
 
     __slots__ = (
-        "added", "entries_before", "event_time_ms", "has_archived", "last_cursor", "next_milepost", "number", "offset",
+        "added", "entries_before", "event_time_ms", "has_archived", "next_milepost", "number", "offset",
         "prefix", "run", "sequence",
     )  # fmt: skip
 
@@ -97,7 +97,6 @@ class _RunStage:
         self.prefix = prefix
         self.sequence, self.offset, self.event_time_ms, milepost = last or (-1, 0, 0, -INTERVAL)
         self.next_milepost = milepost + INTERVAL  # the least position that it can have
-        self.last_cursor: int | None = None  # the position of the last cursor that this appender added
         self.added = 0  # how many entries this appender has added
         self.entries_before: int | None = None if last else 0  # how many there were before; looked up for a milepost only
         self.has_archived: bool | None = None if last else False  # looked up for a bag only
@@ -456,8 +455,7 @@ class Appender:
             return duplicate
         if cursor is not None:
             state = self._stages[entry.run_id, entry.stage]
-            rows.add_cursor(self.statements, state.run.number, state.number, self._position, cursor, state.last_cursor)
-            state.last_cursor = self._position
+            rows.add_cursor(self.statements, state.run.number, state.number, self._position, cursor)
         return self.receipt()
 
     def receipt(self) -> Receipt:

@@ -137,21 +137,16 @@ def numbers_at(connection: Statements, position: int) -> tuple[int, int]:
 _NUMBERS_AT: Final = "SELECT run_number, stage_number FROM entry WHERE position = ?"
 
 
-def add_cursor(
-    connection: Statements, run_number: int, stage_number: int, position: int, cursor: Stored, last: int | None = None
-) -> None:
-    """Keep the cursor of a stage's newest entry and the one before it. `last` is the position of that one, if known."""
-    numbers = run_number, stage_number
-    connection.execute(_ADD_CURSOR, (*numbers, position, cursor))
-    if last is None:
-        connection.execute(_DROP_CURSORS, (*numbers, *numbers, position))
-    else:
-        connection.execute(_DROP_CURSORS_BEFORE, (*numbers, last))
+def add_cursor(connection: Statements, run_number: int, stage_number: int, position: int, cursor: Stored) -> None:
+    """Keep the cursor of a stage's newest entry and the one before it: it takes the place of the older of two."""
+    row = run_number, stage_number, position, cursor
+    if connection.execute(_REPLACE_CURSOR, row).connection.changes() == 0:
+        connection.execute(_ADD_CURSOR, row)
 
 
-_ADD_CURSOR: Final = "INSERT INTO stage_cursor (run_number, stage_number, position, cursor) VALUES (?, ?, ?, ?)"
-_DROP_CURSORS_BEFORE: Final = "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?"
-_DROP_CURSORS: Final = (
-    "DELETE FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < "
-    "(SELECT max(position) FROM stage_cursor WHERE run_number = ? AND stage_number = ? AND position < ?)"
+_OF_RUN_STAGE: Final = "run_number = ?1 AND stage_number = ?2"
+_REPLACE_CURSOR: Final = (
+    f"UPDATE stage_cursor SET position = ?3, cursor = ?4 WHERE {_OF_RUN_STAGE} AND position = "
+    f"(SELECT min(position) FROM stage_cursor WHERE {_OF_RUN_STAGE} HAVING count(*) > 1)"
 )
+_ADD_CURSOR: Final = "INSERT INTO stage_cursor (run_number, stage_number, position, cursor) VALUES (?, ?, ?, ?)"
