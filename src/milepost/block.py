@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -43,6 +44,7 @@ class BlockTurn(Turn):
         "__weakref__",
         "_cursors",
         "_disowned",
+        "_in_thread",
         "_many",
         "_process",
         "_task",
@@ -65,6 +67,8 @@ class BlockTurn(Turn):
         self._process = os.getpid()
         owner = current_owner()
         self._thread = owner.thread
+        # Which one it is in now. Not its number: if it ends before its block does, Python gives that to another thread.
+        self._in_thread: threading.Thread | None = owner.thread
         # Weak: if nobody else knows the task any more, it must go, and end its `with` as it goes.
         self._task = None if owner.task is None else weakref.ref(owner.task)
         self._disowned = False
@@ -91,7 +95,16 @@ class BlockTurn(Turn):
     def disown(self) -> None:
         """Take the block from its task, which waits for it no more: what the task does next is not in the block."""
         self._disowned = True
-        self.thread: int = 0
+        self._in_thread = None
+
+    def move_here(self) -> None:
+        """Note that the calling thread continues it, as a loop's."""
+        self._in_thread = threading.current_thread()
+
+    @property
+    def is_of_this_thread(self) -> bool:
+        """Whether it is in the calling thread."""
+        return self._in_thread is threading.current_thread()
 
     @property
     def is_open(self) -> bool:

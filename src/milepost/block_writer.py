@@ -165,7 +165,7 @@ class BlockWriter(WritableDatabase):
         """Whose turn it is, or will be before the caller's and not end before the caller does."""
         if self._entering:
             entering = self._entering.get(threading.get_ident())
-            if entering is not None:
+            if entering is not None and entering.is_of_this_thread:
                 return entering
         return self._turns.holder
 
@@ -184,7 +184,7 @@ class BlockWriter(WritableDatabase):
                 return holder
             if holder.belongs_to_caller():
                 return holder
-        if holder.thread != threading.get_ident():
+        if not holder.is_of_this_thread:
             return None
         if not isinstance(holder, BlockTurn):
             problem = f"a write was begun within another of the same thread, {_BY_WHOM}"

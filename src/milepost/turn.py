@@ -41,6 +41,11 @@ class Turn:
         self._asleep: threading.Lock | None = None  # its thread sleeps on this while it waits
 
     @property
+    def is_of_this_thread(self) -> bool:
+        """Whether it is the calling thread's, which would wait for itself."""
+        return self.thread == threading.get_ident()
+
+    @property
     def is_over(self) -> bool:
         """Whether it ended by itself, so that whoever finds it in progress removes it."""
         return False

@@ -18,7 +18,6 @@ BEGIN, COMMIT and ROLLBACK are run by `execute`, which lets other threads run me
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Final, TypeVar, Unpack
 
@@ -219,7 +218,7 @@ class Writer(TaskWriter):
     def let_go(self, deadline: float) -> bool:
         """As `Database.let_go`, once no write is under way and no block is open."""
         holder = self._turns.holder
-        if holder is not None and holder.thread == threading.get_ident():
+        if holder is not None and holder.is_of_this_thread:
             return False
         if self._helper is not None and not self._helper.pause(max(0.0, deadline - time.monotonic())):
             return False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 import pytest
 
-from milepost import CheckpointStore, ClosedStoreError, MilepostError, Receipt, StoreError, Watermark
+from milepost import CheckpointStore, ClosedStoreError, MilepostError, Receipt, StoreBusyError, StoreError, Watermark
 from support.chains import entry
 from support.doors import writer
 from support.patience import begin, in_time, result
@@ -744,3 +745,30 @@ def test_what_reads_while_a_block_ends_sees_what_is_committed(path: Path, monkey
             store.append(entry(1))
             assert len(store) == 1
         assert seen == [0, 1]
+
+
+def test_a_block_is_not_taken_for_one_of_a_new_thread_that_has_the_number_of_its_own(path: Path) -> None:
+    """Its thread has ended, and Python gives the number to the next: that one waits, as any other thread does."""
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=30) as store:
+        block = store.transaction()
+        with_ = [block.__exit__]
+        numbers: list[int] = []
+
+        def enter() -> None:
+            numbers.append(threading.get_ident())
+            block.__enter__()
+
+        def write() -> type[Exception] | None:
+            numbers.append(threading.get_ident())
+            try:
+                store.append(entry(1))
+            except MilepostError as error:
+                return type(error)
+            return None
+
+        in_time(enter)
+        for _ in range(20):
+            assert in_time(write) is StoreBusyError
+        assert numbers[0] in numbers[1:] or sys.platform != "linux"
+        with_.pop()(None, None, None)
+        assert write() is None
