@@ -18,7 +18,7 @@ from milepost.checkpoint import chain_signature
 from support.chains import chain, entry
 from support.methods import NEW, READING, WRITING, plain
 from support.other_process import other_process
-from support.patience import Pulse, all_at_once, begin, in_time, result, until
+from support.patience import WATCHDOG_S, Pulse, all_at_once, begin, in_time, result, until
 from support.slow_disk import disk
 
 if TYPE_CHECKING:
@@ -364,7 +364,8 @@ def test_what_threads_were_told_is_what_is_there(path: Path, rounds: int, durabi
         calls = [
             (call, 10 * group + n) for group, call in enumerate((appends, advances, blocks, loops, reads)) for n in (1, 2)
         ]
-        all_at_once([lambda call=call, n=n: call(n) for call, n in calls])  # type: ignore[misc]
+        seconds = WATCHDOG_S + rounds / 4
+        all_at_once([lambda call=call, n=n: call(n) for call, n in calls], seconds)  # type: ignore[misc]
         receipts = {receipt.position: (receipt, e) for receipt, e, _ in store.receipts()}
         for receipt, key in told:
             found, kept = receipts[receipt.position]
@@ -403,7 +404,8 @@ def test_threads_may_open_read_and_close_one_file_at_once(path: Path, rounds: in
             with CheckpointStore(path.with_name(f"{thread}"), durability="normal") as store:
                 store.append(entry(n))
 
-    all_at_once([lambda call=call, n=n: call(n) for call in (write, read, own) for n in (1, 2, 3)])  # type: ignore[misc]
+    calls = [lambda call=call, n=n: call(n) for call in (write, read, own) for n in (1, 2, 3)]
+    all_at_once(calls, WATCHDOG_S + rounds)
     with CheckpointStore(path) as store:
         assert Counter(e.run_id for e in store.history()) == {"run-7": 1, "1": rounds, "2": rounds, "3": rounds}
         store.verify().raise_if_broken()

@@ -47,8 +47,8 @@ def in_time(call: Callable[[], T], seconds: float = WATCHDOG_S) -> T:
     return result(begin(call), seconds)
 
 
-def all_at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Call each in a thread of its own, all from one moment on; what came of them."""
+def all_at_once(calls: Sequence[Callable[[], T]], seconds: float = WATCHDOG_S) -> list[T]:
+    """Call each in a thread of its own, all from one moment on; what came of them, in time."""
     start = threading.Barrier(len(calls))
 
     def after_the_start(call: Callable[[], T]) -> T:
@@ -56,7 +56,7 @@ def all_at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
         return call()
 
     futures = [begin(lambda call=call: after_the_start(call)) for call in calls]  # type: ignore[misc]
-    return [result(future) for future in futures]
+    return [result(future, seconds) for future in futures]
 
 
 def until(condition: Callable[[], bool]) -> None:
