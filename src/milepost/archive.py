@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import apsw
 
-from milepost import create, details, files, rows, verify
+from milepost import create, details, files, inherited, rows, verify
 from milepost.bound import STEPS
 from milepost.connection import is_sealed
 from milepost.database import Database
@@ -155,6 +155,7 @@ def _copy(connection: apsw.Connection, temporary: str, path: str, vfs: str | Non
     with create.writing(temporary, path):
         create.fill(temporary, path, vfs)
         connection.execute("ATTACH ? AS copy", (files.for_sqlite(temporary),))
+        inherited.refuse(temporary)
         connection.execute("PRAGMA copy.journal_mode = OFF")  # if it fails, there is nothing to keep
         connection.execute("PRAGMA copy.synchronous = OFF")  # it is synced when it is sealed
         rows.at_one_moment(connection, _copy_from, base, cut)

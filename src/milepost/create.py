@@ -5,6 +5,10 @@ A new file grows in a hidden directory beside its place, `.milepost_…`, and is
 process that makes it holds a lock on that directory (flock), and the lock ends with the process. A directory without a
 lock is therefore left over from a killed process. `sweep` removes it before the next file is made there, and when a store
 is opened to write.
+
+A signal handler may fork while a file is made, and its child go on. Whoever writes to the temporary file therefore opens it
+first, and then asks whether it is the parent's (`inherited.refuse`). A child that is forked later has a descriptor that can
+only read.
 """
 
 from __future__ import annotations
@@ -75,6 +79,7 @@ def create(path: str, vfs: str | None, hmac: Hash | None) -> None:
     with contextlib.suppress(FileExistsError), put_in_place(path) as temporary:
         connection: apsw.Connection = connect(temporary, "mode=rw", vfs)
         try:
+            inherited.refuse(temporary)
             with _opening(temporary, path):
                 connection.pragma("page_size", _PAGE_BYTES)
                 connection.pragma(
@@ -94,6 +99,7 @@ def fill(temporary: str, path: str, vfs: str | None) -> None:
     _empty(temporary, path)
     connection: apsw.Connection = connect(temporary, "mode=rw", vfs)
     try:
+        inherited.refuse(temporary)
         with _opening(temporary, path):
             connection.pragma("journal_mode", "memory")  # the child of a fork would remove a file of it
             connection.pragma("page_size", _PAGE_BYTES)
@@ -160,6 +166,7 @@ def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
         with _opening(temporary, path):
             target = apsw.Connection(files.for_sqlite(temporary))
         try:
+            inherited.refuse(temporary)
             target.pragma("synchronous", "full")
             target.pragma("journal_mode", "memory")  # the child of a fork would remove a file of it
             with writing(temporary, path), target.backup("main", connection, "main") as steps:
@@ -173,10 +180,14 @@ def _copy(connection: apsw.Connection, temporary: str, path: str) -> None:
 
 def _empty(temporary: str, path: str) -> None:
     """Empty the file `temporary` of what an earlier attempt has left."""
-    inherited.refuse(temporary)
     with _errors_about(path):
-        _remove_siblings(temporary)
-        os.truncate(temporary, 0)  # closing its descriptor drops no locks: nobody holds any on this file
+        opened = os.open(temporary, os.O_RDWR)
+        try:
+            inherited.refuse(temporary)
+            _remove_siblings(temporary)
+            os.ftruncate(opened, 0)
+        finally:
+            os.close(opened)  # which drops no locks: nobody holds any on this file
 
 
 @contextlib.contextmanager
@@ -236,14 +247,14 @@ def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
     with directory_beside(path) as made:
         temporary = os.path.join(made, _NAME)  # noqa: PTH118 - a str, whatever it contains
         try:
-            with _errors_about(path):
-                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            with _errors_about(path):  # not O_EXCL: nobody else comes here but a child that a signal handler forks meanwhile
+                os.close(os.open(temporary, os.O_CREAT | os.O_RDWR, 0o600))
             open_files.being_made[temporary] = inherited.identity(temporary)
+            _refuse_child(process, path)  # one that was forked before it was known what is made
             yield temporary
         finally:
             open_files.being_made.pop(temporary, None)
-        if os.getpid() != process:
-            raise inherited.error(path)
+        _refuse_child(process, path)
         if overwrite:
             with _errors_about(path):
                 os.replace(temporary, path)  # noqa: PTH105 - a str, whatever it contains
@@ -251,6 +262,11 @@ def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
             link(temporary, path)
     with _errors_about(path):
         files.sync_directory(path)
+
+
+def _refuse_child(process: int, path: str) -> None:
+    if os.getpid() != process:
+        raise inherited.error(path)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,6 @@ from milepost.checkpoint import Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
 from milepost.database import Database
 from milepost.errors import (
-    ClosedStoreError,
     DamagedStoreError,
     InvalidArgumentError,
     MilepostError,
@@ -1160,7 +1159,7 @@ class CheckpointStore:
 
     def __enter__(self) -> Self:
         if self._database.closed:
-            raise ClosedStoreError(self.path, "the store is closed: open it again")
+            self._database.refuse_if_ended()
         return self
 
     def __exit__(

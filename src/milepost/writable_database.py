@@ -128,7 +128,10 @@ class WritableDatabase(Database):
         found = files.status(f"{self.path}-wal")
         connection: LentConnection | None = None
         try:
+            # Announce first, then check: a signal handler that forks before this finds no open file to keep its child from.
+            # The child would write what its parent writes.
             open_files.opening_to_write[id(self)] = self.path
+            self.refuse_if_ended()
             others = [other for other in open_files.opened() if other.path == self.path and other is not self]
             # Beside another writer the shared memory is mapped already, to be written to.
             if not any(isinstance(other, WritableDatabase) and other.has_open_file for other in others):

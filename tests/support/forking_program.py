@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from milepost import Checkpoint, CheckpointStore, ForkedStoreError, Watermark, bound, open_files
+from milepost import Checkpoint, CheckpointStore, ForkedStoreError, Watermark, bound, create, inherited, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,6 +184,7 @@ def refuses_every_method(path: str, _children: int) -> dict[str, int]:
         for method in methods(store):
             refused(method)
         refused(reader.latest)
+        refused(store.__enter__)
         store.close()
         reader.close()
         append_own(path, "child")
@@ -369,6 +370,74 @@ def _fork_within_batches(path: str, children: int, as_child: Callable[[], None])
                 reap(child)
         store.verify().raise_if_broken()
     return acknowledged
+
+
+def _goes_on(call: Callable[[], object], module: object, name: str, *, child_first: bool) -> Any:
+    """
+    Fork at the first call of a function, as a signal handler may, and have the child go on in it, where it is refused.
+
+    The child goes on before the parent does, or only once the parent's call has returned: what that was told must hold.
+    """
+    real, over, parent = getattr(module, name), os.pipe(), os.getpid()
+    begun: list[int] = []
+
+    def forks(*given: Any) -> Any:
+        setattr(module, name, real)
+        begun.append(os.fork())
+        if begun[-1] == 0 and not child_first:
+            os.close(over[1])
+            os.read(over[0], 1)
+        elif begun[-1] and child_first:
+            reap(begun.pop())
+        return real(*given)
+
+    setattr(module, name, forks)
+    try:
+        returned = call()
+        assert os.getpid() == parent, "not refused"
+    except BaseException as error:
+        if os.getpid() == parent:
+            raise
+        if not isinstance(error, ForkedStoreError):
+            traceback.print_exc()
+        os._exit(0 if isinstance(error, ForkedStoreError) else 1)
+    os.close(over[1])
+    reap(*begun)
+    os.close(over[0])
+    return returned
+
+
+def child_that_goes_on_as_it_opens(path: str, _children: int) -> dict[str, int]:
+    """Nothing is open just then: before the store opens its file again after another fork."""
+    with CheckpointStore(path) as store:
+        for number, child_first in enumerate((True, False), 1):
+            reap(fork(lambda: None))
+            call = partial(store.append, entry(number, "parent"))
+            assert not _goes_on(call, open_files, "refuse_inherited", child_first=child_first).duplicate
+    return {"parent": 2}
+
+
+def child_that_goes_on_as_a_file_is_made(path: str, _children: int) -> dict[str, int]:
+    """A store, a copy and an archive: the child neither gets in the parent's way nor writes to what that has made."""
+    append_own(path, "parent")
+    vars(open_files)["_FORK_TIMEOUT_S"] = 0.02  # the call that is interrupted does not end before the fork
+    with CheckpointStore(path, durability="normal") as store:
+        for number, child_first in enumerate((True, False)):
+            for at, name in ((os, "open"), (inherited, "identity"), (create, "connect"), (create, "_remove_siblings")):
+                opened = partial(CheckpointStore, f"{path}.new-{number}-{name}")
+                if name != "_remove_siblings":  # there is nothing to remove
+                    with _goes_on(opened, at, name, child_first=child_first) as new:
+                        assert new.append(entry(1, "new")).position == 1
+                copied, copy = store.head(), f"{path}.copy-{number}-{name}"
+                if name != "connect":
+                    assert _goes_on(partial(store.backup, copy), at, name, child_first=child_first) == copied
+                    with CheckpointStore.open_readonly(copy) as found:
+                        assert found.verify(expected=copied).entries == copied.entries
+                archive = f"{path}.archive-{number}-{name}"
+                _goes_on(partial(store.archive, archive, before=copied), at, name, child_first=child_first)
+                assert store.verify(archives=[archive]).ok
+                append_own(path, f"parent-{number}-{name}", 1)
+    return {}
 
 
 def within_sqlite(path: str, children: int) -> dict[str, int]:
