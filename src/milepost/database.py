@@ -12,7 +12,7 @@ import os
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self, TypeVar, TypeVarTuple
 
 import apsw
 
@@ -102,6 +102,9 @@ class Database:
             self._raise_as_ours(error)
             raise
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise StoreError(self.path, "a store cannot be pickled or copied: hand over its path, and open it there")
 
     def _open_first(self) -> None:
         reader = self._open_reader()
