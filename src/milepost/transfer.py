@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from milepost import rows
 from milepost.arguments import hash_for_key
-from milepost.create import directory_beside, refuse_long_directory
+from milepost.create import directory_beside, refuse_child, refuse_long_directory
 from milepost.database import Database
 from milepost.details import is_archive_of
 from milepost.errors import InvalidCheckpointError, RejectedCheckpointError
@@ -86,6 +87,7 @@ def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None
         StoreError: The file cannot be written, or exists already.
     """
     refuse_long_directory(path, levels=2)  # the store to fill needs a temporary directory within this one
+    process = os.getpid()
     with directory_beside(path) as made:
         writer = Writer(
             str(Path(made, "new")),
@@ -95,6 +97,7 @@ def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None
             hmac=hash_for_key(hmac_key),
         )
         with closing(writer.open()):
+            refuse_child(process, path)  # which has opened what its parent fills, as a store of its own
             left = iter(entries)
             while batch := list(islice(left, _BATCH)):
                 _append(writer, batch)

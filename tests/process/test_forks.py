@@ -36,6 +36,7 @@ SCENES = [
     ("child_that_writes_in_the_block", 1, 10),
     ("child_that_goes_on_as_it_opens", 1, 1),
     ("child_that_goes_on_as_a_file_is_made", 1, 1),
+    ("child_that_goes_on_as_a_store_is_filled", 1, 1),
     ("within_sqlite", 1, 10),
     ("during_a_long_lookup", 1, 1),
     ("during_a_verification", 4, 40),

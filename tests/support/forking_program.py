@@ -25,7 +25,19 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from milepost import Checkpoint, CheckpointStore, ForkedStoreError, Watermark, bound, create, inherited, open_files
+import milepost
+from milepost import (
+    Checkpoint,
+    CheckpointStore,
+    ForkedStoreError,
+    Watermark,
+    bound,
+    create,
+    inherited,
+    open_files,
+    restore,
+    transfer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -438,6 +450,21 @@ def child_that_goes_on_as_a_file_is_made(path: str, _children: int) -> dict[str,
                 assert store.verify(archives=[archive]).ok
                 append_own(path, f"parent-{number}-{name}", 1)
     return {}
+
+
+def child_that_goes_on_as_a_store_is_filled(path: str, _children: int) -> dict[str, int]:
+    """By an import, or from what was shipped: the child would fill the same file, in a store of its own."""
+    append_own(path, "parent")
+    with CheckpointStore(path) as store, milepost.ship(store, f"{path}.shipped", "orders") as shipper:
+        shipped = shipper.ship()
+    imported, restored = f"{path}.imported", f"{path}.restored"
+    entries = list(transfer.entries_of(path, None, None))
+    _goes_on(partial(transfer.restore, imported, entries, None), transfer, "Path", child_first=True)  # which makes its name
+    _goes_on(partial(restore.restore, restored, f"{path}.shipped", "orders", None), restore, "Path", child_first=True)
+    for made in (imported, restored):
+        with CheckpointStore.open_readonly(made) as found:
+            assert found.verify(expected=shipped).entries == APPENDS
+    return {"parent": APPENDS}
 
 
 def within_sqlite(path: str, children: int) -> dict[str, int]:
