@@ -7,13 +7,14 @@ import fcntl
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
 import pytest
 
-from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, StoreError, Watermark, create
+from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, StoreError, Watermark, create, wal
 from milepost.connection import connect
 from support.chains import chain
 from support.forking_program import fork, reap
@@ -112,6 +113,25 @@ def test_a_child_is_refused_that_file_and_no_other(tmp_path: Path) -> None:
                 own.append(ENTRY)
 
         in_child(open_both)
+
+
+@pytest.mark.parametrize("vfs", [None, "unix"])
+@pytest.mark.parametrize("write", [wal.make_durable, wal.sync, partial(wal.lengthen, length=1 << 20)])
+def test_a_child_does_not_write_to_the_wal_by_the_system_either(
+    tmp_path: Path, write: Callable[[str, str | None], None], vfs: str | None
+) -> None:
+    """A fork may come between the look at the file and the opening of its WAL. To read it is nobody's harm."""
+    name = tmp_path / "orders.db-wal"
+    with CheckpointStore(tmp_path / "orders.db") as store, store.transaction():
+        content = name.read_bytes()
+
+        def refused() -> None:
+            with pytest.raises(ForkedStoreError):
+                write(str(name), vfs)
+            assert wal.unread_commits(str(name), vfs, 0) == 0
+
+        in_child(refused)
+        assert name.read_bytes() == content
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give up a right")

@@ -123,11 +123,11 @@ def test_a_wal_that_is_found_is_written_again_and_synced_before_the_first_answer
     """All of it: its writer may have been killed before its sync, or have seen one fail."""
     original = tmp_path / "original"
     with CheckpointStore(original) as store:
-        store.append_many(chain(50))
+        store.append_many(chain(2000))
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{original}{suffix}", f"{path}{suffix}")
     content = path.with_name(f"{path.name}-wal").read_bytes()
-    assert len(content) > 10_000
+    assert len(content) > 2 * files.PIECE_BYTES  # what it is written in
     with _noted() as (vfs, calls), CheckpointStore(path, vfs=vfs) as store:
         of_wal = [call for call in calls if call.path.endswith("-wal")]
         synced = max(number for number, call in enumerate(of_wal) if call.method == "xSync")
@@ -136,7 +136,7 @@ def test_a_wal_that_is_found_is_written_again_and_synced_before_the_first_answer
             if call.method == "xWrite":
                 written[call.offset : call.offset + len(call.data)] = call.data
         assert written == content
-        assert len(store) == 50
+        assert len(store) == 2000
 
 
 def test_what_the_system_writes_of_it_in_pieces_is_written_where_it_belongs(
