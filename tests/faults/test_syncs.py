@@ -229,6 +229,21 @@ def test_the_wal_does_not_grow_ahead_for_the_first_commit(path: Path) -> None:
         assert path.with_name(f"{path.name}-wal").stat().st_size == 32 + frames * 2072
 
 
+def test_sqlite_itself_does_not_write_the_wal_back(path: Path) -> None:
+    """It would at 1,000 pages, and hide that a sync has failed."""
+    with CheckpointStore(path, durability="normal") as store:
+        cursor = "x" * 65_000
+        store.advance_many(
+            [
+                {"run_id": "a", "stage": f"{number}", "watermark": Watermark(1, 1), "idempotency_key": "a", "cursor": cursor}
+                for number in range(40)
+            ]
+        )
+        frames, written_back = wal(store).frames() or (0, 0)
+        assert 1000 < frames < wal(store).write_back_pages
+        assert written_back == 0
+
+
 class _Disk:
     """The hook of a VFS whose syncs, or reads, of one file fail while it is told so."""
 

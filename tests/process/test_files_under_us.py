@@ -283,6 +283,17 @@ def test_a_writer_that_had_no_descriptor_for_reading_reads_the_next_time(path: P
         assert store.verify().ok
 
 
+def test_a_writer_that_has_no_descriptor_to_lengthen_its_wal_commits(path: Path) -> None:
+    """The zeros ahead of what is written only save time."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        length = _wal_bytes(path)
+        with _no_descriptors():
+            assert store.append(entry(2)).position == 2
+        store.append(entry(3))
+        assert _wal_bytes(path) > 10 * length  # the next commit lengthens it
+
+
 # A WAL that one batch has made long
 
 
