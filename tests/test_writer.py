@@ -1002,6 +1002,20 @@ def test_the_wal_is_written_back_while_the_store_is_open_and_when_it_is_closed(p
     assert not path.with_name(f"{path.name}-wal").exists()
 
 
+def test_a_short_wal_that_was_written_back_on_demand_is_not_with_every_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `archive` demands: each time would sync the file too."""
+    asked = modes_of_write_backs(monkeypatch)
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        writer(store).write_back()
+        assert asked.count(apsw.SQLITE_CHECKPOINT_PASSIVE) == 1
+        for sequence in range(2, 6):
+            store.append(entry(sequence))
+        assert asked.count(apsw.SQLITE_CHECKPOINT_PASSIVE) == 1
+
+
 def test_a_wal_that_one_large_batch_has_made_long_gets_short_again(path: Path) -> None:
     """As it begins anew."""
     with CheckpointStore(path, durability="normal") as store:
