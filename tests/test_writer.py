@@ -242,6 +242,7 @@ def test_another_process_is_waited_for_until_the_time_is_up_and_no_longer(
             fake.now += later
             looks.append(writer(store)._file_lock.wait(0))
         assert looks == [True, True, True, False, False]
+        assert fake.slept == [0.0005] * 3  # and the processor is left to others meanwhile
 
 
 @pytest.mark.parametrize("write", [*WRITES, "close"])
@@ -1071,6 +1072,22 @@ def test_a_wal_that_a_reader_keeps_from_beginning_anew_is_not_waited_for(
             store.append(entry(sequence))
         assert asked.count(apsw.SQLITE_CHECKPOINT_PASSIVE) > 10
         assert apsw.SQLITE_CHECKPOINT_RESTART not in asked
+        reader.close()
+
+
+def test_a_reader_is_waited_for_only_a_moment_so_that_a_long_wal_begins_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as long as for the lock of another writer: the commit stands already."""
+    asked = modes_of_write_backs(monkeypatch)
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=3000) as store:
+        store.append_many(chain(2000))
+        reader = long_reader(path, 2000)
+        wal(store).write_back_pages = 20
+        began = time.monotonic()
+        store.append(entry(2001))
+        assert time.monotonic() - began < 1
+        assert apsw.SQLITE_CHECKPOINT_RESTART in asked
         reader.close()
 
 
