@@ -290,8 +290,7 @@ def test_a_writer_that_has_no_descriptor_to_lengthen_its_wal_commits(path: Path)
         length = _wal_bytes(path)
         with _no_descriptors():
             assert store.append(entry(2)).position == 2
-        store.append(entry(3))
-        assert _wal_bytes(path) > 10 * length  # the next commit lengthens it
+        assert _wal_bytes(path) < 2 * length  # by what was written
 
 
 # A WAL that one batch has made long
