@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,14 @@ def test_a_folder_is_listed_in_order_and_from_a_name_on(target: Target) -> None:
     assert target.objects("orders/log", "orders/log/1") == [("orders/log/2", 2), ("orders/log/3", 2)]
     target.remove(["orders/log/2", "orders/log/7"])
     assert [name for name, _ in target.objects("orders/log")] == ["orders/log/1", "orders/log/3"]
+
+
+def test_an_object_that_is_too_large_for_a_segment_is_not_read(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write to the target could fill the memory of who restores; what comes is refused as no segment."""
+    monkeypatch.setattr("milepost.targets.MOST_OBJECT_BYTES", 4)
+    target.put_new("orders/log/1", b"1234")
+    target.put_new("orders/log/2", b"12345")
+    assert (target.get("orders/log/1"), target.get("orders/log/2")) == (b"1234", b"")
 
 
 def test_of_many_threads_one_puts_the_object(target: Target) -> None:
@@ -191,14 +200,27 @@ def test_a_file_appears_after_its_bytes_and_its_name_are_durable(tmp_path: Path,
 def test_what_a_killed_process_left_half_written_is_no_object(tmp_path: Path) -> None:
     """It is not listed, and removed once it is a day old."""
     target = target_of(tmp_path)
-    target.put_new("orders/log/1", b"x")
-    left, young = tmp_path / "orders/log/.new-1", tmp_path / "orders/log/.new-2"
-    left.write_bytes(b"half")
-    young.write_bytes(b"half")
-    os.utime(left, (1, 1))
-    assert [name for name, _ in target.objects("orders/log")] == ["orders/log/1"]
-    target.tidy("orders")
-    assert (left.exists(), young.exists()) == (False, True)
+    for folder in ("log", "merged"):
+        target.put_new(f"orders/{folder}/1", b"x")
+        left, young = tmp_path / f"orders/{folder}/.new-1", tmp_path / f"orders/{folder}/.new-2"
+        left.write_bytes(b"half")
+        young.write_bytes(b"half")
+        os.utime(left, (1, 1))
+        os.utime(young, (time.time() - 80_000,) * 2)
+        assert [name for name, _ in target.objects(f"orders/{folder}")] == [f"orders/{folder}/1"]
+        target.tidy("orders")
+        assert (left.exists(), young.exists()) == (False, True)
+
+
+def test_a_put_leaves_nothing_but_the_object(tmp_path: Path) -> None:
+    """Nor does one that comes too late, nor one that the disk refuses."""
+    target = target_of(tmp_path)
+    for _ in range(2):
+        target.put_new("orders/log/1", b"x")
+        assert [each.name for each in (tmp_path / "orders/log").iterdir()] == ["1"]
+    with pytest.raises(TargetError):
+        target.put_new("orders/log/" + "x" * 300, b"x")
+    assert [each.name for each in (tmp_path / "orders/log").iterdir()] == ["1"]
 
 
 def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
