@@ -43,8 +43,8 @@ class _File:
         """There is no child."""
 
 
-def _line(inode: int, byte: int, kind: str = "POSIX") -> str:
-    return f"1: {kind}  ADVISORY  READ {os.getpid()} fe:00:{inode} {byte} {byte}\n"
+def _line(inode: int, byte: int, kind: str = "POSIX", process: int | None = None) -> str:
+    return f"1: {kind}  ADVISORY  READ {process or os.getpid()} fe:00:{inode} {byte} {byte}\n"
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def test_a_process_without_the_lock_that_every_opener_has_is_refused(shm: Path) 
     assert not _refused(shm, _line(inode, 128))
     assert not _refused(shm, "")
     assert _refused(shm, _line(inode, 120) + _line(inode + 1, 128))
+    assert _refused(shm, _line(inode, 120) + _line(inode, 128, process=os.getppid()))
     assert _refused(shm, _line(inode, 120) + _line(inode, 128, "OFDLCK"))
 
 
