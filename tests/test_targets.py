@@ -229,6 +229,44 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> N
     for wrong in (tmp_path / "missing/target", tmp_path / "file"):
         with pytest.raises(TargetError, match="check the directory and its disk"):
             target_of(wrong).put_new("orders/log/1", b"")
+        assert target_of(wrong).get("orders/log/1") is None
+        assert target_of(wrong).objects("orders/log") == []
+
+
+def test_the_folders_of_an_object_are_durable_before_it_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in the one above it, also those that another process has made just now; the target is its owner's alone."""
+    synced: list[int] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    root = tmp_path / "target"
+    folders = [root / "orders/log", root / "orders", root, tmp_path]
+    for name in ("orders/log/1", "orders/log/2"):
+        synced.clear()
+        target_of(root).put_new(name, b"x")
+        assert {folder.stat().st_ino for folder in folders} <= set(synced)
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for it and the making of it."""
+    assert target_of(tmp_path).put_new("orders/log/1", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", lambda _self: False)
+        assert target_of(tmp_path).put_new("orders/log/2", b"x")
+    assert [name for name, _ in target_of(tmp_path).objects("orders/log")] == ["orders/log/1", "orders/log/2"]
+
+
+def test_an_object_that_goes_while_its_folder_is_listed_is_left_out(tmp_path: Path) -> None:
+    """It has a name still, and is no more, as a link to nothing."""
+    target = target_of(tmp_path)
+    target.put_new("orders/log/1", b"x")
+    (tmp_path / "orders/log/2").symlink_to("nothing")
+    assert target.objects("orders/log") == [("orders/log/1", 1)]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

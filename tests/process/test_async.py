@@ -237,6 +237,96 @@ def test_a_block_that_is_cancelled_as_it_begins_is_not_joined_by_what_comes_afte
         assert keys(store) == acknowledged == [f"{number}:1" for number in range(times)]
 
 
+def test_a_task_that_no_longer_waits_for_its_block_keeps_no_other_waiting(path: Path) -> None:
+    """Its place in the queue is given up at once, though a block of a thread goes on, and another task gets its own."""
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=5000) as store:
+        turns = writer(store)._turns
+        inside, over = threading.Event(), threading.Event()
+
+        def holds() -> None:
+            with store.transaction():
+                inside.set()
+                over.wait(20)
+
+        async def main() -> None:
+            task = asyncio.create_task(_in(store.transaction))
+            while not turns.waiting:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with asyncio.timeout(2):
+                while turns.waiting:
+                    await asyncio.sleep(0.001)
+                over.set()
+                async with store.transaction():
+                    await store.append_async(entry(1))
+
+        held = begin(holds)
+        inside.wait(20)
+        try:
+            run(main)
+        finally:
+            over.set()
+        result(held)
+        assert len(store) == 1
+
+
+def test_a_block_that_no_thread_can_end_is_ended_by_its_task(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop is held then, but what was recorded stands; what has not begun is refused."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with CheckpointStore(path, durability="normal") as store:
+
+        async def main() -> None:
+            async with store.transaction():
+                await store.append_async(entry(1))
+                monkeypatch.setattr("milepost.helper.start", no_thread)
+            assert len(store) == 1
+            with pytest.raises(StoreError, match="no thread can be begun"):
+                await _in(store.transaction)
+            monkeypatch.undo()
+            await store.append_async(entry(2))
+
+        run(main)
+        assert keys(store) == ["load:1", "load:2"]
+
+
+def test_what_queues_behind_a_slow_commit_waits_for_its_own_turn_from_then_on(path: Path) -> None:
+    """The time that the tasks before took is not counted as if another thread had held the store meanwhile."""
+
+    def clock() -> int:
+        if slow:
+            slow.clear()
+            began.set()
+            time.sleep(0.5)
+        return 0
+
+    slow, began, blocked = [True], threading.Event(), threading.Event()
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=400, clock=clock) as store:
+
+        def holds() -> None:
+            began.wait(20)
+            time.sleep(0.25)
+            with store.transaction():
+                blocked.set()
+                time.sleep(0.2)
+
+        async def main() -> None:
+            first = asyncio.create_task(store.advance_async("run", "load", Watermark(1, 1), idempotency_key="1"))
+            while not began.is_set():
+                await asyncio.sleep(0.001)
+            await asyncio.gather(first, store.append_async(entry(1)))
+
+        held = begin(holds)
+        run(main)
+        result(held)
+        assert blocked.is_set()
+        assert len(store) == 2
+
+
 def test_a_block_that_is_cancelled_while_it_commits_is_recorded(path: Path) -> None:
     """The task hears of it after the commit, and the next one finds a clean state."""
     with CheckpointStore(path) as store:
