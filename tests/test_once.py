@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from milepost import Checkpoint, CheckpointStore, InvalidArgumentError, InvalidCheckpointError, Watermark
+from milepost.progress import ItemProgress
 from support.chains import entry
 from support.patience import begin, in_time, result, until
 
@@ -522,6 +523,27 @@ def test_every_s_records_what_is_finished_while_the_source_blocks(store: Checkpo
     assert in_time(lambda: list(_once(store, source(), every_s=0.01))) == [0, 1, 2]
 
 
+def test_what_is_finished_while_every_s_records_is_recorded_by_the_next(path: Path) -> None:
+    """It is not in what is recorded just then, so it stays finished and to be recorded."""
+    recording, go_on = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        if threading.current_thread() is not looping and not recording.is_set():
+            recording.set()
+            go_on.wait(10)
+        return 0
+
+    looping = threading.current_thread()
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        for item in _once(store, range(3), every=1000, every_s=0.01):
+            if item == 1:
+                assert recording.wait(10)
+            elif item == 2:  # 1 is finished
+                go_on.set()
+                until(lambda: len(store) >= 1)
+        assert sorted(_keys(store)) == ["0", "1", "2"]
+
+
 def test_every_s_records_what_is_finished_while_an_async_source_blocks(store: CheckpointStore) -> None:
     """Likewise."""
 
@@ -809,3 +831,30 @@ def test_memory_does_not_grow_with_the_number_of_items_done(store: CheckpointSto
     again = peak(0, 1_212)
     assert many < few + 100_000
     assert again < few + 100_000
+
+
+def test_memory_does_not_grow_with_the_number_of_items_that_another_one_does(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each after it was looked up, and before the transaction that it was to be done in."""
+    look = ItemProgress.undone
+
+    def undone(progress: ItemProgress, batch: Any) -> Any:
+        found = look(progress, batch)
+        if progress._writer is store._database:
+            assert len(list(_once(other, [item for item, _ in found]))) == len(found)
+        return found
+
+    def peak(begin: int, end: int) -> int:
+        items = (f"{n:01000}" for n in range(begin, end))
+        tracemalloc.start()
+        assert list(_once(store, items, every=50, transaction=True)) == []
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    monkeypatch.setattr(ItemProgress, "undone", undone)
+    with CheckpointStore(path, durability="normal") as other:
+        peak(0, 100)
+        few = peak(100, 200)
+        assert peak(200, 600) < few + 100_000  # their keys alone have 400 KB
