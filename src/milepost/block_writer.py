@@ -52,6 +52,24 @@ class BlockWriter(WritableDatabase):
         self._turns = Turns()
         self._entering: dict[int, BlockTurn] = {}  # by thread: the block that one of its tasks waits for
 
+    def _open_first(self) -> None:
+        """
+        As `WritableDatabase._open_first`, in a turn, so that a fork of another thread waits for its end.
+
+        SQLite has locks that all its connections share. A child that is forked while another thread has one would wait for
+        it for ever, whatever file it opens.
+        """
+        turn = Turn()
+        try:
+            if not self._turns.take(turn, self.busy_timeout_ms / 1000):
+                raise StoreBusyError(self.path, self.busy_timeout_ms)
+            super()._open_first()
+        finally:
+            if NOW in self._turns.held and self._turns.held[NOW] is turn:
+                del self._turns.held[NOW]
+            turn.given_up = True
+            self._turns.wake_first()
+
     def enter(self, block: Block) -> apsw.Connection:
         """Begin a block; what `with` does with it."""
         self.refuse_if_ended()

@@ -202,7 +202,7 @@ def warn_of_remote(path: str) -> None:
             f"{path}: another machine may share this {kind} file system, so SQLite cannot rely on locks or shared memory: "
             "keep the store on a local disk, and copy it with backup()",
             MilepostWarning,
-            stacklevel=5,  # the line that opens the store
+            stacklevel=6,  # the line that opens the store
         )
 
 

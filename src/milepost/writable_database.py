@@ -215,7 +215,7 @@ class WritableDatabase(Database):
                 "it was written: the disk has lost what it had made durable (or, with durability normal, the power went). "
                 "Copy the file and its -wal aside before the next write, and compare with a head that was kept elsewhere",
                 MilepostWarning,
-                stacklevel=7,  # of who opens the store
+                stacklevel=8,  # of who opens the store
             )
         if replicated:
             warnings.warn(
@@ -223,7 +223,7 @@ class WritableDatabase(Database):
                 "Litestream may have shipped it, and the next write would break the replica: stop Litestream, run "
                 "`litestream reset`, and start it again with a new path",
                 MilepostWarning,
-                stacklevel=7,
+                stacklevel=8,
             )
 
     def _reset(self, connection: LentConnection) -> None:

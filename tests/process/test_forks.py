@@ -21,6 +21,7 @@ OTHER_PYTHONS = list(filter(None, os.environ.get("MILEPOST_PYTHONS", "").split(o
 
 SCENES = [
     ("beside_threads", 4, 200),
+    ("beside_a_thread_that_opens", 1, 1),
     ("parent_closes", 2, 25),
     ("parent_dies", 2, 25),
     ("refuses_every_method", 1, 1),

@@ -150,6 +150,34 @@ def beside_threads(path: str, children: int) -> dict[str, int]:
     return acknowledged | {f"child-{number}": APPENDS for number in range(children)}
 
 
+def beside_a_thread_that_opens(path: str, _children: int) -> dict[str, int]:
+    """The fork waits for the end of the opening: the thread may have a lock of SQLite's, which the child would never get."""
+    began, over, stores, make = threading.Event(), threading.Event(), list[CheckpointStore](), create.create
+
+    def make_slowly(*given: Any) -> None:
+        began.set()
+        time.sleep(0.1)
+        make(*given)
+        over.set()
+
+    def child() -> None:
+        assert over.is_set()
+        append_own(path, "child")
+
+    vars(create)["create"] = make_slowly
+    try:
+        thread = threading.Thread(target=lambda: stores.append(CheckpointStore(path)))
+        thread.start()
+        began.wait(60)
+        reap(fork(child))
+        thread.join()
+    finally:
+        vars(create)["create"] = make
+    with stores[0] as store:
+        store.append(entry(1, "parent"))
+    return {"parent": 1, "child": APPENDS}
+
+
 def parent_closes(path: str, children: int) -> dict[str, int]:
     """Each child appends while the parent closes its store and others open and close theirs."""
     other = subprocess.Popen([sys.executable, "-c", OPENER, path])
