@@ -498,7 +498,8 @@ def test_a_source_may_yield_what_the_body_has_found(store: CheckpointStore) -> N
     assert done == ["c", "d", "e"]
 
 
-def test_a_collection_that_takes_its_time_is_not_read_far_ahead(store: CheckpointStore) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_collection_that_takes_its_time_is_not_read_far_ahead(store: CheckpointStore, *, asynchronous: bool) -> None:
     """A lazy sequence, whose items are fetched as they are asked for."""
     read: list[int] = []
 
@@ -509,7 +510,12 @@ def test_a_collection_that_takes_its_time_is_not_read_far_ahead(store: Checkpoin
                 read.append(item)
                 yield item
 
-    first = next(iter(_once(store, Slow(range(300)))))
+    async def first_of(loop: Once[int]) -> int:
+        async with loop:
+            return await anext(aiter(loop))
+
+    loop: Once[int] = _once(store, Slow(range(300)))
+    first = asyncio.run(first_of(loop)) if asynchronous else next(iter(loop))
     assert (first, len(read) < 20) == (0, True)
 
 
