@@ -344,22 +344,28 @@ def test_a_cursor_that_did_not_arrive_is_warned_about(
         CheckpointStore.restore(tmp_path / "part", target, NAME).close()
 
 
+@pytest.mark.parametrize("later", [0, 1])
 def test_a_look_that_misses_merged_objects_is_not_the_end(
-    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int
 ) -> None:
-    """While one merged object gives way to a longer one, a list may have neither."""
+    """While one merged object gives way to a longer one, a list may have neither. Nor are they missing before later ones."""
     monkeypatch.setattr(segment, "MERGED_TOGETHER", 3)
     target = MemoryTarget()
     with milepost.ship(store, target, NAME) as shipper:
         while not shipper._pieces or shipper._pieces[-1].level == 0:  # until all of it is merged
             store.append(entry(len(store) + 1))
             shipper.ship()
+        for _ in range(later):
+            store.append(entry(len(store) + 1))
+            shipper.ship()
+        assert shipper._pieces[-1].level == (0 if later else 1)
     objects, looks = target.objects, list[str]()
 
     def objects_missed(folder: str, after: str = "") -> list[tuple[str, int]]:
         looks.append(folder)
-        return [] if len(looks) == 1 else objects(folder, after)
+        return [] if len(looks) in missed else objects(folder, after)
 
+    missed = {1, 3} if later else {1}  # each time that it asks for what is merged
     monkeypatch.setattr(target, "objects", objects_missed)
     with CheckpointStore.restore(tmp_path / "restored", target, NAME, durability="normal") as other:
         assert other.head() == store.head()

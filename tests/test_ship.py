@@ -557,6 +557,26 @@ def test_a_target_that_never_gives_its_last_object_is_told_in_a_sentence(
         milepost.ship(store, target, NAME)
 
 
+def test_an_opener_that_finds_the_last_object_gone_looks_again(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another shipper has merged it between the look at the names and the look at the object."""
+    target = MemoryTarget()
+    store.append(entry(1))
+    with milepost.ship(store, target, NAME) as before:
+        before.ship()
+    get, gone = target.get, list[str]()
+
+    def get_late(name: str) -> bytes | None:
+        gone.append(name)
+        return None if len(gone) == 1 else get(name)
+
+    monkeypatch.setattr(target, "get", get_late)
+    with milepost.ship(store, target, NAME) as shipper:
+        assert shipper.shipped == store.head()
+    assert gone[0] == gone[1]
+
+
 def test_an_object_under_the_name_of_another_is_refused(store: CheckpointStore) -> None:
     """Its own SHA-256 is right, and its chain too: a copy put elsewhere would hide what belongs there."""
     target = MemoryTarget()
