@@ -272,6 +272,31 @@ def test_a_task_that_no_longer_waits_for_its_block_keeps_no_other_waiting(path: 
         assert len(store) == 1
 
 
+def test_the_end_of_the_interpreter_does_not_wait_for_the_lock_of_another_process(path: Path) -> None:
+    """What waits for it is not recorded, as its task is told if it is there still."""
+    with (
+        CheckpointStore(path, durability="normal", busy_timeout_ms=20_000) as store,
+        CheckpointStore(path, durability="normal") as other,
+    ):
+
+        async def main() -> float:
+            task = asyncio.create_task(store.append_async(entry(1)))
+            while writer(store)._file_lock._deadline is None:  # it waits for the lock
+                await asyncio.sleep(0.001)
+            helper, began = writer(store)._helper, time.monotonic()
+            assert helper is not None
+            helper.end(10)
+            took = time.monotonic() - began
+            with pytest.raises(StoreBusyError):
+                await task
+            return took
+
+        writer(store)._file_lock.ask(0)
+        with other.transaction():
+            assert run(main) < 5
+        assert len(store) == 0
+
+
 def test_a_block_that_no_thread_can_end_is_ended_by_its_task(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop is held then, but what was recorded stands; what has not begun is refused."""
 
