@@ -67,6 +67,26 @@ def test_a_writer_whose_shared_memory_was_removed_acknowledges_nothing_more(path
         store.append(entry(6))
 
 
+def test_a_writer_whose_shared_memory_was_removed_before_its_first_write_writes_nothing(path: Path) -> None:
+    """A store may be open for hours before it has something to record."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(5))
+    with CheckpointStore(path) as store:
+        path.with_name(f"{path.name}-shm").unlink()
+        with other_process("write", path) as other:
+            assert other.hear() == "ready"
+            assert [other.tell("append") for _ in range(3)] == ["6", "7", "8"]
+            content = path.with_name(f"{path.name}-wal").read_bytes()
+            _is_told(store, "append")
+            assert path.with_name(f"{path.name}-wal").read_bytes() == content
+            store.close()
+            assert other.tell("append") == "9"
+            assert other.tell("close") == "closed"
+    with CheckpointStore(path) as store:
+        assert [e.sequence for e in store.history("other")] == [1, 2, 3, 4]
+        store.verify().raise_if_broken()
+
+
 def test_a_block_whose_shared_memory_was_removed_meanwhile_is_told_at_its_end(path: Path) -> None:
     """What it had appended is not acknowledged."""
     with CheckpointStore(path) as store:
