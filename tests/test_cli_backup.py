@@ -177,7 +177,7 @@ def test_overwrite_sees_a_file_that_changes_during_the_copy(file: Path, old: Pat
 
 @pytest.mark.parametrize(
     ("step", "replaced"),
-    [("os.open", False), ("os.mkdir", False), ("os.truncate", False), ("os.link", False), ("os.replace", True)],
+    [("os.open", False), ("os.mkdir", False), ("os.ftruncate", False), ("os.link", False), ("os.replace", True)],
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_leaves_the_old_copy_or_the_new_one(file: Path, old: Path, step: str, replaced: bool, when: str) -> None:
