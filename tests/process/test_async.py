@@ -326,11 +326,11 @@ def test_what_queues_behind_a_slow_commit_waits_for_its_own_turn_from_then_on(pa
         if slow:
             slow.clear()
             began.set()
-            time.sleep(0.5)
+            time.sleep(1.2)
         return 0
 
     slow, began, blocked = [True], threading.Event(), threading.Event()
-    with CheckpointStore(path, durability="normal", busy_timeout_ms=400, clock=clock) as store:
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=1000, clock=clock) as store:
 
         def holds() -> None:
             began.wait(20)
