@@ -50,8 +50,8 @@ def open_without(path: Path, durability: Any) -> CheckpointStore:
     """Return a store that acknowledges as soon as SQLite does."""
     with without_safeguards():
         store = CheckpointStore(path, durability=durability)
-    # A store as no user can have it.
-    setattr(store._database._named_files, "refuse_others", lambda now: None)  # type: ignore[attr-defined]  # noqa: B010, SLF001
+    for look in ("refuse_others", "refuse_other_memory"):  # a store as no user can have it
+        setattr(store._database._named_files, look, lambda now: None)  # type: ignore[attr-defined]  # noqa: SLF001
     return store
 
 
