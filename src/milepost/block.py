@@ -43,8 +43,6 @@ class BlockTurn(Turn):
     __slots__ = (
         "__weakref__",
         "_cursors",
-        "_disowned",
-        "_in_thread",
         "_many",
         "_process",
         "_task",
@@ -53,6 +51,7 @@ class BlockTurn(Turn):
         "busy",
         "connection",
         "depth",
+        "in_thread",
         "loop",
         "outermost",
         "over",
@@ -66,12 +65,12 @@ class BlockTurn(Turn):
         self.loop: str | None = outermost.loop
         self._process = os.getpid()
         owner = current_owner()
-        self._thread = owner.thread
-        # Which one it is in now. Not its number: if it ends before its block does, Python gives that to another thread.
-        self._in_thread: threading.Thread | None = owner.thread
+        self._thread: threading.Thread | None = owner.thread  # None when it is nobody's any more
+        # Which one it is in now: a loop's may be continued in another. Not its number: if the thread ends before the block
+        # does, Python gives that to another one.
+        self.in_thread: threading.Thread | None = owner.thread
         # Weak: if nobody else knows the task any more, it must go, and end its `with` as it goes.
         self._task = None if owner.task is None else weakref.ref(owner.task)
-        self._disowned = False
         self.connection: apsw.Connection | None = None
         # Closed at the end. No WeakSet: Python ignores an interrupt in its callback.
         self._cursors: list[weakref.ref[apsw.Cursor]] = []
@@ -88,23 +87,18 @@ class BlockTurn(Turn):
     def was_opened_by_caller(self) -> bool:
         """Return the same as `belongs_to_caller`, for the block of a loop too."""
         caller = current_owner()
-        if self._disowned or self._thread is not caller.thread:
+        if self._thread is not caller.thread:
             return False
         return caller.task is None if self._task is None else caller.task is not None and caller.task is self._task()
 
     def disown(self) -> None:
         """Take the block from its task, which waits for it no more: what the task does next is not in the block."""
-        self._disowned = True
-        self._in_thread = None
-
-    def move_here(self) -> None:
-        """Note that the calling thread continues it, as a loop's."""
-        self._in_thread = threading.current_thread()
+        self._thread = self.in_thread = None
 
     @property
     def is_of_this_thread(self) -> bool:
         """Whether it is in the calling thread."""
-        return self._in_thread is threading.current_thread()
+        return self.in_thread is threading.current_thread()
 
     @property
     def is_open(self) -> bool:

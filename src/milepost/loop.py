@@ -8,6 +8,7 @@ finished when the caller asks for the next one.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -345,7 +346,7 @@ class _Batches(Generic[Value]):
     def _continue(self) -> None:
         """Note which thread continues it, and that the value in hand is finished."""
         if self.block is not None and self.block.turn is not None:
-            self.block.turn.move_here()
+            self.block.turn.in_thread = threading.current_thread()
         if self._in_hand is not _NOTHING:
             token, self._in_hand = self._in_hand, _NOTHING
             self._progress.finished.append(token)
