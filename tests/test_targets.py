@@ -16,6 +16,7 @@ import pytest
 import milepost
 from milepost import InvalidArgumentError, MissingPackageError, TargetError
 from milepost.targets import DirectoryTarget, ObjectTarget, Target, checked_name, target_of
+from support.syncs import synced_inodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -235,14 +236,7 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> N
 
 def test_the_folders_of_an_object_are_durable_before_it_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in the one above it, also those that another process has made just now; the target is its owner's alone."""
-    synced: list[int] = []
-    sync = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        synced.append(os.fstat(descriptor).st_ino)
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
+    synced = synced_inodes(monkeypatch)
     root = tmp_path / "target"
     folders = [root / "orders/log", root / "orders", root, tmp_path]
     for name in ("orders/log/1", "orders/log/2"):

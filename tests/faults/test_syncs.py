@@ -17,6 +17,7 @@ from milepost.wal import lengthen
 from support.chains import chain, entry
 from support.doors import wal, writer
 from support.hooked_vfs import Call, hooked
+from support.syncs import synced_inodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,14 +188,7 @@ def test_the_name_of_a_file_is_made_durable_by_who_makes_it_and_by_who_opens_it(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever made it may have been killed before that."""
-    synced: list[int] = []
-    fsync = os.fsync
-
-    def noted(descriptor: int) -> None:
-        synced.append(os.fstat(descriptor).st_ino)
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", noted)
+    synced = synced_inodes(monkeypatch)
     (tmp_path / "copies").mkdir()
     with CheckpointStore(path) as store:
         assert tmp_path.stat().st_ino in synced
