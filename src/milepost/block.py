@@ -136,8 +136,7 @@ class BlockTurn(Turn):
             self._many = 2 * len(self._cursors) + _FEW_CURSORS
 
     def _refuse_outside(self) -> None:
-        if os.getpid() != self._process:  # its temporary tables too are its parent's
-            raise inherited.error(self.path)
+        inherited.refuse_child(self._process, self.path)  # its temporary tables too are its parent's
         if self.over:
             raise outside(self.path)
         self.refuse_if_cut_short()

@@ -250,11 +250,11 @@ def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
             with _errors_about(path):  # not O_EXCL: nobody else comes here but a child that a signal handler forks meanwhile
                 os.close(os.open(temporary, os.O_CREAT | os.O_RDWR, 0o600))
             open_files.being_made[temporary] = inherited.identity(temporary)
-            refuse_child(process, path)  # one that was forked before it was known what is made
+            inherited.refuse_child(process, path)  # one that was forked before it was known what is made
             yield temporary
         finally:
             open_files.being_made.pop(temporary, None)
-        refuse_child(process, path)
+        inherited.refuse_child(process, path)
         if overwrite:
             with _errors_about(path):
                 os.replace(temporary, path)  # noqa: PTH105 - a str, whatever it contains
@@ -262,17 +262,6 @@ def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
             link(temporary, path)
     with _errors_about(path):
         files.sync_directory(path)
-
-
-def refuse_child(process: int, path: str) -> None:
-    """
-    Refuse to go on with a file that another process has begun, of which this one is the child of a fork.
-
-    Raises:
-        ForkedStoreError: This process is another one.
-    """
-    if os.getpid() != process:
-        raise inherited.error(path)
 
 
 @contextlib.contextmanager

@@ -68,6 +68,17 @@ def refuse(path: str) -> None:
         raise error(path)
 
 
+def refuse_child(process: int, path: str) -> None:
+    """
+    Refuse to go on with a file that another process has begun, of which this one is the child of a fork.
+
+    Raises:
+        ForkedStoreError: This process is another one.
+    """
+    if os.getpid() != process:
+        raise error(path)
+
+
 def error(path: str) -> ForkedStoreError:
     """Return what is raised about such a file."""
     return ForkedStoreError(

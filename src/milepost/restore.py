@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from milepost import rows, segment, verify
-from milepost.create import directory_beside, refuse_child, refuse_long_directory
+from milepost import inherited, rows, segment, verify
+from milepost.create import directory_beside, refuse_long_directory
 from milepost.errors import (
     InvalidCheckpointError,
     MilepostWarning,
@@ -74,7 +74,7 @@ def restore(path: str, target: object, name: object, hmac: Hash | None) -> None:
             hmac=hmac,
         )
         with closing(writer.open()):
-            refuse_child(process, path)  # which has opened what its parent fills, as a store of its own
+            inherited.refuse_child(process, path)  # which has opened what its parent fills, as a store of its own
             _Filling(log, writer, first[1].header.key_check).fill(first, objects)
             if first[1].header.kept:
                 _verify_kept(log, writer, first[0])

@@ -9,9 +9,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from milepost import rows
+from milepost import inherited, rows
 from milepost.arguments import hash_for_key
-from milepost.create import directory_beside, refuse_child, refuse_long_directory
+from milepost.create import directory_beside, refuse_long_directory
 from milepost.database import Database
 from milepost.details import is_archive_of
 from milepost.errors import InvalidCheckpointError, RejectedCheckpointError
@@ -97,7 +97,7 @@ def restore(path: str, entries: Iterable[Entry], hmac_key: bytes | None) -> None
             hmac=hash_for_key(hmac_key),
         )
         with closing(writer.open()):
-            refuse_child(process, path)  # which has opened what its parent fills, as a store of its own
+            inherited.refuse_child(process, path)  # which has opened what its parent fills, as a store of its own
             left = iter(entries)
             while batch := list(islice(left, _BATCH)):
                 _append(writer, batch)
