@@ -33,7 +33,7 @@ from milepost.errors import (
 )
 from milepost.mileposts import INTERVAL
 from milepost.receipt import BatchReceipt, Receipt, receipt_of
-from milepost.rows.columns import new
+from milepost.rows.columns import checkpoints_of
 from milepost.signature import EMPTY, START, canonical_bytes, prefix
 
 if TYPE_CHECKING:
@@ -336,10 +336,10 @@ class Appender:
             raise ArchivedStageError(run_id, stage)
         begins = state.sequence < 0
         sequence, offset, event_time_ms = max(state.sequence, 0), state.offset, state.event_time_ms
-        marks = map(new, repeat(Watermark), zip(count(offset + 1), repeat(event_time_ms), strict=False))
-        columns = repeat(run_id), repeat(stage), count(sequence + 1), marks, keys, repeat(at_ms)
+        numbers = count(sequence + 1), count(offset + 1)
+        entries = checkpoints_of(repeat(run_id), repeat(stage), *numbers, repeat(event_time_ms), keys, repeat(at_ms))
         self.extend(
-            map(new, repeat(Checkpoint), zip(*columns, strict=False)),
+            entries,
             chain((details.BAG,), NO_DETAILS) if begins else NO_DETAILS,
         )
         self.finish()
