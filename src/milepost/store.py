@@ -28,7 +28,6 @@ from milepost.errors import (
     InvalidArgumentError,
     MilepostError,
     ReadOnlyStoreError,
-    StoreError,
     shown,
 )
 from milepost.history import checked_filter, pages
@@ -1185,7 +1184,7 @@ class CheckpointStore:
             database.close()
 
     def __reduce__(self) -> NoReturn:
-        raise StoreError(self.path, "a store cannot be pickled or copied: hand over its path, and open it there")
+        self._database.__reduce__()
 
     def _repr_html_(self) -> str:
         try:
