@@ -88,7 +88,6 @@ def test_a_store_that_a_child_of_c_code_opens_first_of_all_is_its_own(tmp_path: 
 
 def test_a_child_has_the_shared_memory_as_it_was_and_no_descriptor_more(tmp_path: Path) -> None:
     """SQLite in the child looks up there where each page stands, and would find that of another one."""
-    in_child(lambda: None)  # a store that another test has left lets go of its file now, and not while they are counted
     with CheckpointStore(tmp_path / "orders.db") as store, store.transaction():
         store.append(ENTRY)
         maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
@@ -100,7 +99,7 @@ def test_a_child_has_the_shared_memory_as_it_was_and_no_descriptor_more(tmp_path
         def the_same() -> None:
             nothing_reachable()
             assert ctypes.string_at(first, last - first) == content
-            assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+            assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors  # it gives up what other tests left, too
 
         in_child(the_same)
 
