@@ -17,6 +17,7 @@ import pytest
 from milepost import Checkpoint, CheckpointStore, ForkedStoreError, StoreBusyError, StoreError, Watermark, create, wal
 from milepost.connection import connect
 from support.chains import chain
+from support.doors import opening_to_write
 from support.forking_program import fork, reap
 
 if TYPE_CHECKING:
@@ -102,6 +103,21 @@ def test_a_child_has_the_shared_memory_as_it_was_and_no_descriptor_more(tmp_path
             assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors  # it gives up what other tests left, too
 
         in_child(the_same)
+
+
+def test_a_child_reads_another_file_that_has_the_place_of_one_which_its_parent_was_opening(tmp_path: Path) -> None:
+    """Its parent would have it open soon, and in the child nobody will."""
+    path, another = tmp_path / "orders.db", tmp_path / "another.db"
+    with CheckpointStore(another) as store:
+        store.append(ENTRY)
+    with CheckpointStore(path) as store, opening_to_write(store):
+
+        def read() -> None:
+            another.replace(path)
+            with CheckpointStore.open_readonly(path) as reader:
+                assert reader.latest() == ENTRY
+
+        in_child(read)
 
 
 def test_a_child_has_no_shared_memory_that_was_taken_away_either(tmp_path: Path) -> None:

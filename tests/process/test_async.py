@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -38,6 +39,7 @@ from milepost import (
     WatermarkRegressionError,
     helper,
 )
+from milepost.block import Block
 from support.async_program import SCENES
 from support.chains import chain, entry
 from support.doors import writer
@@ -376,6 +378,116 @@ def test_a_block_that_is_cancelled_while_it_commits_is_recorded(path: Path) -> N
             return cancelled
 
         assert run(main) > 0
+
+
+def test_a_commit_that_has_begun_is_not_undone_by_the_end_of_its_task(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which gives up its `async with` on the way; the thread commits all the same."""
+    leave, begun, gone = writer(store).leave, threading.Event(), threading.Event()
+
+    def once_the_task_is_gone(block: Block, error: BaseException | None) -> None:
+        if error is None:
+            begun.set()
+            assert gone.wait(20)
+        leave(block, error)
+
+    monkeypatch.setattr(writer(store), "leave", once_the_task_is_gone)
+
+    async def records() -> None:
+        async with store.transaction():
+            await store.append_async(entry(1))
+
+    async def main() -> None:
+        ends, task = records(), asyncio.create_task(asyncio.sleep(0))
+        with _as_current(task, asyncio.get_running_loop()):
+            awaited = ends.send(None)
+        while not awaited.done():  # the block has begun
+            await asyncio.sleep(0.001)
+        with _as_current(task, asyncio.get_running_loop()):
+            ends.send(None)
+        assert await asyncio.to_thread(begun.wait, 20)
+        ends.close()
+        gone.set()
+        await store.append_async(entry(2))
+
+    run(main)
+    assert keys(store) == ["load:1", "load:2"]
+
+
+def test_a_block_that_an_interrupt_undoes_is_not_committed_meanwhile(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt comes before the thread that is to commit has begun to."""
+    leave, call, undoes = writer(store).leave, helper.Helper.call, threading.Event()
+    threads: list[threading.Thread] = []
+
+    def late(self: helper.Helper, function: Callable[[], T], unheard: Any = None) -> helper.Call[T]:
+        def run() -> T:
+            threads.append(threading.current_thread())
+            assert undoes.wait(20)
+            return function()
+
+        if function.__name__ != "commit":
+            return call(self, function, unheard)
+        call(self, run)
+        raise KeyboardInterrupt
+
+    def once_the_thread_has_ended(block: Block, error: BaseException | None) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            undoes.set()
+            until(lambda: bool(threads))
+            threads[0].join(20)
+        leave(block, error)
+
+    monkeypatch.setattr(helper.Helper, "call", late)
+    monkeypatch.setattr(writer(store), "leave", once_the_thread_has_ended)
+
+    async def main() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            async with store.transaction():
+                await store.append_async(entry(1))
+        await store.append_async(entry(2))
+
+    run(main)
+    assert keys(store) == ["load:2"]
+
+
+def test_an_interrupt_that_ends_a_block_is_in_nobodys_way(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if somebody keeps the exception, and with it all that was under way."""
+    interrupt = KeyboardInterrupt()
+
+    async def main() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            async with store.transaction():
+                await store.append_async(entry(1))
+                monkeypatch.setattr(helper.Helper, "call", _raises(interrupt))
+        monkeypatch.undo()
+
+    run(main)
+    assert in_time(lambda: store.append(entry(2))).position == 1
+    assert interrupt.__traceback__ is not None
+
+
+def _raises(error: BaseException) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+def test_the_end_of_the_interpreter_cuts_short_the_wait_of_tasks_alone(path: Path) -> None:
+    """A thread that waits for another process's lock may have all its time."""
+    with CheckpointStore(path, durability="normal") as store, other_process("hold", path) as other:
+        assert other.hear() == "ready"
+        assert other.tell("hold") == "held"
+        waits = begin(lambda: store.append(entry(1)))
+        until(lambda: writer(store)._turns.holder is not None)
+        for _ in range(20):
+            writer(store).stop_waiting(helper.Batch(deque(), 0.0))
+            time.sleep(0.005)
+        assert other.tell("go on") == "free"
+        assert result(waits).position == 1
 
 
 def task_is_leaving(task: asyncio.Task[Any]) -> bool:

@@ -29,6 +29,16 @@ def writer(store: CheckpointStore) -> Writer:
 
 
 @contextlib.contextmanager
+def opening_to_write(store: CheckpointStore) -> Iterator[None]:
+    """As if the store were just opening its file to write."""
+    open_files.opening_to_write[id(store._database)] = store.path
+    try:
+        yield
+    finally:
+        del open_files.opening_to_write[id(store._database)]
+
+
+@contextlib.contextmanager
 def fork_in_progress() -> Iterator[None]:
     """What a fork does to the stores of this process, without the fork."""
     open_files._before_fork()
