@@ -33,6 +33,7 @@ ORDER = [
     "owner",
     "threads",
     "turn",
+    "pace",
     "inherited",
     "open_files",
     "remote",

@@ -83,6 +83,8 @@ class GroupWriter(BlockWriter):
             if own or others:  # else all were withdrawn
                 appended = self._do_all([*own, *others])  # type: ignore[list-item]
                 self._file_lock.let_others_in()
+                if group:
+                    leader.commit_is_next()
                 self._commit_transaction(appended)
             settled = True
         except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:

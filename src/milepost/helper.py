@@ -9,6 +9,10 @@ and a task that is cancelled takes it to withdraw the job.
 Several loops, in threads of their own, may share it, and a signal handler may raise between any two steps of the main
 thread. So, as in `turn`, no lock guards anything: which thread serves the queue is an entry of a dict, set and deleted in
 one step each.
+
+Many tasks are served in halves, where that is faster. A half hears what came of its transaction only when that of the other
+half is about to be committed. So the loop lets its tasks go on while the helper waits for the disk. If it heard at once, the
+loop and the helper would want the interpreter at the same time, and neither of them during the commit.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from milepost import open_files
 from milepost.errors import StoreError
+from milepost.pace import Pace
 from milepost.threads import start
 from milepost.turn import NOW, Turn
 
@@ -38,6 +43,12 @@ T = TypeVar("T")
 
 MOST: Final = 1_000
 """How many jobs one transaction does at most."""
+
+_MANY: Final = 128
+"""From how many tasks on they may be served in halves."""
+
+_AT_LATEST_S: Final = 0.005
+"""How long a half may have to wait to hear what came of its transaction, in seconds, whatever the next one waits for."""
 
 _AT_EXIT_S: Final = 5.0
 """How long the end of the interpreter waits for the transactions under way."""
@@ -83,6 +94,9 @@ class _Queued:
             _fail(self.future, self.job.error)
 
 
+Outcomes = tuple[tuple[asyncio.AbstractEventLoop, deque[_Queued]], ...]
+
+
 class Call(Generic[T]):
     """
     One call in a thread of its own, which a task waits for.
@@ -109,13 +123,15 @@ class Batch(Turn):
     Args:
         queue: What has queued.
         progress: When the helper has last come to the end of a transaction, on the monotonic clock.
+        most: How many jobs to do at most.
+        before: What came of the transaction before, for those that have not heard it yet.
     """
 
-    __slots__ = ("_queue", "_waited", "claimed", "waits_since")
+    __slots__ = ("_before", "_most", "_queue", "_waited", "claimed", "waits_since")
 
-    def __init__(self, queue: deque[_Queued], progress: float) -> None:
+    def __init__(self, queue: deque[_Queued], progress: float, most: int = MOST, before: Outcomes = ()) -> None:
         super().__init__()
-        self._queue = queue
+        self._queue, self._most, self._before = queue, most, before
         self._waited = len(queue)  # of these it can be said that they waited as long as this turn
         self.claimed: list[_Queued] = []
         self.waits_since: float = progress
@@ -130,7 +146,7 @@ class Batch(Turn):
 
     def claim(self) -> list[Job[Any]]:
         """Take what has queued, but for what was withdrawn."""
-        return self._claim(MOST)
+        return self._claim(self._most)
 
     def claim_those_that_waited(self) -> list[Job[Any]]:
         """Take what had queued when this turn was asked for, to be told that it failed."""
@@ -149,6 +165,10 @@ class Batch(Turn):
             if queued.claim():
                 self.claimed.append(queued)
         return self.jobs
+
+    def commit_is_next(self) -> None:
+        """Let the loops tell those of the transaction before, while this thread waits for the disk."""
+        _deliver(self._before)
 
 
 class Gate:
@@ -226,6 +246,7 @@ class Helper:
         self._gates: weakref.WeakValueDictionary[int, Gate] = weakref.WeakValueDictionary()
         self._batch: Batch | None = None
         self._progress = 0.0
+        self._pace = Pace()
         self._stoppers: dict[Hashable, bool] = {}  # who has stopped it, and whether what has queued is done first
         self._over: Callable[[], BaseException] | None = None
         self.process: int = os.getpid()
@@ -407,7 +428,7 @@ class Helper:
         batch = Batch(self._queue, 0.0)
         for job in batch.claim_those_that_waited():
             job.error = error()
-        _deliver(batch.claimed)
+        _deliver(_by_loop(batch.claimed))
 
     def forget(self) -> None:
         """In the child of a fork: the threads and the tasks are the parent's."""
@@ -427,18 +448,21 @@ class Helper:
     def _serve(self, server: _Server) -> bool:
         """Serve the queue until it is told to end; False when there is no writer any more."""
         served = 0
+        before: Outcomes = ()  # of the transaction before, if its tasks have not heard
         while self._serving.get(NOW) is server:
             if not self._queue:
                 if self._is_stopped:
                     return True
                 server.bell.acquire()
                 continue
-            self._await_company(served)
+            if not before:
+                self._await_company(served)
             writer = self._writer()
             if writer is None:
                 return False
             try:
-                batch = self._batch = Batch(self._queue, self._progress)
+                most = MOST if before else self._part_of(len(self._queue))
+                batch = self._batch = Batch(self._queue, self._progress, most, before)
                 if not self._may_serve():  # looked at last: who stops it tells the batch that is there by then
                     return True
                 writer.commit_batch(batch)
@@ -446,10 +470,27 @@ class Helper:
                     self._progress = time.monotonic()
             finally:
                 self._batch = None
-            served = len(batch.claimed)
-            _deliver(batch.claimed)
+            served, outcomes = len(batch.claimed), _by_loop(batch.claimed)
+            before = outcomes if self._goes_on_with_the_other_half(served) else ()
+            if before:
+                _deliver_later(before)
+            else:
+                _deliver(outcomes)
             del writer, batch
         return True
+
+    def _part_of(self, waiting: int) -> int:
+        """How many of those that wait the next transaction is to do at most."""
+        return min(MOST, (waiting + 1) // 2) if waiting >= _MANY and self._pace.in_halves else MOST
+
+    def _goes_on_with_the_other_half(self, served: int) -> bool:
+        """Whether to do what waits before those hear that were served. Notes also how long they took."""
+        waiting = len(self._queue)
+        if served + waiting < _MANY:
+            self._pace.pause()
+            return False
+        self._pace.note(served, time.monotonic())
+        return self._pace.in_halves and waiting >= served // 2
 
     def _await_company(self, served: int) -> None:
         """
@@ -504,13 +545,24 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     future.set_exception(error)
 
 
-def _deliver(done: list[_Queued]) -> None:
-    """Hand over what came of jobs, in one call of each loop."""
+def _by_loop(done: list[_Queued]) -> Outcomes:
+    """What came of jobs, for each loop: handed over once, however often that is asked for."""
     by_loop: dict[asyncio.AbstractEventLoop, deque[_Queued]] = {}
     for queued in done:
         by_loop.setdefault(queued.loop, deque()).append(queued)
-    for loop, of_loop in by_loop.items():
+    return tuple(by_loop.items())
+
+
+def _deliver(outcomes: Outcomes) -> None:
+    """Hand over what came of jobs, in one call of each loop."""
+    for loop, of_loop in outcomes:
         _tell(loop, partial(_deliver_here, loop, of_loop))
+
+
+def _deliver_later(outcomes: Outcomes) -> None:
+    """Hand over what came of jobs after a while, if nobody does so before."""
+    for loop, of_loop in outcomes:
+        _tell(loop, partial(loop.call_later, _AT_LATEST_S, _deliver_here, loop, of_loop))
 
 
 def _deliver_here(loop: asyncio.AbstractEventLoop, done: deque[_Queued]) -> None:

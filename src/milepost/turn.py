@@ -50,6 +50,9 @@ class Turn:
         """Whether it ended by itself, so that whoever finds it in progress removes it."""
         return False
 
+    def commit_is_next(self) -> None:
+        """Note that its work is done, but for the commit."""
+
     def wake(self) -> None:
         """Wake its thread, to check again."""
         if self._asleep is not None:

@@ -39,16 +39,19 @@ from milepost import (
     WatermarkRegressionError,
     helper,
 )
-from milepost.block import Block
+from milepost.block import Block, BlockTurn
+from milepost.pace import Pace
 from support.async_program import SCENES
 from support.chains import chain, entry
 from support.doors import writer
 from support.other_process import other_process
 from support.patience import begin, in_time, result, until
 from support.programs import PROGRAMS
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -139,10 +142,112 @@ def test_all_that_wait_share_a_commit(path: Path) -> None:
     assert commits.count(True) <= 3
 
 
+# Many are served in halves
+
+
+class _InHalves(Pace):
+    """As if that were always faster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_halves = True
+
+    def _choose(self) -> None:
+        """Stay with it."""
+
+
+@pytest.fixture
+def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few tasks are served in halves, too."""
+    monkeypatch.setattr(helper, "_MANY", 2)
+    monkeypatch.setattr(helper, "Pace", _InHalves)
+
+
+either_way = pytest.mark.parametrize("_way", ["at once", "in halves"], indirect=True)
+
+
+@pytest.fixture
+def _way(request: pytest.FixtureRequest) -> None:
+    if request.param == "in halves":
+        request.getfixturevalue("in_halves")
+
+
+@pytest.mark.usefixtures("in_halves")
+def test_a_half_goes_on_while_the_other_half_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears before the sync of the transaction after its own, and queues meanwhile."""
+    monkeypatch.setattr(helper, "_AT_LATEST_S", 3_600)
+    committed: list[int] = []
+    heard: list[Receipt] = []
+
+    def while_the_others_go_on(_: str) -> None:
+        if threading.current_thread().name == "milepost":
+            until(lambda: len(heard) >= sum(committed))
+
+    with disk(on_sync=while_the_others_go_on) as vfs, CheckpointStore(path, vfs=vfs) as store:
+        commit = writer(store).commit_batch
+
+        def count(batch: helper.Batch) -> None:
+            commit(batch)
+            committed.append(len(batch.claimed))
+
+        monkeypatch.setattr(writer(store), "commit_batch", count)
+
+        async def work(stage: str) -> None:
+            for sequence in range(1, 11):
+                receipt = await store.append_async(entry(sequence, stage=stage))
+                heard.append(receipt)
+
+        async def main() -> None:
+            await asyncio.gather(*(work(f"{task}") for task in range(40)))
+
+        run(main)
+        assert sum(committed) == len(heard) == len(store) == 400
+    assert max(committed[1:]) < 40
+
+
+@pytest.mark.usefixtures("in_halves")
+def test_a_half_hears_soon_whatever_the_other_one_waits_for(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of another thread, here: what is recorded is told."""
+    commit, transactions, heard = writer(store).commit_batch, 0, threading.Event()
+    blocks: list[Future[None]] = []
+
+    def block() -> None:
+        with store.transaction():
+            assert heard.wait(20)
+
+    def behind_a_block(batch: helper.Batch) -> None:
+        nonlocal transactions
+        transactions += 1
+        if transactions == 3:
+            blocks.append(begin(block))
+            until(lambda: isinstance(writer(store)._turns.holder, BlockTurn))
+        commit(batch)
+        if transactions == 2:
+            batch.claimed[-1].job.outcome = "the last of a half"
+
+    monkeypatch.setattr(writer(store), "commit_batch", behind_a_block)
+
+    async def main() -> None:
+        await store.append_async(entry(1))
+        appends: list[asyncio.Task[Any]] = [
+            asyncio.create_task(store.append_async(entry(1, stage=f"{task}"))) for task in range(40)
+        ]
+        for append in asyncio.as_completed(appends):
+            if await append == "the last of a half":
+                heard.set()
+
+    writer(store).busy_timeout_ms = 30_000
+    run(main)
+    result(blocks[0])
+    assert len(store) == 41
+
+
 # Cancelled
 
 
+@either_way
 @pytest.mark.parametrize("times", [200, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.usefixtures("_way")
 def test_what_is_cancelled_is_withdrawn_or_recorded_and_a_retry_tells(path: Path, times: int) -> None:
     """At whatever moment; the retry is a duplicate exactly where the first try was recorded."""
     chance = random.Random(7)
@@ -1234,7 +1339,9 @@ class RandomProgram:
             result(running, 60)
 
 
+@either_way
 @pytest.mark.parametrize("programs", [25, pytest.param(1_000, marks=pytest.mark.long)])
+@pytest.mark.usefixtures("_way")
 def test_of_random_programs_every_receipt_is_in_the_chain_and_nothing_undone(path: Path, programs: int) -> None:
     """And none hangs."""
     store = CheckpointStore(path, durability="normal", busy_timeout_ms=5000)
