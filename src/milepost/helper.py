@@ -471,10 +471,12 @@ class Helper:
             finally:
                 self._batch = None
             served, outcomes = len(batch.claimed), _by_loop(batch.claimed)
-            before = outcomes if self._goes_on_with_the_other_half(served) else ()
-            if before:
-                _deliver_later(before)
+            self._note_pace(served)
+            if self._other_half_waits(served):
+                before = outcomes
+                _deliver_later(outcomes)
             else:
+                before = ()
                 _deliver(outcomes)
             del writer, batch
         return True
@@ -483,14 +485,16 @@ class Helper:
         """How many of those that wait the next transaction is to do at most."""
         return min(MOST, (waiting + 1) // 2) if waiting >= _MANY and self._pace.in_halves else MOST
 
-    def _goes_on_with_the_other_half(self, served: int) -> bool:
-        """Whether to do what waits before those hear that were served. Notes also how long they took."""
-        waiting = len(self._queue)
-        if served + waiting < _MANY:
+    def _note_pace(self, served: int) -> None:
+        if served + len(self._queue) >= _MANY:
+            self._pace.note(served, time.monotonic())
+        else:
             self._pace.pause()
-            return False
-        self._pace.note(served, time.monotonic())
-        return self._pace.in_halves and waiting >= served // 2
+
+    def _other_half_waits(self, served: int) -> bool:
+        """Whether to do what waits before those hear that were served."""
+        waiting = len(self._queue)
+        return self._pace.in_halves and served + waiting >= _MANY and waiting >= served // 2
 
     def _await_company(self, served: int) -> None:
         """
