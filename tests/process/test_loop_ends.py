@@ -21,7 +21,7 @@ from support.other_process import other_process
 from support.patience import begin, in_time, result, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 SEED: Final = int(os.environ.get("MILEPOST_FAULT_SEED", "2000"))
@@ -477,27 +477,35 @@ def test_a_break_out_of_async_for_ends_its_block_at_once(store: CheckpointStore,
 def test_the_event_loop_goes_on_while_another_process_has_the_lock(path: Path) -> None:
     """And while the work under way is waited for, when the loop was left."""
 
-    async def longest_pause(over: asyncio.Event) -> float:
-        longest, last = 0.0, time.monotonic()
-        while not over.is_set():
+    async def once_the_loop_has_gone_on(release: Callable[[], object]) -> None:
+        for _ in range(20):
             await asyncio.sleep(0.002)
-            longest, last = max(longest, time.monotonic() - last), time.monotonic()
-        return longest
+        release()
 
     async def run(store: CheckpointStore, other: Any) -> None:
-        over = asyncio.Event()
-        watching = asyncio.create_task(longest_pause(over))
         for options in ({}, {"transaction": True}):
-            other.tell("for 0.5")
+            assert other.tell("hold") == "held"
+            released = asyncio.create_task(once_the_loop_has_gone_on(lambda: other.tell("go on")))
             async with _loop(store, range(4), stage=f"{options}", every=2, every_s=0.01, **options) as loop:
                 async for _ in loop:
                     await asyncio.sleep(0.02)
-        async with _loop(store, range(4), stage="work").map(lambda _: time.sleep(0.5)) as loop:
+            await released
+        another_began, release = threading.Event(), threading.Event()
+        released_in_time: list[bool] = []
+
+        def work(record: int) -> None:
+            if record == 0:
+                assert another_began.wait(20)
+            else:
+                another_began.set()
+                released_in_time.append(release.wait(20))
+
+        async with _loop(store, range(4), stage="work").map(work) as loop:
             async for _ in loop:
+                released = asyncio.create_task(once_the_loop_has_gone_on(release.set))
                 break
-        await asyncio.sleep(0.01)
-        over.set()
-        assert await watching < 0.4
+        await released
+        assert set(released_in_time) == {True}
 
     with CheckpointStore(path) as store, other_process("hold", path) as other:
         assert other.hear() == "ready"
