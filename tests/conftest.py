@@ -19,7 +19,7 @@ from support.chains import mixed
 from support.used_store import used_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 # Tests start hundreds of Pythons. Where the environment says that none keeps bytecode, each would compile milepost anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -50,9 +50,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that hangs ends; a long dose may take as long as it takes."""
+    at_most = pytest.mark.timeout(600)
     for item in items:
         if item.get_closest_marker("long") is None:
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(at_most)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -117,7 +118,11 @@ class Clock:
         return self.now_ms
 
 
-def pytest_collection_finish() -> None:
-    """Leave what all the modules have brought with them out of each garbage collection to come."""
-    gc.collect()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while modules and tests are read, and leave what they have brought out of what comes after."""
+    gc.disable()
+    found = yield
     gc.freeze()
+    gc.enable()
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,19 @@ PURE = [module for module in ORDER[: ORDER.index("turn")] if module != "remote"]
 FORENSICS = [module for module in ORDER if module.startswith("forensics.")]
 EXTRAS = {"arro3", "matplotlib", "pandas", "polars", "pyarrow", "duckdb", "numpy"}
 MODULES = {
-    ".".join(file.relative_to(SOURCE).with_suffix("").parts): ast.parse(file.read_text(encoding="utf-8"))
+    ".".join(file.relative_to(SOURCE).with_suffix("").parts): file
     for file in sorted([*SOURCE.glob("*.py"), *SOURCE.glob("rows/*.py"), *SOURCE.glob("forensics/*.py")])
 }
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+@cache
+def _nodes(tree: ast.Module) -> list[ast.AST]:
+    return list(ast.walk(tree))
 
 
 def _imports(tree: ast.Module) -> set[str]:
@@ -142,10 +153,10 @@ def _imports(tree: ast.Module) -> set[str]:
 
 def _packages(tree: ast.Module) -> set[str]:
     """Top names of what a module imports anywhere; but for PurePath, which touches no file."""
-    names = {name.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    names = {name.name.partition(".")[0] for node in _nodes(tree) if isinstance(node, ast.Import) for name in node.names}
     return names | {
         node.module.partition(".")[0]
-        for node in ast.walk(tree)
+        for node in _nodes(tree)
         if isinstance(node, ast.ImportFrom) and node.module and [name.name for name in node.names] != ["PurePath"]
     }
 
@@ -153,19 +164,19 @@ def _packages(tree: ast.Module) -> set[str]:
 @pytest.mark.parametrize("module", ORDER)
 def test_a_module_imports_only_from_above(module: str) -> None:
     """In the order of this list."""
-    assert {other for other in _imports(MODULES[module]) if ORDER.index(other) >= ORDER.index(module)} == set()
+    assert {other for other in _imports(_tree(module)) if ORDER.index(other) >= ORDER.index(module)} == set()
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_what_computes_touches_no_file_and_no_database(module: str) -> None:
     """Standard library only."""
-    assert _packages(MODULES[module]).isdisjoint({"apsw", "os", "pathlib", "time", "click", "rich"})
+    assert _packages(_tree(module)).isdisjoint({"apsw", "os", "pathlib", "time", "click", "rich"})
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module not in FORENSICS])
 def test_only_forensics_knows_the_packages_of_notebooks(module: str) -> None:
     """Everything else works without them."""
-    assert _packages(MODULES[module]).isdisjoint(EXTRAS)
+    assert _packages(_tree(module)).isdisjoint(EXTRAS)
 
 
 def test_every_module_has_its_place_in_the_order() -> None:
@@ -176,19 +187,19 @@ def test_every_module_has_its_place_in_the_order() -> None:
 @pytest.mark.parametrize("module", ORDER)
 def test_no_rule_is_an_assertion_that_an_optimising_python_would_drop(module: str) -> None:
     """No assert in the library."""
-    assert [node.lineno for node in ast.walk(MODULES[module]) if isinstance(node, ast.Assert)] == []
+    assert [node.lineno for node in _nodes(_tree(module)) if isinstance(node, ast.Assert)] == []
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_nothing_builds_objects_from_data(module: str) -> None:
     """No pickle, no eval, no exec; an error may try whether a value could be written into a pickle, and read none."""
-    tree = MODULES[module]
+    tree = _tree(module)
     if module == "errors":
         taken = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "pickle"]
         assert [name.name for node in taken for name in node.names] == ["dumps"]
         tree = ast.Module([node for node in tree.body if node not in taken], [])
     assert _packages(tree).isdisjoint({"pickle", "marshal", "shelve"})
-    names = {node.id for node in ast.walk(MODULES[module]) if isinstance(node, ast.Name)}
+    names = {node.id for node in _nodes(_tree(module)) if isinstance(node, ast.Name)}
     assert names.isdisjoint({"eval", "exec", "compile"})
 
 
@@ -205,7 +216,7 @@ def _made_at_the_call(tree: ast.Module) -> list[str]:
         if name.name.isupper()
     }
     made = []
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("execute"):
             statement = node.args[0]
             if isinstance(statement, ast.Subscript):
@@ -214,7 +225,7 @@ def _made_at_the_call(tree: ast.Module) -> list[str]:
                 (isinstance(statement, ast.Name) and statement.id in constants | {"statement"})
                 or (isinstance(statement, ast.Constant) and isinstance(statement.value, str))
                 or ast.unparse(statement) in {"text()", "self._statement"}
-                or (tree is MODULES["lent"] and ast.unparse(statement) == "statements")  # the caller's own
+                or (tree is _tree("lent") and ast.unparse(statement) == "statements")  # the caller's own
             )
             if not known:
                 made.append(f"line {node.lineno}: {ast.unparse(statement)}")
@@ -224,7 +235,7 @@ def _made_at_the_call(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize("module", ORDER)
 def test_every_statement_given_to_sqlite_is_a_constant(module: str) -> None:
     """Never a text made at the call."""
-    assert _made_at_the_call(MODULES[module]) == []
+    assert _made_at_the_call(_tree(module)) == []
 
 
 @pytest.mark.parametrize(
@@ -241,8 +252,9 @@ def test_only_one_module_begins_and_commits() -> None:
 
     But for create.py, for a file that nobody has yet, and rows/columns.py, for a snapshot.
     """
-    for module, tree in MODULES.items():
-        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    for module in MODULES:
+        nodes = _nodes(_tree(module))
+        texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
         if module not in {"writable_database", "create", "rows.columns"}:
             assert [text for text in texts if text.startswith(("BEGIN", "COMMIT"))] == []
             if module not in {"block_writer", "group_writer"}:
@@ -252,12 +264,12 @@ def test_only_one_module_begins_and_commits() -> None:
 def test_a_view_for_notebooks_is_imported_by_nobody_before_a_notebook_asks() -> None:
     """The modules of the library do without `forensics`."""
     for module in ORDER:
-        assert "forensics" not in _imports(MODULES[module])
+        assert "forensics" not in _imports(_tree(module))
 
 
 def test_values_make_their_pages_from_pieces_that_know_nothing_of_them() -> None:
     """`html` knows how texts are shown, and the standard library; a value imports it at its top."""
-    assert _packages(MODULES["html"]) <= {
+    assert _packages(_tree("html")) <= {
         "__future__",
         "functools",
         "html",
@@ -266,6 +278,6 @@ def test_values_make_their_pages_from_pieces_that_know_nothing_of_them() -> None
         "collections",
         "milepost",
     }
-    assert _imports(MODULES["html"]) == {"readable"}
+    assert _imports(_tree("html")) == {"readable"}
     for module in ("verification", "summary", "comparison"):
-        assert "html" in _imports(MODULES[module])
+        assert "html" in _imports(_tree(module))
