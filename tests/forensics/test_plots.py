@@ -334,10 +334,17 @@ def much(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield store
 
 
+def _lay_out(drawn: Picture) -> None:
+    """Give all in a picture the place that it has when the picture is drawn."""
+    layout = drawn.get_layout_engine()
+    assert layout is not None
+    layout.execute(drawn)
+
+
 def _inches(drawn: Picture) -> tuple[float, float]:
     """Width and height of the PNG that a notebook shows, which need not be drawn for that."""
     with picture._any_characters():
-        drawn.draw_without_rendering()
+        _lay_out(drawn)
         box = drawn.get_tightbbox()
     return box.width + 0.2, box.height + 0.2  # 0.1 on each side, as `savefig` does
 
@@ -480,7 +487,7 @@ def test_every_label_has_its_place_beside_the_axes(store: CheckpointStore, stage
     """None on top of another one, and none below, where a picture would grow by it."""
     store.append_many(entry(i, stage=f"stage-{k}", at_ms=EVENT_MS + i) for i in range(9) for k in range(stages))
     for figure in (store.plot.progress(), store.plot.lag()):
-        figure.draw_without_rendering()
+        _lay_out(figure)
         labels = [text for text in figure.axes[0].texts if text.get_text().startswith("stage-")]
         boxes = sorted((label.get_window_extent().y0, label.get_window_extent().y1) for label in labels)
         axes = figure.axes[0].get_window_extent()
@@ -578,7 +585,7 @@ def test_a_single_checkpoint_can_be_drawn(store: CheckpointStore, draw: Draw) ->
     store.append(entry(run_id="run-7"))
     store.append(entry(run_id="run-8"))
     figure = draw(store)
-    assert figure._repr_png_()
+    figure.draw_without_rendering()
     assert all(line.get_marker() == "o" for line in figure.axes[0].lines if line.get_label() != "_median")
 
 
@@ -816,7 +823,7 @@ def test_durations_of_0_have_a_place_beside_long_ones(store: CheckpointStore, sh
     store.append_many(entry(1, run_id=f"moment-{number}") for number in range(short))
     store.append_many(entry(n, run_id="long", at_ms=EVENT_MS + 3_600_000 * n) for n in range(2))
     figure = store.plot.durations()
-    figure.draw_without_rendering()
+    _lay_out(figure)
     assert figure.axes[0].get_window_extent().width > 200  # of 360 points
 
 
@@ -828,7 +835,7 @@ def test_no_duration_is_written_across_the_line_of_the_median(store: CheckpointS
             [entry(1, run_id=run_id, at_ms=EVENT_MS), entry(2, run_id=run_id, at_ms=EVENT_MS + minutes * 60_000 + 1500)]
         )
     figure = store.plot.durations()
-    figure.draw_without_rendering()
+    _lay_out(figure)
     (axes,) = figure.axes
     (median,) = (line for line in axes.lines if line.get_label() == "_median")
     at = median.get_window_extent().x0
@@ -876,9 +883,12 @@ def test_the_mouse_finds_each_point_over_the_lines(store: CheckpointStore) -> No
     assert 'd="' not in svg[spots:][: svg[spots:].index("</g>")]
 
 
+def _titles_in(svg: str) -> list[str]:
+    return [title.text or "" for title in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}title")]
+
+
 def _titles(figure: Picture) -> list[str]:
-    found = ET.fromstring(_svg(figure)).iter("{http://www.w3.org/2000/svg}title")
-    return [title.text or "" for title in found]
+    return _titles_in(_svg(figure))
 
 
 @each_with_its_labels
@@ -889,10 +899,10 @@ def test_an_svg_tells_what_is_under_the_mouse(store: CheckpointStore, draw: Draw
     store.append(entry(1, run_id="run-8"))
     figure = draw(store)
     before = [len(axes.lines) for axes in figure.axes]
-    titles = _titles(figure)
+    svg = _svg(figure)
+    titles = _titles_in(svg)
     assert len(titles) >= 2
     assert all(title.startswith(("run-7", "run-8")) and title.isprintable() for title in titles)
-    svg = _svg(figure)
     assert "<script" not in svg
     assert "milepost-" not in svg
     assert [len(axes.lines) for axes in figure.axes] == before
@@ -902,14 +912,13 @@ def test_an_svg_has_its_titles_wherever_it_is_written(store: CheckpointStore, tm
     """Into a file by its name, by its path, and into an open one."""
     store.append_many(_ticking(30, outage=20))
     figure = store.plot.runs()
-    titles = _titles(figure)
-    assert titles
     for target in (str(tmp_path / "a.svg"), tmp_path / "b.svg"):
         figure.savefig(target)
     with (tmp_path / "c.svg").open("w", encoding="utf-8") as stream:
         figure.savefig(stream, format="svg")
-    for name in ("a.svg", "b.svg", "c.svg"):
-        assert (tmp_path / name).read_text(encoding="utf-8").count("<title>") == len(titles)
+    first, *others = (_titles_in((tmp_path / name).read_text(encoding="utf-8")) for name in ("a.svg", "b.svg", "c.svg"))
+    assert first
+    assert others == [first, first]
 
 
 def test_titles_say_what_a_point_is(store: CheckpointStore) -> None:
