@@ -26,8 +26,7 @@ from milepost.demo.flights import flights
 from milepost.demo.source import Row, Source
 from support.demo_report import RESUMED, Claim, Kill, Progress, Report
 from support.sample_csv import COLUMNS, RECORDS, Sample, Totals, sample
-from support.tampering import tamper
-from support.warm import warm_commands
+from support.warm import warm_commands, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,19 +64,19 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 FORKED = """
-import multiprocessing
+import multiprocessing, os
 from milepost.__main__ import main
-fork = multiprocessing.get_context("fork")
-multiprocessing.get_context = lambda method: fork
+if os.name != "nt":
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method: fork
 main()
 """
 
 
-def quick_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """As `demo`, where it is not asked how the demo starts its processes: they need not import everything anew."""
-    if os.name == "nt":
-        return demo(folder, *arguments)
-    return warm_commands().run("-c", FORKED, "demo", *arguments, cwd=folder, env={**environment(), "COLUMNS": "200"})
+def quick_demo(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """As `demo`, where it is not asked how the demo starts its processes; `before` is what happens in the first of them."""
+    program = before + FORKED
+    return warm_commands().run("-c", program, "demo", *arguments, cwd=folder, env={**environment(), "COLUMNS": "200"})
 
 
 class Shown(NamedTuple):
@@ -159,8 +158,7 @@ def test_output_into_a_pipe_is_plain_and_fits_80_columns(shown: Shown) -> None:
 
 def test_the_lines_to_try_next_run(shown: Shown) -> None:
     """The Python that the report gives runs as it stands."""
-    arguments = [sys.executable, "-W", "error", "-c", shown.report.python_to_try]
-    ended = subprocess.run(arguments, cwd=shown.file.parent, capture_output=True, text=True, check=False)
+    ended = warm_programs().run("-c", shown.report.python_to_try, cwd=shown.file.parent)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.endswith("True\n")
 
@@ -169,14 +167,13 @@ def test_the_lines_to_try_next_run(shown: Shown) -> None:
 def test_the_commands_to_try_next_run(shown: Shown, command: str) -> None:
     """As a shell takes them."""
     line = next(line for line in shown.report.commands_to_try if line.startswith(f"milepost {command} "))
-    arguments = [sys.executable, "-W", "error", "-m", *shlex.split(line)]
-    ended = subprocess.run(arguments, cwd=shown.file.parent, capture_output=True, text=True, check=False)
+    ended = warm_commands().run("-m", *shlex.split(line), cwd=shown.file.parent)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_nothing_that_lies_in_the_working_directory_is_run(tmp_path: Path) -> None:
     """A file named as a module of Python's: the command does not look there, and nor do the processes that it starts."""
-    sample(tmp_path / "orders.csv")
+    sample(tmp_path / "orders.csv", 30)
     program = tmp_path / "bin" / "command.py"
     program.parent.mkdir()
     program.write_text("from milepost.__main__ import main\nif __name__ == '__main__':\n    main()\n", encoding="utf-8")
@@ -275,23 +272,21 @@ def test_a_terminal_gets_bars_and_its_cursor_back(tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     orders = sample(tmp_path / "orders.csv", 200)
     parent, child = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "milepost", "demo", "--input", str(orders.csv), *COLUMNS],
-        cwd=tmp_path, env=environment(), stdin=child, stdout=child, stderr=child,
-    ) as process:  # fmt: skip
-        os.close(child)
-        written = b""
-        while True:
-            try:
-                part = os.read(parent, 65536)
-            except OSError:  # how Linux says that the other end is closed
-                break
-            if not part:
-                break
-            written += part
+    arguments = ["demo", "--input", str(orders.csv), *COLUMNS]
+    process = warm_commands().start((child,) * 3, "-c", FORKED, *arguments, cwd=tmp_path, env=environment())
+    os.close(child)
+    written = b""
+    while True:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not part:
+            break
+        written += part
     os.close(parent)
     output = written.decode()
-    assert process.returncode == 0
+    assert process.wait(60) == 0
     assert "━" in output
     assert "done before" not in output
     killed, after = output.split(" is dead: SIGKILL")
@@ -434,62 +429,75 @@ def test_a_missing_package_of_the_flights_is_told_with_the_pip_command(monkeypat
 # A proof that can fail
 
 
-def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+REACHING_IN = f"""
+import sys
+from milepost import CheckpointStore
+from milepost.demo import run
+sys.path.append({str(Path(__file__).parent)!r})
+from support.tampering import tamper
+honest = run._process
+def process(to, job, at, kill_at):
+    outcome = honest(to, job, at, kill_at)
+    if at == "orders.milepost" and kill_at is None:
+        with CheckpointStore(at) as store:
+            tamper(store.path, "UPDATE totals SET category = category || char(27) || '[31m' WHERE category = 'AA'")
+    return outcome
+run._process = process
+"""
+
+
+def test_a_proof_that_fails_is_exit_code_1_and_says_which(tmp_path: Path) -> None:
     """A hand reaches into the file as soon as the job in it has come to its end, and the show does not end well."""
-    orders = sample(tmp_path / "orders.csv", 30)
-    output = str(tmp_path / "out.milepost")
-    honest = run._process
-
-    def process(to: Any, job: run.Job, at: str, kill_at: int | None) -> run.Outcome:
-        outcome = honest(to, job, at, kill_at)
-        if at == output and kill_at is None:
-            with CheckpointStore(at) as store:
-                tamper(store.path, "UPDATE totals SET category = category || char(27) || '[31m' WHERE category = 'AA'")
-        return outcome
-
-    monkeypatch.setattr(run, "_process", process)
-    result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
-    assert not_proven(result).failed == ["its totals", "its totals"]
-    assert "\x1b" not in result.output
+    sample(tmp_path / "orders.csv", 30)
+    ended = quick_demo(tmp_path, "--input", "orders.csv", *COLUMNS, before=REACHING_IN)
+    assert not_proven(ended).failed == ["its totals", "its totals"]
+    assert "\x1b" not in ended.stdout
 
 
-def not_proven(result: Result) -> Report:
+def not_proven(ended: subprocess.CompletedProcess[str]) -> Report:
     """What a demo shows whose proof has failed."""
-    report = Report(result.output)
-    assert result.exit_code == 1
+    assert (ended.returncode, ended.stderr) == (1, "")
+    report = Report(ended.stdout)
     assert "Proven" not in report.page
     assert report.verdict == "NOT PROVEN: see FAIL above."
     assert report.longest_line <= 80
     return report
 
 
-def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SURVIVING = """
+from milepost.demo import run
+honest = run._process
+run._process = lambda to, job, at, kill_at: honest(to, job, at, None)
+"""
+
+
+def test_a_process_that_survives_makes_the_proof_fail(tmp_path: Path) -> None:
     """If the kill does not happen, the show does not claim that it did."""
-    honest = run._process
-    monkeypatch.setattr(run, "_process", lambda to, job, at, kill_at: honest(to, job, at, None))
-    orders = sample(tmp_path / "orders.csv", 30)
-    output = str(tmp_path / "out.milepost")
-    result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
-    (failed,) = [claim for claim in not_proven(result).claims if not claim.holds]
+    sample(tmp_path / "orders.csv", 30)
+    ended = quick_demo(tmp_path, "--input", "orders.csv", *COLUMNS, before=SURVIVING)
+    (failed,) = [claim for claim in not_proven(ended).claims if not claim.holds]
     assert failed.text.startswith("the process was really killed")
     assert "exit code 0, not -9" in failed.text
 
 
-def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+LOSING_ITS_SOURCE = """
+from pathlib import Path
+from milepost.demo import run
+honest = run._process
+def process(to, job, at, kill_at):
+    if kill_at is None:
+        Path("orders.csv").write_text("who,how much,when\\n", encoding="utf-8")
+    return honest(to, job, at, kill_at)
+run._process = process
+"""
+
+
+def test_an_error_in_a_process_is_told_by_the_parent(tmp_path: Path) -> None:
     """What goes wrong in the process that does the job is one sentence, as if it had gone wrong in the parent."""
-    orders = sample(tmp_path / "orders.csv", 30)
-    honest = run._process
-
-    def process(to: Any, job: run.Job, at: str, kill_at: int | None) -> run.Outcome:
-        if kill_at is None:
-            orders.csv.write_text("who,how much,when\n", encoding="utf-8")
-        return honest(to, job, at, kill_at)
-
-    monkeypatch.setattr(run, "_process", process)
-    output = str(tmp_path / "out.milepost")
-    result = CliRunner().invoke(commands, ["demo", "--input", str(orders.csv), *COLUMNS, "--output", output])
-    assert result.exit_code == 2
-    assert "it has 0 record(s), but 30 were already processed: pass the same source" in result.stderr
+    sample(tmp_path / "orders.csv", 30)
+    ended = quick_demo(tmp_path, "--input", "orders.csv", *COLUMNS, before=LOSING_ITS_SOURCE)
+    assert ended.returncode == 2
+    assert "it has 0 record(s), but 30 were already processed: pass the same source" in ended.stderr
 
 
 # The screen
