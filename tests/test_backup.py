@@ -17,6 +17,7 @@ import pytest
 
 from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, create
 from support.chains import chain, entry
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,7 @@ def test_a_kill_while_the_file_is_put_in_place_leaves_a_store_that_opens(path: P
         "os.link = lambda *names: (link(*names), os._exit(9))\n"
         "CheckpointStore(sys.argv[1])\n"
     )
-    assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == 9
+    assert warm_programs().run("-c", program, path).returncode == 9
     assert path.stat().st_nlink == 2
     with CheckpointStore(path) as store:
         store.append(entry(1))
@@ -310,9 +311,7 @@ with CheckpointStore(sys.argv[1]) as store:
 def test_a_copy_that_cannot_be_written_is_told_of_by_its_own_name(path: Path) -> None:
     """Not by the store's, which is sound and goes on; nothing is left behind."""
     copy = path.with_name("copy")
-    run = subprocess.run(
-        [sys.executable, "-c", LIMITED, path, copy], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    run = warm_programs().run("-c", LIMITED, path, copy, cwd=Path(__file__).parent)
     told, left = run.stdout.splitlines()
     assert run.stderr == ""
     assert told.startswith(f"StoreError {copy} the copy cannot be written (SQLITE_IOERR_WRITE)")

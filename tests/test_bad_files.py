@@ -28,6 +28,7 @@ from milepost import (
 from support.chains import chain, entry
 from support.command import ENVIRONMENT, process
 from support.command import run as run_command
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,7 +210,7 @@ def test_the_longest_path_is_a_store_like_any_other(tmp_path: Path, length: int,
         "import os, sys\nfrom support.chains import chain\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(50))\nos.kill(os.getpid(), 9)"
     )
-    killed = subprocess.run([sys.executable, "-c", program, path], cwd=Path(__file__).parent, check=False)
+    killed = warm_programs().run("-c", program, path, cwd=Path(__file__).parent)
     assert killed.returncode == -signal.SIGKILL
     with CheckpointStore.open_readonly(path) as reader:
         assert len(reader) == 50
@@ -357,9 +358,7 @@ def test_a_full_directory_for_temporary_files_is_named(path: Path) -> None:
         "try: CheckpointStore.open_readonly(sys.argv[1])\nexcept StoreError as error: print(error)"
     )
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    run = subprocess.run(
-        [sys.executable, "-c", program, f"{path}-alone"], env=environment, capture_output=True, text=True, check=False
-    )
+    run = warm_programs().run("-c", program, f"{path}-alone", env=environment)
     assert run.stderr == ""
     assert run.stdout.startswith(f"{temporary}/milepost-")
     assert run.stdout.endswith("File too large: set TMPDIR to another directory\n")
@@ -417,9 +416,7 @@ with CheckpointStore(sys.argv[1]) as store:
 def test_a_store_without_space_raises_and_goes_on_once_there_is_some(path: Path) -> None:
     """The chain holds what was acknowledged."""
     assert resource.RLIMIT_FSIZE
-    run = subprocess.run(
-        [sys.executable, "-c", FULL, path], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
+    run = warm_programs().run("-c", FULL, path, cwd=Path(__file__).parent)
     assert (run.stdout, run.stderr) == ("went on\n", "")
 
 
@@ -443,5 +440,5 @@ def test_a_start_on_a_full_disk_says_that_it_is_full(path: Path) -> None:
     """As of a pipeline that died of it: its -shm of 32 kB is what finds no room, before anything is written."""
     with CheckpointStore(path) as store:
         store.append_many(chain(2))
-    run = subprocess.run([sys.executable, "-c", NO_ROOM_TO_OPEN, path], capture_output=True, text=True, check=False)
+    run = warm_programs().run("-c", NO_ROOM_TO_OPEN, path)
     assert (run.stdout, run.stderr) == (f"{apsw.SQLITE_IOERR_SHMSIZE}\n2\n", "")

@@ -33,6 +33,7 @@ from support.methods import public, without_arguments
 from support.refusals import Call, Calls, left_as_it_was
 from support.shipping import NAME, MemoryTarget
 from support.used_store import advance, clock_of_used, loop, mapped, once, resume, track, tracked
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -752,8 +753,7 @@ def test_a_bad_path_or_option_is_named_and_makes_no_file(used: CheckpointStore, 
 def test_a_path_of_millions_of_directories_is_refused_at_once(tmp_path: Path) -> None:
     """It is longer than any path can be, which takes no walk along it to see."""
     script = "import milepost; milepost.CheckpointStore('x/' * 5_000_000)"
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=10, check=False)
+    done = warm_programs().run("-c", script, cwd=tmp_path)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("milepost.errors.InvalidArgumentError: path is 'x/x/")
     assert len(last) < 400

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from support.hostile import HostileError, hostile
 from support.patience import in_time
 from support.refusals import left_as_it_was
 from support.used_store import advance, loop, mapped, once, resume
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,8 +51,7 @@ for use in ("reads", "appends", "begins"):
 
 def test_a_clock_that_uses_the_store_confuses_nothing(path: Path) -> None:
     """What it does comes before the checkpoint that it is asked for, or it is refused in words; nobody waits forever."""
-    command = [sys.executable, "-c", _CLOCK_SCRIPT, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = warm_programs().run("-c", _CLOCK_SCRIPT, path)
     assert done.stderr == ""
     assert done.stdout.count("is done") == 3
 

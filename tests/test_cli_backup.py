@@ -15,7 +15,7 @@ from milepost import CheckpointStore, Head
 from support.chains import entry
 from support.command import answer, run
 from support.exported import recorded
-from support.warm import warm_commands
+from support.warm import warm_commands, warm_programs
 
 
 def test_backup_is_a_copy_with_the_head_it_prints(file: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_overwrite_replaces_no_file_with_a_log_beside_it(file: Path, old: Path) 
         "import os, sys\nfrom support.chains import entry\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append(entry(1, run_id='later'))\nos.kill(os.getpid(), 9)"
     )
-    killed = subprocess.run([sys.executable, "-c", program, old], cwd=Path(__file__).parent, check=False)
+    killed = warm_programs().run("-c", program, old, cwd=Path(__file__).parent)
     assert killed.returncode == -signal.SIGKILL
     result = run("backup", file, old, "--overwrite")
     assert result.exit_code == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from milepost import CheckpointStore
 from support.chains import MAX, chain, entry
 from support.command import COMMAND, ENVIRONMENT, answer, run
+from support.warm import warm_programs
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def test_follow_goes_on_through_restarts_and_kills_of_the_writer(path: Path) -> 
         "CheckpointStore(sys.argv[1]).append(entry(int(sys.argv[2])))\nos.kill(os.getpid(), 9)"
     )
     for sequence in (4, 5):
-        subprocess.run([sys.executable, "-c", program, path, str(sequence)], cwd=Path(__file__).parent, check=False)
+        warm_programs().run("-c", program, path, str(sequence), cwd=Path(__file__).parent)
         assert follower.next() == f"load:{sequence}"
     with CheckpointStore(path) as store:
         store.append(entry(6))

@@ -16,7 +16,8 @@ import pytest
 from milepost import CheckpointStore
 from milepost.cli import commands
 from support.chains import chain, entry
-from support.command import READING, process, reading, run, watching
+from support.command import READING, reading, run, watching
+from support.warm import warm_commands, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +63,7 @@ def killed(path: Path) -> Iterator[None]:
         "import os, sys\nfrom support.chains import chain\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(20))\nos.kill(os.getpid(), 9)"
     )
-    ended = subprocess.run([sys.executable, "-c", program, path], cwd=Path(__file__).parent, check=False)
+    ended = warm_programs().run("-c", program, path, cwd=Path(__file__).parent)
     assert ended.returncode == -signal.SIGKILL
     yield
 
@@ -97,7 +98,7 @@ def test_a_command_that_reads_changes_nothing(path: Path, around: object) -> Non
             assert result.exit_code == 0, (command, result.output)
             assert listing(path.parent) == before, command
         assert len(run("history", path).stdout.splitlines()) == 21
-        assert process("verify", path).returncode == 0
+        assert warm_commands().run("-m", "milepost", "verify", path).returncode == 0
         assert listing(path.parent) == before
 
 

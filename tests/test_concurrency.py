@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from milepost import CheckpointStore, Receipt
 from milepost.checkpoint import chain_signature
 from support.chains import entry
-from support.programs import environment
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from support.warm import warm_programs
 
 FORKS = """
 import os, sys
@@ -31,10 +26,8 @@ sys.exit(any([os.wait()[1] for _ in range(int(count))]))
 
 
 def _writers(path: Path, count: int, appends: int, durability: str) -> None:
-    command = [sys.executable, "-c", FORKS, str(path), str(count), str(appends), durability]
-    ran = subprocess.run(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(), check=False
-    )
+    writing = ("-c", FORKS, path, str(count), str(appends), durability)
+    ran = warm_programs().run(*writing, cwd=Path(__file__).parent)
     assert (ran.returncode, ran.stderr) == (0, "")
     with CheckpointStore(path) as store:
         assert len(store) >= count * appends
@@ -116,7 +109,7 @@ def test_a_new_file_that_several_processes_make_at_once_is_made_once(tmp_path: P
         "if first: sys.exit(any([os.wait()[1] for _ in range(2)]))\n"
     )
     paths = [tmp_path / f"store-{i}" for i in range(30)]
-    ran = subprocess.run([sys.executable, "-c", program, *paths], stderr=subprocess.PIPE, text=True, check=False)
+    ran = warm_programs().run("-c", program, *paths)
     assert (ran.returncode, ran.stderr) == (0, "")
     # Of two that close at once neither may be the last, and then a -wal or -shm stays for the next one to open the file.
     assert {str(path).removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()} == set(map(str, paths))

@@ -20,6 +20,7 @@ import pytest
 from milepost import CheckpointStore, StoreError, create, schema
 from support.chains import chain, entry
 from support.command import COMMAND, ENVIRONMENT, run
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -414,7 +415,7 @@ def test_processes_that_make_the_same_store_and_sweep_each_other_all_open_it(pat
         "    with CheckpointStore(f'{sys.argv[1]}-{n}', durability='normal', busy_timeout_ms=60000) as store:\n"
         "        store.append(Checkpoint(f'run-{number}', 'load', 1, Watermark(1, 1), 'k', 1))\n"
     )
-    assert subprocess.run([sys.executable, "-c", program, path], check=False, timeout=120).returncode == 0
+    assert warm_programs().run("-c", program, path).returncode == 0
     stores = [f"{path.name}-{number}" for number in range(8)]
     # Of two that close at the same moment, neither is SQLite's last one, which removes these. The next one does.
     logs = {f"{store}-{log}" for store in stores for log in ("wal", "shm")}

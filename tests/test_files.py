@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +23,7 @@ from milepost import (
 )
 from milepost.connection import refuse_foreign_header
 from support.chains import entry
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +34,8 @@ READ = apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY
 
 
 BEGIN = """
-import os, sys
+import os, sys, warnings
+warnings.simplefilter("ignore", ResourceWarning)  # a store that is not closed is none of the questions here
 from support.chains import chain, entry
 from milepost import *
 from milepost import files, schema, wal
@@ -55,9 +55,7 @@ def told(act):
 
 def child(program: str, *arguments: Path | str) -> str:
     """What a program prints that is run by a user without rights, once it has imported what it needs."""
-    run = subprocess.run(
-        [sys.executable, "-c", BEGIN + program, *arguments], cwd=TESTS, capture_output=True, text=True, check=False
-    )
+    run = warm_programs().run("-c", BEGIN + program, *arguments, cwd=TESTS)
     assert run.stderr == ""
     return run.stdout
 

@@ -9,7 +9,6 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import replace
@@ -50,6 +49,7 @@ from support.chains import chain, entry, mixed
 from support.hostile import HOSTILE
 from support.programs import PROGRAMS, environment
 from support.tampering import tamper
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -791,7 +791,8 @@ def test_parent_and_child_of_a_fork_both_ask(tmp_path: Path) -> None:
         "    with CheckpointStore(sys.argv[1]) as store: store.verify().raise_if_broken()\n"
         "    if child: assert os.waitpid(child, 0)[1] == 0\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", program, *files], check=True, timeout=60)
+    ended = warm_programs().run("-c", program, *files)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("rounds", [150, pytest.param(8000, marks=pytest.mark.long)])
@@ -800,8 +801,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing_open(tmp_path: Path, rounds: int) -
     for number in range(8):
         make(tmp_path / f"{number}.milepost", mixed(15))
     program, pattern = str(PROGRAMS / "interrupted_fleet.py"), str(tmp_path / "*.milepost")
-    command = [sys.executable, "-W", "error", program, pattern, str(rounds)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment())
+    run = warm_programs().run(program, pattern, str(rounds), env=environment())
     assert (run.returncode, run.stderr) == (0, "")
     assert int(run.stdout) > rounds // 20
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ import pytest
 
 from milepost import CheckpointStore
 from support.doors import connections, unlocked
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +26,7 @@ KILLED = (
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a process that was killed, with its WAL and its shared memory."""
     path = tmp_path_factory.mktemp("killed") / "orders.milepost"
-    subprocess.run([sys.executable, "-c", KILLED, path], check=True, cwd=Path(__file__).parent)
+    assert warm_programs().run("-c", KILLED, path, cwd=Path(__file__).parent).returncode == 0
     return path
 
 

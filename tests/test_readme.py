@@ -117,8 +117,8 @@ def test_every_installation_names_extras_that_exist() -> None:
 def test_the_line_of_an_export_is_the_one_that_is_exported(tmp_path: Path) -> None:
     """Character for character, from the file that the first program of the page makes."""
     page = TOP / "docs/reference/cli.md"
-    _run([sys.executable, "-c", blocks(page, "python")[0].text], tmp_path)
-    exported = _run([sys.executable, "-m", "milepost", "export", "orders.milepost"], tmp_path)
+    _run_python(blocks(page, "python")[0].text, tmp_path)
+    exported = warm_commands().run("-m", "milepost", "export", "orders.milepost", cwd=tmp_path)
     assert exported.stdout.startswith(blocks(page, "json")[0].text)
 
 

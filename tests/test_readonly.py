@@ -22,6 +22,7 @@ from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, writer
 from support.methods import WRITING
 from support.programs import PROGRAMS, environment
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ def _killed_writer(path: Path) -> None:
         "import os, sys\nfrom support.chains import chain\nfrom milepost import CheckpointStore\n"
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(50))\nos.kill(os.getpid(), 9)"
     )
-    run = subprocess.run([sys.executable, "-c", program, path], env=environment(), check=False)
+    run = warm_programs().run("-c", program, path, cwd=Path(__file__).parent)
     assert run.returncode == -signal.SIGKILL
 
 
@@ -86,7 +87,7 @@ def _killed_after_the_header_of_the_wal(path: Path) -> None:
     program = (
         "import os, sys\nfrom milepost import CheckpointStore\nstore = CheckpointStore(sys.argv[1])\nos.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", program, path], check=False)
+    warm_programs().run("-c", program, path)
     path.with_name(f"{path.name}-wal").write_bytes(header)
 
 
@@ -142,14 +143,7 @@ def test_a_directory_without_write_permission_is_enough(make: Callable[[Path], N
             file.chmod(0o444)
         directory.chmod(0o555)
         before = _bytes(directory)
-        package = Path(sys.modules["milepost"].__file__ or "").parents[1]
-        run = subprocess.run(
-            [sys.executable, "-c", UNPRIVILEGED, directory / "orders.milepost"],
-            env={"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        run = warm_programs().run("-c", UNPRIVILEGED, directory / "orders.milepost")
         assert (run.stdout, run.stderr) == ("ReadOnlyStoreError\n", "")
         assert _bytes(directory) == before
     finally:

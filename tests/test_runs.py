@@ -7,8 +7,6 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +32,7 @@ from milepost.rows import Filter
 from support import doors
 from support.chains import chain, entry
 from support.command import answer, run
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -452,8 +451,8 @@ def _program(path: Path, seed: int, steps: int, kills: int) -> None:
                 note(run_id).entries.append((stage, number))
             elif action == "kill" and kills:
                 kills -= 1
-                command = [sys.executable, "-c", KILLED, str(path), run_id, str(clock())]
-                assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+                ended = warm_programs().run("-c", KILLED, path, run_id, str(clock()))
+                assert ended.returncode == -signal.SIGKILL
                 note(run_id).attempts.append([clock.now_ms, "open", None, None])
         found = {each.run_id: each for each in store.runs()}
         order = list(dict.fromkeys(each.run_id for each in store.history()))
@@ -505,7 +504,7 @@ def test_a_process_that_is_killed_in_its_body_leaves_an_open_attempt_and_goes_on
         "store.close()"
     )
     for record, returncode in (("5", -signal.SIGKILL), ("99", 0)):
-        ended = subprocess.run([sys.executable, "-c", program, str(path), record], check=False)
+        ended = warm_programs().run("-c", program, path, record)
         assert ended.returncode == returncode
         with CheckpointStore.open_readonly(path) as store:
             found = summary(store)

@@ -8,8 +8,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -37,6 +35,7 @@ from support.bytecodes import Tripwire
 from support.chains import chain, entry, mixed
 from support.shipping import NAME, FailingTarget, MemoryTarget, begun_and_told
 from support.tampering import tamper
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -725,20 +724,13 @@ def test_the_end_of_the_interpreter_ships_the_rest(tmp_path: Path) -> None:
     """Of a program that forgot to close."""
     program = (
         "import milepost, sys\n"
-        "from support.chains import entry\n"
         "store = milepost.CheckpointStore('a.milepost')\n"
         "shipper = milepost.ship(store, 'target', 'orders', every_s=3600)\n"
-        "store.append(entry(1))\n"
+        "store.append(milepost.Checkpoint('run-7', 'load', 1, milepost.Watermark(1, 1), 'a', 1))\n"
         "print(store.head())\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    found = warm_programs().run("-c", program, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
     assert str(head_there(tmp_path, tmp_path / "target")) == found.stdout.strip()
 
 

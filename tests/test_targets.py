@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ import milepost
 from milepost import InvalidArgumentError, MissingPackageError, TargetError
 from milepost.targets import DirectoryTarget, ObjectTarget, Target, checked_name, target_of
 from support.syncs import synced_inodes
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +152,7 @@ def test_a_target_that_needs_obstore_says_how_to_install_it(tmp_path: Path) -> N
         "    try: milepost.ship(store, 's3://bucket', 'orders')\n"
         "    except milepost.MissingPackageError as error: print(error)\n"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    found = warm_programs().run("-c", program, cwd=tmp_path)
     assert found.stdout == 'this needs obstore, which is not installed: pip install "milepost[ship]"\n'
     assert issubclass(MissingPackageError, ImportError)
 
@@ -281,7 +281,7 @@ def test_an_object_store_that_was_used_before_a_fork_is_refused_in_the_child(tmp
         "print(code, target_of('memory://').get('a'), flush=True)\n"
         "os._exit(0)\n"  # obstore 0.12 may crash at the end of an interpreter that has forked
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    found = warm_programs().run("-c", program, cwd=tmp_path)
     refused, parent = found.stdout.splitlines()
     assert refused.startswith("memory://: obstore was used before this process was forked")
     assert parent == "7 b''"
