@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,12 +13,12 @@ import pytest
 import milepost
 from milepost import InvalidArgumentError, MissingPackageError, TargetError
 from milepost.targets import DirectoryTarget, ObjectTarget, Target, checked_name, target_of
+from support.programs import PROGRAMS
 from support.syncs import synced_inodes
 from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 obstore = pytest.importorskip("obstore")
 
@@ -287,57 +285,16 @@ def test_an_object_store_that_was_used_before_a_fork_is_refused_in_the_child(tmp
     assert parent == "7 b''"
 
 
-class _ForkAtEachLine:
-    """Forks once at each line of `put_new`, and no child forks. The children leave, or go on, at once or when told."""
-
-    def __init__(self, *, leaves: bool, waits: bool) -> None:
-        self.parent = os.getpid()
-        self.children: list[int] = []
-        self._leaves, self._waits = leaves, waits
-        self._told, self.tell = os.pipe()
-        self._lines: set[int] = set()
-
-    def __call__(self, frame: FrameType, event: str, _given: object) -> _ForkAtEachLine | None:
-        if os.getpid() == self.parent and event == "line" and frame.f_lineno not in self._lines:
-            self._lines.add(frame.f_lineno)
-            self._fork()
-        return self if frame.f_code.co_name in {"put_new", "_write"} else None
-
-    def _fork(self) -> None:
-        child = os.fork()
-        if child:
-            self.children.append(child)
-            if not self._waits:
-                os.waitpid(child, 0)
-            return
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20)
-        os.close(self.tell)
-        if self._waits:
-            os.read(self._told, 1)  # the end of the pipe
-        if self._leaves:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nobody forks here")
-@pytest.mark.parametrize("leaves", [True, False])
-@pytest.mark.parametrize("waits", [True, False])
-def test_a_child_that_is_forked_within_a_put_changes_nothing_of_it(tmp_path: Path, leaves: bool, waits: bool) -> None:
+@pytest.mark.parametrize("leaves", ["leaves", "goes-on"])
+@pytest.mark.parametrize("waits", ["waits", "at-once"])
+def test_a_child_that_is_forked_within_a_put_changes_nothing_of_it(tmp_path: Path, leaves: str, waits: str) -> None:
     """Neither its file, while it is made, nor the object, once it was acknowledged."""
-    target, data = DirectoryTarget(str(tmp_path)), b"an object"
-    fork, before = _ForkAtEachLine(leaves=leaves, waits=waits), sys.gettrace()
-    try:
-        sys.settrace(fork)
-        put = target.put_new("orders/log/1", data)
-    finally:
-        sys.settrace(before)
-        if os.getpid() != fork.parent:
-            os._exit(0)
-        os.close(fork.tell)
-    if waits:
-        for child in fork.children:
-            os.waitpid(child, 0)
-    assert len(fork.children) > 5
-    assert put or not leaves  # a child that goes on may have put it
-    assert target.get("orders/log/1") == data
-    assert target.put_new("orders/log/2", data)
+    ended = warm_programs().run(PROGRAMS / "forks_within_put.py", tmp_path, leaves, waits)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    put, children = ended.stdout.split()
+    assert int(children) > 5
+    assert put == "True" or leaves != "leaves"  # a child that goes on may have put it
+    target = DirectoryTarget(str(tmp_path))
+    assert target.get("orders/log/1") == b"an object"
+    assert target.put_new("orders/log/2", b"an object")
