@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import apsw
 import pytest
 
 from milepost import CheckpointStore, ReadOnlyStoreError, StoreError, create
 from support.chains import chain, entry
-from support.warm import warm_programs
+from support.warm import WarmTalk, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,14 +173,11 @@ def test_a_backup_of_a_closed_file_that_a_writer_overtakes_is_exact(path: Path, 
     """It is read again, from the beginning; nothing of the half-old copy is left."""
     with CheckpointStore(path) as store:
         store.append_many(chain(2000))
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[WarmTalk] = []
 
     def write() -> None:
-        command = [sys.executable, "-c", BEGIN, str(path), writer]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": Path(__file__).parent}
-        child = subprocess.Popen(command, **pipes)
+        child = WarmTalk(warm_programs(), "-c", BEGIN, path, writer, cwd=Path(__file__).parent)
         children.append(child)
-        assert child.stdout is not None
         assert child.stdout.readline() == b"written\n"
 
     vfs = _Overtaken(write)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +15,7 @@ from milepost import CheckpointStore
 from milepost.cli import commands
 from support.chains import chain, entry
 from support.command import READING, reading, run, watching
-from support.warm import warm_commands, warm_programs
+from support.warm import WarmTalk, warm_commands, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,13 +46,10 @@ def written(path: Path) -> Iterator[None]:
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(20))\nprint('ready', flush=True)\n"
         "input()\nstore.close()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, path], cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == b"ready\n"
-        yield
-        writer.communicate(b"\n")
+    writer = WarmTalk(warm_programs(), "-c", program, path, cwd=Path(__file__).parent)
+    assert writer.stdout.readline() == b"ready\n"
+    yield
+    writer.communicate(b"\n")
 
 
 def killed(path: Path) -> Iterator[None]:

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,11 +19,10 @@ import pytest
 from milepost import CheckpointStore, StoreError, create, schema
 from support.chains import chain, entry
 from support.command import COMMAND, ENVIRONMENT, run
-from support.warm import warm_programs
+from support.warm import WarmTalk, warm_commands, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from subprocess import Popen
 
 TESTS = Path(__file__).parent
 NO_LINKS = [errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK]
@@ -137,8 +135,9 @@ def test_any_other_error_of_a_link_is_told_with_the_name_that_was_given(path: Pa
 
 # At a signal, and after a kill
 
-HALF_WAY = """
+HALF_WAY = f"""
 import os, sys, time
+sys.path.append({str(TESTS)!r})
 from support.chains import chain
 from milepost import CheckpointStore
 from milepost.__main__ import main
@@ -159,17 +158,9 @@ else:
 """
 
 
-def half_way(folder: Path, *arguments: str) -> Popen[bytes]:
-    """A process that is making a file, and has made it all but for its name."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", HALF_WAY, *arguments],
-        cwd=folder,
-        env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert child.stdout is not None
+def half_way(folder: Path, *arguments: str, before: str = "") -> WarmTalk:
+    """A process that is making a file, and has made it all but for its name; `before` is what it does first."""
+    child = WarmTalk(warm_commands(warnings=None), "-c", before + HALF_WAY, *arguments, cwd=folder, env=ENVIRONMENT)
     assert child.stdout.readline() == b"half way\n"
     return child
 
@@ -228,7 +219,7 @@ def test_a_signal_that_ends_leaves_nothing_of_what_a_command_was_making(
     child = half_way(folder, *command)
     child.send_signal(number)
     child.send_signal(number)
-    out, said = child.communicate(timeout=60)
+    out, said = child.communicate()
     assert (child.returncode, out, said) == (ENDS[number][0], b"", ENDS[number][1])
     assert names(folder) == ["lines", "store"]
 
@@ -251,19 +242,18 @@ def test_a_signal_that_ends_leaves_nothing_of_an_import(tmp_path: Path, number: 
 
 def test_a_signal_that_somebody_has_decided_on_is_left_to_them(folder: Path) -> None:
     """As under nohup, and in a program that runs commands from another thread."""
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     seen: list[int] = []
     term = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        child = half_way(folder, "backup", "store", "new")  # SIG_IGN is what it inherits
+        child = half_way(folder, "backup", "store", "new", before=nohup)
         child.send_signal(signal.SIGHUP)
         child.send_signal(signal.SIGTERM)
-        assert child.communicate(timeout=60)[1] == b"Error: terminated\n"
+        assert child.communicate()[1] == b"Error: terminated\n"
         assert run("verify", folder / "store").exit_code == 0
         signal.raise_signal(signal.SIGTERM)
         assert seen == [signal.SIGTERM]
     finally:
-        signal.signal(signal.SIGHUP, hangup)
         signal.signal(signal.SIGTERM, term)
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(run("verify", folder / "store").exit_code))
@@ -303,7 +293,7 @@ def test_what_a_kill_leaves_is_removed_when(left_by_kills: Path, tmp_path: Path,
         assert kept not in left
         assert (folder / kept / "new").stat().st_size > 1000
     finally:
-        living.terminate()
+        living.send_signal(signal.SIGTERM)
         living.communicate()
     assert [name for name in names(folder) if name.startswith(".")] == []
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +20,12 @@ from milepost import CheckpointStore, ReadOnlyStoreError, StoreError
 from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, writer
 from support.methods import WRITING
-from support.programs import PROGRAMS, environment
-from support.warm import warm_programs
+from support.warm import WarmTalk, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHILD = PROGRAMS / "appending_child.py"
+APPENDING = "import sys; from support.appending_child import append; append(*sys.argv[1:])"
 
 
 def _bytes(directory: Path) -> dict[str, str]:
@@ -198,19 +196,18 @@ def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: P
     seen = 0
     with CheckpointStore.open_readonly(path) as reader:
         for turn in range(3):
-            command = [sys.executable, str(CHILD), str(path), "run-7", str(turn), str(100_000 if turn < 2 else 1), "normal"]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as child:
-                assert child.stdout is not None
-                child.stdout.readline()
-                child.stdout.readline()  # the first acknowledgement
-                for _ in range(12):
-                    entries = list(reader.history())
-                    assert [e.sequence for e in entries] == list(range(1, len(entries) + 1))
-                    assert len(entries) >= seen
-                    assert reader.verify().ok
-                    seen = len(entries)
-                child.kill()
-                child.stdout.read()
+            writing = (APPENDING, path, "run-7", str(turn), str(100_000 if turn < 2 else 1), "normal")
+            child = WarmTalk(warm_programs(), "-c", *writing, cwd=Path(__file__).parent)
+            assert child.stdout.readline() == b"ready\n"
+            child.stdout.readline()  # the first acknowledgement
+            for _ in range(12):
+                entries = list(reader.history())
+                assert [e.sequence for e in entries] == list(range(1, len(entries) + 1))
+                assert len(entries) >= seen
+                assert reader.verify().ok
+                seen = len(entries)
+            child.kill()
+            child.communicate()
         names = {file.name for file in path.parent.iterdir()}
         assert names <= {path.name, f"{path.name}-wal", f"{path.name}-shm"}
     assert seen > 0

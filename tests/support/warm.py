@@ -12,11 +12,12 @@ import functools
 import os
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from support import warm_server
 
@@ -55,6 +56,42 @@ class WarmProcess:
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+
+class WarmTalk:
+    """
+    A process that was forked, with a pipe at each of its streams; to be used as one of `subprocess.Popen`.
+
+    Args:
+        python: What forks it.
+        arguments: As of `WarmPython.start`.
+        options: Likewise.
+    """
+
+    def __init__(self, python: WarmPython, *arguments: str | Path, **options: Any) -> None:
+        (itself, stdin), (stdout, its_output), (stderr, its_errors) = (os.pipe() for _ in range(3))
+        self.stdin: Final = os.fdopen(stdin, "wb", buffering=0)
+        self.stdout: Final = os.fdopen(stdout, "rb")
+        self.stderr: Final = os.fdopen(stderr, "rb")
+        self._process: Final = python.start((itself, its_output, its_errors), *arguments, **options)
+        for stream in (itself, its_output, its_errors):
+            os.close(stream)
+        self.pid: Final = self._process.pid
+        self.send_signal: Final = self._process.send_signal
+        self.returncode: int | None = None
+
+    def kill(self) -> None:
+        """Without a chance to do anything more."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, line: bytes = b"") -> tuple[bytes, bytes]:
+        """Say the last that it is told; all that it writes, and that it had not been asked for."""
+        with self.stdin, contextlib.suppress(BrokenPipeError):
+            self.stdin.write(line)
+        with self.stdout, self.stderr:
+            written = self.stdout.read(), self.stderr.read()
+        self.returncode = self._process.wait(60)
+        return written
 
 
 class WarmPython:
