@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-from milepost import CheckpointStore
+from milepost import CheckpointStore, workers
 from support.chains import mixed
 from support.used_store import used_store
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -104,6 +105,13 @@ def reader(file: Path) -> Iterator[CheckpointStore]:
     """The store of that file, with which what a command says should agree."""
     with CheckpointStore.open_readonly(file) as store:
         yield store
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are forked from a Python that has imported milepost, for a test that doesn't ask how they start."""
+    if hasattr(os, "fork"):
+        monkeypatch.setattr(workers, "start_python", lambda program: warm_programs().talk_text("-c", program))
 
 
 class Clock:

@@ -1369,6 +1369,7 @@ def test_an_item_that_was_taken_out_of_a_bag_that_stayed_is_located(path: Path) 
     assert "lookups no longer find it" in fault.explanation
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_share_the_verification_of_the_copy(
     store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

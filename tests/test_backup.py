@@ -173,10 +173,10 @@ def test_a_backup_of_a_closed_file_that_a_writer_overtakes_is_exact(path: Path, 
     """It is read again, from the beginning; nothing of the half-old copy is left."""
     with CheckpointStore(path) as store:
         store.append_many(chain(2000))
-    children: list[WarmTalk] = []
+    children: list[WarmTalk[bytes]] = []
 
     def write() -> None:
-        child = WarmTalk(warm_programs(), "-c", BEGIN, path, writer, cwd=Path(__file__).parent)
+        child = warm_programs().talk("-c", BEGIN, path, writer, cwd=Path(__file__).parent)
         children.append(child)
         assert child.stdout.readline() == b"written\n"
 

@@ -15,7 +15,7 @@ from milepost import CheckpointStore
 from milepost.cli import commands
 from support.chains import chain, entry
 from support.command import READING, reading, run, watching
-from support.warm import WarmTalk, warm_commands, warm_programs
+from support.warm import warm_commands, warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def written(path: Path) -> Iterator[None]:
         "store = CheckpointStore(sys.argv[1])\nstore.append_many(chain(20))\nprint('ready', flush=True)\n"
         "input()\nstore.close()"
     )
-    writer = WarmTalk(warm_programs(), "-c", program, path, cwd=Path(__file__).parent)
+    writer = warm_programs().talk("-c", program, path, cwd=Path(__file__).parent)
     assert writer.stdout.readline() == b"ready\n"
     yield
     writer.communicate(b"\n")

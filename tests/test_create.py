@@ -158,9 +158,9 @@ else:
 """
 
 
-def half_way(folder: Path, *arguments: str, before: str = "") -> WarmTalk:
+def half_way(folder: Path, *arguments: str, before: str = "") -> WarmTalk[bytes]:
     """A process that is making a file, and has made it all but for its name; `before` is what it does first."""
-    child = WarmTalk(warm_commands(warnings=None), "-c", before + HALF_WAY, *arguments, cwd=folder, env=ENVIRONMENT)
+    child = warm_commands(warnings=None).talk("-c", before + HALF_WAY, *arguments, cwd=folder, env=ENVIRONMENT)
     assert child.stdout.readline() == b"half way\n"
     return child
 

@@ -430,6 +430,7 @@ def test_workers_say_of_each_file_what_one_process_says(tmp_path: Path, two_work
     assert set(two_workers) == set(files) - {files[5], files[6]}
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_large_file_is_shared_by_all_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_workers: list[str]
 ) -> None:
@@ -492,6 +493,7 @@ def test_heads_that_do_not_go_with_the_files_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.usefixtures("warm_workers")
 def test_progress_counts_the_files_and_an_interrupt_ends_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_workers: list[str], opened: set[str], number: int
 ) -> None:
@@ -662,6 +664,7 @@ def test_files_of_older_versions_answer_as_they_do_alone(
     assert list(tmp_path.glob("milepost-*")) == []
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_files_with_an_archive_and_the_archives_answer_as_they_do_alone(tmp_path: Path, two_workers: list[str]) -> None:
     """What is elsewhere is counted by workers too; a run whose entries have been moved is not compared in part."""
     for number in range(2):
@@ -806,6 +809,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing_open(tmp_path: Path, rounds: int) -
     assert int(run.stdout) > rounds // 20
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_read_through_a_link_what_its_writer_has_just_committed(tmp_path: Path, two_workers: list[str]) -> None:
     """The WAL lies beside the target, not beside the link."""
     with contextlib.ExitStack() as stack:

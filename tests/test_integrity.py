@@ -151,6 +151,7 @@ def test_what_another_demands_of_his_rows_is_his_own_affair(file: Path, opener: 
     assert verify(file, opener) == Verification(True, LENGTH, chain_signature(chain(LENGTH)), ())
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_name_the_table_as_well(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And do not do their work for nothing."""
     monkeypatch.setattr(workers, "LEAST", 10)

@@ -356,6 +356,7 @@ def test_a_sequence_that_does_not_rise_is_found_though_every_link_fits(tampered:
         ),
     ],
 )
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_find_the_same(tampered: Any, statement: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same words, whatever part of the chain it stands in; and no worker confirms it."""
     confirm, said = workers.confirm, []
@@ -373,6 +374,7 @@ def test_workers_find_the_same(tampered: Any, statement: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("parts", [2, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_confirm_a_chain_that_they_part_anywhere(tampered: Any, parts: int) -> None:
     """What each run and stage had done before a part is looked up by the mileposts before it."""
     store = tampered("UPDATE run SET run_number = run_number")

@@ -20,7 +20,7 @@ from milepost import CheckpointStore, ReadOnlyStoreError, StoreError
 from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, writer
 from support.methods import WRITING
-from support.warm import WarmTalk, warm_programs
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,7 +197,7 @@ def test_a_reader_beside_a_writing_pipeline_sees_a_chain_that_only_grows(path: P
     with CheckpointStore.open_readonly(path) as reader:
         for turn in range(3):
             writing = (APPENDING, path, "run-7", str(turn), str(100_000 if turn < 2 else 1), "normal")
-            child = WarmTalk(warm_programs(), "-c", *writing, cwd=Path(__file__).parent)
+            child = warm_programs().talk("-c", *writing, cwd=Path(__file__).parent)
             assert child.stdout.readline() == b"ready\n"
             child.stdout.readline()  # the first acknowledgement
             for _ in range(12):

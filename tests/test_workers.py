@@ -70,6 +70,7 @@ def confirmed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         name if name in {"one run", "interwoven runs"} else pytest.param(name, marks=pytest.mark.long) for name in CHAINS
     ],
 )
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_find_a_sound_chain_sound(path: Path, name: str, confirmed: list[bool]) -> None:
     """Every answer is that of one process, and it is the workers' own."""
     with CheckpointStore(path) as store:
@@ -105,6 +106,7 @@ ONE_OF_A_KIND = {0, 3, 4, 7}
         for place, name in enumerate(CHAINS)
     ],
 )
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_find_a_fault_as_one_process_does(path: Path, name: str, edit: str, confirmed: list[bool]) -> None:
     """The same faults, in the same words, at the same places."""
     _edited(path, name, edit)
@@ -136,6 +138,7 @@ def _edited(path: Path, name: str, edit: str) -> Head:
     return head
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_check_the_file_itself(path: Path) -> None:
     """An index that lacks an entry is found by SQLite's own check alone."""
     with CheckpointStore(path) as store:
@@ -179,6 +182,7 @@ def test_a_signature_that_is_none_where_a_part_ends_is_a_fault(path: Path, confi
     assert confirmed == [False]
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_the_signature_belongs_to_the_entries_while_others_append(path: Path, confirmed: list[bool]) -> None:
     """Both are those of the moment at which it began."""
     with CheckpointStore(path, durability="normal") as store:
@@ -244,6 +248,7 @@ def test_one_process_starts_no_other(path: Path, confirmed: list[bool]) -> None:
     assert confirmed == []
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_progress_rises_to_the_end(path: Path) -> None:
     """In the thread of the caller, however many work."""
     seen: list[tuple[int, int]] = []
@@ -254,6 +259,7 @@ def test_progress_rises_to_the_end(path: Path) -> None:
     assert seen[-1] == (LENGTH, LENGTH)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ctrl-C would: none does the rest of its work first, and no thread is left that waits for one."""
     children: list[subprocess.Popen[str]] = []
@@ -283,6 +289,7 @@ def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path
     assert all(child.returncode for child in children)  # killed: one that ends by itself gives 0
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_task_that_another_worker_takes_first_is_no_error(
     path: Path, monkeypatch: pytest.MonkeyPatch, confirmed: list[bool]
 ) -> None:
@@ -336,6 +343,7 @@ def test_a_part_is_sound_only_if_it_ends_where_and_as_it_should(path: Path, thro
     assert walked(path, 5, through, signatures[5], signatures[at_end])[-1] == {"sound": sound}
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_the_file_is_sound_only_if_every_part_is_confirmed(
     path: Path, monkeypatch: pytest.MonkeyPatch, confirmed: list[bool]
 ) -> None:
@@ -349,6 +357,7 @@ def test_the_file_is_sound_only_if_every_part_is_confirmed(
 
 
 @pytest.mark.parametrize("leaves", [True, False])
+@pytest.mark.usefixtures("warm_workers")
 def test_a_child_that_is_forked_meanwhile_takes_no_reply_of_the_workers(path: Path, leaves: bool) -> None:
     """It is told, whether it leaves or waits on; its parent gets every reply, and neither waits for ever."""
     parent, children = os.getpid(), list[int]()

@@ -16,14 +16,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic
 
 from support import warm_server
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
+    from io import BufferedReader, BufferedWriter
 
 _SERVER: Final = warm_server.__file__
 
@@ -58,39 +60,35 @@ class WarmProcess:
                 os.kill(self.pid, number)
 
 
-class WarmTalk:
+class WarmTalk(Generic[AnyStr]):
     """
     A process that was forked, with a pipe at each of its streams; to be used as one of `subprocess.Popen`.
 
     Args:
-        python: What forks it.
-        arguments: As of `WarmPython.start`.
-        options: Likewise.
+        streams: The first standard stream of this process, and what it reads of the other two: bytes or text.
+        process: It.
     """
 
-    def __init__(self, python: WarmPython, *arguments: str | Path, **options: Any) -> None:
-        (itself, stdin), (stdout, its_output), (stderr, its_errors) = (os.pipe() for _ in range(3))
-        self.stdin: Final = os.fdopen(stdin, "wb", buffering=0)
-        self.stdout: Final = os.fdopen(stdout, "rb")
-        self.stderr: Final = os.fdopen(stderr, "rb")
-        self._process: Final = python.start((itself, its_output, its_errors), *arguments, **options)
-        for stream in (itself, its_output, its_errors):
-            os.close(stream)
-        self.pid: Final = self._process.pid
-        self.send_signal: Final = self._process.send_signal
+    def __init__(self, streams: tuple[IO[AnyStr], IO[AnyStr], IO[AnyStr]], process: WarmProcess) -> None:
+        self.stdin, self.stdout, self.stderr = streams
+        self.pid: Final = process.pid
+        self.poll: Final = process.poll
+        self.send_signal: Final = process.send_signal
         self.returncode: int | None = None
+        self._wait: Final = process.wait
 
     def kill(self) -> None:
         """Without a chance to do anything more."""
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, line: bytes = b"") -> tuple[bytes, bytes]:
-        """Say the last that it is told; all that it writes, and that it had not been asked for."""
-        with self.stdin, contextlib.suppress(BrokenPipeError):
-            self.stdin.write(line)
+    def communicate(self, last: AnyStr | None = None) -> tuple[AnyStr, AnyStr]:
+        """Say the last that it is told; all that it writes, and that nobody has read yet."""
+        with contextlib.suppress(BrokenPipeError), self.stdin:
+            if last is not None:
+                self.stdin.write(last)
         with self.stdout, self.stderr:
             written = self.stdout.read(), self.stderr.read()
-        self.returncode = self._process.wait(60)
+        self.returncode = self._wait(60)
         return written
 
 
@@ -164,6 +162,25 @@ class WarmPython:
         given = [str(argument) for argument in arguments]
         here = {"directory": str(cwd or Path.cwd()), "environment": dict(env or os.environ)}
         return WarmProcess(warm_server.ask(self._place, streams, arguments=given, session=session, **here))
+
+    def talk(self, *arguments: str | Path, **options: Any) -> WarmTalk[bytes]:
+        """Begin it as `start` does, to be told bytes and to be read."""
+        streams, process = self._piped(*arguments, **options)
+        return WarmTalk(streams, process)
+
+    def talk_text(self, *arguments: str | Path, **options: Any) -> WarmTalk[str]:
+        """Likewise, in text."""
+        (stdin, stdout, stderr), process = self._piped(*arguments, **options)
+        return WarmTalk((TextIOWrapper(stdin), TextIOWrapper(stdout), TextIOWrapper(stderr)), process)
+
+    def _piped(
+        self, *arguments: str | Path, **options: Any
+    ) -> tuple[tuple[BufferedWriter, BufferedReader, BufferedReader], WarmProcess]:
+        (itself, stdin), (stdout, its_output), (stderr, its_errors) = (os.pipe() for _ in range(3))
+        process = self.start((itself, its_output, its_errors), *arguments, **options)
+        for stream in (itself, its_output, its_errors):
+            os.close(stream)
+        return (os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb")), process
 
     def in_a_shell(self, module: str) -> str:
         """What stands for `python -m MODULE` in a command of a shell, with the shell's own streams."""
