@@ -451,8 +451,8 @@ def _program(path: Path, seed: int, steps: int, kills: int) -> None:
                 note(run_id).entries.append((stage, number))
             elif action == "kill" and kills:
                 kills -= 1
-                ended = warm_programs().run("-c", KILLED, path, run_id, str(clock()))
-                assert ended.returncode == -signal.SIGKILL
+                program = "-c", KILLED, path, run_id, str(clock())
+                assert warm_programs().run(*program).returncode == -signal.SIGKILL
                 note(run_id).attempts.append([clock.now_ms, "open", None, None])
         found = {each.run_id: each for each in store.runs()}
         order = list(dict.fromkeys(each.run_id for each in store.history()))

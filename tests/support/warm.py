@@ -70,7 +70,9 @@ class WarmTalk(Generic[AnyStr]):
     """
 
     def __init__(self, streams: tuple[IO[AnyStr], IO[AnyStr], IO[AnyStr]], process: WarmProcess) -> None:
-        self.stdin, self.stdout, self.stderr = streams
+        self.stdin: IO[AnyStr] = streams[0]
+        self.stdout: IO[AnyStr] = streams[1]
+        self.stderr: IO[AnyStr] = streams[2]
         self.pid: Final = process.pid
         self.poll: Final = process.poll
         self.send_signal: Final = process.send_signal
