@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from milepost import Checkpoint, CheckpointStore, RejectedCheckpointError
 from support.chains import MAX, chain, entry, mixed
-from support.command import answer, on_terminal, process, run
+from support.command import answer, on_terminal, run, warm_process
 from support.exported import FIELDS, recorded, values
 from support.strategies import checkpoints
+from support.warm import warm_commands
 
 
 @settings(max_examples=20)  # each makes three files, durably
@@ -51,13 +52,26 @@ def test_the_widest_integers_are_exact(path: Path, tmp_path: Path) -> None:
     assert recorded(tmp_path / "new") == recorded(path)
 
 
-def test_a_long_chain_goes_through_in_batches(path: Path, tmp_path: Path) -> None:
+IN_BATCHES = """
+import sys
+from milepost import transfer
+from milepost.cli import commands, export
+sys.modules["milepost.cli.export"]._BATCH = transfer._BATCH = int(sys.argv.pop(1))
+commands()
+"""
+
+
+@pytest.mark.parametrize(("entries", "batch"), [(1200, 1000), pytest.param(12_000, 10_000, marks=pytest.mark.long)])
+def test_a_long_chain_goes_through_in_batches(path: Path, tmp_path: Path, entries: int, batch: int) -> None:
     """More than one batch each way, through a pipe."""
     with CheckpointStore(path, durability="normal") as store:
-        store.append_many(chain(12_000))
-    exported = process("export", path).stdout
-    assert exported.count(b"\n") == 12_000
-    assert process("import", "-", tmp_path / "new", input=exported).returncode == 0
+        store.append_many(chain(entries))
+    warm = warm_commands()
+    exported, _ = warm.talk("-c", IN_BATCHES, str(batch), "export", path).communicate()
+    assert exported.count(b"\n") == entries
+    importing = warm.talk("-c", IN_BATCHES, str(batch), "import", "-", tmp_path / "new")
+    importing.communicate(exported)
+    assert importing.returncode == 0
     assert recorded(tmp_path / "new") == recorded(path)
 
 
@@ -110,7 +124,7 @@ def test_a_cell_of_csv_never_starts_a_formula(path: Path) -> None:
     """Also not where another separator, or a line end in a name, would begin a cell; numbers stay numbers."""
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(entry(1, run_id=name, stage=name, key=name) for name in HOSTILE_CELLS)
-    text = process("export", path, "--format", "csv").stdout.decode()
+    text = warm_process("export", path, "--format", "csv").stdout.decode()
     assert text.count("\r\n") == text.count("\n") == len(HOSTILE_CELLS) + 1
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     for name, row in zip(HOSTILE_CELLS, rows, strict=True):
@@ -146,7 +160,7 @@ def test_parquet_has_the_columns_of_the_view(path: Path, tmp_path: Path) -> None
         store.append_many([*mixed(30), entry(MAX, run_id="\x1b=1", offset=MAX, event_time_ms=MAX)])
         receipts = list(store.receipts())
     answer("export", path, "--output", tmp_path / "a.parquet")
-    (tmp_path / "b").write_bytes(process("export", path, "--format", "parquet").stdout)
+    (tmp_path / "b").write_bytes(warm_process("export", path, "--format", "parquet").stdout)
     for name in ("a.parquet", "b"):
         table = io_.read_parquet(tmp_path / name).read_all()
         columns = {column: table[column].to_pylist() for column in table.column_names if column not in {"at", "event_time"}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 
 from milepost import CheckpointStore
 from support.chains import MAX, chain, entry
-from support.command import COMMAND, ENVIRONMENT, answer, run
-from support.warm import warm_programs
+from support.command import ENVIRONMENT, answer, run
+from support.warm import warm_commands, warm_programs
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -90,29 +89,22 @@ class Follower:
     """`milepost history --follow --json` as a process."""
 
     def __init__(self, path: Path, *options: str) -> None:
-        self.child = subprocess.Popen(
-            [*COMMAND, "history", path, "--follow", "--json", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
-        )
-        assert self.child.stdout is not None
-        self.stdout = self.child.stdout
+        python = warm_commands(warnings=None)
+        self.child = python.talk("-m", "milepost", "history", path, "--follow", "--json", *options, env=ENVIRONMENT)
 
     def next(self) -> str:
         """The key of the next entry, when it comes."""
-        key = json.loads(self.stdout.readline())["idempotency_key"]
+        key = json.loads(self.child.stdout.readline())["idempotency_key"]
         assert isinstance(key, str)
         return key
 
     def end(self) -> tuple[int, bytes]:
         """The exit code, and what it said to standard error."""
-        assert self.child.stderr is not None
-        with self.child, self.child.stderr:
-            try:
-                return self.child.wait(30), self.child.stderr.read()
-            finally:
-                self.child.kill()
+        try:
+            return self.child.wait(30), self.child.stderr.read()
+        finally:
+            for stream in (self.child.stdin, self.child.stdout, self.child.stderr):
+                stream.close()
 
 
 def test_follow_goes_on_through_restarts_and_kills_of_the_writer(path: Path) -> None:
@@ -157,7 +149,7 @@ def test_follow_ends_when_its_reader_goes_away(file: Path) -> None:
     """At once, although nothing more is ever appended; without a word."""
     follower = Follower(file)
     follower.next()
-    follower.stdout.close()
+    follower.child.stdout.close()
     assert follower.end() == (141, b"")
 
 
@@ -177,10 +169,8 @@ def test_the_reader_of_a_pipe_may_go_away(path: Path) -> None:
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(chain(5000))
     for options in ([], ["--json"]):
-        command = [*COMMAND, "history", str(path), *options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as child:
-            assert child.stdout is not None
-            assert child.stderr is not None
+        child = warm_commands(warnings=None).talk("-m", "milepost", "history", path, *options, env=ENVIRONMENT)
+        with child.stdin, child.stderr:
             child.stdout.readline()
             child.stdout.close()
             assert (child.wait(30), child.stderr.read()) == (141, b"")

@@ -11,7 +11,7 @@ import pytest
 
 from milepost import CheckpointStore
 from support.chains import entry
-from support.command import READING, answer, on_terminal, process, reading
+from support.command import READING, answer, on_terminal, reading, warm_process
 from support.tampering import tamper
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def obeyed(screen: str) -> set[str]:
 def test_nothing_in_a_name_is_obeyed_in_a_pipe(file: Path) -> None:
     """By any command; JSON is ASCII as well."""
     for command in reading(file, HOSTILE[0]):
-        shown = process(*command).stdout.decode() if command[0] == "export" else answer(*command)
+        shown = warm_process(*command).stdout.decode() if command[0] == "export" else answer(*command)
         assert obeyed(shown.replace("\r\n", "\n")) <= {"\n"}, command
         assert shown.isascii() or "--json" not in command
     for other in HOSTILE[1:]:
@@ -89,7 +89,7 @@ def test_a_row_stays_a_row(file: Path) -> None:
     assert len(answer("history", file).splitlines()) == 1 + len(HOSTILE)
     assert len(answer("runs", file).splitlines()) == 1 + len(HOSTILE)
     assert len(answer("export", file).splitlines()) == len(HOSTILE)
-    assert len(process("export", file, "--format", "csv").stdout.splitlines()) == 1 + len(HOSTILE)
+    assert len(warm_process("export", file, "--format", "csv").stdout.splitlines()) == 1 + len(HOSTILE)
 
 
 def test_json_has_every_name_as_it_is(file: Path) -> None:
@@ -115,7 +115,7 @@ def test_nothing_in_a_name_is_obeyed_in_an_error(file: Path) -> None:
     """Or in a fault."""
     tamper(file, "UPDATE entry SET entries_so_far = 2", 'CREATE TABLE "\x1b[2J\u202e" (a)')
     for command in (["verify", file], ["latest", file, "--run", "\x1b[2J\u200b"], ["runs", f"{file}\x1b[2J\u202e"]):
-        ended = process(*command)
+        ended = warm_process(*command)
         said = (ended.stdout + ended.stderr).decode()
         assert ended.returncode in {1, 3}
         assert obeyed(said) <= {"\n"}, command

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost import CheckpointStore
+from milepost import CheckpointStore, transfer
 from support.chains import MAX, chain, mixed
 from support.command import COMMAND, answer, run
 from support.exported import recorded, values
@@ -94,9 +94,19 @@ def test_a_line_of_no_utf_8_is_named_too(tmp_path: Path) -> None:
     assert recorded(tmp_path / "new")[0] == mixed(30)[:3]
 
 
-@pytest.mark.parametrize("at", [9_999, 10_000, pytest.param(20_500, marks=pytest.mark.long)])
-def test_a_wrong_line_of_a_later_batch_has_its_number(tmp_path: Path, at: int) -> None:
+@pytest.mark.parametrize(
+    ("batch", "at"),
+    [
+        (100, 99),
+        (100, 100),
+        *(pytest.param(10_000, at, marks=pytest.mark.long) for at in (9_999, 10_000, 20_500)),
+    ],
+)
+def test_a_wrong_line_of_a_later_batch_has_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, at: int
+) -> None:
     """Rejected, invalid or recorded before."""
+    monkeypatch.setattr(transfer, "_BATCH", batch)
     lines = [json.dumps(values(each)) for each in chain(at + 10)]  # some lines more than are right
     for wrong, fault in (
         (lines[4], "an earlier line has this checkpoint already"),

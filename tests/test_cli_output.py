@@ -10,7 +10,7 @@ import pytest
 
 from milepost import CheckpointStore, Watermark
 from support.chains import MAX, entry
-from support.command import ENVIRONMENT, answer, on_terminal, process, run
+from support.command import ENVIRONMENT, answer, on_terminal, run, warm_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_table_in_a_pipe_leaves_nothing_out(path: Path) -> None:
     """Not a column, not an end of a name, not a row: and no escape codes, also with FORCE_COLOR."""
     with CheckpointStore(path, durability="normal") as store:
         store.append_many([entry(1, run_id="r" * 1000, key="k" * 1000), entry(2)])
-    text = process("history", path, env={**ENVIRONMENT, "FORCE_COLOR": "1", "COLUMNS": "40"}).stdout.decode()
+    text = warm_process("history", path, env={**ENVIRONMENT, "FORCE_COLOR": "1", "COLUMNS": "40"}).stdout.decode()
     assert len(text.splitlines()) == 3
     assert "r" * 1000 in text
     assert "k" * 1000 in text
@@ -158,14 +158,14 @@ def test_colour_is_for_terminals_whose_user_wants_it(file: Path) -> None:
     assert "\x1b[1m" in on_terminal("runs", file)[1]
     assert "\x1b" not in on_terminal("runs", file, NO_COLOR="1")[1]
     assert "\x1b" not in on_terminal("runs", file, TERM="dumb")[1]
-    assert b"\x1b" not in process("runs", file).stdout
+    assert b"\x1b" not in warm_process("runs", file).stdout
 
 
 def test_a_terminal_that_knows_ascii_only_gets_ascii(path: Path) -> None:
     """A name is written out rather than lost."""
     with CheckpointStore(path, durability="normal") as store:
         store.append(entry(1, run_id="Zürich"))
-    assert b"Z\\xfcrich" in process("runs", path, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}).stdout
+    assert b"Z\\xfcrich" in warm_process("runs", path, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}).stdout
 
 
 def test_an_empty_store_has_empty_answers(path: Path) -> None:

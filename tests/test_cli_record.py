@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from milepost import CheckpointStore, Watermark
-from support.command import answer, process, run
+from support.command import answer, run, warm_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_checkpoint_is_recorded_and_the_same_command_again_writes_nothing(path
 def test_a_warning_is_a_remark_and_no_line_of_source(path: Path) -> None:
     """Nobody at a shell knows what to do with a path of Python's."""
     given = ("--run", "r", "--stage", "run_id", "--offset", "1", "--event-time", "2300-01-01")
-    ended = process("record", path, *given)
+    ended = warm_process("record", path, *given)
     assert ended.returncode == 0
     told = "milepost: event times of stage 'run_id' of run 'r' are after the year 2200: check their unit, which must be "
     assert ended.stderr.decode() == f"{told}ms since the epoch\n"

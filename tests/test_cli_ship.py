@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from typing import TYPE_CHECKING
 
 import milepost
 from milepost import CheckpointStore, Head
 from support.chains import chain, entry
-from support.command import COMMAND, ENVIRONMENT, answer, run
+from support.command import ENVIRONMENT, answer, run
 from support.shipping import NAME
 from support.tampering import tamper
+from support.warm import WarmTalk, warm_commands
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,28 +64,22 @@ def test_a_zombie_ends_with_exit_code_6(store: CheckpointStore, tmp_path: Path) 
     assert "go on from `milepost restore` into a new file" in result.stderr
 
 
-def _following(store: CheckpointStore, target: Path) -> subprocess.Popen[str]:
+def _following(store: CheckpointStore, target: Path) -> WarmTalk[str]:
     """Begin to ship a store as it grows."""
-    return subprocess.Popen(
-        [*COMMAND, "ship", store.path, str(target), "--name", NAME, "--every", "0.05s"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    command = ("-m", "milepost", "ship", store.path, target, "--name", NAME, "--every", "0.05s")
+    return warm_commands(warnings=None).talk_text(*command, env=ENVIRONMENT)
 
 
 def test_ship_every_follows_a_writer_until_it_is_ended(store: CheckpointStore, tmp_path: Path) -> None:
     """One line for each new head; Ctrl-C ships the rest."""
     target = tmp_path / "target"
     child = _following(store, target)
-    assert child.stdout is not None
     assert child.stdout.readline().strip() == str(Head(0, "0" * 64))
     for sequence in (1, 2):
         store.append(entry(sequence))
         assert child.stdout.readline().strip() == str(store.head())
     child.send_signal(signal.SIGINT)
-    out, errors = child.communicate(timeout=30)
+    out, errors = child.communicate()
     assert (child.returncode, out, errors) == (0, "", "")
 
 
@@ -93,11 +87,10 @@ def test_ship_every_is_told_when_another_takes_over(store: CheckpointStore, tmp_
     """It ends with exit code 6."""
     target = tmp_path / "target"
     child = _following(store, target)
-    assert child.stdout is not None
     child.stdout.readline()
     milepost.ship(store, target, NAME)
     store.append(entry(1))
-    _, errors = child.communicate(timeout=30)
+    _, errors = child.communicate()
     assert child.returncode == 6
     assert "another shipper has taken over" in errors
 

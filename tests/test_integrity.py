@@ -13,7 +13,7 @@ import pytest
 from milepost import CheckpointStore, StoreError, Verification, rows, workers
 from milepost.checkpoint import chain_signature
 from support.chains import chain, entry
-from support.command import process
+from support.command import warm_process
 from support.tampering import empty_index, tamper
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def test_a_virtual_table_that_leads_in_circles_ends(file: Path) -> None:
         connection.execute("INSERT INTO r_node (nodeno, data) VALUES (?, ?)", (node, data.ljust(NODE_BYTES, b"\0")))
         connection.execute("INSERT INTO r_parent VALUES (?, ?)", (node + 1, node))
     connection.close()
-    ended = process("verify", file)  # which waits for a minute
+    ended = warm_process("verify", file)  # which waits for a minute
     assert ended.returncode == 1
     assert b"a query on it does not end" in ended.stdout
     assert b"link" not in ended.stdout
@@ -280,7 +280,7 @@ def test_a_table_that_leads_in_circles_ends(file: Path, beside: str, table: str)
     assert content[(root - 1) * size] == 5  # a page that has children
     content[(root - 1) * size + 8 : (root - 1) * size + 12] = root.to_bytes(4, "big")
     file.write_bytes(content)
-    ended = process("verify", file)  # which waits for a minute
+    ended = warm_process("verify", file)  # which waits for a minute
     assert ended.returncode == 1
     assert f"page {root}".encode() in ended.stdout
 

@@ -19,7 +19,7 @@ from milepost.cli import commands
 from support.warm import warm_commands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "milepost"]
@@ -45,6 +45,14 @@ def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
     """As a process of its own."""
     given = {"env": ENVIRONMENT, "capture_output": True, "timeout": 60, **options}
     return subprocess.run([*COMMAND, *arguments], check=False, **given)
+
+
+def warm_process(*arguments: str | Path, env: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[bytes]:
+    """As a process of its own, with pipes, that is forked from a Python which has imported milepost."""
+    child = warm_commands(warnings=None).talk("-m", "milepost", *arguments, env=env)
+    output, errors = child.communicate()
+    assert child.returncode is not None
+    return subprocess.CompletedProcess(arguments, child.returncode, output, errors)
 
 
 def on_terminal(*arguments: str | Path, columns: int = 80, **environment: str) -> tuple[int, str]:
@@ -88,13 +96,8 @@ def watching(*arguments: str | Path, columns: int = 80) -> Iterator[Callable[[st
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
-    child = subprocess.Popen(
-        [*COMMAND, "watch", *arguments],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env={**kept, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
-    )
+    given = {**kept, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    child = warm_commands(warnings=None).start((terminal,) * 3, "-m", "milepost", "watch", *arguments, env=given)
     os.close(terminal)
     seen = b""
 
@@ -121,7 +124,7 @@ def watching(*arguments: str | Path, columns: int = 80) -> Iterator[Callable[[st
             pass
         assert seen.endswith(b"\x1b[?25h") or b"\x1b[?25h" in seen[-40:], "the cursor is shown again"
     finally:
-        child.kill()
+        child.send_signal(signal.SIGKILL)
         child.wait()
         os.close(screen)
 

@@ -76,8 +76,8 @@ class WarmTalk(Generic[AnyStr]):
         self.pid: Final = process.pid
         self.poll: Final = process.poll
         self.send_signal: Final = process.send_signal
+        self.wait: Final = process.wait
         self.returncode: int | None = None
-        self._wait: Final = process.wait
 
     def kill(self) -> None:
         """Without a chance to do anything more."""
@@ -90,7 +90,7 @@ class WarmTalk(Generic[AnyStr]):
                 self.stdin.write(last)
         with self.stdout, self.stderr:
             written = self.stdout.read(), self.stderr.read()
-        self.returncode = self._wait(60)
+        self.returncode = self.wait(60)
         return written
 
 
