@@ -93,14 +93,10 @@ def test_overwrite_replaces_nothing_but_a_file_of_milepost(file: Path, tmp_path:
 )
 def test_overwrite_replaces_no_file_that_a_program_has_open(file: Path, old: Path, program: str) -> None:
     """The new file would get its WAL and its shared memory, also those of another tool that only reads."""
-    with subprocess.Popen(
-        [sys.executable, "-c", f"import sys; {program}; print('open', flush=True); input(); s.close()", old],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as other:  # fmt: skip
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"open\n"
-        result = run("backup", file, old, "--overwrite")
-        other.communicate(b"\n")
+    other = warm_programs().talk("-c", f"import sys; {program}; print('open', flush=True); input(); s.close()", old)
+    assert other.stdout.readline() == b"open\n"
+    result = run("backup", file, old, "--overwrite")
+    other.communicate(b"\n")
     assert result.exit_code == 3
     assert "a program has this file open" in result.stderr
     assert len(recorded(old)[0]) == len(recorded(file)[0]) - 1

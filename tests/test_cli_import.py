@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import pytest
 
 from milepost import CheckpointStore, transfer
 from support.chains import MAX, chain, mixed
-from support.command import COMMAND, answer, run
+from support.command import ENVIRONMENT, answer, run
 from support.exported import recorded, values
+from support.warm import warm_commands
 
 
 def test_a_keyed_chain_is_imported_with_its_key(path: Path, tmp_path: Path) -> None:
@@ -132,16 +131,13 @@ def test_an_import_never_overwrites(file: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while it waits for more."""
-    with subprocess.Popen(
-        [*COMMAND, "import", "-", tmp_path / "new"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
-        assert child.stdin is not None
-        child.stdin.write((GOOD[0] + "\n").encode())
-        child.stdin.flush()
-        while not list(tmp_path.glob(".milepost*/new")):
-            time.sleep(0.01)
-        os.kill(child.pid, signal.SIGINT)
-        _, said = child.communicate(timeout=30)
+    child = warm_commands(warnings=None).talk("-m", "milepost", "import", "-", tmp_path / "new", env=ENVIRONMENT)
+    child.stdin.write((GOOD[0] + "\n").encode())
+    child.stdin.flush()
+    while not list(tmp_path.glob(".milepost*/new")):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate()
     assert (child.returncode, said) == (130, b"Error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 

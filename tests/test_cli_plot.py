@@ -15,6 +15,7 @@ from milepost import CheckpointStore
 from milepost.cli.plot import plot
 from support.chains import entry, mixed
 from support.command import run
+from support.warm import warm_commands
 from test_cli_hostile_names import HOSTILE
 
 if TYPE_CHECKING:
@@ -151,8 +152,7 @@ def test_another_ending_is_exit_code_2(file: Path, picture: str) -> None:
 def test_without_matplotlib_one_sentence_gives_the_pip_command(file: Path) -> None:
     """And leaves no file behind."""
     program = "import sys\nsys.modules['matplotlib'] = None\nfrom milepost.cli import commands\ncommands()"
-    command = [sys.executable, "-c", program, "plot", "runs", str(file), str(file.parent / "a.png")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = warm_commands(warnings=None).run("-c", program, "plot", "runs", file, file.parent / "a.png")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("Error: ")
     assert 'pip install "milepost[notebook]"' in ended.stderr

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from milepost import CheckpointStore
 from support.chains import entry
-from support.programs import environment
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from subprocess import Popen
+    from support.warm import WarmTalk
 
 FORKS = """
 import os, sys
@@ -35,10 +33,8 @@ for seed in sys.stdin:
 """A fork of a process that has no store is quicker than a new interpreter, and as sudden a death."""
 
 
-def _kill_one(forks: Popen[str], seed: int, delay_s: float) -> list[str]:
+def _kill_one(forks: WarmTalk[str], seed: int, delay_s: float) -> list[str]:
     """Start a writer, kill it after a while, and give the keys that it was told."""
-    assert forks.stdin is not None
-    assert forks.stdout is not None
     forks.stdin.write(f"{seed}\n")
     forks.stdin.flush()
     child = int(forks.stdout.readline())
@@ -75,11 +71,11 @@ def _kills(path: Path, count: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
     told: list[str] = []
-    command = [sys.executable, "-c", FORKS, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()) as forks:
-        for kill in range(count):
-            told += _kill_one(forks, seed + kill, chance.random() * 0.03)
-            _check(path, told)
+    forks = warm_programs().talk_text("-c", FORKS, path, cwd=Path(__file__).parent)
+    for kill in range(count):
+        told += _kill_one(forks, seed + kill, chance.random() * 0.03)
+        _check(path, told)
+    forks.communicate()
 
 
 def test_every_acknowledged_append_survives_a_kill_and_none_is_doubled(path: Path) -> None:

@@ -8,7 +8,6 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 from milepost import CheckpointStore, StoreError, create, schema
 from support.chains import chain, entry
-from support.command import COMMAND, ENVIRONMENT, run
+from support.command import ENVIRONMENT, run
 from support.warm import WarmTalk, warm_commands, warm_programs
 
 if TYPE_CHECKING:
@@ -227,15 +226,13 @@ def test_a_signal_that_ends_leaves_nothing_of_what_a_command_was_making(
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_a_signal_that_ends_leaves_nothing_of_an_import(tmp_path: Path, number: signal.Signals) -> None:
     """While it waits for more lines."""
-    with subprocess.Popen(
-        [*COMMAND, "import", "-", tmp_path / "new"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".milepost*/new*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        child.send_signal(number)
-        _, said = child.communicate(timeout=60)
+    child = warm_commands(warnings=None).talk("-m", "milepost", "import", "-", tmp_path / "new", env=ENVIRONMENT)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".milepost*/new*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(number)
+    _, said = child.communicate()
     assert (child.returncode, said) == ENDS[number]
     assert names(tmp_path) == []
 
@@ -301,12 +298,13 @@ def test_what_a_kill_leaves_is_removed_when(left_by_kills: Path, tmp_path: Path,
 def test_a_kill_in_the_middle_of_an_import_is_swept(tmp_path: Path) -> None:
     """With the store that it was filling, and its -wal."""
     CheckpointStore(tmp_path / "store").close()
-    with subprocess.Popen([*COMMAND, "import", "-", tmp_path / "new"], stdin=subprocess.PIPE) as child:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".milepost*/new-wal")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        child.kill()
+    child = warm_commands(warnings=None).talk("-m", "milepost", "import", "-", tmp_path / "new", env=ENVIRONMENT)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".milepost*/new-wal")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.kill()
+    child.communicate()
     assert len(names(tmp_path)) == 2
     CheckpointStore(tmp_path / "store").close()
     assert names(tmp_path) == ["store"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from milepost import Checkpoint, CheckpointStore, Comparison, Divergence, Fault, StageComparison, Verification, Watermark
 from support.chains import chain, entry
 from support.tampering import tamper
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,7 +268,7 @@ def test_the_page_needs_no_extra() -> None:
         "milepost.Verification(True, 0, '', ())._repr_html_()\n"
         "print(sorted({'pandas', 'numpy', 'matplotlib', 'IPython', 'jinja2'} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = warm_programs().run("-c", program)
     assert found.stdout == "[]\n"
 
 
