@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,23 +27,31 @@ if TYPE_CHECKING:
 MINUTE = 60_000
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with files of each kind: fresh, stalled, empty, forged, keyed, not a store; and one that is missing."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of each kind: fresh, stalled, empty, forged, keyed, not a store."""
+    folder = tmp_path_factory.mktemp("made")
     now = time.time_ns() // 1_000_000
     for name, age in (("fresh", MINUTE), ("other", MINUTE), ("stalled", 120 * MINUTE)):
-        with CheckpointStore(name, durability="normal") as store:
+        with CheckpointStore(folder / name, durability="normal") as store:
             store.append(Checkpoint("nightly", "load", 1, Watermark(500, now - age), "a", now - age))
             store.append(Checkpoint("nightly", "send", 1, Watermark(400, 0), "a", now - age))
-    CheckpointStore("empty", durability="normal").close()
-    with CheckpointStore("forged", durability="normal") as store:
+    CheckpointStore(folder / "empty", durability="normal").close()
+    with CheckpointStore(folder / "forged", durability="normal") as store:
         store.append_many([entry(number, at_ms=now - MINUTE) for number in range(1, 9)])
-    tamper("forged", "UPDATE entry SET offset = 9999 WHERE position = 5")
-    with CheckpointStore("keyed", durability="normal", hmac_key=b"secret") as store:
+    tamper(folder / "forged", "UPDATE entry SET offset = 9999 WHERE position = 5")
+    with CheckpointStore(folder / "keyed", durability="normal", hmac_key=b"secret") as store:
         store.append_many([entry(number, at_ms=now - MINUTE) for number in range(1, 4)])
-    Path("notes").write_text("not a store, but long enough to have a header of one hundred bytes " * 2)
-    Path("key").write_bytes(b"secret")
+    (folder / "notes").write_text("not a store, but long enough to have a header of one hundred bytes " * 2)
+    (folder / "key").write_bytes(b"secret")
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a copy of them, and one that is missing."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -38,9 +38,10 @@ def _writers(path: Path, count: int, appends: int, durability: str) -> None:
         store.verify().raise_if_broken()
 
 
-def test_eight_processes_append_to_one_new_file(path: Path) -> None:
+@pytest.mark.parametrize("appends", [200, pytest.param(500, marks=pytest.mark.long)])
+def test_eight_processes_append_to_one_new_file(path: Path, appends: int) -> None:
     """They create it at once, and every sequence and signature is right."""
-    _writers(path, 8, 500, "normal")
+    _writers(path, 8, appends, "normal")
 
 
 @pytest.mark.long

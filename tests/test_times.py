@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milepost import CheckpointStore, InvalidArgumentError, NoCheckpointError, ms
@@ -50,6 +50,7 @@ def test_a_time_is_what_it_says(value: Any, ms: int) -> None:
     assert to_ms("since", value, round_up=True) == ms
 
 
+@settings(max_examples=30)  # to make a time zone takes longer than to test it
 @given(st.datetimes(datetime(1970, 1, 2), timezones=st.timezones()))  # noqa: DTZ001 - hypothesis adds the zone
 def test_a_fraction_of_a_ms_goes_up_at_the_begin_of_a_span_and_down_at_its_end(moment: datetime) -> None:
     """So that a span never has more than what was asked for; and text says the same as the datetime it came from."""
