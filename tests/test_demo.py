@@ -25,6 +25,7 @@ from milepost.demo import pipeline, run, screen
 from milepost.demo.flights import flights
 from milepost.demo.source import Row, Source
 from support.demo_report import RESUMED, Claim, Kill, Progress, Report
+from support.quick_demo import FORKED, environment, quick_demo
 from support.sample_csv import COLUMNS, RECORDS, Sample, Totals, sample
 from support.warm import warm_commands, warm_programs
 
@@ -49,34 +50,12 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def environment() -> dict[str, str]:
-    """A process's environment, in another time zone, and without what would change how rich writes."""
-    unset = {"FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES", "TERM"}
-    return {**{name: value for name, value in os.environ.items() if name not in unset}, "TZ": "Asia/Tokyo", "TERM": "xterm"}
-
-
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `milepost demo` in a folder, with its output into a pipe."""
     return subprocess.run(
         [sys.executable, "-m", "milepost", "demo", *arguments],
         cwd=folder, env={**environment(), "COLUMNS": "200"}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-
-
-FORKED = """
-import multiprocessing, os
-from milepost.__main__ import main
-if os.name != "nt":
-    fork = multiprocessing.get_context("fork")
-    multiprocessing.get_context = lambda method: fork
-main()
-"""
-
-
-def quick_demo(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    """As `demo`, where it is not asked how the demo starts its processes; `before` is what happens in the first of them."""
-    program = before + FORKED
-    return warm_commands().run("-c", program, "demo", *arguments, cwd=folder, env={**environment(), "COLUMNS": "200"})
 
 
 class Shown(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from milepost.demo.flights import flights
+from support.quick_demo import quick_demo
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOK = EXAMPLES / "forensics.ipynb"
@@ -29,8 +30,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
         header, *lines = data.read().splitlines(keepends=True)
     (tmp_path / "sample.csv").write_bytes(header + b"".join(lines[::100]))
     columns = ["--event-time", "time_hour", "--by", "carrier", "--sum", "distance"]
-    demo = [sys.executable, "-m", "milepost", "demo", "--input", "sample.csv", *columns, "--output", "flights.milepost"]
-    subprocess.run(demo, cwd=tmp_path, check=True, capture_output=True)
+    assert quick_demo(tmp_path, "--input", "sample.csv", *columns, "--output", "flights.milepost").returncode == 0
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     run = _execute(tmp_path)
     assert run.returncode == 0, run.stderr
