@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,7 +30,7 @@ class OtherProcess(ToldProcess):
     """One of the parts of this module, in a process of its own."""
 
     def __init__(self, part: str, *arguments: object) -> None:
-        super().__init__(Path(__file__), part, *arguments, stderr=subprocess.PIPE)
+        super().__init__(Path(__file__), part, *arguments, stderr=None)
 
     def end(self) -> str:
         """Wait until it has ended, in good order; what it has still said."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from support.programs import environment
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,28 +20,20 @@ class ToldProcess:
     Args:
         program: What it runs.
         arguments: What it is given.
-        stderr: Where its errors go, as `subprocess.Popen` takes it.
+        stderr: Where its errors go; None: where they are read at its end.
     """
 
-    def __init__(self, program: Path, *arguments: object, stderr: int | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(program), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=environment(),
-        )
+    def __init__(self, program: Path, *arguments: object, stderr: int | None = 2) -> None:
+        python = warm_programs(warnings=None)
+        self.process = python.talk_text(program, *map(str, arguments), stderr=stderr, env=environment())
 
     def say(self, order: str) -> None:
         """Give an order."""
-        assert self.process.stdin is not None
         self.process.stdin.write(f"{order}\n")
         self.process.stdin.flush()
 
     def hear(self) -> str:
         """Wait for the next line that it says."""
-        assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def tell(self, order: str) -> str:

@@ -18,14 +18,13 @@ import sys
 import tempfile
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, AnyStr, Final, Generic
+from typing import IO, TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, Generic
 
 from support import warm_server
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
-    from io import BufferedReader, BufferedWriter
 
 _SERVER: Final = warm_server.__file__
 
@@ -69,7 +68,9 @@ class WarmTalk(Generic[AnyStr]):
         process: It.
     """
 
-    def __init__(self, streams: tuple[IO[AnyStr], IO[AnyStr], IO[AnyStr]], process: WarmProcess) -> None:
+    def __init__(
+        self, streams: tuple[IO[AnyStr], IO[AnyStr], IO[AnyStr]], process: WarmProcess | subprocess.Popen[bytes]
+    ) -> None:
         self.stdin: IO[AnyStr] = streams[0]
         self.stdout: IO[AnyStr] = streams[1]
         self.stderr: IO[AnyStr] = streams[2]
@@ -78,6 +79,7 @@ class WarmTalk(Generic[AnyStr]):
         self.send_signal: Final = process.send_signal
         self.wait: Final = process.wait
         self.returncode: int | None = None
+        self._written: tuple[AnyStr, AnyStr] | None = None
 
     def kill(self) -> None:
         """Without a chance to do anything more."""
@@ -85,13 +87,14 @@ class WarmTalk(Generic[AnyStr]):
 
     def communicate(self, last: AnyStr | None = None) -> tuple[AnyStr, AnyStr]:
         """Say the last that it is told; all that it writes, and that nobody has read yet."""
-        with contextlib.suppress(BrokenPipeError), self.stdin:
-            if last is not None:
-                self.stdin.write(last)
-        with self.stdout, self.stderr:
-            written = self.stdout.read(), self.stderr.read()
-        self.returncode = self.wait(60)
-        return written
+        if self._written is None:
+            with contextlib.suppress(BrokenPipeError), self.stdin:
+                if last is not None:
+                    self.stdin.write(last)
+            with self.stdout, self.stderr:
+                self._written = self.stdout.read(), self.stderr.read()
+            self.returncode = self.wait(60)
+        return self._written
 
 
 class WarmPython:
@@ -105,24 +108,11 @@ class WarmPython:
 
     def __init__(self, *modules: str, warnings: str | None = "error") -> None:
         self._modules: Final = modules
-        self._python: Final = [sys.executable, *(("-W", warnings) if warnings else ())]
+        self._warnings: Final = warnings
 
-    @functools.cached_property
+    @property
     def _place(self) -> str:
-        """Where it listens, from the first request on."""
-        place = str(Path(tempfile.mkdtemp(prefix="warm-", dir="/tmp")) / "socket")  # not long: there is a limit
-        process = subprocess.Popen(
-            [*self._python, _SERVER, "serve", place, *self._modules],
-            # What forks has no threads.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
-            stdin=subprocess.PIPE,  # it ends with this: when this process ends at the latest, in whatever way
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # else what ends a whole group, as Ctrl-C does, would let it leave its socket behind
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        atexit.register(process.communicate)
-        return place
+        return _place_of(*self._modules)
 
     def run(
         self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -162,11 +152,11 @@ class WarmPython:
     ) -> WarmProcess:
         """Begin it, also `python FILE ARGUMENT…`, in a session of its own if that is wanted."""
         given = [str(argument) for argument in arguments]
-        here = {"directory": str(cwd or Path.cwd()), "environment": dict(env or os.environ)}
+        here = {"directory": str(cwd or Path.cwd()), "environment": dict(env or os.environ), "warnings": self._warnings}
         return WarmProcess(warm_server.ask(self._place, streams, arguments=given, session=session, **here))
 
     def talk(self, *arguments: str | Path, **options: Any) -> WarmTalk[bytes]:
-        """Begin it as `start` does, to be told bytes and to be read."""
+        """Begin it as `start` does, to be told bytes and to be read. `stderr` is where its errors go, if not into a pipe."""
         streams, process = self._piped(*arguments, **options)
         return WarmTalk(streams, process)
 
@@ -176,24 +166,52 @@ class WarmPython:
         return WarmTalk((TextIOWrapper(stdin), TextIOWrapper(stdout), TextIOWrapper(stderr)), process)
 
     def _piped(
-        self, *arguments: str | Path, **options: Any
-    ) -> tuple[tuple[BufferedWriter, BufferedReader, BufferedReader], WarmProcess]:
-        (itself, stdin), (stdout, its_output), (stderr, its_errors) = (os.pipe() for _ in range(3))
-        process = self.start((itself, its_output, its_errors), *arguments, **options)
-        for stream in (itself, its_output, its_errors):
-            os.close(stream)
-        return (os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"), os.fdopen(stderr, "rb")), process
+        self, *arguments: str | Path, stderr: int | None = None, **options: Any
+    ) -> tuple[tuple[BinaryIO, BinaryIO, BinaryIO], WarmProcess | subprocess.Popen[bytes]]:
+        (its_errors, errors), (itself, stdin), (output, its_output) = reversed(os.pipe()), os.pipe(), os.pipe()
+        streams = os.fdopen(stdin, "wb"), os.fdopen(output, "rb"), os.fdopen(errors, "rb")
+        said = its_errors if stderr is None else stderr
+        process: WarmProcess | subprocess.Popen[bytes]
+        if os.name == "nt":
+            process = subprocess.Popen([*self._python, *arguments], stdin=itself, stdout=its_output, stderr=said, **options)
+        else:
+            process = self.start((itself, its_output, said), *arguments, **options)
+        for end in (itself, its_output, its_errors):
+            os.close(end)
+        return streams, process
+
+    @property
+    def _python(self) -> list[str]:
+        return [sys.executable, *(("-W", self._warnings) if self._warnings else ())]
 
     def in_a_shell(self, module: str) -> str:
         """What stands for `python -m MODULE` in a command of a shell, with the shell's own streams."""
         # A Python that imports next to nothing, and hands its streams over.
-        return shlex.join([sys.executable, "-I", "-S", _SERVER, "ask", self._place, "-m", module])
+        return shlex.join([sys.executable, "-I", "-S", _SERVER, "ask", self._place, self._warnings or "", "-m", module])
 
 
 @functools.cache
-def warm_programs() -> WarmPython:
+def _place_of(*modules: str) -> str:
+    """Where a Python listens that has imported these, from the first request on."""
+    place = str(Path(tempfile.mkdtemp(prefix="warm-", dir="/tmp")) / "socket")  # not long: there is a limit
+    process = subprocess.Popen(
+        [sys.executable, _SERVER, "serve", place, *modules],
+        # What forks has no threads.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+        stdin=subprocess.PIPE,  # it ends with this: when this process ends at the latest, in whatever way
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # else what ends a whole group, as Ctrl-C does, would let it leave its socket behind
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    atexit.register(process.communicate)
+    return place
+
+
+@functools.cache
+def warm_programs(warnings: str | None = "error") -> WarmPython:
     """For programs that import milepost: with no more in it than that brings along."""
-    return WarmPython("milepost")
+    return WarmPython("milepost", warnings=warnings)
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """
 What `support.warm` starts: a Python that imports what it is told, and then forks a process for each program it is asked for.
 
-`serve SOCKET MODULE…` listens until its standard input ends; `ask SOCKET -m MODULE ARGUMENT…` has it run that here.
+`serve SOCKET MODULE…` listens until its standard input ends; `ask SOCKET WARNINGS -m MODULE ARGUMENT…` has it run that here.
 A request is a line of JSON with three standard streams. Its answers are the number of the process and later the exit code,
 each in ten characters. The process that was forked ends as any Python does: with the end of this script.
 """
@@ -19,11 +19,12 @@ import select
 import socket
 import sys
 import types
+import warnings
 from typing import Any
 
 
 def ask(place: str, streams: tuple[int, int, int], **request: Any) -> socket.socket:
-    """Have it begin what `arguments` say, in `directory` and `environment`; where it answers."""
+    """Have it begin what `arguments` say, in `directory` and `environment`, with `warnings` as of -W; where it answers."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(place)
     line = json.dumps(request).encode() + b"\n"
@@ -90,6 +91,10 @@ def run(request: dict[str, Any]) -> None:
     sys.stdin = open(0, encoding=encoding, closefd=False)
     sys.stdout = open(1, "w", buffering, encoding, closefd=False)
     sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)
+    # Python itself looks there when it begins.
+    sys.path += [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each and each not in sys.path]
+    if request["warnings"]:
+        warnings.simplefilter(request["warnings"])
     kind, *arguments = request["arguments"]
     what = arguments.pop(0) if kind in {"-c", "-m"} else ""
     if kind == "-m":
@@ -111,8 +116,8 @@ def run(request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     _this = sys.modules["__main__"]  # it lives on when another takes its place
     if sys.argv[1] == "ask":
-        _here = {"directory": os.getcwd(), "environment": dict(os.environ), "session": False}
-        with ask(sys.argv[2], (0, 1, 2), arguments=sys.argv[3:], **_here) as _connection:
+        _here = {"directory": os.getcwd(), "environment": dict(os.environ), "session": False, "warnings": sys.argv[3]}
+        with ask(sys.argv[2], (0, 1, 2), arguments=sys.argv[4:], **_here) as _connection:
             answer(_connection)
             sys.exit(answer(_connection))
     for _name in sys.argv[3:]:
