@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +24,7 @@ from support.fault_workload import fast_directory
 from support.hooked_vfs import Call, hooked
 from support.power_loss import Tally
 from support.programs import PROGRAMS, environment
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,19 +43,12 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
-        self._process = subprocess.Popen(
-            [sys.executable, PROGRAMS / "killed_archive.py", str(directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
+        python = warm_programs(warnings=None)
+        self._process = python.talk_text(PROGRAMS / "killed_archive.py", str(directory), stderr=2, env=environment())
 
     def kill(self, call: int, *, half: bool = False) -> tuple[bool, str | None, list[str]]:
         """Archive, and kill it at a call: whether it was, what is wrong afterwards, which calls were made without a kill."""
         process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(f"{call} {'half' if half else 'whole'}\n")
         process.stdin.flush()
         killed, problem, methods = json.loads(process.stdout.readline())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from statistics import quantiles
@@ -15,6 +13,7 @@ import pytest
 
 from milepost import CheckpointStore
 from support.programs import PROGRAMS, environment
+from support.warm import warm_programs
 
 CHILD = PROGRAMS / "recorded_writer.py"
 SEED = int(os.environ.get("MILEPOST_FAULT_SEED", "8000"))
@@ -26,21 +25,14 @@ Told = tuple[list[Operation], list[tuple[str, str]]]
 def _log(path: Path, processes: int, operations: int) -> list[Operation]:
     """What each of several processes was told, by the time of its question."""
     children = [
-        subprocess.Popen(
-            [sys.executable, str(CHILD), str(path), f"process-{number}", str(operations), str(SEED)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
+        warm_programs(warnings=None).talk_text(
+            CHILD, path, f"process-{number}", str(operations), str(SEED), env=environment()
         )
         for number in range(processes)
     ]
     for child in children:
-        assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
     for child in children:
-        assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
     answers = [child.communicate() for child in children]

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import pytest
 from support.fault_workload import Plan, Session, content, fast_directory
 from support.killed_pipeline import Death, plan_to_die_in
 from support.programs import PROGRAMS, environment
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,19 +37,12 @@ class Server:
         directory.mkdir()
         program = PROGRAMS / "killed_pipeline.py"
         arguments = [directory, SEED, appends, *([] if together else ["apart"])]
-        self._process = subprocess.Popen(
-            [sys.executable, program, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
+        python = warm_programs(warnings=None)
+        self._process = python.talk_text(program, *map(str, arguments), stderr=2, env=environment())
 
     def kill(self, call: int, *, half: bool = False) -> Death:
         """Run the pipeline and kill it at a call."""
         process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(f"{call} {'half' if half else 'whole'}\n")
         process.stdin.flush()
         return Death(*json.loads(process.stdout.readline()))

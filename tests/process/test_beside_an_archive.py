@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from milepost import Checkpoint, CheckpointStore
 from support.chains import chain, entry
 from support.programs import PROGRAMS, environment
+from support.warm import warm_programs
 
 
 def _together(path: Path, roles: list[str], seconds: float) -> dict[str, list[dict[str, Any]]]:
@@ -24,9 +23,9 @@ def _together(path: Path, roles: list[str], seconds: float) -> dict[str, list[di
     CheckpointStore(path).close()
     processes = []
     for role in roles:
-        command = [sys.executable, str(PROGRAMS / "beside_archive.py"), str(path), f"{role}r-{numbers[role]}", role]
+        program = (PROGRAMS / "beside_archive.py", path, f"{role}r-{numbers[role]}", role)
         numbers[role] += 1
-        processes.append((role, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())))
+        processes.append((role, warm_programs(warnings=None).talk_text(*program, stderr=2, env=environment())))
     # On a busy machine a process may take longer to start than all of this is to last.
     while not _all_at_work(path) and all(process.poll() is None for _, process in processes):
         time.sleep(0.01)
@@ -139,5 +138,6 @@ def test_a_fork_while_another_thread_archives_leaves_both_processes_a_whole_file
         "assert store.base.entries == 3000\n"
         "store.close()\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", program, path], check=True, env=environment(), timeout=60)
+    ended = warm_programs().run("-c", program, path, env=environment())
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert {f"child-{number}" for number in range(10)} <= {each.run_id for each in _all_of_it(path)}

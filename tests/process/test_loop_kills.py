@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
@@ -14,6 +12,7 @@ import pytest
 
 from milepost import CheckpointStore
 from support.programs import PROGRAMS
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,15 +41,15 @@ def test_a_killed_pipeline_with_workers_loses_nothing(path: Path, kind: str, rou
         rows: Counter[int] = Counter()
         for _ in range(rounds):
             every, workers, in_flight = chance.randint(1, 60), chance.randint(1, 6), chance.randint(1, 30)
-            command = [sys.executable, str(PROGRAMS / "mapped_process.py"), str(path), kind]
-            command += [str(number) for number in (every, workers, in_flight)]
+            numbers = [str(number) for number in (every, workers, in_flight)]
             before = _offset(store)
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-                assert process.stdout is not None
-                assert process.stdout.readline() == "begun\n"
-                time.sleep(chance.random() * 0.15)
-                kills += process.poll() is None
-                process.kill()
+            python = warm_programs(warnings=None)
+            process = python.talk_text(PROGRAMS / "mapped_process.py", path, kind, *numbers, stderr=2)
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(chance.random() * 0.15)
+            kills += process.poll() is None
+            process.kill()
+            process.communicate()
             earlier = rows
             with store.transaction() as connection:
                 rows = Counter(record for (record,) in connection.execute("SELECT record FROM sink"))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +18,7 @@ from milepost import Checkpoint, CheckpointStore, Head, MilepostError, schema
 from support.chains import mixed
 from support.fault_workload import NAME, WAL, Files, fast_directory, lay
 from support.programs import environment
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,8 +144,8 @@ def store_with_wal(directory: Path) -> Files:
     """The file and the WAL of a store whose writer was killed."""
     lay(directory, {})
     make_small(directory / NAME, ENTRIES[:-IN_WAL])
-    run = [sys.executable, "-c", WRITER, str(directory / NAME)]
-    subprocess.run(run, check=True, env=environment())
+    written = warm_programs(warnings=None).run("-c", WRITER, directory / NAME, env=environment())
+    assert (written.returncode, written.stderr) == (0, "")
     (directory / f"{NAME}-shm").unlink()  # built anew from the WAL, as after a crash of the machine
     return _taken(directory)
 
