@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from milepost import CheckpointStore, DamagedTargetError, FencedError, Head, Tar
 from support.chains import chain, entry
 from support.programs import PROGRAMS, environment
 from support.shipping import NAME, FailingTarget, MemoryTarget
+from support.warm import warm_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,16 +202,11 @@ class _Node:
     def __init__(self, path: Path, target: Path, *more: str) -> None:
         self.heads: list[str] = []
         self.fenced = False
-        self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAMS / "shipping_node.py"), str(path), str(target), NAME, *more],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
+        python, program = warm_programs(warnings=None), PROGRAMS / "shipping_node.py"
+        self._process = python.talk_text(program, path, target, NAME, *more, stderr=2, env=environment())
 
     def read(self, heads: int) -> None:
         """Wait for so many heads, or for its end."""
-        assert self._process.stdout is not None
         while len(self.heads) < heads and (line := self._process.stdout.readline()):
             self._note(line)
 
@@ -232,10 +226,10 @@ class _Node:
     def end(self) -> None:
         """Wait for its end."""
         try:
-            out, _ = self._process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:  # it goes on: nobody told it
+            self._process.wait(60)
+        except TimeoutError:  # it goes on: nobody told it
             self._process.kill()
-            out, _ = self._process.communicate()
+        out, _ = self._process.communicate()
         for line in out.splitlines():
             self._note(line)
 
