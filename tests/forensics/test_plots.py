@@ -550,14 +550,21 @@ def test_a_name_with_no_letter_that_has_room_is_shown_by_its_numbers(
 HOSTILE = ["$\\frac{", "$x^2$", "a_b%#&~", "<b>&", "\x1b[2J\n\t", "実行 🚀", "\u202eevil", "_hidden", "x" * 1000, "{}"]
 
 
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointStore]:
+    """A store with these names, of runs and of stages, with an outage in each."""
+    with CheckpointStore(tmp_path_factory.mktemp("hostile") / "store", durability="normal") as store:
+        for name in HOSTILE:
+            for run_id in ("run-7", "run-8", name):
+                ticks = _ticking(40, outage=20, run_id=run_id, stage=name)
+                store.append_many(e._replace(idempotency_key=f"k{e.sequence}") for e in ticks)
+        yield store
+
+
 @each_with_its_labels
-def test_a_hostile_name_is_drawn_as_it_is(store: CheckpointStore, draw: Draw) -> None:
+def test_a_hostile_name_is_drawn_as_it_is(hostile: CheckpointStore, draw: Draw) -> None:
     """No formula, no control character, no warning about a character that the font lacks, no picture a mile wide."""
-    for name in HOSTILE:
-        for run_id in ("run-7", "run-8", name):
-            ticks = _ticking(40, outage=20, run_id=run_id, stage=name)
-            store.append_many(e._replace(idempotency_key=f"k{e.sequence}") for e in ticks)
-    figure = draw(store)
+    figure = draw(hostile)
     assert max(_inches(figure)) <= 16
     texts = _texts(figure)
     assert all(text.isprintable() for text in texts)
