@@ -137,6 +137,7 @@ def _nodes(tree: ast.Module) -> list[ast.AST]:
     return list(ast.walk(tree))
 
 
+@cache
 def _imports(tree: ast.Module) -> set[str]:
     """Modules of ours that are imported when the module runs, not only for its types."""
     found: set[str] = set()
@@ -151,6 +152,7 @@ def _imports(tree: ast.Module) -> set[str]:
     return {f"{name}.__init__" if f"{name}.__init__" in ORDER else name for name in found}
 
 
+@cache
 def _packages(tree: ast.Module) -> set[str]:
     """Top names of what a module imports anywhere; but for PurePath, which touches no file."""
     names = {name.name.partition(".")[0] for node in _nodes(tree) if isinstance(node, ast.Import) for name in node.names}
