@@ -28,8 +28,9 @@ def ask(place: str, streams: tuple[int, int, int], **request: Any) -> socket.soc
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(place)
     line = json.dumps(request).encode() + b"\n"
-    sent = socket.send_fds(connection, [line], streams)
-    connection.sendall(line[sent:])
+    rest = line[socket.send_fds(connection, [line], streams) :]
+    if rest:  # else the program may have ended already, and nobody is there to take nothing
+        connection.sendall(rest)
     return connection
 
 
