@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import os
 import secrets
+import socket
 import threading
 import time
 import warnings
@@ -347,8 +348,6 @@ class Shipper:
 
     def _claim(self) -> tuple[Slot, bytes]:
         """Put a claim at the end of the log, and return what is behind it."""
-        import socket  # noqa: PLC0415 - takes 3 ms, and few programs ship
-
         for _ in range(_CLAIMS):
             tail = self._log.tail()
             file = files.birth_of(self._database.path)

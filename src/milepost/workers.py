@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import re
+import subprocess
 import sys
 import threading
 from collections import deque
@@ -33,7 +34,6 @@ from milepost.signature import ChainBase
 from milepost.threads import start as start_thread
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Generator, Iterator, Sequence
 
 
@@ -198,8 +198,6 @@ def start_python(program: str) -> subprocess.Popen[str]:
 
     A file in the working directory, on PYTHONPATH or beside this package therefore never replaces a module of Python's.
     """
-    import subprocess  # noqa: PLC0415 - takes 5 ms, and few programs have workers
-
     places = [place for place in sys.path if isinstance(place, str) and Path(place).is_absolute()]
     return subprocess.Popen(  # noqa: S603 - our own program; only the directories come from elsewhere
         [sys.executable, "-I", "-S", "-B", "-X", f"utf8={sys.flags.utf8_mode}", "-c", program, *places],
