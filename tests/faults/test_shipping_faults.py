@@ -15,9 +15,9 @@ import pytest
 import milepost
 from milepost import CheckpointStore, DamagedTargetError, FencedError, Head, TargetError, segment
 from support.chains import chain, entry
-from support.programs import PROGRAMS, environment
+from support.programs import PROGRAMS
 from support.shipping import NAME, FailingTarget, MemoryTarget
-from support.warm import warm_programs
+from support.told_process import ToldProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,8 +202,7 @@ class _Node:
     def __init__(self, path: Path, target: Path, *more: str) -> None:
         self.heads: list[str] = []
         self.fenced = False
-        python, program = warm_programs(warnings=None), PROGRAMS / "shipping_node.py"
-        self._process = python.talk_text(program, path, target, NAME, *more, stderr=2, env=environment())
+        self._process = ToldProcess(PROGRAMS / "shipping_node.py", path, target, NAME, *more).process
 
     def read(self, heads: int) -> None:
         """Wait for so many heads, or for its end."""
@@ -225,11 +224,12 @@ class _Node:
 
     def end(self) -> None:
         """Wait for its end."""
+        goes_on = threading.Timer(60, self._process.kill)  # nobody told it
+        goes_on.start()
         try:
-            self._process.wait(60)
-        except TimeoutError:  # it goes on: nobody told it
-            self._process.kill()
-        out, _ = self._process.communicate()
+            out, _ = self._process.communicate()
+        finally:
+            goes_on.cancel()
         for line in out.splitlines():
             self._note(line)
 
