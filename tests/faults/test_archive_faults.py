@@ -23,8 +23,8 @@ from support.chains import chain
 from support.fault_workload import fast_directory
 from support.hooked_vfs import Call, hooked
 from support.power_loss import Tally
-from support.programs import PROGRAMS, environment
-from support.warm import warm_programs
+from support.programs import PROGRAMS
+from support.told_process import ToldProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,15 +43,11 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
-        python = warm_programs(warnings=None)
-        self._process = python.talk_text(PROGRAMS / "killed_archive.py", str(directory), stderr=2, env=environment())
+        self._process = ToldProcess(PROGRAMS / "killed_archive.py", directory)
 
     def kill(self, call: int, *, half: bool = False) -> tuple[bool, str | None, list[str]]:
         """Archive, and kill it at a call: whether it was, what is wrong afterwards, which calls were made without a kill."""
-        process = self._process
-        process.stdin.write(f"{call} {'half' if half else 'whole'}\n")
-        process.stdin.flush()
-        killed, problem, methods = json.loads(process.stdout.readline())
+        killed, problem, methods = json.loads(self._process.tell(f"{call} {'half' if half else 'whole'}"))
         return killed, problem, methods
 
     def points(self) -> list[Point]:
@@ -63,7 +59,7 @@ class Server:
 
     def close(self) -> None:
         """Let the program end."""
-        self._process.communicate()
+        self._process.end()
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ import pytest
 
 from support.fault_workload import Plan, Session, content, fast_directory
 from support.killed_pipeline import Death, plan_to_die_in
-from support.programs import PROGRAMS, environment
-from support.warm import warm_programs
+from support.programs import PROGRAMS
+from support.told_process import ToldProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,19 +37,15 @@ class Server:
         directory.mkdir()
         program = PROGRAMS / "killed_pipeline.py"
         arguments = [directory, SEED, appends, *([] if together else ["apart"])]
-        python = warm_programs(warnings=None)
-        self._process = python.talk_text(program, *map(str, arguments), stderr=2, env=environment())
+        self._process = ToldProcess(program, *arguments)
 
     def kill(self, call: int, *, half: bool = False) -> Death:
         """Run the pipeline and kill it at a call."""
-        process = self._process
-        process.stdin.write(f"{call} {'half' if half else 'whole'}\n")
-        process.stdin.flush()
-        return Death(*json.loads(process.stdout.readline()))
+        return Death(*json.loads(self._process.tell(f"{call} {'half' if half else 'whole'}")))
 
     def close(self) -> None:
         """Let the program end."""
-        self._process.communicate()
+        self._process.end()
 
 
 @contextlib.contextmanager
