@@ -11,8 +11,8 @@ import pytest
 
 from milepost import CheckpointStore
 from support.chains import MAX, chain, entry
-from support.command import ENVIRONMENT, answer, run
-from support.warm import warm_commands, warm_programs
+from support.command import answer, run, talk
+from support.warm import warm_programs
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -89,8 +89,7 @@ class Follower:
     """`milepost history --follow --json` as a process."""
 
     def __init__(self, path: Path, *options: str) -> None:
-        python = warm_commands(warnings=None)
-        self.child = python.talk("-m", "milepost", "history", path, "--follow", "--json", *options, env=ENVIRONMENT)
+        self.child = talk("history", path, "--follow", "--json", *options)
 
     def next(self) -> str:
         """The key of the next entry, when it comes."""
@@ -169,7 +168,7 @@ def test_the_reader_of_a_pipe_may_go_away(path: Path) -> None:
     with CheckpointStore(path, durability="normal") as store:
         store.append_many(chain(5000))
     for options in ([], ["--json"]):
-        child = warm_commands(warnings=None).talk("-m", "milepost", "history", path, *options, env=ENVIRONMENT)
+        child = talk("history", path, *options)
         with child.stdin, child.stderr:
             child.stdout.readline()
             child.stdout.close()

@@ -11,9 +11,8 @@ import pytest
 
 from milepost import CheckpointStore, transfer
 from support.chains import MAX, chain, mixed
-from support.command import ENVIRONMENT, answer, run
+from support.command import answer, run, talk
 from support.exported import recorded, values
-from support.warm import warm_commands
 
 
 def test_a_keyed_chain_is_imported_with_its_key(path: Path, tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_an_import_never_overwrites(file: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while it waits for more."""
-    child = warm_commands(warnings=None).talk("-m", "milepost", "import", "-", tmp_path / "new", env=ENVIRONMENT)
+    child = talk("import", "-", tmp_path / "new")
     child.stdin.write((GOOD[0] + "\n").encode())
     child.stdin.flush()
     while not list(tmp_path.glob(".milepost*/new")):

@@ -17,7 +17,7 @@ import pytest
 
 from milepost import CheckpointStore, StoreError, create, schema
 from support.chains import chain, entry
-from support.command import ENVIRONMENT, run
+from support.command import ENVIRONMENT, run, talk
 from support.warm import WarmTalk, warm_commands, warm_programs
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def test_a_signal_that_ends_leaves_nothing_of_what_a_command_was_making(
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_a_signal_that_ends_leaves_nothing_of_an_import(tmp_path: Path, number: signal.Signals) -> None:
     """While it waits for more lines."""
-    child = warm_commands(warnings=None).talk("-m", "milepost", "import", "-", tmp_path / "new", env=ENVIRONMENT)
+    child = talk("import", "-", tmp_path / "new")
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".milepost*/new*")):
         assert time.monotonic() < deadline
@@ -298,7 +298,7 @@ def test_what_a_kill_leaves_is_removed_when(left_by_kills: Path, tmp_path: Path,
 def test_a_kill_in_the_middle_of_an_import_is_swept(tmp_path: Path) -> None:
     """With the store that it was filling, and its -wal."""
     CheckpointStore(tmp_path / "store").close()
-    child = warm_commands(warnings=None).talk("-m", "milepost", "import", "-", tmp_path / "new", env=ENVIRONMENT)
+    child = talk("import", "-", tmp_path / "new")
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".milepost*/new-wal")):
         assert time.monotonic() < deadline

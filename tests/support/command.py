@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from support.warm import WarmTalk
+
 COMMAND = [sys.executable, "-m", "milepost"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 """Of a process whose output is buffered, as it is for users: what cannot be written may be noticed at the very end."""
@@ -47,9 +49,14 @@ def process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
     return subprocess.run([*COMMAND, *arguments], check=False, **given)
 
 
+def talk(*arguments: str | Path, env: Mapping[str, str] = ENVIRONMENT) -> WarmTalk[bytes]:
+    """Begin it as a process of its own, with pipes, that is forked from a Python which has imported milepost."""
+    return warm_commands(warnings=None).talk("-m", "milepost", *arguments, env=env)
+
+
 def warm_process(*arguments: str | Path, env: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[bytes]:
-    """As a process of its own, with pipes, that is forked from a Python which has imported milepost."""
-    child = warm_commands(warnings=None).talk("-m", "milepost", *arguments, env=env)
+    """The same, to its end."""
+    child = talk(*arguments, env=env)
     output, errors = child.communicate()
     assert child.returncode is not None
     return subprocess.CompletedProcess(arguments, child.returncode, output, errors)
