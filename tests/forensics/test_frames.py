@@ -349,8 +349,8 @@ def test_without_the_extra_a_frame_names_it(recorded: CheckpointStore, monkeypat
     """`milepost[notebook]`; everything else works."""
     monkeypatch.setitem(sys.modules, "arro3", None)
     monkeypatch.setitem(sys.modules, "arro3.core", None)
-    monkeypatch.delitem(sys.modules, "milepost.forensics.frames")
-    monkeypatch.delattr("milepost.forensics.frames")
+    monkeypatch.delitem(sys.modules, "milepost.forensics.frames", raising=False)
+    monkeypatch.delattr("milepost.forensics.frames", raising=False)
     with pytest.raises(MissingPackageError, match=r'pip install "milepost\[notebook\]"'):
         recorded.frame()
     assert len(recorded) == LENGTH
