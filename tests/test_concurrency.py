@@ -10,6 +10,8 @@ import pytest
 from milepost import CheckpointStore, Receipt
 from milepost.checkpoint import chain_signature
 from support.chains import entry
+from support.other_process import other_process
+from support.patience import until
 from support.warm import warm_programs
 
 FORKS = """
@@ -54,6 +56,19 @@ def test_eight_processes_append_durably_to_one_new_file(path: Path) -> None:
 def test_thirty_two_processes_append_to_one_new_file(path: Path) -> None:
     """Promise B1: nobody starves."""
     _writers(path, 32, 250, "normal")
+
+
+def test_beside_a_process_whose_blocks_leave_no_pause_each_append_gets_its_turn(path: Path) -> None:
+    """It comes after a block or two. By SQLite's busy timeout alone, some 25 blocks of 100 ms go before one append."""
+    with (
+        CheckpointStore(path, durability="normal", busy_timeout_ms=60_000) as store,
+        other_process("blocks", path, 100, 0.02) as other,
+    ):
+        assert other.hear() == "ready"
+        until(lambda: len(store) > 0)
+        for sequence in range(1, 11):
+            store.append(entry(sequence, run_id="appends"))
+        assert len(store) < 10 + 50
 
 
 def test_eight_threads_append_to_one_store(path: Path) -> None:

@@ -3,12 +3,11 @@ Other processes that have the same file open: what a test orders from them, and 
 
     python other_process.py PART PATH …
 
-`hold` and `write` are told what to do, a line each, and answer with a line; `own` and `batches` go on by themselves.
+`hold` and `write` are told what to do, a line each, and answer with a line; `own` and `blocks` go on by themselves.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from milepost import CheckpointStore, MilepostError, StoreBusyError
+from milepost import CheckpointStore, MilepostError
 from support.chains import entry
 from support.told_process import ToldProcess, within_the_test
 
@@ -98,16 +97,15 @@ def own(path: str, every: str, length: str, pause_s: str) -> None:
                 records = iter(loop)
 
 
-def batches(path: str) -> None:
-    """Commit batches that take 100 ms each, one at once after the other, until killed."""
+def blocks(path: str, number: str, seconds: str) -> None:
+    """Commit so many blocks that take so long each, one at once after the other."""
     with CheckpointStore(path, durability="normal", busy_timeout_ms=60_000) as store:
         say("ready")
-        sequence = 0
-        while True:
-            with contextlib.suppress(StoreBusyError), store.transaction():
-                sequence += 1
-                store.append(entry(sequence, run_id="batches"))
-                time.sleep(0.1)
+        for sequence in range(1, int(number) + 1):
+            with store.transaction():
+                store.append(entry(sequence, run_id="blocks"))
+                time.sleep(float(seconds))
+    say("done")
 
 
 def say(word: str) -> None:
@@ -116,5 +114,5 @@ def say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    parts: dict[str, Callable[..., None]] = {"hold": hold, "write": write, "own": own, "batches": batches}
+    parts: dict[str, Callable[..., None]] = {"hold": hold, "write": write, "own": own, "blocks": blocks}
     parts[sys.argv[1]](*sys.argv[2:])
