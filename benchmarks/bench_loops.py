@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -147,15 +148,49 @@ def test_map(race: Race, store: CheckpointStore, dose: Dose) -> None:
     )
 
 
-def test_once_records(race: Race, store: CheckpointStore, connection: apsw.Connection, dose: Dose) -> None:
-    """Measure a new item of `once`, in µs. The floor inserts rows of the same keys, 100 in a transaction."""
-    items = [f"https://example.org/{number:08}" for number in range(dose.of(50_000, 10_000))]
+def _ascending(bag: str, number: int) -> str:
+    return f"https://example.org/{bag}/{number:08}"
+
+
+def _repeated(_: str, number: int) -> str:
+    return f"https://example.org/{number:08}"
+
+
+def _scattered(bag: str, number: int) -> str:
+    return sha256(f"{bag}/{number}".encode()).hexdigest()[:28]
+
+
+@pytest.mark.parametrize(
+    ("key", "figure"),
+    [
+        pytest.param(_ascending, Figure(8, own=True), id="ascending"),
+        pytest.param(_repeated, None, id="repeated"),
+        pytest.param(_scattered, None, id="scattered"),
+    ],
+)
+def test_once_records(
+    race: Race,
+    store: CheckpointStore,
+    connection: apsw.Connection,
+    dose: Dose,
+    key: Callable[[str, int], str],
+    figure: Figure | None,
+    request: pytest.FixtureRequest,
+) -> None:
+    """
+    Measure a new item of `once`, in µs, in one bag after the other. The floor inserts rows of the same keys, by hundreds.
+
+    The keys of a bag ascend; or they are those of the bags before, too; or they lie anywhere in the index, as hashes do.
+    """
     connection.execute("CREATE UNIQUE INDEX by_key ON checkpoint (key, stage)")
     stages = count(1)
 
+    def keys_of(stage: str) -> list[str]:
+        return [key(stage, number) for number in range(dose.of(50_000, 10_000))]
+
     def insert() -> Callable[[], Timings]:
         stage = f"stage-{next(stages):05}"
-        rows = [(RUN_ID, stage, number, number, 0, key, number) for number, key in enumerate(items)]
+        rows = [(RUN_ID, stage, number, number, 0, name, number) for number, name in enumerate(keys_of(stage))]
 
         def run() -> None:
             for first in range(0, len(rows), 100):
@@ -164,11 +199,11 @@ def test_once_records(race: Race, store: CheckpointStore, connection: apsw.Conne
         return lambda: together(run, len(rows))
 
     race(
-        "once, a new item",
+        f"once, a new item, keys {request.node.callspec.id}",
         insert,
-        consumed(lambda stage: store.once(items, run_id=RUN_ID, stage=stage, key=str), len(items)),
+        consumed(lambda stage: store.once(keys_of(stage), run_id=RUN_ID, stage=stage, key=str), dose.of(50_000, 10_000)),
         rounds=dose.of(9, 5),
-        figure=Figure(8, own=True),
+        figure=figure,
     )
 
 
