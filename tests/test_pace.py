@@ -13,7 +13,8 @@ def serve(pace: Pace, transactions: int, *, whole_s: float, half_s: float) -> li
     for _ in range(transactions):
         ways.append(pace.in_halves)
         now += half_s if pace.in_halves else whole_s
-        pace.note(128 if pace.in_halves else 256, now)
+        served = pace.part_of(256, 1_000) if pace.in_halves else 256
+        pace.note(served, 256 - served, now)
     return ways
 
 
@@ -38,8 +39,31 @@ def test_a_time_with_few_tasks_does_not_count() -> None:
     pace = Pace()
     serve(pace, 34, whole_s=0.01, half_s=0.004)
     assert pace.in_halves
-    pace.pause()
-    pace.note(128, 1_000.0)  # a quarter of an hour later
+    pace.note(100, 20, 500.0)
+    pace.note(128, 128, 1_000.0)  # a quarter of an hour later
     for transaction in range(1, 17):
-        pace.note(128, 1_000 + 0.004 * transaction)
+        pace.note(128, 128, 1_000 + 0.004 * transaction)
     assert pace.in_halves
+
+
+@pytest.mark.parametrize(
+    ("waiting", "most", "part"),
+    [(127, 1_000, 1_000), (128, 1_000, 64), (129, 1_000, 65), (256, 100, 100), (4_000, 1_000, 1_000)],
+)
+def test_half_of_many_are_served_and_all_of_few(waiting: int, most: int, part: int) -> None:
+    """All that wait are one transaction, as far as it can do them."""
+    pace = Pace()
+    assert pace.part_of(waiting, most) == most
+    pace.in_halves = True
+    assert pace.part_of(waiting, most) == part
+
+
+@pytest.mark.parametrize(
+    ("served", "waiting", "waits"), [(64, 64, True), (64, 63, False), (100, 50, True), (100, 49, False), (0, 128, True)]
+)
+def test_a_half_is_told_late_only_if_another_one_waits(served: int, waiting: int, waits: bool) -> None:
+    """Else there is nothing to do meanwhile."""
+    pace = Pace()
+    assert not pace.other_half_waits(served, waiting)
+    pace.in_halves = True
+    assert pace.other_half_waits(served, waiting) == waits

@@ -44,9 +44,6 @@ T = TypeVar("T")
 MOST: Final = 1_000
 """How many jobs one transaction does at most."""
 
-_MANY: Final = 128
-"""From how many tasks on they may be served in halves."""
-
 _AT_LATEST_S: Final = 0.005
 """How long a half may have to wait to hear what came of its transaction, in seconds, whatever the next one waits for."""
 
@@ -461,7 +458,7 @@ class Helper:
             if writer is None:
                 return False
             try:
-                most = MOST if before else self._part_of(len(self._queue))
+                most = MOST if before else self._pace.part_of(len(self._queue), MOST)
                 batch = self._batch = Batch(self._queue, self._progress, most, before)
                 if not self._may_serve():  # looked at last: who stops it tells the batch that is there by then
                     return True
@@ -471,8 +468,9 @@ class Helper:
             finally:
                 self._batch = None
             served, outcomes = len(batch.claimed), _by_loop(batch.claimed)
-            self._note_pace(served)
-            if self._other_half_waits(served):
+            waiting = len(self._queue)
+            self._pace.note(served, waiting, time.monotonic())
+            if self._pace.other_half_waits(served, waiting):
                 before = outcomes
                 _deliver_later(outcomes)
             else:
@@ -480,21 +478,6 @@ class Helper:
                 _deliver(outcomes)
             del writer, batch
         return True
-
-    def _part_of(self, waiting: int) -> int:
-        """How many of those that wait the next transaction is to do at most."""
-        return min(MOST, (waiting + 1) // 2) if waiting >= _MANY and self._pace.in_halves else MOST
-
-    def _note_pace(self, served: int) -> None:
-        if served + len(self._queue) >= _MANY:
-            self._pace.note(served, time.monotonic())
-        else:
-            self._pace.pause()
-
-    def _other_half_waits(self, served: int) -> bool:
-        """Whether to do what waits before those hear that were served."""
-        waiting = len(self._queue)
-        return self._pace.in_halves and served + waiting >= _MANY and waiting >= served // 2
 
     def _await_company(self, served: int) -> None:
         """

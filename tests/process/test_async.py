@@ -38,6 +38,7 @@ from milepost import (
     Watermark,
     WatermarkRegressionError,
     helper,
+    pace,
 )
 from milepost.block import Block, BlockTurn
 from milepost.pace import Pace
@@ -159,7 +160,7 @@ class _InHalves(Pace):
 @pytest.fixture
 def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tasks are served in halves, too."""
-    monkeypatch.setattr(helper, "_MANY", 2)
+    monkeypatch.setattr(pace, "MANY", 2)
     monkeypatch.setattr(helper, "Pace", _InHalves)
 
 
