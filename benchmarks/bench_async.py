@@ -38,24 +38,28 @@ def runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
+@pytest.mark.parametrize("stages", ["one stage", "a stage each"])
 @pytest.mark.parametrize(("tasks", "faster"), [(16, 6.0), (256, 10.0)])
-def test_tasks(race: Race, place: Place, dose: Dose, runner: asyncio.Runner, tasks: int, faster: float) -> None:
-    """Measure durable appends a second by many tasks. The floor appends one by one."""
+def test_tasks(race: Race, place: Place, dose: Dose, runner: asyncio.Runner, tasks: int, faster: float, stages: str) -> None:
+    """Measure durable appends a second by many tasks. The floor appends one by one, in one stage."""
     each_task = dose.of(8000, 4000) // tasks
     connection = floor.create(place(), "full")
     with CheckpointStore(place()) as store:
         race(
-            f"append, full, {tasks} tasks (appends a second)",
+            f"append, full, {tasks} tasks, {stages} (appends a second)",
             one_by_one(connection),
             by_tasks(
-                store, runner, tasks, each_task, lambda begin, _: [(perf_counter_ns() - begin) / 1000 / tasks / each_task]
+                store,
+                runner,
+                in_a_stage_each(tasks, each_task) if stages == "a stage each" else in_one_stage(tasks, each_task),
+                lambda begin, _: [(perf_counter_ns() - begin) / 1000 / tasks / each_task],
             ),
             rounds=dose.of(15, 5),
             figure=Figure(faster, least=True),
             rate=True,
             warm_up=True,
         )
-        all_are_there(store, tasks)
+        all_are_there(store, tasks if stages == "a stage each" else 1)
     connection.close()
 
 
@@ -67,7 +71,7 @@ def test_hold(race: Race, place: Place, dose: Dose, runner: asyncio.Runner) -> N
         race(
             f"{tasks} tasks: longest hold of the loop (µs)",
             in_the_loop(connection, runner, tasks),
-            by_tasks(store, runner, tasks, each_task, lambda _, longest: [longest / 1000]),
+            by_tasks(store, runner, in_a_stage_each(tasks, each_task), lambda _, longest: [longest / 1000]),
             rounds=dose.of(31, 9),
             figure=Figure(5_000, own=True),
             warm_up=True,
@@ -76,18 +80,39 @@ def test_hold(race: Race, place: Place, dose: Dose, runner: asyncio.Runner) -> N
     connection.close()
 
 
-def all_are_there(store: CheckpointStore, tasks: int) -> None:
-    """Check that each task has recorded all of its steps, and that the chain holds."""
-    last = len(store) // tasks
-    assert {(point.stage, point.sequence) for point in store.resume_points(RUN_ID).values()} == {
-        (stage(task), last) for task in range(tasks)
-    }
+def all_are_there(store: CheckpointStore, stages: int) -> None:
+    """Check that each stage has recorded all of its steps, and that the chain holds."""
+    last = len(store) // stages
+    found = {(point.stage, point.sequence) for point in store.resume_points(RUN_ID).values()}
+    assert found == {(stage(number), last) for number in range(stages)}
     assert store.verify().ok
 
 
-def stage(task: int) -> str:
-    """Return the stage of a task: 9 characters."""
-    return f"stage-{task:03}"
+def stage(number: int) -> str:
+    """Return the name of a stage: 9 characters."""
+    return f"stage-{number:03}"
+
+
+def in_a_stage_each(tasks: int, each_task: int) -> Callable[[], list[Iterator[Checkpoint]]]:
+    """Return what gives each task its entries of the next round, in a stage of its own."""
+    numbers = count(1)
+
+    def entries() -> list[Iterator[Checkpoint]]:
+        rows = [one_run(number) for number in islice(numbers, each_task)]
+        return [iter([checkpoint((row[0], stage(task), *row[2:])) for row in rows]) for task in range(tasks)]
+
+    return entries
+
+
+def in_one_stage(tasks: int, each_task: int) -> Callable[[], list[Iterator[Checkpoint]]]:
+    """Return what gives each task the same entries of the next round: whoever is free takes the next one."""
+    numbers = count(1)
+
+    def entries() -> list[Iterator[Checkpoint]]:
+        rows = [one_run(number) for number in islice(numbers, tasks * each_task)]
+        return [iter([checkpoint((row[0], stage(0), *row[2:])) for row in rows])] * tasks
+
+    return entries
 
 
 def one_by_one(connection: apsw.Connection) -> Callable[[], Callable[[], Timings]]:
@@ -123,26 +148,27 @@ def in_the_loop(connection: apsw.Connection, runner: asyncio.Runner, tasks: int)
 
 
 def by_tasks(
-    store: CheckpointStore, runner: asyncio.Runner, tasks: int, operations: int, timings: Callable[[int, float], Timings]
+    store: CheckpointStore,
+    runner: asyncio.Runner,
+    entries: Callable[[], list[Iterator[Checkpoint]]],
+    timings: Callable[[int, float], Timings],
 ) -> Callable[[], Callable[[], Timings]]:
-    """Append this many rows in each of many tasks. `timings` is made of the beginning and the longest hold, in ns."""
-    numbers = count(1)
+    """Append in tasks what each is given. `timings` is made of the beginning and the longest hold, in ns."""
 
-    async def append(entries: list[Checkpoint]) -> None:
-        for entry in entries:
+    async def append(given: Iterator[Checkpoint]) -> None:
+        for entry in given:
             await store.append_async(entry)
 
-    async def main(batches: list[list[Checkpoint]]) -> Timings:
+    async def main(of_tasks: list[Iterator[Checkpoint]]) -> Timings:
         hold = asyncio.create_task(longest_hold())
         begin = perf_counter_ns()
-        await asyncio.gather(*(append(entries) for entries in batches))
+        await asyncio.gather(*map(append, of_tasks))
         hold.cancel()
         return timings(begin, await hold)
 
     def prepare() -> Callable[[], Timings]:
-        rows = [one_run(number) for number in islice(numbers, operations)]
-        batches = [[checkpoint((row[0], stage(task), *row[2:])) for row in rows] for task in range(tasks)]
-        return lambda: runner.run(main(batches))
+        of_tasks = entries()
+        return lambda: runner.run(main(of_tasks))
 
     return prepare
 
