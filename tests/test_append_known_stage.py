@@ -45,6 +45,9 @@ BROKEN: dict[str, Checkpoint] = {
     "a run and a stage of another type": entry(2, run_id=_Text("run-7"), stage=_Text("load")),
     "numbers that are bools": entry(run_id="zero")._replace(sequence=True, watermark=Watermark(True, True)),
     "a sequence and an offset that are bools": entry(run_id="zero")._replace(sequence=True, watermark=Watermark(True, 1)),
+    "numbers and a clock that are bools": entry(run_id="zero", at_ms=True)._replace(
+        sequence=True, watermark=Watermark(True, True)
+    ),
     "a clock before 1970 at the first instant": entry(run_id="zero", offset=0, event_time_ms=0, at_ms=-1),
     "names of another type": entry(2, run_id=_Text("run-7"), stage=_Text("load"), key=_Text("new")),
     "a sequence that is a bool": entry(1)._replace(sequence=True, idempotency_key="new"),
