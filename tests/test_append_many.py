@@ -93,7 +93,9 @@ def test_an_error_in_a_long_batch_tells_the_index_of_its_entry(store: Checkpoint
     assert store.append(entry(2)).position == 2
 
 
-@pytest.mark.parametrize("then", [entry(4)._replace(sequence=True), entry(1), entry(2, key="late")])
+@pytest.mark.parametrize(
+    "then", [entry(4)._replace(sequence=True), entry(1), entry(2, key="late"), entry(4, stage="milepost:run")]
+)
 def test_of_two_errors_in_a_batch_the_first_is_told(store: CheckpointStore, then: Checkpoint) -> None:
     """Also where it is seen only when the rows are written."""
     store.append(entry(1))
