@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -154,6 +155,11 @@ def test_a_sequence_cannot_be_stamped_above_the_largest(store: CheckpointStore) 
 # From where the stage stands
 
 
+def test_help_shows_that_nobody_asks_where_a_stage_stands_unless_it_is_given() -> None:
+    """None would be an answer: that the stage has no checkpoint yet."""
+    assert " = <not asked>, cursor:" in str(inspect.signature(CheckpointStore.advance))
+
+
 def test_a_stage_that_does_not_stand_where_it_must_is_not_advanced(store: CheckpointStore) -> None:
     """Neither one that has not begun, nor one that has."""
     with pytest.raises(StageMovedError):
@@ -206,6 +212,15 @@ def test_an_advance_from_where_the_stage_stands_is_recorded(store: CheckpointSto
         ("load", 2, SECOND),
         ("extract", 1, FIRST),
     ]
+
+
+def test_a_stage_is_advanced_from_a_checkpoint_with_sequence_0(store: CheckpointStore) -> None:
+    """It has begun, so None no longer says where it stands."""
+    store.append(entry(0, offset=1000, event_time_ms=10))
+    with pytest.raises(StageMovedError) as caught:
+        _advance(store, SECOND, "two", None)
+    assert caught.value.found == FIRST
+    assert _advance(store, SECOND, "two", FIRST).position == 2
 
 
 @pytest.mark.parametrize(
