@@ -151,6 +151,13 @@ def test_a_duplicate_inside_a_batch_is_suppressed_and_the_rest_is_recorded(store
     assert store.advance_many([step(4), step(1)]) == receipt_of(store, 0, 2)
 
 
+def test_a_duplicate_inside_a_batch_is_counted_also_where_no_sequence_is_left(store: CheckpointStore) -> None:
+    """Nothing has to be stamped for it."""
+    store.append(entry(MAX - 1, offset=0, event_time_ms=0))
+    store.advance_many([step(1)])
+    assert store.advance_many([step(1), step(2, stage="extract"), step(1)]) == receipt_of(store, 1, 2)
+
+
 BAD_STEPS: dict[str, tuple[object, str]] = {
     "a text": ("load", "must be a mapping or a tuple"),
     "bytes": (b"1234", "must be a mapping or a tuple"),
