@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -78,6 +79,17 @@ def test_an_attempt_that_finishes_stands_in_the_chain_as_two_entries(store: Chec
     found = summary(store)
     assert (found.state, found.attempts, found.killed, found.error) == ("finished", 1, 0, None)
     assert (found.entries, found.stages, found.records) == (2, ("load", "sort"), 500)
+
+
+def test_the_entries_of_attempts_are_numbered_without_a_gap_and_have_no_event_time(store: CheckpointStore) -> None:
+    """Whatever attempt they are of."""
+    for error in (ValueError, KeyError):
+        with contextlib.suppress(error), store.run("nightly"):
+            raise error
+    with store.run("nightly"):
+        pass
+    found = [(each.sequence, each.watermark) for each in store.history("nightly", "milepost:run")]
+    assert found == [(sequence, Watermark((sequence + 1) // 2, 0)) for sequence in range(1, 7)]
 
 
 class _Loud(BaseException):
