@@ -293,6 +293,15 @@ def test_a_stage_may_have_other_entries(store: CheckpointStore) -> None:
     assert [each.watermark.event_time_ms for each in store.history()] == [5000, 5000, 5000, 6000, 6000]
 
 
+@pytest.mark.parametrize("sequence", [0, 1])
+def test_a_stage_that_begins_with_another_entry_is_not_recorded_as_a_bag(store: CheckpointStore, sequence: int) -> None:
+    """An archive keeps the whole of a bag, and tells it by its first entry."""
+    store.append(entry(sequence, stage="fetch"))
+    assert list(_once(store, ["a", "b"])) == ["a", "b"]
+    list(_once(store, ["a", "b"], stage="mail"))
+    assert [detail for *_, detail in store.receipts()] == [None, None, None, '{"bag":true}', None]
+
+
 @pytest.mark.parametrize("kind", ["checkpointed", "checkpointed, async", "tracked", "tracked, async"])
 def test_an_ordered_loop_does_not_go_on_in_a_bag(store: CheckpointStore, kind: str) -> None:
     """It would skip as many records as the bag has done, which are others."""
