@@ -218,7 +218,14 @@ def test_what_is_refused_leaves_the_chain_as_it_was(
 @pytest.mark.filterwarnings("error::milepost.MilepostWarning")
 @pytest.mark.parametrize(
     ("event_time_ms", "looks"),
-    [(7258118400001, "check their unit"), (1767225600000000, "microseconds"), (1767225600000000000, "nanoseconds")],
+    [
+        (7258118400001, "check their unit"),
+        (883612799999999, "check their unit"),  # half of what 2026 would be in microseconds
+        (883612800000000, "microseconds"),
+        (883612799999999999, "microseconds"),
+        (883612800000000000, "nanoseconds"),
+        (1767225600000000000, "nanoseconds"),
+    ],
 )
 def test_an_event_time_after_the_year_2200_is_told_with_the_likely_unit(
     store: CheckpointStore, event_time_ms: int, looks: str
