@@ -18,7 +18,7 @@ import pytest
 
 from milepost import CheckpointStore, DamagedStoreError, Head, MilepostError, NotAStoreError, Watermark, rows, schema
 from milepost.checkpoint import chain_signature
-from support.chains import entry
+from support.chains import chain, entry
 from support.doors import wal
 from support.fault_workload import NAME, fast_directory, lay
 from support.programs import PROGRAMS, environment
@@ -295,6 +295,27 @@ def test_a_tree_that_leads_in_circles_ends(template: tuple[Path, bytes], everywh
     print(f"{interior} trees, {tally.tried} stores")
     assert (tally.missed, tally.problems) == ([], [])
     assert interior > 1
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_walk_over_a_tree_that_leads_back_ends(path: Path, newest_first: bool) -> None:
+    """Each page of rows would end where the one before it had ended, or before; the walk would never reach an end."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(1000))
+    connection = apsw.Connection(str(path))
+    size: Any = connection.pragma("page_size")
+    root: Any = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'entry'").get
+    connection.close()
+    content, start = bytearray(path.read_bytes()), (root - 1) * size
+    assert content[start] == 5  # a page that has children, each of them with rows
+    cells = int.from_bytes(content[start + 3 : start + 5], "big")
+    pointers = [start + int.from_bytes(content[start + 12 + 2 * n : start + 14 + 2 * n], "big") for n in range(cells)]
+    first, *others = reversed(pointers) if newest_first else pointers
+    for pointer in others[cells // 10 : -cells // 10]:
+        content[pointer : pointer + 4] = content[first : first + 4]
+    path.write_bytes(content)
+    with CheckpointStore.open_readonly(path) as store, pytest.raises(DamagedStoreError):
+        list(itertools.islice(store.history(newest_first=newest_first), 5000))
 
 
 # Cut and spoilt files
