@@ -297,6 +297,18 @@ def test_a_tree_that_leads_in_circles_ends(template: tuple[Path, bytes], everywh
     assert interior > 1
 
 
+@pytest.mark.parametrize("place", [0, -5])
+def test_a_chain_whose_last_entry_stands_below_1_has_no_end(template: tuple[Path, bytes], place: int) -> None:
+    """No append assigns such a position, and no count of entries could be told by it."""
+    last = f"UPDATE entry SET position = {place} WHERE position = {len(ENTRIES)}"
+    path = _laid(template, f"DELETE FROM entry WHERE position < {len(ENTRIES)}", last)
+    for opener in OPENERS:
+        with opener(path) as store:
+            for ask in (store.head, store.chain_signature, store.__len__):
+                with pytest.raises(DamagedStoreError):
+                    ask()
+
+
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_a_walk_over_a_tree_that_leads_back_ends(path: Path, newest_first: bool) -> None:
     """Each page of rows would end where the one before it had ended, or before; the walk would never reach an end."""
