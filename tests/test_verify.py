@@ -26,7 +26,7 @@ from milepost import (
 )
 from milepost.checkpoint import chain_signature
 from milepost.rows import verify as verify_rows
-from milepost.signature import canonical_bytes, link, prefix
+from milepost.signature import ChainBase, canonical_bytes, link, prefix
 from support.chains import chain, entry, mixed
 from support.tampering import tamper
 
@@ -665,6 +665,23 @@ def test_a_head_is_expected_of_what_was_judged(growing: Path) -> None:
         found = store.verify(expected=Head(61, chain_signature([*ENTRIES, LATER])))
         assert (found.entries, found.signature, faults(found)) == (60, chain_signature(ENTRIES), [("head", 61)])
         assert len(store) == 61
+
+
+@pytest.mark.parametrize("run_id", [None, "run-1"])
+def test_what_a_verification_compares_is_of_one_moment(
+    file: Path, monkeypatch: pytest.MonkeyPatch, run_id: str | None
+) -> None:
+    """Though somebody else appends between two of its statements: to a run that has begun, in a stage of its own."""
+    with CheckpointStore(file, durability="normal") as store:
+
+        def overtaken(connection: apsw.Connection) -> ChainBase:
+            store.append(LATER._replace(stage="later"))
+            return rows.chain_base(connection)
+
+        monkeypatch.setattr(verify_rows, "chain_base", overtaken)
+        found = store.verify(run_id=run_id)
+        assert (faults(found), len(store)) == ([], 61)
+    assert found.entries == sum(run_id in (None, entry.run_id) for entry in ENTRIES)
 
 
 def test_progress_ends_at_what_was_there_when_it_began(growing: Path) -> None:
