@@ -101,6 +101,13 @@ def test_history_shows_the_chain_as_it_was_at_the_call(store: CheckpointStore) -
     assert list(backwards) == chain(2500)[::-1]
 
 
+def test_history_of_a_chain_that_was_empty_at_the_call_is_empty(store: CheckpointStore) -> None:
+    """Whatever has come since."""
+    history = store.history()
+    store.append(entry(1))
+    assert list(history) == []
+
+
 def test_a_walk_that_the_caller_has_left_does_not_keep_the_wal_from_being_reset(store: CheckpointStore, path: Path) -> None:
     """No read transaction stays open between two pages."""
     store.append_many(chain(2500))
