@@ -14,9 +14,11 @@ from milepost import (
     CheckpointStore,
     FailedStoreError,
     MilepostError,
+    StoreError,
     Watermark,
 )
 from support.broken_disk import KINDS, Fault, quiet
+from support.chains import mixed
 from support.fault_workload import NAME, Plan, Session, content, drawn_plan, fast_directory, lay
 from support.hooked_vfs import Call, hooked
 
@@ -197,6 +199,20 @@ def test_a_store_that_takes_a_failed_sync_for_any_other_error_is_caught(
             if kind == "failed fsync" and findings.problems is None:
                 _run(directory, kind, at, False, findings)
     assert findings.problems is not None
+
+
+def test_a_read_that_fails_between_statements_of_one_moment_says_so(path: Path) -> None:
+    """SQLite has ended their transaction then; that is not what the caller is told."""
+    fault = Disk("I/O error", 0, lasting=True)
+    fault.healed = True
+    with hooked(fault) as vfs, CheckpointStore(path, vfs=vfs, durability="normal") as store:
+        store.append_many(mixed(10))
+        assert len(store) == 10
+        fault.healed = False
+        with pytest.raises(StoreError, match="SQLITE_IOERR_READ"):
+            store.compare("run-0", "run-1")
+        fault.healed = True
+        assert store.verify().ok
 
 
 @pytest.mark.long
