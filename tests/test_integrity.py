@@ -285,6 +285,15 @@ def test_a_table_that_leads_in_circles_ends(file: Path, beside: str, table: str)
     assert f"page {root}".encode() in ended.stdout
 
 
+def test_a_problem_of_a_virtual_table_is_told_once_beside_others(file: Path) -> None:
+    """Its module checks it, and nobody else."""
+    run(file, "CREATE VIRTUAL TABLE f USING fts5(a); INSERT INTO f VALUES ('lost and found')")
+    run(file, "UPDATE f_content SET c0 = 'found and lost again'")
+    (of_module,) = verify(file).faults
+    empty_index(file, "entry_by_key", "position <> 1")
+    assert [fault for fault in verify(file).faults if fault.kind == "file"].count(of_module) == 1
+
+
 def test_a_search_index_is_checked_by_its_module(file: Path) -> None:
     """Sound as long as it is; a fault of the file if what it was made from is another text."""
     run(file, "CREATE VIRTUAL TABLE f USING fts5(a); INSERT INTO f VALUES ('lost and found')")
