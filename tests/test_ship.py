@@ -526,15 +526,16 @@ def test_a_ship_ends_though_the_pipeline_goes_on(store: CheckpointStore, monkeyp
         assert _entries_of_segments(target) == [4, 4, 4]
 
 
+@pytest.mark.parametrize("key", [None, b"k" * 32])
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM entry WHERE position = 5", "UPDATE entry SET signature = 'x' WHERE position = 7"]
 )
 def test_of_a_damaged_file_nothing_is_shipped_that_is_not_in_its_chain(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+    path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, key: bytes | None
 ) -> None:
-    """A row is missing, or no signature: the entries behind it would be shipped under other positions."""
+    """A row is missing, or no signature; a shipper without the key of a keyed chain cannot compute any, and sees it too."""
     monkeypatch.setattr(segment, "MOST_ENTRIES", 7)
-    with CheckpointStore(path, durability="normal") as store:
+    with CheckpointStore(path, durability="normal", hmac_key=key) as store:
         store.append_many(chain(20))
     tamper(path, statement, loose=True)
     target = MemoryTarget()
