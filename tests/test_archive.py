@@ -10,7 +10,7 @@ import tracemalloc
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, pairwise
+from itertools import count, pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ from milepost import (
     workers,
 )
 from milepost.checkpoint import latest, latest_for_stage
+from milepost.mileposts import INTERVAL
 from support.chains import chain, entry
 from support.hooked_vfs import hooked
 from support.tampering import tamper
@@ -403,6 +404,19 @@ def test_a_bag_that_an_archive_left_goes_with_the_first_one_after_its_run_has_fi
     assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).elsewhere == 0
 
 
+def test_of_two_bags_that_took_turns_the_one_whose_run_goes_on_stays_whole(store: CheckpointStore, path: Path) -> None:
+    """Every second entry that an archive left goes, and none between them."""
+    with store.run("slow"):
+        with store.run("quick"):
+            for item, run_id in product(map(str, range(50)), ("quick", "slow")):
+                list(store.once([item], run_id=run_id, stage="mail", key=str))
+            store.archive(path.with_name("a"), before=store.head())
+        store.archive(path.with_name("b"), before=store.head())
+        left = {run_id: [each.idempotency_key for each in store.history(run_id, "mail")] for run_id in ("quick", "slow")}
+        assert left == {"quick": ["49"], "slow": list(map(str, range(50)))}
+    assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).ok
+
+
 def _with_equal_watermarks(store: CheckpointStore, path: Path, items: int) -> None:
     """Archive a stage whose watermark stands still, and go on: in that stage too, after the first entries of another."""
     store.append_many(entry(sequence, offset=7, event_time_ms=7) for sequence in range(1, items + 1))
@@ -474,6 +488,18 @@ def test_what_an_archive_left_goes_whoever_moves_the_base(
     assert len(list(store.history(after=0))) == len(store)
     assert store.verify().faults == ()
     assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).elsewhere == 0
+
+
+def test_what_was_left_of_a_stage_goes_whole_though_the_stage_goes_on_early(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last entry up to the base goes with the others, in a step of many."""
+    monkeypatch.setattr(archive, "_STEP", 20)
+    _with_equal_watermarks(store, path, 100)
+    store.append_many(entry(sequence, stage="other") for sequence in range(20, 200))
+    store.archive(path.with_name("b"), before=store.head())
+    assert len(list(store.history(RUN, "load"))) == 1
+    assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).faults == ()
 
 
 def test_a_bag_that_stays_whole_is_read_in_constant_memory(store: CheckpointStore, path: Path) -> None:
@@ -1351,6 +1377,20 @@ def test_a_forged_count_of_a_bag_that_stays_whole_is_found(path: Path) -> None:
         assert not again.verify().ok
         (fault,) = again.verify(archives=[path.with_name("a")]).faults
     assert (fault.position, fault.explanation) == (81, "lookups take entry 81 of stage 's' of run 'r' for entry 50")
+
+
+@pytest.mark.parametrize("milepost", [1, 41])
+def test_items_of_a_bag_that_stayed_and_that_no_lookup_finds_are_located(path: Path, milepost: int) -> None:
+    """They are in the file as they were, but not in the history, behind what is no milepost any more."""
+    with CheckpointStore(path) as store:
+        list(store.once(range(100), run_id="r", stage="s", key=str))
+        store.archive(path.with_name("a"), before=store.head())
+    _edit(path, f"UPDATE entry SET entries_so_far = NULL WHERE position = {milepost}")
+    hidden = list(range(milepost, milepost + INTERVAL))
+    with CheckpointStore.open_readonly(path) as again:
+        assert [each.sequence for each in again.history("r")] == [n for n in range(1, 101) if n not in hidden]
+        assert not again.verify().ok
+        assert [fault.position for fault in again.verify(archives=[path.with_name("a")]).faults] == hidden
 
 
 def test_an_item_that_was_taken_out_of_a_bag_that_stayed_is_located(path: Path) -> None:
