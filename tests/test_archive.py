@@ -1379,6 +1379,17 @@ def test_a_forged_count_of_a_bag_that_stays_whole_is_found(path: Path) -> None:
     assert (fault.position, fault.explanation) == (81, "lookups take entry 81 of stage 's' of run 'r' for entry 50")
 
 
+def test_a_run_without_an_entry_has_none_behind_an_archive_either(path: Path) -> None:
+    """Somebody has put its name there: it is counted as what it has, and the whole chain is not intact."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(10))
+        store.archive(path.with_name("a"), before=store.head())
+    _edit(path, "INSERT INTO run (run_id) VALUES ('ghost')")
+    with CheckpointStore.open_readonly(path) as again:
+        assert again.verify(run_id="ghost").entries == 0
+        assert not again.verify().ok
+
+
 @pytest.mark.parametrize("milepost", [1, 41])
 def test_items_of_a_bag_that_stayed_and_that_no_lookup_finds_are_located(path: Path, milepost: int) -> None:
     """They are in the file as they were, but not in the history, behind what is no milepost any more."""
