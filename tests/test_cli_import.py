@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from milepost import CheckpointStore, transfer
+from milepost import CheckpointStore, Watermark, transfer
 from support.chains import MAX, chain, mixed
 from support.command import answer, run, talk
 from support.exported import recorded, values
@@ -159,3 +159,14 @@ def test_what_stayed_beside_an_archive_is_exported_with_a_note_and_never_importe
     whole = run("export", archive)
     assert whole.stderr == ""
     assert run("import", "-", new, stdin=whole.stdout.encode()).exit_code == 0
+
+
+def test_a_line_that_comes_again_is_named_also_where_the_last_line_has_a_cursor(path: Path, tmp_path: Path) -> None:
+    """Its own entry does not stand where it would without the line before."""
+    with CheckpointStore(path, durability="normal") as store:
+        for number in range(1, 4):
+            store.advance("run-7", "load", Watermark(number, 0), idempotency_key=f"step-{number}", cursor=f"page-{number}")
+    lines = answer("export", path).splitlines()
+    result = run("import", "-", tmp_path / "new", stdin="\n".join([*lines[:2], *lines[1:]]).encode())
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: line 3: an earlier line has this checkpoint already")

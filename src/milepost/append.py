@@ -226,11 +226,16 @@ class Appender:
     def restore(
         self, entries: Iterable[Checkpoint], with_details: Iterable[str | None], cursors: Mapping[int, Stored]
     ) -> BatchReceipt:
-        """Append a batch from another store. `cursors` has each cursor by the position that its entry gets here."""
+        """
+        Append a batch from another store. `cursors` has each cursor by the position that its entry gets here.
+
+        Behind a duplicate no entry gets that position, so then no cursor is kept: who restores refuses the whole.
+        """
         with self._reserved():
             receipt = self.append_many(entries, with_details)
-        for position, cursor in cursors.items():
-            rows.add_cursor(self.statements, *rows.numbers_at(self.statements, position), position, cursor)
+        if not receipt.duplicates:
+            for position, cursor in cursors.items():
+                rows.add_cursor(self.statements, *rows.numbers_at(self.statements, position), position, cursor)
         return receipt
 
     def advance(self, step: Step, clock: Callable[[], int], index: int | None = None) -> Receipt:
@@ -448,11 +453,9 @@ class Appender:
                 del self._stages[names]
 
     def _add(self, entry: Checkpoint, detail: str | None, cursor: Stored | None) -> Receipt:
-        """Append one checkpoint with its detail and its cursor. For a duplicate, return the first receipt."""
-        duplicate = self.extend((entry,), (detail,))
+        """Append one checkpoint with its detail and its cursor. A sequence above the stage's last is no duplicate's."""
+        self.extend((entry,), (detail,))
         self.finish()
-        if duplicate is not None:
-            return duplicate
         if cursor is not None:
             state = self._stages[entry.run_id, entry.stage]
             rows.add_cursor(self.statements, state.run.number, state.number, self._position, cursor)
