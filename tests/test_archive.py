@@ -264,6 +264,8 @@ def test_a_time_archives_what_was_recorded_before_the_first_entry_that_is_not_be
         store.append(entry(sequence)._replace(at_ms=at_ms))
     assert store.archive(path.with_name("a"), before=300).entries == 3
     assert [each.at_ms for each in store.history(RUN)] == [150, 300, 120, 400]
+    assert store.archive(path.with_name("b"), before=130).entries == 3
+    assert not path.with_name("b").exists()
 
 
 @pytest.mark.parametrize("cut", [1, 40, 41, 81, 100])

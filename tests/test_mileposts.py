@@ -80,6 +80,12 @@ QUIET: Final[Stretches] = [  # a stage returns 39, 40 and 41 positions behind it
     ([RUN_STAGES[1], RUN_STAGES[3]], 2 * INTERVAL, "batch"),
     ([RUN_STAGES[0], RUN_STAGES[8]], 2 * INTERVAL, "one by one"),
 ]
+QUIET_RUN: Final[Stretches] = [  # a run returns 39 positions behind its last milepost
+    ([RUN_STAGES[0]], 1, "one by one"),
+    ([RUN_STAGES[4]], INTERVAL - 2, "batch"),
+    ([RUN_STAGES[0]], 1, "one by one"),
+    ([RUN_STAGES[4]], INTERVAL + 1, "batch"),
+]
 
 
 def turns(steps: Stretches) -> list[tuple[str, str]]:
@@ -88,7 +94,9 @@ def turns(steps: Stretches) -> list[tuple[str, str]]:
 
 
 MILEPOSTS: Final = "SELECT position, entries_so_far FROM entry WHERE entries_so_far IS NOT NULL"
-NAMED_RUN_STAGES: Final = "SELECT run_id, stage FROM run_stage JOIN run USING (run_number) JOIN stage USING (stage_number)"
+RUN_STAGE_NAMES: Final = "FROM run_stage JOIN run USING (run_number) JOIN stage USING (stage_number)"
+NAMED_RUN_STAGES: Final = f"SELECT run_id, stage {RUN_STAGE_NAMES}"
+NUMBERED_RUN_STAGES: Final = f"SELECT run_id, stage, run_number, stage_number {RUN_STAGE_NAMES}"
 
 
 class Recorded:
@@ -142,6 +150,30 @@ def _check_every_row(steps: Stretches) -> None:
             check_every_entry(store, entries, RUNS, STAGES)
             check_summaries(store, entries)
             assert store.verify() == Verification(True, len(entries), chain_signature(entries), ())
+
+
+@pytest.mark.parametrize("steps", [QUIET, QUIET_RUN])
+def test_how_far_a_stage_had_come_before_any_position_is_found(steps: Stretches) -> None:
+    """A verification that begins there judges by it what comes after."""
+    with tempfile.TemporaryDirectory() as directory:
+        recorded = Recorded(directory, steps)
+        numbers = recorded.ask(NUMBERED_RUN_STAGES)
+        with recorded.store as store:
+            for before, (run_id, stage, *of) in product(range(1, len(recorded.entries) + 2), numbers):
+                own = [e for e in recorded.entries[: before - 1] if e.run_id == run_id]
+                of_stage = [e.sequence for e in own if e.stage == stage]
+                found = store._database.read(rows.progress_at, before, *of)
+                posts = [
+                    position
+                    for position in mileposts(recorded.entries[: before - 1])
+                    if recorded.entries[position - 1][:2] == (run_id, stage)
+                ]
+                assert found == (
+                    bytes.fromhex(chain_signature(own)) if own else None,
+                    of_stage[-1] if of_stage else None,
+                    posts[-1] if posts else None,
+                    len(of_stage) or None,
+                )
 
 
 @pytest.mark.parametrize("distance", [INTERVAL - 2, INTERVAL - 1, INTERVAL, INTERVAL + 1])

@@ -19,6 +19,7 @@ from milepost import (
     MilepostError,
     Receipt,
     SchemaVersionError,
+    SequenceError,
     StoreBusyError,
     StoreError,
     StoreFullError,
@@ -1339,7 +1340,21 @@ def test_blocks_stand_inside_one_another_a_hundred_deep_and_no_deeper(store: Che
         with pytest.raises(StoreError, match="100 transaction blocks stand inside one another"):
             store.transaction().__enter__()
         store.append(entry(1))
+        with pytest.raises(SequenceError):
+            store.append(entry(1, key="another"))
     assert len(store) == 1
+
+
+def test_of_a_hundred_blocks_inside_one_another_the_deepest_is_undone_alone(store: CheckpointStore) -> None:
+    """Its statements exist for every depth."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(store.transaction())
+        store.append(entry(1))
+        with pytest.raises(KeyError), store.transaction():
+            store.append(entry(2))
+            raise KeyError
+    assert [each.sequence for each in store.history()] == [1]
 
 
 def test_any_number_of_blocks_may_stand_one_after_the_other_inside_one(store: CheckpointStore) -> None:
