@@ -89,6 +89,13 @@ def _killed_after_the_header_of_the_wal(path: Path) -> None:
     path.with_name(f"{path.name}-wal").write_bytes(header)
 
 
+def _killed_while_the_wal_was_written_back(path: Path) -> None:
+    """The power failed in the middle of the file's first page, which the WAL has whole."""
+    _lay(_killed_writer, path)
+    with path.open("r+b") as file:
+        file.write(bytes(512))
+
+
 SURROUNDINGS = [
     _after_close,
     _killed_writer,
@@ -96,6 +103,7 @@ SURROUNDINGS = [
     _shm_is_garbage,
     _empty_wal,
     _killed_after_the_header_of_the_wal,
+    _killed_while_the_wal_was_written_back,
 ]
 
 
@@ -110,6 +118,27 @@ def test_all_that_was_committed_is_read_and_not_a_byte_changes(path: Path, make:
         assert store.latest() == entry(50)
         assert _bytes(path.parent) == before
     assert _bytes(path.parent) == before
+
+
+@pytest.mark.parametrize("page_size", [512, 2048, 65536])
+def test_a_torn_first_page_is_read_from_the_last_frame_of_the_wal(path: Path, page_size: int) -> None:
+    """However large the pages are that another program has given the file."""
+    _after_close(path)
+    connection = apsw.Connection(str(path))
+    connection.pragma("journal_mode", "delete")
+    connection.pragma("page_size", page_size)
+    connection.execute("VACUUM")
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("user_version", connection.pragma("user_version"))  # changes the first page alone
+    torn = path.with_name("torn")
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{path}{suffix}", f"{torn}{suffix}")
+    connection.close()
+    with torn.open("r+b") as file:
+        file.write(bytes(100))
+    assert torn.with_name("torn-wal").stat().st_size == 32 + 24 + page_size
+    with CheckpointStore.open_readonly(torn) as store:
+        assert list(store.history()) == chain(50)
 
 
 UNPRIVILEGED = """

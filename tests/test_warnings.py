@@ -264,10 +264,11 @@ def _big_endian_checksum(data: bytes | bytearray, before: bytes) -> bytes:
     return one.to_bytes(4, "big") + other.to_bytes(4, "big")
 
 
-def test_the_checksum_of_a_frame_may_be_what_is_rotten(path: Path) -> None:
-    """That of a commit's last frame, too, which the next commit was to continue."""
+@pytest.mark.parametrize("at", [20, 24 + 100], ids=["checksum", "page"])
+def test_a_commits_last_frame_may_be_what_is_rotten(path: Path, at: int) -> None:
+    """Its checksum, which the next commit was to continue, or what that checksum is of."""
     content, begins = _left_by_a_kill(path, 12)
-    content[begins[11] - 2072 + 20] ^= 1
+    content[begins[11] - 2072 + at] ^= 1
     [told] = _unread(path, bytes(content))
     assert "holds 2 commits that cannot be read" in told
 
