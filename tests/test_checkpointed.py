@@ -14,7 +14,7 @@ from milepost import Checkpointed, CheckpointStore, InvalidArgumentError, StageM
 from support.chains import entry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 
@@ -251,6 +251,44 @@ def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> Non
         _ = loop.connection
     store.append(entry(1, run_id="run-9"))  # its block is not open any more
     assert store.resume_point_for_stage("load", run_id="run-8").watermark.offset == 1
+
+
+class _FailsOnce:
+    """A source of its own class, which may be asked for more after a failure."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        self.read += 1
+        if self.read == 4:
+            raise OSError("the fourth")
+        if self.read == 9:
+            raise StopIteration
+        return self.read
+
+
+def test_a_loop_whose_source_has_failed_asks_it_for_nothing_more(store: CheckpointStore) -> None:
+    """The record before the failure, which was read and not handed out, would be left out."""
+    source = _FailsOnce()
+    records = iter(store.checkpointed(source, run_id="run-7", stage="load", every=2, transaction=True))
+    assert [next(records), next(records)] == [1, 2]
+    with pytest.raises(OSError, match="the fourth"):
+        next(records)
+    assert list(records) == []
+    assert (source.read, _offsets(store)) == (4, [(2, "load:0-1")])
+
+
+def test_a_loop_says_what_it_is_over(store: CheckpointStore) -> None:
+    """As its store, a run and a shipper do."""
+    options: dict[str, Any] = {"run_id": "run-7", "stage": "load"}
+    loop: Checkpointed[int] = store.checkpointed(range(3), **options)
+    assert repr(loop) == "<Checkpointed: stage 'load' of run 'run-7'>"
+    assert repr(loop.map(str)) == "<Mapped: stage 'load' of run 'run-7'>"
+    assert repr(store.once(range(3), key=str, **options)) == "<Once: stage 'load' of run 'run-7'>"
 
 
 @pytest.mark.parametrize("transaction", [False, True])

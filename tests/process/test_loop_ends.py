@@ -98,8 +98,7 @@ def test_a_pool_under_async_for_hands_out_while_the_source_blocks(store: Checkpo
 @pytest.mark.parametrize("kept", [False, True])
 def test_nothing_is_recorded_after_the_loop_was_left(store: CheckpointStore, kept: bool) -> None:
     """Though somebody keeps its iterator, where the loop is a context manager."""
-    loop = _loop(store, range(10), every_s=0.05)
-    with loop:
+    with _loop(store, range(10), every_s=0.05) as loop:
         records = iter(loop)
         for _ in records:
             if loop.done == 3:
@@ -108,6 +107,33 @@ def test_nothing_is_recorded_after_the_loop_was_left(store: CheckpointStore, kep
             del records
     time.sleep(0.12)
     assert _offset(store) == 0
+    until(_no_ticker)
+
+
+def test_nothing_of_a_pass_is_recorded_once_the_loop_has_begun_another(store: CheckpointStore) -> None:
+    """Though somebody keeps the iterator of the first: the second would be told that the stage has moved."""
+    loop = _loop(store, range(10), every_s=3600)
+    first = iter(loop)
+    assert [next(first) for _ in range(4)] == [0, 1, 2, 3]
+    progress = loop._progress
+    second = iter(loop)
+    progress.record_meanwhile()
+    assert _offset(store) == 0
+    assert list(second) == list(range(10))
+    assert _offset(store) == 10
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_tickers_thread_ends_with_its_loop(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """At once, and not when it would look again: many short loops would leave many threads."""
+    monkeypatch.setattr("milepost.ticker._LOOK_AGAIN_S", 3600)
+
+    async def run() -> list[int]:
+        return [record async for record in _loop(store, range(3), every_s=3600)]
+
+    assert (asyncio.run(run()) if is_async else list(_loop(store, range(3), every_s=3600))) == [0, 1, 2]
     until(_no_ticker)
 
 
@@ -327,6 +353,43 @@ def test_a_loop_stops_between_the_records_of_a_slow_source(store: CheckpointStor
     source.queue.put(1)
     assert result(running) in ([0], [])
     assert len(running.result()) == _offset(store)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("stops", ["source", "body"])
+def test_a_loop_that_is_stopped_reads_no_further(
+    store: CheckpointStore, stops: str, transaction: bool, is_async: bool
+) -> None:
+    """A source may have no end, or block; what it has just read is not handed out."""
+    read: list[int] = []
+    handed_out: list[int] = []
+
+    def records() -> Iterator[int]:
+        for record in range(10):
+            read.append(record)
+            if record == 3 and stops == "source":
+                loop.stop()
+            yield record
+
+    def use(record: int) -> None:
+        handed_out.append(record)
+        if record == 3:
+            loop.stop()
+
+    async def run() -> None:
+        async with loop:
+            async for record in loop:
+                use(record)
+
+    loop = _loop(store, records(), every=2, transaction=transaction)
+    if is_async:
+        asyncio.run(run())
+    else:
+        for record in loop:
+            use(record)
+    assert read == [0, 1, 2, 3]
+    assert handed_out == list(range(_offset(store))) == list(range(4 if stops == "body" else 2 if transaction else 3))
 
 
 @pytest.mark.parametrize("is_async", [False, True])
