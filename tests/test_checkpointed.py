@@ -41,6 +41,17 @@ def test_a_checkpoint_follows_every_so_many_finished_records_and_the_end(store: 
     assert _offsets(store) == [(1000, "load:0-999"), (2000, "load:1000-1999"), (2500, "load:2000-2499")]
 
 
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_loop_counts_what_is_done_from_the_first_record_to_the_last(store: CheckpointStore, transaction: bool) -> None:
+    """Recorded or not; the record in hand is not done."""
+    loop = store.checkpointed(range(5), run_id="run-7", stage="load", every=2, transaction=transaction)
+    assert loop.done == 0
+    assert [loop.done for _ in loop] == [0, 1, 2, 3, 4]
+    assert loop.done == 5
+    again = store.checkpointed(range(7), run_id="run-7", stage="load", every=2, transaction=transaction)
+    assert [again.done for _ in again] == [5, 6]
+
+
 def test_no_checkpoint_is_recorded_for_nothing(store: CheckpointStore) -> None:
     """Neither for an empty source, nor for one that is done, nor twice at a round end."""
     assert _loop(store, []) == []

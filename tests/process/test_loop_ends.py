@@ -12,13 +12,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+import apsw
 import pytest
 
 from milepost import CheckpointStore, ClosedStoreError, ForkedStoreError, StageMovedError, StoreError, Watermark
 from milepost.turn import NOW
 from support.chains import entry
+from support.doors import writer
 from support.other_process import other_process
 from support.patience import begin, in_time, result, until
+from support.slow_disk import disk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -573,6 +576,91 @@ def test_the_event_loop_goes_on_while_another_process_has_the_lock(path: Path) -
     with CheckpointStore(path) as store, other_process("hold", path) as other:
         assert other.hear() == "ready"
         in_time(lambda: asyncio.run(run(store, other)))
+
+
+async def _use(loop: Any) -> None:
+    async with loop:
+        async for _ in loop:
+            pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_cancelled_task_waits_for_what_its_loop_is_recording(path: Path, fails: bool) -> None:
+    """The next loop finds it recorded; and where that has failed, the task hears of its cancellation all the same."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def wait(_: str) -> None:
+        if threading.current_thread().name == "milepost":
+            begun.set()
+            assert goes_on.wait(20)
+            if fails:
+                raise apsw.exception_for(apsw.SQLITE_IOERR_FSYNC)
+
+    async def run(store: CheckpointStore) -> None:
+        task = asyncio.create_task(_use(_loop(store, range(4), every=2)))
+        assert await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        try:
+            assert not task.done()
+        finally:
+            goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        if not fails:
+            assert [record async for record in _loop(store, range(4))] == [2, 3]
+
+    with disk(on_sync=wait) as vfs, CheckpointStore(path, vfs=vfs) as store:
+        in_time(lambda: asyncio.run(run(store)))
+
+
+def test_a_cancelled_task_does_not_wait_for_the_turn_of_its_loop_to_record(store: CheckpointStore) -> None:
+    """It withdraws what would be recorded."""
+    writer(store).busy_timeout_ms = 60_000
+
+    async def run() -> None:
+        loop = _loop(store, range(4), every=2)
+        async with store.transaction():
+            task = asyncio.create_task(_use(loop))
+            while loop._progress is None or NOW not in loop._progress._recorder:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await store.append_async(entry(1, run_id="behind it"))
+
+    in_time(lambda: asyncio.run(run()))
+    assert _offset(store) == 0
+
+
+def test_what_a_cancelled_task_has_withdrawn_is_not_recorded_with_what_shares_its_commit(path: Path) -> None:
+    """Its transaction has begun, and somebody else's job is done first: another loop may begin meanwhile."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        begun.set()
+        assert goes_on.wait(20)
+        return 1
+
+    async def run(store: CheckpointStore) -> None:
+        loop = _loop(store, range(4), every=2)
+        async with store.transaction():  # both queue behind it, and share the next commit
+            first = asyncio.create_task(store.advance_async("run-7", "first", Watermark(1, 0), idempotency_key="1"))
+            task = asyncio.create_task(_use(loop))
+            while loop._progress is None or NOW not in loop._progress._recorder:
+                await asyncio.sleep(0)
+        assert await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        goes_on.set()
+        await first
+
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        in_time(lambda: asyncio.run(run(store)))
+        assert {each.stage for each in store.history()} == {"first"}
 
 
 @pytest.mark.parametrize("rounds", [60, pytest.param(5_000, marks=pytest.mark.long)])
