@@ -321,6 +321,26 @@ def test_a_part_that_cannot_be_read_is_not_sound(
     assert of_file == {"sound": True, "unchecked": []}
 
 
+def test_a_worker_answers_each_of_its_tasks_in_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else who has given it one would wait for ever."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(20))
+    signatures = [chain_signature(chain(length)) for length in range(21)]
+    parts = [[5, 15, signatures[5], signatures[15]], None, [15, 20, signatures[15], signatures[19]]]
+    messages: list[Any] = [{"path": str(path)}, *({"task": part} for part in parts)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{json.dumps(message)}\n" for message in messages)))
+    workers.work()
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"done": 10},
+        {"sound": True},
+        {"sound": True, "unchecked": []},
+        {"done": 5},
+        {"sound": False},
+    ]
+
+
 def test_a_worker_tells_how_far_it_is_a_step_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the page that completes a step, and at the end of its part; all that it tells is all that it walked."""
     monkeypatch.setattr("milepost.rows.verify.PAGE", 3)
