@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milepost import Checkpointed, CheckpointStore, InvalidArgumentError, StageMovedError, Start, StoreError, Watermark
+from milepost import (
+    Checkpointed,
+    CheckpointStore,
+    InvalidArgumentError,
+    StageMovedError,
+    Start,
+    StoreBusyError,
+    StoreError,
+    Watermark,
+)
 from support.chains import entry
 
 if TYPE_CHECKING:
@@ -265,7 +275,7 @@ def test_a_loop_that_has_ended_or_failed_stays_so(store: CheckpointStore) -> Non
 
 
 class _FailsOnce:
-    """A source of its own class, which may be asked for more after a failure."""
+    """A source of its own class, for both kinds of loops, which may be asked for more after a failure."""
 
     def __init__(self) -> None:
         self.read = 0
@@ -281,16 +291,169 @@ class _FailsOnce:
             raise StopIteration
         return self.read
 
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self
 
-def test_a_loop_whose_source_has_failed_asks_it_for_nothing_more(store: CheckpointStore) -> None:
+    async def __anext__(self) -> int:
+        try:
+            return next(self)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_loop_whose_source_has_failed_asks_it_for_nothing_more(store: CheckpointStore, is_async: bool) -> None:
     """The record before the failure, which was read and not handed out, would be left out."""
     source = _FailsOnce()
-    records = iter(store.checkpointed(source, run_id="run-7", stage="load", every=2, transaction=True))
-    assert [next(records), next(records)] == [1, 2]
-    with pytest.raises(OSError, match="the fourth"):
-        next(records)
-    assert list(records) == []
+    loop: Checkpointed[int] = store.checkpointed(source, run_id="run-7", stage="load", every=2, transaction=True)
+
+    async def run() -> list[int]:
+        async with loop:
+            records = aiter(loop)
+            assert [await anext(records), await anext(records)] == [1, 2]
+            with pytest.raises(OSError, match="the fourth"):
+                await anext(records)
+            return [record async for record in records]
+
+    def run_sync() -> list[int]:
+        records = iter(loop)
+        assert [next(records), next(records)] == [1, 2]
+        with pytest.raises(OSError, match="the fourth"):
+            next(records)
+        return list(records)
+
+    assert (asyncio.run(run()) if is_async else run_sync()) == []
     assert (source.read, _offsets(store)) == (4, [(2, "load:0-1")])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_loop_whose_block_could_not_begin_hands_out_nothing_more(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """The batch that was read for it would be left out; not even if Ctrl-C comes as the loop ends."""
+
+    def refuse() -> None:
+        raise StoreBusyError(store.path, 0)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async def run() -> list[int]:
+        async with loop:
+            records = aiter(loop)
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(loop, "new_block", refuse)
+                patch.setattr(records, "aclose", interrupt)
+                await anext(records)
+            return [record async for record in records]
+
+    def run_sync() -> list[int]:
+        records = iter(loop)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(loop, "new_block", refuse)
+            patch.setattr(records, "close", interrupt)
+            next(records)
+        return list(records)
+
+    loop = store.checkpointed(range(6), run_id="run-7", stage="load", every=2, transaction=True)
+    assert (asyncio.run(run()) if is_async else run_sync()) == []
+    assert _offsets(store) == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("transaction", [False, True])
+def test_a_loop_that_fails_leaves_nothing_open_though_somebody_keeps_the_error(
+    store: CheckpointStore, path: Path, transaction: bool, is_async: bool
+) -> None:
+    """And its iterator: the source is closed, and another writer can go on at once."""
+    closed = []
+
+    def rest(start: int) -> Iterator[int]:
+        try:
+            yield from range(start, 10)
+        finally:
+            closed.append(start)
+
+    loop: Checkpointed[int] = store.checkpointed(
+        rest, run_id="run-7", stage="load", every=2, event_time=lambda record: record, transaction=transaction
+    )
+
+    def over() -> None:
+        assert closed == [0]
+        with CheckpointStore(path, busy_timeout_ms=0, durability="normal") as other:
+            other.append(entry(1, run_id="another"))
+
+    async def run() -> None:
+        async with loop:
+            records = aiter(loop)
+            store.append(entry(1, offset=3, event_time_ms=0))
+            with pytest.raises(StageMovedError) as kept:
+                _ = [record async for record in records]
+            over()
+            del kept
+
+    if is_async:
+        asyncio.run(run())
+    else:
+        records = iter(loop)
+        store.append(entry(1, offset=3, event_time_ms=0))
+        with pytest.raises(StageMovedError) as kept:
+            list(records)
+        over()
+        del kept
+    assert len(store) == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("transaction", [False, True])
+def test_an_iterator_that_somebody_keeps_ends_with_the_block_around_its_loop(
+    store: CheckpointStore, path: Path, transaction: bool, is_async: bool
+) -> None:
+    """It hands out nothing more, and holds no transaction open."""
+    loop = store.checkpointed(range(10), run_id="run-7", stage="load", every=4, transaction=transaction)
+
+    async def run() -> list[int]:
+        async with loop:
+            records = aiter(loop)
+            async for _ in records:
+                break
+        store.append(entry(1, run_id="another"))
+        return [record async for record in records]
+
+    def run_sync() -> list[int]:
+        with loop:
+            records = iter(loop)
+            for _ in records:
+                break
+        store.append(entry(1, run_id="another"))
+        return list(records)
+
+    assert (asyncio.run(run()) if is_async else run_sync()) == []
+    assert [each.run_id for each in store.history()] == ["another"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_batch_with_transactions_is_read_for_so_many_seconds_at_most(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """What a slow source has given by then is done, and the next batch has as long."""
+    now = 0
+
+    def records() -> Iterator[int]:
+        nonlocal now
+        for record in range(10):
+            now += 1
+            yield record
+
+    monkeypatch.setattr("milepost.loop.time", SimpleNamespace(monotonic=lambda: now))
+    loop = store.checkpointed(records(), run_id="run-7", stage="load", every=1000, every_s=3, transaction=True)
+
+    async def run() -> list[int]:
+        async with loop:
+            return [record async for record in loop]
+
+    assert (asyncio.run(run()) if is_async else list(loop)) == list(range(10))
+    assert [offset for offset, _ in _offsets(store)] == [3, 6, 9, 10]
 
 
 def test_a_loop_says_what_it_is_over(store: CheckpointStore) -> None:

@@ -396,6 +396,25 @@ def test_a_batch_of_which_another_one_has_recorded_some_is_recorded_once(
     assert loop.done == len(store) == before + 400
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_with_transactions_a_batch_that_another_one_has_done_is_not_the_end(
+    store: CheckpointStore, path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    """All of it, after it was looked up: the loop goes on with the next one."""
+    loop = _once(store, range(6), every=2, transaction=True)
+    new_block = loop.new_block
+
+    def behind_another_one() -> Any:
+        if len(store) == 2:
+            assert list(_once(other, [2, 3])) == [2, 3]
+        return new_block()
+
+    monkeypatch.setattr(loop, "new_block", behind_another_one)
+    with CheckpointStore(path, durability="normal") as other:
+        assert _all_of(loop, asynchronous=asynchronous) == [0, 1, 4, 5]
+    assert _keys(store) == [*"012345"]
+
+
 def test_done_counts_what_another_one_has_recorded_too(store: CheckpointStore) -> None:
     """As far as is known: it is counted anew when something is recorded."""
     loop = _once(store, ["a", "b", "c"], every=2)

@@ -156,6 +156,80 @@ def test_a_loop_that_begins_as_another_is_left_is_not_told_that_the_stage_has_mo
         next(iter(_loop(store, lambda start: range(start, 10**6), every=1)))
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_is_recorded_after_an_interrupt_as_the_loop_is_left(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """Before the ticker's thread was told to end."""
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def run() -> None:
+        records = aiter(loop)
+        assert [await anext(records) for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(KeyboardInterrupt):
+            await records.aclose()
+
+    monkeypatch.setattr("milepost.ticker._LOOK_AGAIN_S", 0.01)
+    loop = _loop(store, range(10), every_s=3600)
+    with monkeypatch.context() as patch:
+        patch.setattr("milepost.ticker.Ticker.stop", interrupt)
+        if is_async:
+            asyncio.run(run())
+        else:
+            records = iter(loop)
+            assert [next(records) for _ in range(4)] == [0, 1, 2, 3]
+            with pytest.raises(KeyboardInterrupt):
+                records.close()
+    loop._progress.record_meanwhile()
+    assert _offset(store) == 0
+    until(_no_ticker)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_loop_that_is_left_waits_for_what_its_ticker_is_recording(store: CheckpointStore, is_async: bool) -> None:
+    """Another loop that begins then would be told that the stage has moved."""
+    goes_on = threading.Event()
+    recorded: list[bool] = []
+    recording = threading.Thread(target=lambda: recorded.append(goes_on.wait(20)))
+    loop = _loop(store, range(4), every_s=3600)
+
+    def begin_to_record() -> None:
+        recording.start()
+        loop._progress._recorder[NOW] = recording
+        threading.Timer(0.05, goes_on.set).start()
+
+    async def run() -> None:
+        records = aiter(loop)
+        await anext(records)
+        begin_to_record()
+        await records.aclose()
+        assert recorded == [True]
+
+    if is_async:
+        in_time(lambda: asyncio.run(run()))
+    else:
+        records = iter(loop)
+        next(records)
+        begin_to_record()
+        in_time(records.close)
+        assert recorded == [True]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_loop_that_is_refused_leaves_the_ticker_its_turn(path: Path, is_async: bool) -> None:
+    """It was about to record when the store was closed, and the ticker is at it still."""
+    with CheckpointStore(path) as store:
+        loop = _loop(store, range(3))
+        records = iter(loop)
+        next(records)
+        recording = loop._progress._recorder[NOW] = threading.Thread()
+    with pytest.raises(ClosedStoreError):
+        asyncio.run(loop._progress.record_async()) if is_async else loop._progress.record()
+    assert loop._progress._recorder == {NOW: recording}
+
+
 def test_a_failure_of_the_tickers_thread_comes_out_of_the_loop(store: CheckpointStore) -> None:
     """At the next record, once; nothing is recorded after it."""
     loop = _loop(store, range(1000), every_s=0.005)
@@ -517,8 +591,32 @@ def test_async_for_with_transactions_needs_async_with(store: CheckpointStore) ->
             aiter(loop)
         async with loop:
             assert [record async for record in loop] == [0, 1, 2, 3]
+        with pytest.raises(StoreError, match="needs `async with loop:`"):
+            aiter(loop)
 
     in_time(lambda: asyncio.run(run()))
+
+
+def test_a_loop_that_is_dropped_in_a_task_is_closed_soon(store: CheckpointStore) -> None:
+    """Though the program keeps the loop: what Python closes of its own accord is only what nobody has."""
+    closed = []
+
+    async def records(start: int) -> AsyncIterator[int]:
+        try:
+            for record in range(start, 10):
+                yield record
+        finally:
+            closed.append(start)
+
+    async def run() -> None:
+        loop = _loop(store, records)
+        async for _ in loop:
+            break
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert closed == [0]
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("mapped", [False, True])
