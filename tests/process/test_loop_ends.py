@@ -202,7 +202,7 @@ def test_a_loop_that_is_left_waits_for_what_its_ticker_is_recording(store: Check
 
     async def run() -> None:
         records = aiter(loop)
-        await anext(records)
+        await anext(records), await anext(records)
         begin_to_record()
         await records.aclose()
         assert recorded == [True]
@@ -211,10 +211,13 @@ def test_a_loop_that_is_left_waits_for_what_its_ticker_is_recording(store: Check
         in_time(lambda: asyncio.run(run()))
     else:
         records = iter(loop)
-        next(records)
+        next(records), next(records)
         begin_to_record()
         in_time(records.close)
         assert recorded == [True]
+    loop._progress._recorder.clear()
+    loop._progress.record_meanwhile()  # once more, too late
+    assert _offset(store) == 0
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -249,13 +252,21 @@ def _no_more(loop: Any) -> Any:
     return lambda: loop._progress.attention
 
 
-def test_what_is_finished_while_a_checkpoint_is_recorded_is_recorded_by_the_next(store: CheckpointStore) -> None:
-    """The ticker's thread has begun a transaction, and the loop goes on meanwhile."""
-    loops = {
-        "load": _loop(store, range(6), every=100),
-        "fetch": store.once(map(str, range(6)), run_id="run-7", stage="fetch", key=str, every=100),
-    }
-    for stage, loop in loops.items():
+@pytest.mark.parametrize("before", [0, 3])
+def test_what_is_finished_while_a_checkpoint_is_recorded_is_recorded_by_the_next(
+    store: CheckpointStore, before: int
+) -> None:
+    """The ticker's thread has begun a transaction, and the loop goes on meanwhile; also where the stage has begun before."""
+
+    def loops(length: int) -> dict[str, Any]:
+        return {
+            "load": _loop(store, range(length), every=100),
+            "fetch": store.once(map(str, range(length)), run_id="run-7", stage="fetch", key=str, every=100),
+        }
+
+    for loop in loops(before).values():
+        list(loop)
+    for stage, loop in loops(before + 6).items():
         records = iter(loop)
         for _ in range(3):
             next(records)
@@ -269,9 +280,9 @@ def test_what_is_finished_while_a_checkpoint_is_recorded_is_recorded_by_the_next
         progress._write = goes_on
         progress.record_meanwhile()
         del progress._write
-        assert (_offset(store, stage), loop.done) == (2, 3)
-        assert [int(record) for record in records] == [4, 5]
-        assert _offset(store, stage) == 6
+        assert (_offset(store, stage), loop.done) == (before + 2, before + 3)
+        assert [int(record) for record in records] == [before + 4, before + 5]
+        assert _offset(store, stage) == before + 6
 
 
 @pytest.mark.parametrize("is_async", [False, True])
