@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import milepost
-from milepost import CheckpointStore, InvalidArgumentError, SourceChangedError, Start
+from milepost import CheckpointStore, InvalidArgumentError, SourceChangedError, Start, details
+from milepost.signature import MAX_DETAIL_BYTES
 from support.patience import in_time
 
 if TYPE_CHECKING:
@@ -194,6 +195,18 @@ def test_another_source_is_refused_until_it_is_accepted(
     assert _read(store, records, way, source=other, transaction=transaction) == [4, 5]
     with pytest.raises(SourceChangedError):
         _read(store, records, way, source=first, transaction=transaction)
+
+
+def test_a_source_that_an_entry_cannot_record_is_refused_before_anything_is_done(store: CheckpointStore) -> None:
+    """JSON writes out what a terminal would obey; as much of it as there is room for, beside a cursor, is recorded."""
+    room = MAX_DETAIL_BYTES - len(details.detail(cursor=b"", source="") or "")
+    longest = "\x01" * (room // 6) + "a" * (room % 6)
+    with pytest.raises(InvalidArgumentError, match="too long as JSON"):
+        store.checkpointed(range(2), run_id="run-7", stage="load", source=f"{longest}a")
+    assert _read(store, range(2), source=longest, cursor=lambda _: b"x") == [0, 1]
+    assert _read(store, range(3), source=longest, cursor=lambda _: b"x") == [2]
+    with pytest.raises(SourceChangedError):
+        _read(store, range(3), source=longest[:-1])
 
 
 def test_a_stage_without_a_source_takes_any_and_another_run_too(store: CheckpointStore) -> None:
