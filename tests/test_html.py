@@ -248,6 +248,13 @@ def test_a_verdict_is_never_a_colour_alone() -> None:
     assert "mp-bad" in shown(bad).classes
 
 
+def test_of_a_sound_chain_the_verdict_is_all_that_is_shown() -> None:
+    """And no table without a row."""
+    assert "table" not in Verification(True, 1, "ab", ())._repr_html_().split("</style>")[1]
+    found = Verification(False, 1, "ab", (Fault("link", 1, "a", "b"),))._repr_html_()
+    assert found.count("</table>") == 1
+
+
 def test_a_fault_is_shown_with_its_entry_and_what_happened(path: Path) -> None:
     """In words, and not by two signatures."""
     with CheckpointStore(path, durability="normal") as store:

@@ -249,8 +249,9 @@ def test_one_process_starts_no_other(path: Path, confirmed: list[bool]) -> None:
 
 
 @pytest.mark.usefixtures("warm_workers")
-def test_progress_rises_to_the_end(path: Path) -> None:
-    """In the thread of the caller, however many work."""
+def test_progress_rises_to_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread of the caller, however many work, and however long one takes."""
+    monkeypatch.setattr(workers, "_LOOK_AGAIN_S", 0.0001)
     seen: list[tuple[int, int]] = []
     with CheckpointStore(path) as store:
         store.append_many(chain(LENGTH))
@@ -286,6 +287,7 @@ def test_an_error_of_the_progress_passes_through_and_leaves_no_worker(path: Path
         with pytest.raises(KeyboardInterrupt):
             store.verify(workers=2, progress=interrupted)
     assert len(children) == len(joined) == 2
+    assert all(thread.daemon for thread in joined)  # another Ctrl-C may come before they are joined
     assert all(child.returncode for child in children)  # killed: one that ends by itself gives 0
 
 
