@@ -28,6 +28,7 @@ from milepost import (
     MilepostWarning,
     TargetError,
     Watermark,
+    rows,
     segment,
 )
 from milepost.shipped import ShippedLog
@@ -947,6 +948,34 @@ def test_what_an_archive_has_left_is_not_shipped_once_it_was_changed(
     with CheckpointStore(tmp_path / "changed.milepost") as changed, pytest.raises(DamagedStoreError, match="changed"):
         milepost.ship(changed, target, NAME)
     assert not target.objects_by_name
+
+
+@pytest.mark.parametrize("place", ["signature_at", "kept_before"])
+def test_what_an_archive_has_left_is_not_called_changed_while_another_one_takes_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """What is looked at then is of two archives: it is looked at again. What was taken is told as ever."""
+    path, key, target = tmp_path / "a", b"secret", MemoryTarget()
+    query, ends = getattr(rows, place), iter([50, 60])
+    with CheckpointStore(path, hmac_key=key) as store, CheckpointStore(path, hmac_key=key) as other:
+        store.append_many(chain(80))
+        heads = {receipt.position: Head(receipt.position, receipt.signature) for receipt, _, _ in store.receipts()}
+        store.archive(tmp_path / "first", before=heads[40])
+
+        def overtaken(connection: Any, *values: Any) -> Any:
+            end = next(ends, None) if connection.filename == str(path) else None
+            if end is not None:
+                with monkeypatch.context() as patched:
+                    patched.setattr(rows, place, query)
+                    other.archive(tmp_path / f"up to {end}", before=heads[end])
+            return query(connection, *values)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(rows, place, overtaken)
+            shipper = milepost.ship(store, target, NAME)
+        assert next(ends, None) is None
+        with pytest.raises(TargetError, match="archived before they were shipped"):
+            shipper.ship()
 
 
 def test_more_left_by_an_archive_than_can_be_restored_is_not_shipped(

@@ -127,6 +127,41 @@ def test_what_was_expected_and_what_was_found_are_told(file: Path) -> None:
     assert fault.found == chain_signature(ENTRIES[:30])
 
 
+def test_of_a_chain_with_a_fault_the_signature_is_that_of_the_rows_as_they_are(file: Path) -> None:
+    """Computed anew from the fault on; nothing else says it, as each row stores another one."""
+    tamper(file, "UPDATE entry SET at_ms = at_ms + 1 WHERE position = 30")
+    changed = ENTRIES[29]._replace(at_ms=ENTRIES[29].at_ms + 1)
+    assert verify(file).signature == chain_signature([*ENTRIES[:29], changed, *ENTRIES[30:]])
+
+
+def test_rows_that_sqlite_returns_in_another_order_are_faults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a page whose cells were exchanged; and the walk ends."""
+    read = rows.rows_after
+
+    def backwards(connection: apsw.Connection, after: int, through: int) -> list[tuple[Any, ...]]:
+        return read(connection, after, through)[::-1]
+
+    tamper(file, "DELETE FROM entry WHERE position > 3")
+    monkeypatch.setattr(rows, "rows_after", backwards)
+    assert {("missing", 1), ("unreadable", 2), ("unreadable", 1)} <= set(faults(verify(file)))
+
+
+@pytest.mark.parametrize(("place", "position"), [("snapshot", 1), ("invalid_positions", 41)])
+def test_a_file_that_cannot_be_read_from_the_start_on_is_told_there(
+    file: Path, monkeypatch: pytest.MonkeyPatch, place: str, position: int
+) -> None:
+    """With the signature there; nothing is said of how many entries there are before that is known."""
+
+    def damaged(_: apsw.Connection) -> Any:
+        raise apsw.CorruptError("database disk image is malformed")
+
+    monkeypatch.setattr(rows, place, damaged)
+    found = verify(file, trusted=Head(40, chain_signature(ENTRIES[:40])))
+    assert faults(found) == [("file", position)]
+    known = (60, chain_signature(ENTRIES[:40])) if position > 1 else (0, "0" * 64)
+    assert (found.entries, found.signature, found.elsewhere) == (*known, 0)
+
+
 def test_missing_rows_are_told_as_one_gap(file: Path) -> None:
     """With their positions; the row after the gap is not accused."""
     tamper(file, "DELETE FROM entry WHERE position BETWEEN 30 AND 32")
