@@ -1004,6 +1004,51 @@ def test_a_removed_row_that_stayed_is_found(archived: tuple[Path, list[Path]], r
         assert not store.verify(archives=made[:1]).ok
 
 
+@pytest.mark.parametrize(("place", "copied"), [(5, 197), (300, 197), (598, 600)])
+def test_a_row_put_among_what_stayed_is_found(archived: tuple[Path, list[Path]], place: int, copied: int) -> None:
+    """Before the first one that stayed of its stage, too, where an archive that is under way may leave some."""
+    path, made = archived
+    columns = (
+        "run_number, stage_number, sequence - 1, offset, event_time_ms, 'put', at_ms, signature, run_signature, 1, NULL"
+    )
+    _edit(path, f"INSERT INTO entry SELECT {place}, {columns} FROM entry WHERE position = {copied}")
+    with CheckpointStore.open_readonly(path) as store:
+        (fault,) = [fault for fault in store.verify().faults if fault.kind == "archive"]
+        assert (fault.expected[:10], fault.found[:10]) == ("10 entries", "11 entries")
+        assert place in {fault.position for fault in store.verify(archives=made).faults}
+
+
+def test_an_entry_that_says_two_cuts_of_its_archive_is_a_fault(archived: tuple[Path, list[Path]]) -> None:
+    """One by its watermark, and one in its detail."""
+    path, _ = archived
+    with CheckpointStore.open_readonly(path) as store:
+        last = store.head().entries
+    _edit(path, f"UPDATE entry SET detail = json_set(detail, '$.archive_position', 601) WHERE position = {last}")
+    with CheckpointStore.open_readonly(path) as store:
+        (fault,) = [fault for fault in store.verify().faults if fault.kind == "archive"]
+    assert (fault.position, fault.expected, fault.found) == (last, "an archive up to 600", "one up to 601")
+
+
+def test_changed_cursors_in_an_archive_are_found_beside_one_that_had_been_dropped(
+    store: CheckpointStore, path: Path
+) -> None:
+    """Of a stage that had gone on before the archive was made; the others are all there."""
+    for stage, number in (("a", 1), ("b", 1), ("c", 1), ("b", 2), ("b", 3)):
+        store.advance(RUN, stage, Watermark(number, 0), idempotency_key=f"{stage}:{number}", cursor=[number])
+    made = path.with_name("made")
+    store.archive(made, before=_head_at(store, 3))
+    with CheckpointStore.open_readonly(made) as sound:
+        assert sound.verify().ok
+    seal = made.read_bytes()[18:20]
+    _unsealed(made)
+    _edit(made, "UPDATE stage_cursor SET cursor = '[2]' WHERE position IN (1, 3)")
+    with made.open("r+b") as file:
+        file.seek(18)
+        file.write(seal)
+    with CheckpointStore.open_readonly(made) as changed:
+        assert {(fault.kind, fault.position) for fault in changed.verify().faults} == {("cursor", 1), ("cursor", 3)}
+
+
 def test_that_nothing_is_left_of_what_stayed_is_told(path: Path) -> None:
     """And how much there was."""
     with CheckpointStore(path) as store:

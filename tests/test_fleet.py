@@ -312,6 +312,13 @@ def test_a_path_is_taken_as_it_stands_and_each_once(tmp_path: Path) -> None:
     assert len(open_many(str(star)).files) == 3, "a str is a pattern, whatever files there are"
 
 
+def test_a_directory_with_the_name_of_a_pattern_is_in_no_files_way(tmp_path: Path) -> None:
+    """What the pattern matches is asked."""
+    (tmp_path / "node[1]").mkdir()
+    file = str(make(tmp_path / "node1", chain(2)))
+    assert open_many(str(tmp_path / "node[1]")).files == (file,)
+
+
 def test_the_same_name_in_two_directories_is_two_rows(tmp_path: Path) -> None:
     """The key is the path, not the name."""
     files = []
@@ -888,6 +895,7 @@ def test_a_closed_fleet_says_so(tmp_path: Path) -> None:
     file = str(make(tmp_path / "a.milepost", chain(3)))
     with open_many([file]) as fleet:
         pass
+    assert "closed" in repr(fleet)
     fleet.close()
     calls = [ask for ask, _ in QUESTIONS.values()]
     others: list[Callable[[Fleet], object]] = [
