@@ -22,7 +22,7 @@ from milepost import (
     files,
 )
 from milepost.connection import refuse_foreign_header
-from support.chains import entry
+from support.chains import chain, entry
 from support.warm import warm_programs
 
 if TYPE_CHECKING:
@@ -102,6 +102,42 @@ def test_a_file_whose_directory_was_replaced_by_a_file_is_absent(
     assert files.size_bytes(str(folder / "file")) == 0
     with files.vfs_file(str(folder / "file"), None, READ) as file:
         assert file is None
+
+
+class _Noting(apsw.VFS):
+    """The ordinary VFS, which notes how each file was opened."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "")
+        self.opened: list[tuple[str, int]] = []
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
+        path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
+        self.opened.append((path, flags[0]))
+        return apsw.VFSFile("", name, flags)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_vfs_is_told_what_kind_of_file_it_opens_and_for_what(path: Path, torn: bool) -> None:
+    """One that encrypts, say, treats a WAL in another way than a database."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(100))
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{path}-left{suffix}")
+    if torn:
+        with open(f"{path}-left", "r+b") as file:  # noqa: PTH123
+            file.write(bytes(512))
+    vfs = _Noting("noting")
+    try:
+        with CheckpointStore(f"{path}-left", vfs="noting") as store:
+            assert len(store) == 100
+        assert {name.endswith("-wal") for name, _ in vfs.opened} == {False, True}
+        for name, flags in vfs.opened:
+            kind = apsw.SQLITE_OPEN_WAL if name.endswith("-wal") else apsw.SQLITE_OPEN_MAIN_DB
+            assert (flags & kind, name) == (kind, name)
+            assert flags & apsw.SQLITE_OPEN_READWRITE or flags & apsw.SQLITE_OPEN_READONLY
+    finally:
+        vfs.unregister()
 
 
 def test_a_store_whose_directory_was_replaced_by_a_file_has_failed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from milepost import CheckpointStore, MilepostError, MilepostWarning, files
 from milepost.lent import LentConnection
 from milepost.remote import remote_kind
-from milepost.wal import Wal
+from milepost.wal import Wal, unread_commits
 from support.chains import chain, entry
 from support.doors import modes_of_write_backs, wal
 from support.hooked_vfs import Call, hooked
@@ -212,6 +212,7 @@ def test_a_wal_whose_header_a_kill_has_left_half_written_is_not_complained_of(pa
     content, _ = _left_by_a_kill(path, 3)
     content[24:32] = checksum
     path.with_name(f"{path.name}-wal").write_bytes(content)
+    assert unread_commits(f"{path}-wal", None, 0) == 0
     with CheckpointStore(path) as store:
         assert len(store) == 0
 

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from milepost import CheckpointStore, FailedStoreError, SequenceError, Watermark, WrongKeyError, files
-from milepost.wal import lengthen
+from milepost.wal import first_page, lengthen, make_durable, sync, unread_commits
 from support.chains import chain, entry
 from support.doors import wal, writer
 from support.hooked_vfs import Call, hooked
@@ -169,6 +169,18 @@ def test_a_wal_gets_as_long_as_it_is_to_be_and_keeps_what_it_holds(tmp_path: Pat
         name.write_bytes(b"frame")
         lengthen(str(name), None, length)
         assert name.read_bytes() == b"frame" + bytes(length - 5)
+
+
+@pytest.mark.parametrize("vfs", [None, "unix"])
+def test_where_there_is_no_wal_none_is_made(tmp_path: Path, vfs: str | None) -> None:
+    """Somebody may have taken it away meanwhile, which is told elsewhere."""
+    name = str(tmp_path / "orders.milepost-wal")
+    make_durable(name, vfs)
+    sync(name, vfs)
+    lengthen(name, vfs, 100)
+    assert unread_commits(name, vfs, 0) == 0
+    assert first_page(name, vfs) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wal_that_is_found_is_not_written_back_by_an_opening_that_is_refused(path: Path, tmp_path: Path) -> None:
