@@ -472,11 +472,12 @@ def test_a_worker_that_dies_changes_no_answer(
     assert two_workers == []
 
 
-def test_no_worker_is_started_for_little_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process takes longer to start."""
+@pytest.mark.parametrize("processes", [2, 8])
+def test_no_worker_is_started_for_little_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """A process takes longer to start, whether it would verify whole files or a part of one."""
     monkeypatch.delattr(workers, "start_python")
     with open_many([make(tmp_path / f"{number}.milepost", chain(9)) for number in range(4)]) as fleet:
-        assert fleet.verify(workers=8).ok
+        assert fleet.verify(workers=processes).ok
 
 
 def test_heads_that_do_not_go_with_the_files_are_refused(tmp_path: Path) -> None:
