@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -80,6 +81,36 @@ def test_workers_find_a_sound_chain_sound(path: Path, name: str, confirmed: list
         assert store.verify(workers=2) == store.verify()
         assert store.verify(workers=2, trusted=trusted, expected=store.head()) == store.verify(trusted=trusted)
     assert confirmed == [True, True]
+
+
+def test_a_file_that_is_read_through_a_copy_is_verified_by_one_process(
+    path: Path, monkeypatch: pytest.MonkeyPatch, confirmed: list[bool]
+) -> None:
+    """Each worker would copy it once more, and leave the copy where temporary files are."""
+    monkeypatch.setattr(workers, "start_python", _no_worker)
+    alone = path.with_name("alone")
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{alone}{suffix}")
+        with CheckpointStore.open_readonly(alone) as reader:
+            assert reader.verify(workers=2) == store.verify()
+    assert confirmed == [False]
+
+
+@pytest.mark.usefixtures("warm_workers")
+def test_a_file_that_has_a_link_is_verified_by_workers(path: Path, confirmed: list[bool]) -> None:
+    """Whatever name it was opened by."""
+    with CheckpointStore(path) as store:
+        store.append_many(chain(LENGTH))
+    (link := path.with_name("link")).symlink_to(path)
+    with CheckpointStore.open_readonly(link) as reader:
+        assert reader.verify(workers=2).ok
+    assert confirmed == [True]
+
+
+def _no_worker(_: str) -> NoReturn:
+    pytest.fail("a worker was started")
 
 
 EDITS = [

@@ -953,8 +953,8 @@ class CheckpointStore:
             archives: The archives of this chain, in any order. The verification then begins with the first entry of the
                 first of them. Without them it begins at `base`, and checks what stayed against the archive's entry.
             workers: How many processes may share the work, beside this one, which waits for them. They help with the
-                whole chain of a long file. One process walks a keyed chain, whose key stays here, and a file opened
-                through a VFS. One process also looks into what the workers find wrong.
+                whole chain of a long file. One process walks a keyed chain, whose key stays here, a file opened through
+                a VFS, and one that can only be read through a copy. It also looks into what the workers find wrong.
             progress: Called with (entries done, entries in all), every few hundred or thousand entries.
 
         Returns:

@@ -83,8 +83,9 @@ def confirm(
     Returns:
         The result of SQLite's check, without problems. None says only that one process has to look itself.
     """
-    # The key of a keyed chain stays in this process, and only this process knows the caller's VFS.
-    if database.hash is not sha256 or database.vfs is not None or not can_start():
+    # The key of a keyed chain stays in this process, and only this process knows the caller's VFS. Where the file is read
+    # through a copy, each worker would make one of its own, and leave it behind when it is killed.
+    if database.hash is not sha256 or database.vfs is not None or not can_start() or _is_copied(database):
         return None
     wanted = min(workers * _PARTS, (kept.entries - start.position) // LEAST)
     if wanted < 2:
@@ -106,6 +107,14 @@ def confirm(
             progress(done, kept.entries)
 
     return _sound(database.path, parts, workers, count)
+
+
+def _is_copied(database: Database) -> bool:
+    read: str = database.read(lambda connection: connection.filename)
+    try:
+        return not Path(read).samefile(database.path)
+    except OSError:  # another file is being put in its place
+        return True
 
 
 def _sound(path: str, parts: list[Part], workers: int, count: Callable[[int], object]) -> Integrity | None:
