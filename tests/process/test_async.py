@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -43,10 +42,9 @@ from milepost import (
 )
 from milepost.block import Block, BlockTurn
 from milepost.pace import Pace
-from milepost.threads import start
 from support.async_program import SCENES
 from support.chains import chain, entry
-from support.doors import fork_in_progress, writer
+from support.doors import writer
 from support.other_process import other_process
 from support.patience import begin, in_time, result, until
 from support.programs import PROGRAMS
@@ -606,137 +604,6 @@ def task_is_leaving(task: asyncio.Task[Any]) -> bool:
             return True
         awaited = awaited.cr_await
     return task.done()
-
-
-# The helper's threads
-
-
-@pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[threading.Thread]]:
-    """The threads that helpers have begun, as weak references: a test keeps none."""
-    threads: list[weakref.ref[threading.Thread]] = []
-
-    def noted(thread: threading.Thread) -> None:
-        threads.append(weakref.ref(thread))
-        start(thread)
-
-    monkeypatch.setattr(helper, "start", noted)
-    return threads
-
-
-def test_a_thread_that_has_begun_or_ended_a_block_is_kept_by_nobody(
-    store: CheckpointStore, begun: list[weakref.ref[threading.Thread]]
-) -> None:
-    """A loop may have a million blocks."""
-
-    async def main() -> None:
-        for _ in range(3):
-            await _in(store.transaction)
-
-    run(main)
-    assert len(begun) == 6
-    until(lambda: gc.collect() >= 0 and not any(thread() for thread in begun))
-
-
-def test_no_thread_is_begun_while_the_process_forks(
-    store: CheckpointStore, begun: list[weakref.ref[threading.Thread]]
-) -> None:
-    """What queues meanwhile is done after that."""
-
-    async def main() -> None:
-        with fork_in_progress():
-            queued = asyncio.create_task(store.append_async(entry(1)))
-            await asyncio.sleep(0.01)
-            assert begun == []
-        await queued
-
-    run(main)
-    assert len(begun) == 1
-
-
-def test_a_helper_that_sleeps_at_a_fork_serves_on_after_it(store: CheckpointStore) -> None:
-    """Its thread has ended, and another one begins."""
-
-    async def main() -> None:
-        await store.append_async(entry(1))
-        with fork_in_progress():
-            pass
-        await store.append_async(entry(2))
-
-    run(main)
-    assert keys(store) == ["load:1", "load:2"]
-
-
-@pytest.mark.parametrize("when", ["as its thread ends", "once its thread has ended"])
-def test_a_helper_that_was_stopped_beside_a_queue_goes_on(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    """Whoever lets it, at whatever moment: the task in the queue would wait for ever."""
-    batch, serve, stopped = helper.Batch, helper.Helper._serve, list[threading.Thread]()
-
-    def stopped_first(*arguments: Any) -> helper.Batch:
-        if not stopped:
-            stopped.append(threading.current_thread())
-            writer(store)._running_helper().stop("a test", 0.0)
-        return batch(*arguments)
-
-    def then_let_go_on(self: helper.Helper, server: Any) -> bool:
-        found = serve(self, server)
-        if when == "as its thread ends":
-            self.resume("a test")
-        return found
-
-    monkeypatch.setattr(helper, "Batch", stopped_first)
-    monkeypatch.setattr(helper.Helper, "_serve", then_let_go_on)
-
-    async def main() -> None:
-        queued = asyncio.create_task(store.append_async(entry(1)))
-        await asyncio.to_thread(until, lambda: bool(stopped))
-        if when == "once its thread has ended":
-            await asyncio.to_thread(stopped[0].join)
-            writer(store)._running_helper().resume("a test")
-        await queued
-
-    run(main)
-    assert keys(store) == ["load:1"]
-
-
-def test_a_fork_waits_for_the_thread_of_a_task_while_it_may(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it forks beside the thread, and the child may use no file that the thread keeps open."""
-    join, over, waited = threading.Thread.join, threading.Event(), list[float | None]()
-
-    def noted(thread: threading.Thread, timeout: float | None = None) -> None:
-        waited.append(timeout)
-        join(thread, timeout)
-
-    async def main() -> None:
-        calls = writer(store)._running_helper()
-        call = calls.call(lambda: over.wait(20))
-        with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "join", noted)
-            assert not calls.pause(0.0)
-        assert waited == [0.0]
-        over.set()
-        assert await call.future
-        assert calls.pause(20)
-
-    run(main)
-
-
-def test_a_task_for_which_no_thread_can_be_begun_is_told_and_the_next_one_served(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By then other threads may have ended."""
-
-    async def main() -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(helper, "start", _raises(RuntimeError("can't start new thread")))
-            with pytest.raises(StoreError, match="no thread can be begun"):
-                await store.append_async(entry(1))
-        await store.append_async(entry(2))
-
-    run(main)
-    assert keys(store) == ["load:2"]
 
 
 # The end of a process
