@@ -32,6 +32,7 @@ from milepost.cli.exit_code import ExitCode
 from milepost.cursors import MAX_CURSOR_BYTES
 from support.chains import entry
 from support.command import answer, run
+from support.doors import writer
 from support.tampering import tamper
 
 if TYPE_CHECKING:
@@ -302,6 +303,43 @@ def test_what_was_undone_leaves_no_cursor(state: Stated, path: Path) -> None:
         state.store.advance_many([good, (*good[:2], Watermark(-1, 0), "bad")])
     assert state.store.cursor("load") == "kept"
     assert kept(path) == [*before, ("run-7", "sort", 3 - 1, '"inner"')]
+
+
+def _another_states(state: Stated) -> None:
+    with CheckpointStore(state.store.path, durability="normal") as other:
+        another = Stated(other)
+        another.number = state.number
+        state.number = another("another's")
+
+
+def _a_block_is_undone(state: Stated) -> None:
+    with state.store.transaction():
+        state("whole")
+        with pytest.raises(ZeroDivisionError), state.store.transaction():
+            state("undone")
+            raise ZeroDivisionError
+
+
+def _two_are_restored(state: Stated) -> None:
+    numbers = state.number + 1, state.number + 2
+    restored = [entry(n, run_id="run-7", stage="load", offset=n, event_time_ms=0) for n in numbers]
+    writer(state.store).restore(restored, [None, None], {len(state.store) + 1: '"one"', len(state.store) + 2: '"two"'})
+    state.number += 2
+
+
+@pytest.mark.parametrize("between", [_another_states, _a_block_is_undone, _two_are_restored])
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_the_last_two_are_kept_whatever_comes_between(
+    state: Stated, path: Path, before: int, between: Callable[[Stated], None]
+) -> None:
+    """Which two there are is remembered from one step to the next."""
+    for number in range(before):
+        state(number)
+    between(state)
+    state("last but one")
+    assert len(kept(path)) == 2
+    state("last")
+    assert [cursor for *_, cursor in kept(path)] == ['"last but one"', '"last"']
 
 
 def test_a_reader_and_the_next_process_see_the_cursor_of_what_is_committed(state: Stated, path: Path) -> None:

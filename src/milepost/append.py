@@ -87,7 +87,7 @@ class _RunStage:
     """The state of one stage of one run: its last sequence and watermark, and where its next milepost goes."""
 
     __slots__ = (
-        "added", "entries_before", "event_time_ms", "has_archived", "next_milepost", "number", "offset",
+        "added", "cursors", "entries_before", "event_time_ms", "has_archived", "next_milepost", "number", "offset",
         "prefix", "run", "sequence",
     )  # fmt: skip
 
@@ -100,6 +100,7 @@ class _RunStage:
         self.added = 0  # how many entries this appender has added
         self.entries_before: int | None = None if last else 0  # how many there were before; looked up for a milepost only
         self.has_archived: bool | None = None if last else False  # looked up for a bag only
+        self.cursors: tuple[int, ...] | None = None if last else ()  # positions of those kept; looked up for a cursor only
 
 
 class Appender:
@@ -235,7 +236,9 @@ class Appender:
             receipt = self.append_many(entries, with_details)
         if not receipt.duplicates:
             for position, cursor in cursors.items():
-                rows.add_cursor(self.statements, *rows.numbers_at(self.statements, position), position, cursor)
+                rows.keep_cursor(self.statements, *rows.numbers_at(self.statements, position), position, cursor)
+        if cursors:
+            self.usable = False  # of which entries the cursors are kept has changed
         return receipt
 
     def advance(self, step: Step, clock: Callable[[], int], index: int | None = None) -> Receipt:
@@ -458,7 +461,8 @@ class Appender:
         self.finish()
         if cursor is not None:
             state = self._stages[entry.run_id, entry.stage]
-            rows.add_cursor(self.statements, state.run.number, state.number, self._position, cursor)
+            of = state.run.number, state.number, self._position
+            state.cursors = rows.keep_cursor(self.statements, *of, cursor, state.cursors)
         return self.receipt()
 
     def receipt(self) -> Receipt:

@@ -13,7 +13,6 @@ Each function reads a statement to its end before it returns, so no read transac
 """
 
 from milepost.rows.append import (
-    add_cursor,
     add_entries,
     add_run,
     add_run_stage,
@@ -21,6 +20,7 @@ from milepost.rows.append import (
     append_state,
     entries_of_run_stage,
     find_duplicate,
+    keep_cursor,
     numbers_at,
 )
 from milepost.rows.archive import (
@@ -140,7 +140,6 @@ __all__ = [
     "Snapshot",
     "StagePair",
     "Statements",
-    "add_cursor",
     "add_entries",
     "add_run",
     "add_run_stage",
@@ -187,6 +186,7 @@ __all__ = [
     "integrity_check",
     "invalid_positions",
     "is_bag",
+    "keep_cursor",
     "kept_as_of_now",
     "kept_before",
     "kept_cursors",

@@ -137,16 +137,40 @@ def numbers_at(connection: Statements, position: int) -> tuple[int, int]:
 _NUMBERS_AT: Final = "SELECT run_number, stage_number FROM entry WHERE position = ?"
 
 
-def add_cursor(connection: Statements, run_number: int, stage_number: int, position: int, cursor: Stored) -> None:
-    """Keep the cursor of a stage's newest entry and the one before it: it takes the place of the older of two."""
-    row = run_number, stage_number, position, cursor
-    if connection.execute(_REPLACE_CURSOR, row).connection.changes() == 0:
-        connection.execute(_ADD_CURSOR, row)
+def keep_cursor(
+    connection: Statements,
+    run_number: int,
+    stage_number: int,
+    position: int,
+    cursor: Stored,
+    kept: tuple[int, ...] | None = None,
+) -> tuple[int, ...]:
+    """
+    Keep the cursor of a stage's newest entry and the one before it: it takes the place of the older of two.
+
+    Args:
+        connection: Runs the statements.
+        run_number: The number of the run.
+        stage_number: The number of the stage.
+        position: The position of the newest entry.
+        cursor: Its cursor.
+        kept: The positions of the cursors that are kept, if the caller knows them.
+
+    Returns:
+        The positions of the cursors that are kept now.
+    """
+    run_stage = run_number, stage_number
+    if kept is None:
+        kept = tuple(of for (of,) in connection.execute(_CURSORS, run_stage))
+    if len(kept) < 2:
+        connection.execute(_ADD_CURSOR, (*run_stage, position, cursor))
+    else:
+        connection.execute(_REPLACE_CURSOR, (position, cursor, *run_stage, kept[0]))
+    return (*kept[-1:], position)
 
 
-_OF_RUN_STAGE: Final = "run_number = ?1 AND stage_number = ?2"
-_REPLACE_CURSOR: Final = (
-    f"UPDATE stage_cursor SET position = ?3, cursor = ?4 WHERE {_OF_RUN_STAGE} AND position = "
-    f"(SELECT min(position) FROM stage_cursor WHERE {_OF_RUN_STAGE} HAVING count(*) > 1)"
-)
+_CURSORS: Final = "SELECT position FROM stage_cursor WHERE run_number = ? AND stage_number = ? ORDER BY position"
 _ADD_CURSOR: Final = "INSERT INTO stage_cursor (run_number, stage_number, position, cursor) VALUES (?, ?, ?, ?)"
+_REPLACE_CURSOR: Final = (
+    "UPDATE stage_cursor SET position = ?, cursor = ? WHERE run_number = ? AND stage_number = ? AND position = ?"
+)
