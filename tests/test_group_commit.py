@@ -11,6 +11,7 @@ import pytest
 from milepost import (
     CheckpointStore,
     FailedStoreError,
+    ForkedStoreError,
     MilepostError,
     Receipt,
     SequenceError,
@@ -200,13 +201,14 @@ def _statements(store: CheckpointStore, jobs: list[Any]) -> tuple[list[str], lis
     return [word for word in seen if word in words][2:], answers  # but for the block that all wait for
 
 
-def test_a_group_in_which_nothing_fails_takes_no_savepoint(store: CheckpointStore) -> None:
+@pytest.mark.parametrize("appends", [0, 1, 2, 3])
+def test_a_group_in_which_nothing_fails_takes_no_savepoint(store: CheckpointStore, appends: int) -> None:
     """With one open, SQLite copies each page before it changes it."""
-    jobs: list[Any] = [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)]
+    jobs: list[Any] = [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(appends)]
     jobs += [lambda n=n: store.advance(f"run-{n}", "load", Watermark(1, 1), idempotency_key="a") for n in range(3, 6)]
     statements, answers = _statements(store, jobs)
     assert statements == ["BEGIN", "COMMIT"]
-    assert sorted(answer.position for answer in answers) == list(range(1, 7))
+    assert sorted(answer.position for answer in answers) == list(range(1, appends + 4))
 
 
 def test_a_group_in_which_one_fails_begins_anew_with_a_savepoint_for_each(store: CheckpointStore) -> None:
@@ -246,3 +248,38 @@ def test_a_group_in_which_a_sync_fails_is_not_tried_again(path: Path, monkeypatc
         assert len(tries) == 1
         with pytest.raises(FailedStoreError):
             store.append(entry(1))
+
+
+def test_a_group_that_sqlite_has_rolled_back_itself_is_told_by_its_first_error(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by that of a second rollback; and the next one goes on."""
+
+    def full(end: Appender, *given: object) -> NoReturn:
+        end.statements.execute("ROLLBACK")
+        raise apsw.FullError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Appender, "append_each", full)
+        statements, answers = _statements(store, [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)])
+    assert [type(answer) for answer in answers] == [StoreFullError] * 3
+    assert statements == ["BEGIN", "ROLLBACK"]
+    assert store.append(entry(1)).position == 1
+
+
+def test_a_child_that_is_forked_within_a_group_leaves_the_transaction_to_its_parent(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock, say: nothing more is given to SQLite there."""
+
+    def forked(end: Appender, *given: object) -> NoReturn:
+        patch.setattr(writer(store), "_inherited", True)
+        patch.setattr(writer(store), "_ended", ForkedStoreError(store.path, "forked"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Appender, "append_each", forked)
+        statements, answers = _statements(store, [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)])
+    assert [type(answer) for answer in answers] == [KeyboardInterrupt, ForkedStoreError, ForkedStoreError]
+    assert statements == ["BEGIN"]
+    assert store.append(entry(1)).position == 1
