@@ -16,6 +16,7 @@ from milepost import (
     CheckpointStore,
     DamagedStoreError,
     FailedStoreError,
+    ForkedStoreError,
     MilepostError,
     Receipt,
     SchemaVersionError,
@@ -42,6 +43,8 @@ from support.patience import in_time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from milepost.lent import LentConnection
 
 WATCHDOG_S = 10.0  # far above what is waited for here
 
@@ -444,6 +447,99 @@ def test_who_is_interrupted_once_its_transaction_has_begun_leaves_none_open(
             WRITES[write](store)
     assert not writer(store)._lent.in_transaction
     assert writer(store)._turns.holder is None
+
+
+def test_memory_that_runs_out_as_a_transaction_begins_is_told_as_such(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next one goes on."""
+    begin = writer(store)._begin
+
+    def fail() -> NoReturn:
+        begin()
+        raise MemoryError
+
+    for write in WRITES.values():
+        with monkeypatch.context() as patch:
+            patch.setattr(writer(store), "_begin", fail)
+            with pytest.raises(MemoryError):
+                write(store)
+    assert store.append(entry(1)).position == 1
+
+
+def test_a_block_that_is_interrupted_as_it_is_lent_leaves_no_transaction_open(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the store's own statement that undoes it judged as one of the block's."""
+    lend = writer(store)._lend
+
+    def interrupted(turn: BlockTurn, connection: LentConnection) -> NoReturn:
+        lend(turn, connection)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_lend", interrupted)
+        with pytest.raises(KeyboardInterrupt), store.transaction():
+            pass
+    assert not writer(store)._lent.in_transaction
+    assert writer(store)._turns.holder is None
+
+
+def test_an_inner_block_that_is_interrupted_as_it_is_lent_leaves_no_savepoint_open(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an outer one leaves no transaction."""
+    busy: Any = BlockTurn.busy
+
+    def interrupted(turn: BlockTurn, is_busy: bool) -> None:
+        busy.__set__(turn, is_busy)
+        if not is_busy and turn.depth == 1:
+            patch.undo()
+            raise KeyboardInterrupt
+
+    with store.transaction():
+        store.append(entry(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(BlockTurn, "busy", property(busy.__get__, interrupted))
+            with pytest.raises(KeyboardInterrupt), store.transaction():
+                pass
+        with pytest.raises(apsw.SQLError, match="no such savepoint"):
+            unlocked(store).execute("RELEASE milepost_1")
+    assert list(store.history()) == [entry(1)]
+
+
+@pytest.mark.parametrize(
+    ("write", "statement"),
+    [
+        ("append", "BEGIN IMMEDIATE"),
+        ("block in a block", "BEGIN IMMEDIATE"),
+        ("block in a block", "SAVEPOINT milepost_1"),
+        ("block in a block", "SAVEPOINT milepost_0"),
+        ("block in a block", "RELEASE milepost_1"),
+    ],
+)
+def test_a_child_that_is_forked_within_a_write_leaves_the_transaction_to_its_parent(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str, statement: str
+) -> None:
+    """By a signal handler that then raises, say: nothing more is given to SQLite there."""
+    execute, given_there = writer(store)._execute, list[str]()
+
+    def forked(given: str, *arguments: Any) -> object:
+        if writer(store)._inherited:
+            given_there.append(given)
+        result = execute(given, *arguments)
+        if given == statement:
+            patch.setattr(writer(store), "_inherited", True)
+            patch.setattr(writer(store), "_ended", ForkedStoreError(store.path, "forked"))
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_execute", forked)
+        with pytest.raises(KeyboardInterrupt):
+            WRITES[write](store)
+    assert given_there == []
+    assert store.append(entry(1)).position == 1
 
 
 def test_a_fork_that_is_interrupted_while_it_waits_keeps_nobody_waiting(
@@ -1218,6 +1314,9 @@ def test_who_commits_for_others_waits_a_little_for_those_whom_the_last_commit_se
                 waits.clear()
                 pool.submit(store.append_many, []).result()
                 assert waits == expected
+            writer(store)._turns.company = 2
+            store.append_many([])  # the main thread takes over nobody's work, and waits for none
+            assert waits == []
 
 
 def test_a_block_whose_end_was_interrupted_before_it_began_is_undone_by_the_next_write(
