@@ -116,6 +116,13 @@ def test_a_block_that_sqlite_has_rolled_back_keeps_nothing_and_is_told(sink: Che
     assert list(sink.history()) == [entry(1)]
 
 
+def test_what_has_rolled_a_block_back_is_the_cause_of_what_its_end_tells(sink: CheckpointStore) -> None:
+    """Who reads the traceback sees which constraint it was."""
+    with pytest.raises(StoreError, match="SQLite rolled the transaction back") as told, sink.transaction() as connection:
+        connection.execute("INSERT OR ROLLBACK INTO sink VALUES (NULL)")
+    assert isinstance(told.value.__cause__, apsw.ConstraintError)
+
+
 def test_nothing_is_done_in_a_block_that_sqlite_has_rolled_back(sink: CheckpointStore) -> None:
     """An append, a read or a statement of the caller's would be in autocommit, so each is refused."""
     with pytest.raises(StoreError, match="SQLite rolled the transaction back"), sink.transaction() as connection:
@@ -157,6 +164,17 @@ def test_a_store_closed_within_a_block_keeps_nothing_of_it(path: Path) -> None:
         run()
     with CheckpointStore.open_readonly(path) as reader:
         assert len(reader) == 0
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(), apsw.SQLError("no such table: nowhere")])
+def test_an_error_after_a_store_was_closed_within_a_block_passes_through_unchanged(path: Path, error: BaseException) -> None:
+    """Whatever the block raises."""
+    store = CheckpointStore(path)
+    with pytest.raises(type(error)) as caught, store.transaction():
+        store.close()
+        raise error
+    assert caught.value is error
+    assert error.__cause__ is None
 
 
 def test_what_a_block_runs_may_take_as_long_as_it_takes(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -489,7 +489,7 @@ def test_an_inner_block_that_is_interrupted_as_it_is_lent_leaves_no_savepoint_op
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an outer one leaves no transaction."""
-    busy: Any = BlockTurn.busy
+    busy: Any = vars(BlockTurn)["busy"]
 
     def interrupted(turn: BlockTurn, is_busy: bool) -> None:
         busy.__set__(turn, is_busy)
