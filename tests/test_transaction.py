@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import apsw
 import pytest
 
-from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, bound
+from milepost import CheckpointStore, ClosedStoreError, Receipt, SequenceError, StoreError, StoreFullError, bound
+from milepost.append import Appender
 from support.chains import chain, entry
 
 if TYPE_CHECKING:
@@ -114,6 +115,22 @@ def test_a_block_that_sqlite_has_rolled_back_keeps_nothing_and_is_told(sink: Che
     assert _total(sink) == 0
     sink.append(entry(1))
     assert list(sink.history()) == [entry(1)]
+
+
+def test_a_write_with_which_sqlite_rolls_a_block_back_is_told_by_its_own_error(
+    sink: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, say; and the block by another one, once it ends."""
+
+    def full(end: Appender, *given: object) -> NoReturn:
+        end.statements.execute("ROLLBACK")
+        raise apsw.FullError
+
+    monkeypatch.setattr(Appender, "append_many", full)
+    rolled_back = pytest.raises(StoreError, match="SQLite rolled the transaction back")
+    with rolled_back, sink.transaction(), pytest.raises(StoreFullError):
+        sink.append_many([entry(1)])
+    assert sink.append(entry(1)).position == 1
 
 
 def test_what_has_rolled_a_block_back_is_the_cause_of_what_its_end_tells(sink: CheckpointStore) -> None:

@@ -27,17 +27,20 @@ from milepost import (
     Watermark,
     bound,
     files,
+    open_files,
     schema,
 )
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
 from milepost.named_files import NamedFiles
-from milepost.turn import Turn, Turns
+from milepost.turn import NOW, Turn, Turns
+from milepost.writable_database import WritableDatabase
+from milepost.writer import Writer
 from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, modes_of_write_backs, traced, unlocked, wal, writer
 from support.hooked_vfs import Call, hooked
 from support.long_reader import long_reader
-from support.methods import WRITING
+from support.methods import ASYNC, WRITING
 from support.patience import in_time
 
 if TYPE_CHECKING:
@@ -307,10 +310,115 @@ def test_who_waits_in_vain_leaves_the_turn_to_who_has_it(store: CheckpointStore,
     with _held(store):
         held = writer(store)._turns.holder
         writer(store).busy_timeout_ms = 1
-        with pytest.raises(StoreBusyError):
+        with pytest.raises(StoreBusyError) as busy:
             use(store)
+        assert busy.value.__cause__ is None
         assert writer(store)._turns.holder is held
         writer(store).busy_timeout_ms = 5000
+
+
+def _one_more_waits(turns: Turns, woken: list[str]) -> None:
+    """As a thread that is asleep in the queue."""
+
+    class Asleep(Turn):
+        def wake(self) -> None:
+            woken.append("nobody has the turn" if turns.holder is None else "somebody has")
+            turns._queue.remove(self)
+
+    turns._queue.append(Asleep())
+
+
+@pytest.mark.parametrize("ends", ["well", "interrupted"])
+@pytest.mark.parametrize("write", WRITES)
+def test_whoever_has_had_its_turn_wakes_the_first_that_waits(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str, ends: str
+) -> None:
+    """That one would look for itself, but only after a while."""
+    woken = _woken(store, monkeypatch, interrupt=ends == "interrupted")
+    with contextlib.suppress(KeyboardInterrupt):
+        WRITES[write](store)
+    assert woken
+    assert set(woken) == {"nobody has the turn"}
+
+
+@pytest.mark.parametrize("write", [*ASYNC, "a task's block"])
+def test_who_has_had_a_tasks_turn_wakes_the_first_that_waits(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """As a thread does for its own."""
+
+    async def main() -> None:
+        if write in ASYNC:
+            await ASYNC[write](store)
+        else:
+            async with store.transaction():
+                pass
+
+    woken = _woken(store, monkeypatch)
+    in_time(lambda: asyncio.run(main()))
+    assert woken == ["nobody has the turn"]
+
+
+def _woken(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, *, interrupt: bool = False) -> list[str]:
+    """Have one more wait as each transaction begins: what it finds when it is woken."""
+    begin, woken = writer(store)._begin, list[str]()
+
+    def while_another_waits() -> None:
+        begin()
+        _one_more_waits(writer(store)._turns, woken)
+        if interrupt:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer(store), "_begin", while_another_waits)
+    return woken
+
+
+@pytest.mark.parametrize("step", ["_open_first", "_close_now"])
+def test_who_has_opened_or_closed_a_store_wakes_the_first_that_waits(
+    path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It is another thread that forks, say, or that has to hear that the store is closed."""
+    owner: Any = WritableDatabase if step == "_open_first" else Writer
+    original, woken = getattr(owner, step), list[str]()
+
+    def while_another_waits(database: Writer) -> None:
+        original(database)
+        _one_more_waits(database._turns, woken)
+
+    monkeypatch.setattr(owner, step, while_another_waits)
+    CheckpointStore(path, durability="normal").close()
+    assert woken == ["nobody has the turn"]
+
+
+def test_a_store_that_another_thread_forks_beside_is_not_opened_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits as long as was said, and leaves the turn to the fork."""
+    register, waited, take = open_files.register, list[float](), Turns.take
+    forks = Turn()
+    forks.thread = 0
+
+    def and_fork(database: Writer) -> None:
+        register(database)
+        opened.append(database)
+        database._turns.held[NOW] = forks
+
+    def in_vain(turns: Turns, turn: Turn, timeout_s: float) -> bool:
+        waited.append(timeout_s)
+        return take(turns, turn, 0.0)
+
+    opened: list[Writer] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(open_files, "register", and_fork)
+        patch.setattr(Turns, "take", in_vain)
+        with pytest.raises(StoreBusyError):
+            CheckpointStore(path, durability="normal", busy_timeout_ms=4321)
+    (database,) = opened
+    assert set(waited) == {4.321}
+    assert database._turns.held == {NOW: forks}
+    assert not path.exists()
+    database._turns.held.clear()
+    database.close()
 
 
 def test_a_fork_that_waits_in_vain_leaves_the_turn_to_who_has_it(store: CheckpointStore) -> None:
@@ -467,42 +575,54 @@ def test_memory_that_runs_out_as_a_transaction_begins_is_told_as_such(
     assert store.append(entry(1)).position == 1
 
 
-def test_a_block_that_is_interrupted_as_it_is_lent_leaves_no_transaction_open(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["lent", "taken back"])
+def test_a_block_that_is_interrupted_as_it_is_lent_or_taken_back_leaves_no_transaction_open(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Nor is the store's own statement that undoes it judged as one of the block's."""
     lend = writer(store)._lend
 
-    def interrupted(turn: BlockTurn, connection: LentConnection) -> NoReturn:
+    def as_it_is_lent(turn: BlockTurn, connection: LentConnection) -> NoReturn:
         lend(turn, connection)
         raise KeyboardInterrupt
 
+    def as_it_is_taken_back(turn: BlockTurn) -> NoReturn:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(writer(store), "_lend", interrupted)
+        if moment == "lent":
+            patch.setattr(writer(store), "_lend", as_it_is_lent)
+        else:
+            patch.setattr(BlockTurn, "close_cursors", as_it_is_taken_back)
         with pytest.raises(KeyboardInterrupt), store.transaction():
             pass
     assert not writer(store)._lent.in_transaction
     assert writer(store)._turns.holder is None
 
 
-def test_an_inner_block_that_is_interrupted_as_it_is_lent_leaves_no_savepoint_open(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["lent", "taken back"])
+def test_an_inner_block_that_is_interrupted_as_it_is_lent_or_taken_back_leaves_no_savepoint_open(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """As an outer one leaves no transaction."""
     busy: Any = vars(BlockTurn)["busy"]
 
-    def interrupted(turn: BlockTurn, is_busy: bool) -> None:
+    def as_it_is_lent(turn: BlockTurn, is_busy: bool) -> None:
         busy.__set__(turn, is_busy)
         if not is_busy and turn.depth == 1:
             patch.undo()
             raise KeyboardInterrupt
 
+    def as_it_is_taken_back(turn: BlockTurn) -> NoReturn:
+        raise KeyboardInterrupt
+
     with store.transaction():
         store.append(entry(1))
-        with monkeypatch.context() as patch:
-            patch.setattr(BlockTurn, "busy", property(busy.__get__, interrupted))
-            with pytest.raises(KeyboardInterrupt), store.transaction():
-                pass
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if moment == "lent":
+                patch.setattr(BlockTurn, "busy", property(busy.__get__, as_it_is_lent))
+            with store.transaction():
+                patch.setattr(BlockTurn, "refuse_if_cut_short", as_it_is_taken_back)
         with pytest.raises(apsw.SQLError, match="no such savepoint"):
             unlocked(store).execute("RELEASE milepost_1")
     assert list(store.history()) == [entry(1)]
