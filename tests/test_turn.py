@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,57 @@ def test_who_waits_is_told_when_the_time_is_up_and_leaves_the_queue() -> None:
     assert turns.take(first, 0)
     assert not turns.take(second, 0.01)
     assert (turns.holder, turns.waiting) == (first, 0)
+
+
+def test_who_waits_sleeps_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it would sleep before it looks again."""
+    turns, first, slept, now = Turns(), Turn(), list[float](), [1000.0]
+
+    def sleep(self: Turn, seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr("milepost.turn.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(Turn, "sleep", sleep)
+    assert turns.take(first, 0)
+    for seconds, expected in ((0.0, [0.0]), (0.02, [0.02]), (0.12, [0.05, 0.05, 0.02])):
+        slept.clear()
+        assert not turns.take(Turn(), seconds)
+        assert slept[: len(expected)] == pytest.approx(expected)
+
+
+def test_a_turn_that_was_given_up_for_its_thread_is_not_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it stands in the queue still, or whoever woke the first there has taken it out."""
+    for is_out in (False, True):
+        turns, first = Turns(), Turn()
+
+        def given_up(self: Turn, seconds: float, turns: Turns = turns, is_out: bool = is_out) -> None:
+            self.given_up = True
+            if is_out:
+                turns._queue.remove(self)
+
+        monkeypatch.setattr(Turn, "sleep", given_up)
+        assert turns.take(first, 0)
+        assert not turns.take(Turn(), 10)
+        assert (turns.holder, turns.waiting) == (first, 0)
+
+
+@pytest.mark.parametrize("next_one", [None, Turn()])
+def test_a_turn_that_is_over_by_itself_is_ended_by_whoever_finds_it_first(next_one: Turn | None) -> None:
+    """Another thread has ended it meanwhile, and has the turn perhaps, which nobody takes from it."""
+    turns = Turns()
+
+    class Fork(Turn):
+        @property
+        def is_over(self) -> bool:
+            turns.held.clear()
+            if next_one is not None:
+                turns.held[NOW] = next_one
+            return True
+
+    assert turns.take(Fork(), 0)
+    assert turns.holder is next_one
+    assert turns.held == ({} if next_one is None else {NOW: next_one})
 
 
 def test_who_waits_looks_again_until_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +260,23 @@ def test_turns_that_nobody_waits_for_are_not_taken_over_and_hide_none_that_are()
     waiting = _waiting(turns, (Turn, True), (Shared, False), (Shared, True), (Shared, False), (Turn, False), (Turn, True))
     assert turns.take_over() == [waiting[1], waiting[3]]
     assert turns.waiting == 2
+
+
+def test_what_was_taken_over_is_not_lost_when_the_next_one_leaves_the_queue_meanwhile() -> None:
+    """Its time was up just then."""
+    leaves = Shared()
+
+    class Queue(deque[Turn]):
+        def __getitem__(self, index: Any) -> Any:
+            if super().__getitem__(index) is leaves:
+                self.remove(leaves)
+            return super().__getitem__(index)
+
+    turns = Turns()
+    waiting = _waiting(turns, (Shared, False))
+    turns._queue = Queue([*waiting, leaves])
+    assert turns.take_over() == waiting
+    assert turns.waiting == 0
 
 
 @pytest.mark.parametrize("last", [(Turn, True), (Shared, False), (Shared, True)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,7 +42,7 @@ from support.chains import chain, entry
 from support.doors import connections, fork_in_progress, modes_of_write_backs, traced, unlocked, wal, writer
 from support.hooked_vfs import Call, hooked
 from support.long_reader import long_reader
-from support.methods import ASYNC, WRITING
+from support.methods import ASYNC, NEW, WRITING
 from support.patience import in_time
 
 if TYPE_CHECKING:
@@ -317,6 +319,43 @@ def test_who_waits_in_vain_leaves_the_turn_to_who_has_it(store: CheckpointStore,
         writer(store).busy_timeout_ms = 5000
 
 
+@pytest.mark.parametrize("write", [*WRITES, *ASYNC, "block from before", "task's block from before"])
+def test_who_finds_a_store_failed_is_told_at_once_whoever_has_the_turn(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """It does not wait for it first."""
+    before = store.transaction()
+
+    async def main() -> None:
+        if write in ASYNC:
+            await ASYNC[write](store)
+        else:
+            await before.__aenter__()
+
+    writer(store).busy_timeout_ms = 20
+    with _held(store), monkeypatch.context() as patch, pytest.raises(FailedStoreError):
+        patch.setattr(writer(store), "_ended", FailedStoreError(store.path, "a sync has failed"))
+        if write in WRITES:
+            WRITES[write](store)
+        elif write == "block from before":
+            before.__enter__()
+        else:
+            asyncio.run(main())
+
+
+def test_a_block_in_which_a_sync_has_failed_tells_that_whatever_is_done_in_it(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a call would be refused in any block."""
+    inner = store.transaction()
+    with store.transaction(), monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_ended", FailedStoreError(store.path, "a sync has failed"))
+        with pytest.raises(FailedStoreError):
+            inner.__enter__()
+        with pytest.raises(FailedStoreError):
+            writer(store).refuse_inside_block("archive()")
+
+
 def _one_more_waits(turns: Turns, woken: list[str]) -> None:
     """As a thread that is asleep in the queue."""
 
@@ -387,6 +426,15 @@ def test_who_has_opened_or_closed_a_store_wakes_the_first_that_waits(
 
     monkeypatch.setattr(owner, step, while_another_waits)
     CheckpointStore(path, durability="normal").close()
+    assert woken == ["nobody has the turn"]
+
+
+def test_a_file_that_is_taken_back_after_a_fork_wakes_the_first_that_waits(store: CheckpointStore) -> None:
+    """Which has come meanwhile."""
+    woken = list[str]()
+    with fork_in_progress():
+        _one_more_waits(writer(store)._turns, woken)
+        assert woken == []
     assert woken == ["nobody has the turn"]
 
 
@@ -1419,6 +1467,47 @@ def test_a_transaction_that_could_not_be_undone_is_undone_before_the_next(
         assert list(reader.history()) == chain(2)
 
 
+def test_a_transaction_that_can_be_neither_committed_nor_undone_ends_the_store(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in it must not be built upon."""
+
+    def broken(given: str, *arguments: Any) -> object:
+        if given in {"COMMIT", "ROLLBACK"}:
+            raise apsw.IOError
+        return execute(given, *arguments)
+
+    with CheckpointStore(path, durability="normal") as store:
+        execute = writer(store)._execute
+        with monkeypatch.context() as patch:
+            patch.setattr(writer(store), "_execute", broken)
+            with pytest.raises(StoreError):
+                store.append(entry(1))
+            with pytest.raises(FailedStoreError, match="neither committed nor undone"):
+                store.append(entry(1))
+        with pytest.raises(FailedStoreError, match="neither committed nor undone"):
+            store.append(entry(1))
+    with CheckpointStore.open_readonly(path) as reader:
+        assert len(reader) == 0
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_an_error_of_the_system_within_a_transaction_is_told_in_mileposts_words(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """As one of SQLite's is."""
+
+    def fail(appended: int) -> NoReturn:
+        raise error
+
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_before_acknowledging", fail)
+        with pytest.raises(StoreError) as told:
+            WRITES[write](store)
+    assert told.value.__cause__ is error
+
+
 def test_who_commits_for_others_waits_a_little_for_those_whom_the_last_commit_served(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1451,7 +1540,7 @@ def test_a_block_whose_end_was_interrupted_before_it_began_is_undone_by_the_next
         store.append(entry(1, run_id="undone"))
         del end
         WRITES[name](store)
-    assert "undone" not in {item.run_id for item in store.history()}
+    assert [item.run_id for item in store.history()] == [NEW, NEW, "run-7"]
 
 
 def test_a_write_within_a_write_of_the_same_thread_is_refused_and_waits_for_nothing(path: Path) -> None:
