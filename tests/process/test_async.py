@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import apsw
@@ -41,10 +42,11 @@ from milepost import (
     pace,
 )
 from milepost.block import Block, BlockTurn
+from milepost.job import Job
 from milepost.pace import Pace
 from support.async_program import SCENES
 from support.chains import chain, entry
-from support.doors import writer
+from support.doors import fork_in_progress, writer
 from support.other_process import other_process
 from support.patience import begin, in_time, result, until
 from support.programs import PROGRAMS
@@ -53,6 +55,8 @@ from support.slow_disk import disk
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from concurrent.futures import Future
+
+    from milepost.turn import Turn
 
 T = TypeVar("T")
 
@@ -378,6 +382,162 @@ def test_a_task_that_no_longer_waits_for_its_block_keeps_no_other_waiting(path: 
             over.set()
         result(held)
         assert len(store) == 1
+
+
+def test_a_block_whose_task_is_cancelled_just_as_it_has_begun_is_undone(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no `async with` holds its end."""
+    tell = helper._tell
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            block: Any = store.transaction()
+            task: asyncio.Task[Any] = asyncio.create_task(stack.enter_async_context(block))
+
+            def cancel_and_tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
+                loop.call_soon_threadsafe(task.cancel)
+                return tell(loop, call)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(helper, "_tell", cancel_and_tell)
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert writer(store)._turns.holder is None
+            assert not writer(store)._lent.in_transaction
+
+    run(main)
+
+
+@contextlib.contextmanager
+def _held_by_a_thread(store: CheckpointStore) -> Iterator[Callable[[], None]]:
+    """A block that another thread has open, until it is told that it is over."""
+    inside, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.transaction():
+            inside.set()
+            over.wait(20)
+
+    held = begin(hold)
+    assert inside.wait(20)
+    try:
+        yield over.set
+    finally:
+        over.set()
+        result(held)
+
+
+async def _waiting(store: CheckpointStore, number: int) -> None:
+    while writer(store)._turns.waiting < number:
+        await asyncio.sleep(0.001)
+
+
+def test_a_write_beside_a_task_that_waits_for_its_block_is_refused_at_once(store: CheckpointStore) -> None:
+    """The thread that both are in could not let the task in."""
+
+    async def main() -> None:
+        task = asyncio.create_task(_in(store.transaction))
+        await _waiting(store, 1)
+        with pytest.raises(StoreError, match="or is about to be"):
+            store.append(entry(1))
+        let_go()
+        await task
+        store.append(entry(1))
+
+    with _held_by_a_thread(store) as let_go:
+        run(main)
+
+
+def test_a_task_of_a_loop_that_was_left_hides_none_of_the_next_loop_that_waits_for_its_block(
+    store: CheckpointStore,
+) -> None:
+    """Both loops are of one thread, and the first one's task is cancelled late."""
+
+    def main() -> None:
+        one, two = asyncio.new_event_loop(), asyncio.new_event_loop()
+        first = one.create_task(_in(store.transaction))
+        one.run_until_complete(_waiting(store, 1))
+        second = two.create_task(_in(store.transaction))
+        two.run_until_complete(_waiting(store, 2))
+        first.cancel()
+        one.run_until_complete(asyncio.wait([first]))
+        with pytest.raises(StoreError, match="or is about to be"):
+            store.append(entry(1))
+        let_go()
+        two.run_until_complete(second)
+        one.close()
+        two.close()
+
+    with _held_by_a_thread(store) as let_go:
+        in_time(main)
+
+
+def test_a_task_waits_for_the_blocks_of_others_as_long_as_the_store_says(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is told, and has begun nothing."""
+    waited: list[float] = []
+
+    async def in_vain(gate: helper.Gate, seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    async def main() -> None:
+        with pytest.raises(StoreBusyError):
+            await _in(store.transaction)
+
+    monkeypatch.setattr(helper.Gate, "enter", in_vain)
+    writer(store).busy_timeout_ms = 4321
+    run(main)
+    assert waited == [4.321]
+
+
+@pytest.mark.parametrize(("since", "seconds"), [(1000.0, 4.321), (999.0, 3.321), (900.0, 0.0)])
+def test_tasks_wait_for_their_turn_as_long_as_the_store_says(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, since: float, seconds: float
+) -> None:
+    """From the moment on that the first of them waits for it."""
+    turns, waited = writer(store)._turns, list[float]()
+    take = turns.take
+
+    def noted(turn: Turn, timeout_s: float) -> bool:
+        waited.append(timeout_s)
+        return take(turn, timeout_s)
+
+    monkeypatch.setattr(turns, "take", noted)
+    monkeypatch.setattr("milepost.task_writer.time", SimpleNamespace(monotonic=lambda: 1000.0))
+    writer(store).busy_timeout_ms = 4321
+    writer(store).commit_batch(helper.Batch(deque(), since))
+    assert waited == [pytest.approx(seconds)]
+
+
+def test_tasks_whose_turn_was_given_up_for_them_are_not_told_that_it_took_too_long(store: CheckpointStore) -> None:
+    """As before a fork, after which they are done: a slow transaction before is not counted."""
+
+    async def main() -> None:
+        queued = helper._Queued(Job(lambda _: None), asyncio.get_running_loop())
+        queued.since -= 100
+        batch = helper.Batch(deque([queued]), time.monotonic())
+        batch.given_up = True
+        writer(store).commit_batch(batch)
+        assert queued.claim()
+
+    with _held_by_a_thread(store):
+        run(main)
+
+
+def test_what_queues_while_a_thread_forks_is_done_after_the_fork(store: CheckpointStore) -> None:
+    """Though nothing else queues then."""
+
+    async def main() -> Receipt:
+        with fork_in_progress():
+            task = asyncio.create_task(store.append_async(entry(1)))
+            await asyncio.sleep(0)
+            assert not task.done()
+        return await task
+
+    assert run(main).position == 1
 
 
 def test_the_end_of_the_interpreter_does_not_wait_for_the_lock_of_another_process(path: Path) -> None:
