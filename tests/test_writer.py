@@ -27,6 +27,7 @@ from milepost import (
     StoreError,
     StoreFullError,
     Watermark,
+    WrongKeyError,
     bound,
     files,
     open_files,
@@ -34,6 +35,9 @@ from milepost import (
 )
 from milepost.block import Block, BlockTurn
 from milepost.checkpoint import chain_signature
+from milepost.connection import connect
+from milepost.database import Database
+from milepost.lent import LentConnection
 from milepost.named_files import NamedFiles
 from milepost.turn import NOW, Turn, Turns
 from milepost.writable_database import WritableDatabase
@@ -48,8 +52,6 @@ from support.patience import in_time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from milepost.lent import LentConnection
 
 WATCHDOG_S = 10.0  # far above what is waited for here
 
@@ -1223,6 +1225,106 @@ def test_a_file_that_another_tool_has_given_a_rollback_journal_gets_its_wal_agai
         assert unlocked(store).pragma("journal_mode") == "wal"
         store.append(entry(2))
         assert list(store.history()) == chain(2)
+
+
+def test_a_file_that_cannot_have_a_wal_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its journal stays what it is, where another program holds the file, say."""
+    pragma: Any = LentConnection.pragma
+
+    def stays(connection: LentConnection, name: str, *value: Any) -> Any:
+        return "delete" if name == "journal_mode" else pragma(connection, name, *value)
+
+    CheckpointStore(path).close()
+    monkeypatch.setattr(LentConnection, "pragma", stays)
+    with pytest.raises(StoreError, match="the journal mode is not WAL and cannot be set"):
+        CheckpointStore(path)
+
+
+def test_an_opening_that_is_refused_leaves_nothing_beside_the_file(path: Path) -> None:
+    """A WAL of its own is nothing that anybody needs."""
+    CheckpointStore(path, hmac_key=b"0123456789abcdef").close()
+    before = sorted(each.name for each in path.parent.iterdir())
+    with pytest.raises(WrongKeyError):
+        CheckpointStore(path)
+    assert sorted(each.name for each in path.parent.iterdir()) == before == [path.name]
+
+
+def test_a_file_is_announced_before_it_is_opened_to_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody in this process opens it to read first, and a fork finds it."""
+    announced: list[tuple[bool, bool]] = []
+
+    def noted(path: str, how: str, *given: Any) -> Any:
+        announced.append((path in open_files.opening_to_write.values(), any(each.may_be_open for each in databases())))
+        return connect(path, how, *given)
+
+    def databases() -> list[open_files.OpenFile]:
+        return [each for each in open_files.opened() if each.path == str(path)]
+
+    monkeypatch.setattr("milepost.writable_database.connect", noted)
+    with CheckpointStore(path, durability="normal"):
+        assert open_files.opening_to_write == {}
+    assert announced == [(True, True)]
+
+
+def test_a_store_that_a_fork_carries_over_as_it_opens_its_file_does_not_open_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler has forked before the file was announced, and the child goes on: its parent writes."""
+    status = files.status
+
+    def fork(name: str) -> os.stat_result | None:
+        (database,) = (each for each in open_files.opened() if each.path == str(path))
+        database.carried_over()
+        return status(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "status", fork)
+        patch.setattr("milepost.writable_database.connect", None)
+        with pytest.raises(ForkedStoreError):
+            CheckpointStore(path)
+    CheckpointStore(path).close()
+
+
+def test_a_second_store_of_a_file_is_opened_while_the_first_one_reads(path: Path) -> None:
+    """It waits for nobody: the first one has opened the file to write, too."""
+
+    def open_second(_: apsw.Connection) -> int:
+        with CheckpointStore(path, busy_timeout_ms=20) as second:
+            return second.append(entry(1)).position
+
+    with CheckpointStore(path) as first:
+        assert writer(first).read_committed(open_second) == 1
+
+
+def test_a_reader_that_does_not_end_keeps_a_file_from_being_opened_to_write(path: Path) -> None:
+    """For as long as was said: it may have mapped what the writer has to write to."""
+
+    def open_to_write(_: apsw.Connection) -> None:
+        with pytest.raises(StoreBusyError) as busy:
+            CheckpointStore(path, busy_timeout_ms=20)
+        assert busy.value.waited_ms == 20
+
+    CheckpointStore(path).close()
+    with CheckpointStore.open_readonly(path) as reader:
+        in_time(lambda: reader._database.read_committed(open_to_write))
+
+
+@pytest.mark.parametrize(("busy_timeout_ms", "until"), [(4321, [1004.321, 1000.5]), (200, [1000.2, 1000.2])])
+def test_readers_are_waited_for_as_long_as_was_said_and_ones_own_no_longer_than_half_a_second(
+    path: Path, monkeypatch: pytest.MonkeyPatch, busy_timeout_ms: int, until: list[float]
+) -> None:
+    """As a file is opened to write."""
+    waited: list[float] = []
+
+    def make_way(database: Database, deadline: float) -> bool:
+        waited.append(deadline)
+        return True
+
+    CheckpointStore(path).close()
+    monkeypatch.setattr(Database, "make_way", make_way)
+    monkeypatch.setattr("milepost.writable_database.time", FakeTime())
+    with CheckpointStore.open_readonly(path), CheckpointStore(path, busy_timeout_ms=busy_timeout_ms):
+        assert waited == pytest.approx(until)
 
 
 @pytest.mark.parametrize("missing", ["-wal", "-shm"])
