@@ -267,6 +267,28 @@ def test_a_group_that_sqlite_has_rolled_back_itself_is_told_by_its_first_error(
     assert store.append(entry(1)).position == 1
 
 
+def test_a_group_that_sqlite_rolls_back_at_its_second_try_is_written_by_nobody(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes after it in the group would be in no transaction."""
+    tries: list[object] = []
+
+    def full(end: Appender, entries: object) -> NoReturn:
+        tries.append(entries)
+        if len(tries) == 2:
+            end.statements.execute("ROLLBACK")
+        raise apsw.FullError
+
+    jobs: list[Any] = [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(2)]
+    jobs.insert(1, lambda: store.append_many([entry(1)]))
+    with monkeypatch.context() as patch:
+        patch.setattr(Appender, "append_many", full)
+        statements, answers = _statements(store, jobs)
+    assert [type(answer) for answer in answers] == [StoreFullError] * 3
+    assert statements == ["BEGIN", "ROLLBACK", "BEGIN", "SAVEPOINT", "RELEASE", "SAVEPOINT", "ROLLBACK"]
+    assert store.append(entry(1)).position == 1
+
+
 def test_a_child_that_is_forked_within_a_group_leaves_the_transaction_to_its_parent(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

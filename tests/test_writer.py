@@ -356,6 +356,20 @@ def test_a_block_in_which_a_sync_has_failed_tells_that_whatever_is_done_in_it(
             inner.__enter__()
         with pytest.raises(FailedStoreError):
             writer(store).refuse_inside_block("archive()")
+        with pytest.raises(FailedStoreError):
+            len(store)
+
+
+def test_a_read_in_a_block_that_sqlite_fails_is_told_in_mileposts_words(store: CheckpointStore) -> None:
+    """As one outside is."""
+
+    def damaged(_: apsw.Connection) -> NoReturn:
+        raise apsw.CorruptError
+
+    with store.transaction():
+        with pytest.raises(DamagedStoreError):
+            writer(store).read(damaged)
+        assert len(store) == 0
 
 
 def _one_more_waits(turns: Turns, woken: list[str]) -> None:
