@@ -16,6 +16,7 @@ import pytest
 
 from milepost import (
     CheckpointStore,
+    ClosedStoreError,
     DamagedStoreError,
     FailedStoreError,
     ForkedStoreError,
@@ -343,6 +344,17 @@ def test_who_finds_a_store_failed_is_told_at_once_whoever_has_the_turn(
             before.__enter__()
         else:
             asyncio.run(main())
+
+
+@pytest.mark.parametrize("ended", [ClosedStoreError, ForkedStoreError])
+def test_a_store_that_is_closed_already_or_is_its_parents_is_closed_at_once(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, ended: type[StoreError]
+) -> None:
+    """Whoever has the turn: in the child of a fork it is a thread that is not there."""
+    writer(store).busy_timeout_ms = 20
+    with _held(store), monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_ended", ended(store.path, "it has ended"))
+        store.close()
 
 
 def test_a_block_in_which_a_sync_has_failed_tells_that_whatever_is_done_in_it(

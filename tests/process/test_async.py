@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,11 +40,13 @@ from milepost import (
     Watermark,
     WatermarkRegressionError,
     helper,
+    open_files,
     pace,
 )
 from milepost.block import Block, BlockTurn
 from milepost.job import Job
 from milepost.pace import Pace
+from milepost.turn import NOW, Turn
 from support.async_program import SCENES
 from support.chains import chain, entry
 from support.doors import fork_in_progress, writer
@@ -56,7 +59,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from concurrent.futures import Future
 
-    from milepost.turn import Turn
 
 T = TypeVar("T")
 
@@ -527,17 +529,233 @@ def test_tasks_whose_turn_was_given_up_for_them_are_not_told_that_it_took_too_lo
         run(main)
 
 
-def test_what_queues_while_a_thread_forks_is_done_after_the_fork(store: CheckpointStore) -> None:
-    """Though nothing else queues then."""
+def test_what_queues_while_a_thread_forks_is_done_after_the_fork(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing else queues then; and no thread is begun meanwhile."""
+    begun: list[threading.Thread] = []
+
+    def noted(thread: threading.Thread) -> None:
+        begun.append(thread)
+        thread.start()
 
     async def main() -> Receipt:
         with fork_in_progress():
             task = asyncio.create_task(store.append_async(entry(1)))
             await asyncio.sleep(0)
-            assert not task.done()
+            assert begun == []
         return await task
 
+    monkeypatch.setattr(helper, "start", noted)
     assert run(main).position == 1
+
+
+def test_a_fork_ends_the_thread_that_writes_for_tasks_and_closes_the_file(store: CheckpointStore) -> None:
+    """Afterwards both are there again."""
+
+    async def main() -> None:
+        await store.append_async(entry(1))
+        serves = _helper(store)._serving[NOW]
+        with fork_in_progress():
+            assert not serves.is_alive()
+            assert not writer(store).has_open_file
+        assert (await store.append_async(entry(2))).position == 2
+
+    run(main)
+
+
+def test_a_fork_does_not_wait_with_the_tasks_for_a_block_of_another_thread(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes for them gives up its place, and they are written after both."""
+    monkeypatch.setattr(open_files, "_FORK_TIMEOUT_S", 0.1)
+
+    async def main() -> None:
+        task = asyncio.create_task(store.append_async(entry(1)))
+        await _waiting(store, 1)
+        serves = _helper(store)._serving[NOW]
+        with fork_in_progress():
+            assert not serves.is_alive()
+        let_go()
+        assert (await task).position == 1
+
+    with _held_by_a_thread(store) as let_go:
+        run(main)
+
+
+def test_tasks_are_not_waited_for_once_the_time_of_a_fork_is_up(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for their thread, nor by the store itself."""
+    waited: list[float] = []
+    join = threading.Thread.join
+
+    def noted(thread: threading.Thread, seconds: float) -> None:
+        waited.append(seconds)
+        join(thread, 10)
+
+    async def main() -> None:
+        await store.append_async(entry(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "join", noted)
+            patch.setitem(open_files.forking, threading.get_ident(), None)
+            writer(store).let_go(time.monotonic() - 1)
+        writer(store).take_back()
+
+    run(main)
+    assert waited == [0.0]
+
+
+def test_a_thread_that_is_told_to_end_as_it_begins_a_transaction_is_replaced_by_another(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once whoever has told it lets the tasks go on."""
+
+    async def main() -> None:
+        await store.append_async(entry(1))
+        tasks = _helper(store)
+        serves = tasks._serving[NOW]
+
+        def stop(waiting: int) -> int:
+            tasks._stoppers["test"] = False
+            return waiting
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tasks, "_part_of", stop)
+            task = asyncio.create_task(store.append_async(entry(2)))
+            while serves.is_alive():
+                await asyncio.sleep(0.001)
+        assert not task.done()
+        tasks.resume("test")
+        assert (await task).position == 2
+
+    run(main)
+
+
+def test_what_queues_as_the_thread_ends_is_done_by_it(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has queued it has seen the thread, and begun no other."""
+    served: list[object] = []
+
+    async def main() -> None:
+        await store.append_async(entry(1))
+        tasks = helper.Helper(store.path, writer(store), 0)
+
+        def serve(server: helper._Server) -> bool:
+            served.append(server)
+            tasks._queue.append(helper._Queued(Job(lambda _: None), asyncio.get_running_loop()))
+            return len(served) < 3
+
+        monkeypatch.setattr(tasks, "_serve", serve)
+        server = helper._Server(tasks._run)
+        tasks._serving[NOW] = server
+        tasks._run(server)
+
+    run(main)
+    assert len(served) == 3
+
+
+def test_a_thread_that_cannot_be_begun_is_told_and_tried_again(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next task."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(helper, "start", no_thread)
+            with pytest.raises(StoreError, match="no thread can be begun"):
+                await store.append_async(entry(1))
+        assert (await store.append_async(entry(1))).position == 1
+
+    run(main)
+
+
+def test_threads_that_have_ended_are_not_kept(store: CheckpointStore) -> None:
+    """One begins, and one ends, each block of a task."""
+
+    async def main() -> None:
+        for _ in range(3):
+            await _in(store.transaction)
+
+    run(main)
+    until(lambda: not _helper(store)._calls)
+
+
+def test_a_store_that_is_closed_in_a_block_of_a_task_leaves_no_thread(store: CheckpointStore) -> None:
+    """Though that thread may have waited for this very block."""
+
+    async def main() -> None:
+        await store.append_async(entry(1))
+        serves = _helper(store)._serving[NOW]
+        with pytest.raises(ClosedStoreError), store.transaction():
+            store.close()
+        until(lambda: not serves.is_alive())
+
+    run(main)
+
+
+def test_at_the_end_of_the_interpreter_tasks_write_without_a_thread(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None can be begun then."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    async def main() -> None:
+        await store.append_async(entry(1))
+        gone: Any = lambda: None  # noqa: E731 - as a weak reference is
+        monkeypatch.setattr(helper, "_helpers", {1: gone, 2: weakref.ref(_helper(store))})
+        helper._at_exit()
+        monkeypatch.setattr(helper, "start", no_thread)
+        assert (await store.append_async(entry(2))).position == 2
+        async with store.transaction() as connection:
+            connection.execute("CREATE TABLE sink (record INTEGER)")
+            await store.append_async(entry(3))
+
+    run(main)
+    assert keys(store) == ["load:1", "load:2", "load:3"]
+
+
+def _helper(store: CheckpointStore) -> helper.Helper:
+    found = writer(store)._helper
+    assert found is not None
+    return found
+
+
+def test_what_queues_during_a_commit_waits_for_its_turn_from_its_end_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes."""
+    began, queued = threading.Event(), threading.Event()
+    waits_since: list[float] = []
+    ended: list[float] = []
+
+    def clock() -> int:
+        began.set()
+        assert queued.wait(20)
+        return 0
+
+    async def main(store: CheckpointStore) -> None:
+        first = asyncio.create_task(store.advance_async("run", "load", Watermark(1, 1), idempotency_key="1"))
+        while not began.is_set():
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(store.append_async(entry(1)))
+        await asyncio.sleep(0)
+        queued.set()
+        await asyncio.gather(first, second)
+
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        commit = writer(store).commit_batch
+
+        def noted(batch: helper.Batch) -> None:
+            waits_since.append(batch.waits_since)
+            commit(batch)
+            ended.append(time.monotonic())
+
+        monkeypatch.setattr(writer(store), "commit_batch", noted)
+        run(lambda: main(store))
+    assert waits_since[1] >= ended[0]
 
 
 def test_the_end_of_the_interpreter_does_not_wait_for_the_lock_of_another_process(path: Path) -> None:
