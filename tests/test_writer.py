@@ -453,7 +453,8 @@ def test_who_has_opened_or_closed_a_store_wakes_the_first_that_waits(
         _one_more_waits(database._turns, woken)
 
     monkeypatch.setattr(owner, step, while_another_waits)
-    CheckpointStore(path, durability="normal").close()
+    with CheckpointStore(path, durability="normal"):
+        assert woken == ["nobody has the turn"] * (step == "_open_first")
     assert woken == ["nobody has the turn"]
 
 
