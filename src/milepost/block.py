@@ -17,7 +17,7 @@ from milepost.owner import current_owner
 from milepost.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from milepost.helper import Gate
@@ -200,7 +200,7 @@ class _AsyncEnd:
 class _AsyncExit:
     """`Block.__aexit__`, bound as `_Exit` binds `__exit__`."""
 
-    def __get__(self, block: Block | None, _type: type[Block]) -> Callable[..., Awaitable[None]]:
+    def __get__(self, block: Block | None, _type: type[Block]) -> Callable[..., Coroutine[Any, Any, None]]:
         if block is None:
             return Block.end_async
         end = _AsyncEnd(block)

@@ -93,7 +93,7 @@ class TaskWriter(GroupWriter):
             self._commit(batch)
             batch.done = True
         except BaseException as error:  # noqa: BLE001 - the clock has raised SystemExit, say: the thread serves others too
-            self._tell_all(batch.jobs, error)
+            self._tell_all(batch.jobs or batch.claim_those_that_waited(), error)
         finally:
             if NOW in self._turns.held and self._turns.held[NOW] is batch:
                 del self._turns.held[NOW]

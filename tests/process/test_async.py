@@ -394,7 +394,7 @@ def test_a_block_whose_task_is_cancelled_just_as_it_has_begun_is_undone(
 
     async def main() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            block: Any = store.transaction()
+            block = store.transaction()
             task: asyncio.Task[Any] = asyncio.create_task(stack.enter_async_context(block))
 
             def cancel_and_tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
@@ -616,12 +616,12 @@ def test_a_thread_that_is_told_to_end_as_it_begins_a_transaction_is_replaced_by_
         tasks = _helper(store)
         serves = tasks._serving[NOW]
 
-        def stop(waiting: int) -> int:
+        def stop(_: int, most: int) -> int:
             tasks._stoppers["test"] = False
-            return waiting
+            return most
 
         with monkeypatch.context() as patch:
-            patch.setattr(tasks, "_part_of", stop)
+            patch.setattr(tasks._pace, "part_of", stop)
             task = asyncio.create_task(store.append_async(entry(2)))
             while serves.is_alive():
                 await asyncio.sleep(0.001)
@@ -1198,6 +1198,36 @@ def test_a_clock_that_raises_fails_the_task_that_asked_for_the_time(path: Path, 
         error, receipts = run(main)
         assert type(error) is (RuntimeError if isinstance(raised, StopIteration) else type(raised))
         assert sorted(receipt.position for receipt in receipts) == list(range(1, beside + 2))
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("on_connect"), SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_a_task_is_told_with_what_its_transaction_could_not_begin(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    """`on_connect` raises it, say, as the file is opened again after a fork. It is not tried again and again."""
+    begun: list[object] = []
+
+    def begin_in_vain() -> None:
+        begun.append(raised)
+        raise raised
+
+    async def main() -> BaseException:
+        told: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+        async def appends() -> None:
+            try:
+                await store.append_async(entry(1))
+            except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop
+                told.set_result(error)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer(store), "_begin", begin_in_vain)
+            await asyncio.create_task(appends())
+        assert (await store.append_async(entry(1))).position == 1
+        return await told
+
+    assert type(run(main)) is type(raised)
+    assert begun == [raised]
 
 
 def test_beside_another_process_that_holds_the_lock(path: Path) -> None:
