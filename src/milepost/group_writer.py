@@ -83,8 +83,7 @@ class GroupWriter(BlockWriter):
             if own or others:  # else all were withdrawn
                 appended = self._do_all([*own, *others])  # type: ignore[list-item]
                 self._file_lock.let_others_in()
-                if group:
-                    leader.commit_is_next()
+                leader.commit_is_next()
                 self._commit_transaction(appended)
             settled = True
         except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:
@@ -92,7 +91,6 @@ class GroupWriter(BlockWriter):
             self._tell_all([*(own or leader.claim_those_that_waited()), *others], error)  # type: ignore[list-item]
             settled = True
         except Exception as error:  # noqa: BLE001 - the clock's: of the only job, for in a group it is the job's alone
-            self._end = None
             self._tell_all(own or leader.claim_those_that_waited(), error)
         finally:
             try:

@@ -112,7 +112,7 @@ def confirm(
 def _is_copied(database: Database) -> bool:
     read: str = database.read(lambda connection: connection.filename)
     try:
-        return not Path(read).samefile(database.path)
+        return not Path(os.fsdecode(read.encode())).samefile(database.path)
     except OSError:  # another file is being put in its place
         return True
 
