@@ -48,7 +48,7 @@ from support.doors import connections, fork_in_progress, modes_of_write_backs, t
 from support.hooked_vfs import Call, hooked
 from support.long_reader import long_reader
 from support.methods import ASYNC, NEW, WRITING
-from support.patience import in_time
+from support.patience import held_by_a_thread, in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,24 +198,6 @@ def test_a_file_that_is_upgraded_meanwhile_is_written_to_no_more(path: Path, wri
 # How long others are waited for
 
 
-@contextlib.contextmanager
-def _held(holder: CheckpointStore) -> Iterator[Callable[[], None]]:
-    """While another thread has a block open, until it is let go of or, so that a test ends, the watchdog's time is up."""
-    opened, over = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with holder.transaction():
-            opened.set()
-            over.wait(WATCHDOG_S)
-
-    with ThreadPoolExecutor(1) as pool:
-        holding = pool.submit(hold)
-        assert opened.wait(WATCHDOG_S)
-        yield over.set
-        over.set()
-        holding.result()
-
-
 @pytest.mark.parametrize(
     ("who", "write"),
     [
@@ -231,7 +213,7 @@ def test_another_writer_is_waited_for_as_long_as_was_said(path: Path, who: str, 
         CheckpointStore(path, durability="normal") as other,
     ):
         store.append(entry(1))
-        with _held(store if who == "thread" else other) as let_go:
+        with held_by_a_thread(store if who == "thread" else other, WATCHDOG_S) as let_go:
             for _ in range(2):
                 with pytest.raises(StoreBusyError):
                     use(store)
@@ -312,7 +294,7 @@ def test_a_block_that_is_not_entered_undoes_nothing_of_the_one_that_is(
 def test_who_waits_in_vain_leaves_the_turn_to_who_has_it(store: CheckpointStore, write: str) -> None:
     """So that nobody begins a transaction in the middle of another one's."""
     use = {**WRITES, "close": CheckpointStore.close}[write]
-    with _held(store):
+    with held_by_a_thread(store, WATCHDOG_S):
         held = writer(store)._turns.holder
         writer(store).busy_timeout_ms = 1
         with pytest.raises(StoreBusyError) as busy:
@@ -336,7 +318,7 @@ def test_who_finds_a_store_failed_is_told_at_once_whoever_has_the_turn(
             await before.__aenter__()
 
     writer(store).busy_timeout_ms = 20
-    with _held(store), monkeypatch.context() as patch, pytest.raises(FailedStoreError):
+    with held_by_a_thread(store, WATCHDOG_S), monkeypatch.context() as patch, pytest.raises(FailedStoreError):
         patch.setattr(writer(store), "_ended", FailedStoreError(store.path, "a sync has failed"))
         if write in WRITES:
             WRITES[write](store)
@@ -352,7 +334,7 @@ def test_a_store_that_is_closed_already_or_is_its_parents_is_closed_at_once(
 ) -> None:
     """Whoever has the turn: in the child of a fork it is a thread that is not there."""
     writer(store).busy_timeout_ms = 20
-    with _held(store), monkeypatch.context() as patch:
+    with held_by_a_thread(store, WATCHDOG_S), monkeypatch.context() as patch:
         patch.setattr(writer(store), "_ended", ended(store.path, "it has ended"))
         store.close()
 
@@ -500,7 +482,7 @@ def test_a_store_that_another_thread_forks_beside_is_not_opened_meanwhile(
 
 def test_a_fork_that_waits_in_vain_leaves_the_turn_to_who_has_it(store: CheckpointStore) -> None:
     """A file that was not let go of is taken back all the same."""
-    with _held(store):
+    with held_by_a_thread(store, WATCHDOG_S):
         held = writer(store)._turns.holder
         assert not writer(store).let_go(time.monotonic())
         writer(store).take_back()
@@ -581,7 +563,7 @@ def test_who_is_interrupted_while_it_waits_has_nothing_written_and_keeps_nobody_
     def interrupted(turn: Turn, seconds: float) -> NoReturn:
         raise KeyboardInterrupt
 
-    with _held(store) as let_go, ThreadPoolExecutor(2) as pool:
+    with held_by_a_thread(store, WATCHDOG_S) as let_go, ThreadPoolExecutor(2) as pool:
         with monkeypatch.context() as patch:
             patch.setattr(Turn, "sleep", interrupted)
             for write in WRITES.values():
@@ -747,7 +729,7 @@ def test_a_fork_that_is_interrupted_while_it_waits_keeps_nobody_waiting(
     def interrupted(turn: Turn, seconds: float) -> NoReturn:
         raise KeyboardInterrupt
 
-    with _held(store), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with held_by_a_thread(store, WATCHDOG_S), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Turn, "sleep", interrupted)
         writer(store).let_go(time.monotonic() + WATCHDOG_S)
     store.append(entry(1))
@@ -860,7 +842,7 @@ def test_what_an_interrupted_thread_had_taken_over_is_written_by_the_next_before
 ) -> None:
     """Each is written once, and told so."""
     turns = writer(store)._turns
-    with _held(store) as let_go, ThreadPoolExecutor(4) as pool:
+    with held_by_a_thread(store, WATCHDOG_S) as let_go, ThreadPoolExecutor(4) as pool:
         queued: list[Future[Any]] = []
 
         def later() -> int:
@@ -1084,7 +1066,7 @@ def test_hooks_and_handlers_of_the_callers_are_gone_with_the_block(path: Path) -
                     hook(*arguments)  # type: ignore[operator]
         with pytest.raises(MilepostError):
             store.append(entry(1, key="late"))
-        with _held(other) as let_go:
+        with held_by_a_thread(other, WATCHDOG_S) as let_go:
             timer = threading.Timer(0.1, let_go)
             timer.start()
             assert store.append(entry(3)).position == 3

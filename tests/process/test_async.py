@@ -51,7 +51,7 @@ from support.async_program import SCENES
 from support.chains import chain, entry
 from support.doors import fork_in_progress, writer
 from support.other_process import other_process
-from support.patience import begin, in_time, result, until
+from support.patience import begin, held_by_a_thread, in_time, result, until
 from support.programs import PROGRAMS
 from support.slow_disk import disk
 
@@ -411,25 +411,6 @@ def test_a_block_whose_task_is_cancelled_just_as_it_has_begun_is_undone(
     run(main)
 
 
-@contextlib.contextmanager
-def _held_by_a_thread(store: CheckpointStore) -> Iterator[Callable[[], None]]:
-    """A block that another thread has open, until it is told that it is over."""
-    inside, over = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with store.transaction():
-            inside.set()
-            over.wait(20)
-
-    held = begin(hold)
-    assert inside.wait(20)
-    try:
-        yield over.set
-    finally:
-        over.set()
-        result(held)
-
-
 async def _waiting(store: CheckpointStore, number: int) -> None:
     while writer(store)._turns.waiting < number:
         await asyncio.sleep(0.001)
@@ -447,7 +428,7 @@ def test_a_write_beside_a_task_that_waits_for_its_block_is_refused_at_once(store
         await task
         store.append(entry(1))
 
-    with _held_by_a_thread(store) as let_go:
+    with held_by_a_thread(store) as let_go:
         run(main)
 
 
@@ -471,7 +452,7 @@ def test_a_task_of_a_loop_that_was_left_hides_none_of_the_next_loop_that_waits_f
         one.close()
         two.close()
 
-    with _held_by_a_thread(store) as let_go:
+    with held_by_a_thread(store) as let_go:
         in_time(main)
 
 
@@ -525,7 +506,7 @@ def test_tasks_whose_turn_was_given_up_for_them_are_not_told_that_it_took_too_lo
         writer(store).commit_batch(batch)
         assert queued.claim()
 
-    with _held_by_a_thread(store):
+    with held_by_a_thread(store):
         run(main)
 
 
@@ -579,7 +560,7 @@ def test_a_fork_does_not_wait_with_the_tasks_for_a_block_of_another_thread(
         let_go()
         assert (await task).position == 1
 
-    with _held_by_a_thread(store) as let_go:
+    with held_by_a_thread(store) as let_go:
         run(main)
 
 

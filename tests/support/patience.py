@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from milepost import CheckpointStore
 
 T = TypeVar("T")
 
@@ -57,6 +60,25 @@ def all_at_once(calls: Sequence[Callable[[], T]], seconds: float = WATCHDOG_S) -
 
     futures = [begin(lambda call=call: after_the_start(call)) for call in calls]  # type: ignore[misc]
     return [result(future, seconds) for future in futures]
+
+
+@contextlib.contextmanager
+def held_by_a_thread(store: CheckpointStore, seconds: float = 20) -> Iterator[Callable[[], None]]:
+    """While another thread has a block open, until it is let go of or, so that a test ends, the time is up."""
+    inside, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.transaction():
+            inside.set()
+            over.wait(seconds)
+
+    held = begin(hold)
+    assert inside.wait(seconds)
+    try:
+        yield over.set
+    finally:
+        over.set()
+        result(held)
 
 
 def until(condition: Callable[[], bool]) -> None:
