@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http
 import json
 import shutil
 from collections import defaultdict
@@ -46,7 +47,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=9,
 )
-cursors = st.binary(max_size=40) | json_values.filter(lambda value: value is not None)
+flat = st.dictionaries(texts, texts | st.integers(), max_size=4)  # milepost itself writes these
+cursors = st.binary(max_size=40) | json_values.filter(lambda value: value is not None) | flat
 
 
 class Stated:
@@ -101,6 +103,9 @@ def test_every_json_value_and_all_bytes_come_back_as_they_were(store: Checkpoint
     @example(0)
     @example(False)
     @example([None, {"": None}])
+    @example({"page_token": 'ü " \\ \n', 'a "page"': -7, "": 10**400})
+    @example({"page": 7, "more": True})
+    @example({"page": "7", "loss": 0.5})
     @example({"a": {"b": [1, 2.5, -0.0, 1e300, 10**400, 'ü 日本 🚀 \u2028 \0 \x7f " \\']}})
     def check(cursor: object) -> None:
         state(cursor)
@@ -118,9 +123,17 @@ def test_every_json_value_and_all_bytes_come_back_as_they_were(store: Checkpoint
 
 
 def test_what_json_has_no_word_for_comes_back_as_what_json_makes_of_it(state: Stated) -> None:
-    """A tuple is a list, and a key is a text; other kinds of bytes are bytes."""
-    state({1: (2, 3)})
-    assert state.store.cursor("load") == {"1": [2, 3]}
+    """A tuple is a list, a key is a text, and a text or an integer with a name is itself; other kinds of bytes are bytes."""
+    given_and_found: list[tuple[object, object]] = [
+        ({1: (2, 3)}, {"1": [2, 3]}),
+        ({1: 2}, {"1": 2}),
+        ({True: "x"}, {"true": "x"}),
+        ({"page": http.HTTPStatus.OK, "by": http.HTTPMethod.GET}, {"page": 200, "by": "GET"}),
+        ({"a": 1, 2: "b", "2": "c"}, {"a": 1, "2": "c"}),
+    ]
+    for given_cursor, found in given_and_found:
+        state(given_cursor)
+        assert state.store.cursor("load") == found
     for cursor in (bytearray(b"\xff\0"), memoryview(b"\xff\0"), memoryview(b"\xff.\0")[::2]):
         state(cursor)
         assert state.store.cursor("load") == b"\xff\0"
