@@ -588,6 +588,25 @@ def test_what_happened_is_said_in_words(file: Path, edit: str) -> None:
         assert words in found[position]
 
 
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ("DELETE FROM entry WHERE run_number = 1", ["an entry of run 'run-0'", "an entry of stage 'load' of run 'run-0'"]),
+        ("INSERT INTO run_stage VALUES (1, 9)", ["an entry of stage number 9 of run 'run-0'"]),
+        ("INSERT INTO run_stage VALUES (2, 9)", []),
+        ("INSERT INTO run VALUES (9, 'run-9')", []),
+    ],
+)
+def test_a_run_or_a_stage_that_is_listed_without_an_entry_is_told_of_its_own_run(
+    file: Path, edit: str, words: list[str]
+) -> None:
+    """Of a run verified alone, as of the whole chain; and of no other run."""
+    tamper(file, edit)
+    found = [str(fault) for fault in verify(file, run_id="run-0").faults if fault.kind == "lookup"]
+    assert all(any(f"lookups expect {word}, and there is none" in said for said in found) for word in words)
+    assert bool(found) is bool(words)
+
+
 def moved(position: int, by: str) -> list[str]:
     """Statements that move all behind a position."""
     return [

@@ -66,14 +66,14 @@ def _verify_chain(
         audit = Audit({}, {}, set(), database.hash, start)
         invalid = read(rows.invalid_positions)
         faults += [_misplaced(position) for position in invalid]
-        faults += _empty_runs(database, kept)
+        faults += _empty_runs(database, kept, None)
         faults += _superfluous_bases(database)
         faults += _wrong_base(database, kept)
         for head in (trusted, expected):
             if head is not None:
                 faults += _missing_head(database, kept, head)
         faults += _wrong_cursors(database, None)
-        empty = read(rows.empty_run_stages)
+        empty = read(rows.empty_run_stages, None)
         if processes > 1 and not faults and not empty:
             found = workers.confirm(database, kept, start, processes, progress)
             if found is not None:
@@ -129,6 +129,8 @@ def _verify_run(database: Database, run_id: str, expected: Head | None, progress
             audit.check_run_rows(page)
             if progress is not None:
                 progress(archived + audit.entries, total)
+        audit.report_empty(read(rows.empty_run_stages, run_id))
+        faults += _empty_runs(database, kept, run_id)
         faults += _wrong_cursors(database, run_id)
         if expected is not None:
             faults += contains(expected, audit.marked, archived + audit.entries, run_id, archived)
@@ -214,9 +216,9 @@ def _missing_head(database: Database, kept: rows.Snapshot, head: Head) -> list[F
     return contains(head, stored, kept.entries, None, kept.base.position)
 
 
-def _empty_runs(database: Database, kept: rows.Snapshot) -> list[Fault]:
+def _empty_runs(database: Database, kept: rows.Snapshot, run_id: str | None) -> list[Fault]:
     faults = []
-    for number in database.read(rows.empty_runs):
+    for number in database.read(rows.empty_runs, run_id):
         name = kept.run_names.get(number, "")
         said = f"lookups expect an entry of run {shown(name)}, and there is none"
         faults.append(Fault("lookup", None, f"an entry of run {shown(name)}", "none", name, explanation=said))

@@ -75,20 +75,27 @@ def _stage_names(connection: apsw.Connection) -> dict[int, str]:
     return {number: (name or b"").decode(errors="surrogateescape") for number, name in found}
 
 
-def empty_run_stages(connection: apsw.Connection) -> list[tuple[Any, ...]]:
-    """Return (run_number, stage_number) of every run_stage without an entry. No append leaves one."""
-    return connection.execute(_EMPTY_RUN_STAGES).fetchall()
+def empty_run_stages(connection: apsw.Connection, run_id: str | None) -> list[tuple[Any, ...]]:
+    """Return (run_number, stage_number) of every run_stage without an entry, of all runs or of one. No append leaves one."""
+    return connection.execute(_EMPTY_RUN_STAGES[run_id is not None], bindings_for(run_id, None)).fetchall()
 
 
-_EMPTY_RUN_STAGES: Final = f"SELECT run_number, stage_number FROM run_stage WHERE {RUN_STAGE.milepost('run_stage')} IS NULL"
+_EVERY_EMPTY_RUN_STAGE: Final = (
+    f"SELECT run_number, stage_number FROM run_stage WHERE {RUN_STAGE.milepost('run_stage')} IS NULL"
+)
+_EMPTY_RUN_STAGES: Final = {
+    False: _EVERY_EMPTY_RUN_STAGE,
+    True: f"{_EVERY_EMPTY_RUN_STAGE} AND run_stage.run_number = {RUN_NUMBER}",
+}
 
 
-def empty_runs(connection: apsw.Connection) -> list[int]:
-    """Return the numbers of the runs without an entry. No append leaves one."""
-    return [row[0] for row in connection.execute(_EMPTY_RUNS)]
+def empty_runs(connection: apsw.Connection, run_id: str | None) -> list[int]:
+    """Return the numbers of the runs without an entry: of all, or of one. No append leaves one."""
+    return [row[0] for row in connection.execute(_EMPTY_RUNS[run_id is not None], bindings_for(run_id, None))]
 
 
-_EMPTY_RUNS: Final = f"SELECT run_number FROM run WHERE {RUN.milepost('run')} IS NULL"
+_EVERY_EMPTY_RUN: Final = f"SELECT run_number FROM run WHERE {RUN.milepost('run')} IS NULL"
+_EMPTY_RUNS: Final = {False: _EVERY_EMPTY_RUN, True: f"{_EVERY_EMPTY_RUN} AND run_id = ?"}
 
 
 def superfluous_bases(connection: apsw.Connection) -> list[int]:
