@@ -20,6 +20,8 @@ from support.chains import entry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from milepost.rows import Attempt
+
 RUNS = ["run-1", "run-2"]
 STAGES = ["extract", "load"]
 BUSY = "run-busy"
@@ -59,7 +61,7 @@ class ArchivedStore(RuleBasedStateMachine):
         self.made: list[Path] = []
         self.step, archive._STEP = archive._STEP, 7  # type: ignore[misc]
         self.neighbour: CheckpointStore | None = None
-        self.attempts: dict[str, int] = {}
+        self.attempts: dict[str, Attempt] = {}
         self.store: CheckpointStore
         self.whole: CheckpointStore
 

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import pytest
 
 from conftest import Clock
@@ -24,8 +25,10 @@ from milepost import (
     RunFinishedError,
     RunSummary,
     StageMovedError,
+    StoreBusyError,
     StoreError,
     Watermark,
+    append,
 )
 from milepost.checkpoint import chain_signature
 from milepost.forensics import active
@@ -36,7 +39,7 @@ from support.command import answer, run
 from support.warm import warm_programs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from milepost.run import Run
 
@@ -55,6 +58,14 @@ def said(store: CheckpointStore, run_id: str = "nightly") -> list[tuple[int, int
         (each.sequence, each.watermark.offset, each.idempotency_key, json.loads(detail or "{}"))
         for _, each, detail in store.receipts(run_id, STAGE)
     ]
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Another program has the lock meanwhile."""
+    with contextlib.closing(apsw.Connection(str(path))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
 
 
 # What is recorded
@@ -239,6 +250,51 @@ def test_an_attempt_ends_once(store: CheckpointStore) -> None:
     assert (len(store), summary(store).state) == (2, "finished")
 
 
+def test_of_two_that_enter_a_handle_at_once_one_begins_an_attempt(store: CheckpointStore) -> None:
+    """Two tasks, of which the second comes while the first waits for its commit."""
+
+    async def attempt(run: Run) -> None:
+        async with run:
+            await asyncio.sleep(0)
+
+    async def main() -> Sequence[BaseException | None]:
+        run = store.run("nightly")
+        return await asyncio.gather(attempt(run), attempt(run), return_exceptions=True)
+
+    one, other = asyncio.run(main())
+    assert one is None
+    assert isinstance(other, StoreError)
+    assert "an attempt is being begun with this" in str(other)
+    assert (summary(store).state, summary(store).attempts) == ("finished", 1)
+
+
+def test_a_handle_whose_beginning_could_not_be_recorded_may_try_again(path: Path) -> None:
+    """It has begun nothing."""
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=20) as store:
+        run = store.run("nightly")
+        with locked(path), pytest.raises(StoreBusyError), run:
+            pass
+        with run:
+            assert run.attempt == 1
+        assert summary(store).state == "finished"
+
+
+def test_an_attempt_that_was_undone_does_not_end_the_one_that_has_its_number(store: CheckpointStore) -> None:
+    """It is told that it was undone, and the other one goes on and ends."""
+    undone = store.run("nightly")
+    with pytest.raises(ValueError, match="undo"), store.transaction():
+        undone.__enter__()
+        raise ValueError("undo")
+    with pytest.raises(StageMovedError, match=r"was undone with the transaction.* has none"):
+        undone.__exit__(None, None, None)
+    with store.run("nightly") as run:
+        assert run.attempt == undone.attempt == 1
+        with pytest.raises(StageMovedError, match="its last is 1"):
+            undone.__exit__(None, None, None)
+        assert summary(store).state == "open"
+    assert summary(store).state == "finished"
+
+
 def test_an_attempt_that_was_overtaken_is_told_at_its_end(store: CheckpointStore) -> None:
     """Of two owners of one run, the second one is right; what the first one recorded stays."""
     with pytest.raises(StageMovedError) as told, store.run("nightly") as first, store.run("nightly") as second:
@@ -310,6 +366,143 @@ def test_a_clock_that_fails_at_the_end_never_masks_the_exception(path: Path, fai
         assert summary(store).state == "open"
         with store.run("nightly") as run:
             assert run.attempt == 2
+
+
+class _Frozen(Exception):  # noqa: N818 - it is no error of anybody's
+    """One that takes no notes, as a frozen dataclass."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise TypeError(f"{name} is frozen")
+
+
+def test_an_exception_that_takes_no_notes_comes_out_though_the_end_could_not_be_recorded(path: Path) -> None:
+    """Of `with` and of `async with`, and beside records that could not be recorded."""
+    odd = ValueError("notes are no list")
+    odd.__notes__ = "a text"  # type: ignore[assignment]
+
+    async def main(store: CheckpointStore, error: Exception) -> None:
+        async with store.run("later"):
+            store.close()
+            raise error
+
+    for error in (_Frozen("frozen"), odd):
+        store = CheckpointStore(path, durability="normal")
+        with pytest.raises(type(error)) as told, store.run("nightly"):
+            store.close()
+            raise error
+        assert told.value is error
+        with pytest.raises(type(error)) as told:
+            asyncio.run(main(CheckpointStore(path, durability="normal"), error))
+        assert told.value is error
+        store = CheckpointStore(path, durability="normal")
+        with pytest.raises(type(error)) as told, store.tracked(run_id="x", stage="s") as tracked:
+            tracked(0)()
+            store.close()
+            raise error
+        assert told.value is error
+
+
+def test_who_closes_a_generator_hears_that_the_end_of_its_run_could_not_be_recorded(path: Path) -> None:
+    """Nobody would ever see a note on its GeneratorExit; as a rule the end is recorded."""
+
+    def records(store: CheckpointStore) -> Iterator[int]:
+        with store.run("nightly"):
+            yield from range(10)
+
+    async def records_async(store: CheckpointStore) -> AsyncIterator[int]:
+        async with store.run("later"):
+            for number in range(10):
+                yield number
+
+    async def main(store: CheckpointStore) -> None:
+        for busy in (False, True):
+            generator = records_async(store)
+            await anext(generator)
+            if busy:
+                with locked(store.path), pytest.raises(StoreBusyError):
+                    await generator.aclose()  # type: ignore[attr-defined]
+            else:
+                await generator.aclose()  # type: ignore[attr-defined]
+                assert (summary(store, "later").state, summary(store, "later").error) == ("failed", "GeneratorExit")
+
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=50) as store:
+        generator: Any = records(store)
+        next(generator)
+        generator.close()
+        assert (summary(store).state, summary(store).error) == ("failed", "GeneratorExit")
+        generator = records(store)
+        next(generator)
+        with locked(store.path), pytest.raises(StoreBusyError):
+            generator.close()
+        asyncio.run(main(store))
+
+
+@pytest.mark.parametrize("tasks", [300, pytest.param(3000, marks=pytest.mark.long)])
+def test_a_task_that_is_cancelled_as_its_run_begins_or_ends_leaves_no_open_attempt(path: Path, tasks: int) -> None:
+    """The attempt never began, or has an end: that of the body if it was over, and else the cancellation."""
+    rng = random.Random(7)
+    over: set[str] = set()
+
+    async def work(store: CheckpointStore, run_id: str) -> None:
+        async with store.run(run_id):
+            await asyncio.sleep(0)
+            over.add(run_id)
+
+    async def main(store: CheckpointStore) -> None:
+        for number in range(tasks):
+            task = asyncio.create_task(work(store, f"run-{number}"))
+            for _ in range(rng.randrange(40)):
+                await asyncio.sleep(0)
+            task.cancel()
+            if rng.random() < 0.3:
+                await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() or task.exception() is None
+
+    with CheckpointStore(path, durability="normal") as store:
+        asyncio.run(main(store))
+        found = {each.run_id: (each.state, each.error) for each in store.runs()}
+        cancelled = "failed", "asyncio.exceptions.CancelledError"
+        assert set(found.values()) == {("finished", None), cancelled}
+        assert {run_id for run_id, end in found.items() if end != cancelled} <= over
+
+
+def test_a_cancellation_is_heard_though_the_end_could_not_be_recorded(path: Path) -> None:
+    """With the failure as its cause."""
+
+    async def work(store: CheckpointStore) -> None:
+        async with store.run("nightly"):
+            pass
+
+    async def main(store: CheckpointStore) -> BaseException:
+        with locked(path):
+            task = asyncio.create_task(work(store))
+            await asyncio.sleep(0.02)
+            task.cancel()
+            await asyncio.wait([task])
+        with pytest.raises(asyncio.CancelledError) as told:
+            await task
+        return told.value
+
+    with CheckpointStore(path, durability="normal", busy_timeout_ms=200) as store:
+        store.append(entry(1))
+        assert isinstance(asyncio.run(main(store)).__cause__, StoreBusyError)
+
+
+def test_runs_without_stages_of_their_own_do_not_pile_up_in_memory(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only so many are remembered, and those that are forgotten go on as they were."""
+    monkeypatch.setattr(append, "_RUN_STAGES", 8)
+    for number in range(30):
+        with store.run(f"run-{number % 20}", again=True):
+            pass
+        end = store._writer._end
+        assert end is not None
+        assert len(end._runs) <= 8
+    assert store.verify().ok
+    assert [each.attempts for each in store.runs()] == [2] * 10 + [1] * 10
 
 
 def test_ctrl_c_while_an_end_is_recorded_is_obeyed(path: Path) -> None:
@@ -838,6 +1031,37 @@ def test_a_summary_of_runs_does_the_same_work_however_many_checkpoints_they_have
     fill(252, 24 * 252)
     assert few > 0
     assert steps() == few
+
+
+@pytest.mark.parametrize("how", ["checkpointed", "once", "tracked", "async tracked"])
+def test_a_run_whose_loop_was_stopped_has_not_finished_whoever_made_the_loop(store: CheckpointStore, how: str) -> None:
+    """Made by the store with the run's name, before the run or inside it; a loop of another run changes nothing."""
+    loops: Any = {
+        "checkpointed": lambda run_id: store.checkpointed(range(9), run_id=run_id, stage="s"),
+        "once": lambda run_id: store.once(["a", "b"], run_id=run_id, stage="s", key=str),
+        "tracked": lambda run_id: store.tracked(run_id=run_id, stage="s"),
+        "async tracked": lambda run_id: store.tracked(run_id=run_id, stage="s"),
+    }
+
+    async def track(loop: Any) -> None:
+        async with loop as tracked:
+            tracked.stop()
+
+    before = loops[how]("before")
+    for run_id, loop in (("nightly", None), ("before", before)):
+        with store.run(run_id):
+            other = loops["checkpointed"]("other")
+            other.stop()
+            loop = loop or loops[how](run_id)  # noqa: PLW2901 - made inside, unless it was made before
+            if how == "async tracked":
+                asyncio.run(track(loop))
+            else:
+                loop.stop()
+        assert (summary(store, run_id).state, summary(store, run_id).error) == ("failed", "stopped")
+    with store.run("next"):
+        before.stop()
+    assert summary(store, "next").state == "finished"
+    assert store._open_runs == {}
 
 
 @pytest.mark.parametrize("how", ["checkpointed", "map", "once", "tracked", "async tracked"])

@@ -9,10 +9,9 @@ the key is looked up then.
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from enum import Enum
 from itertools import chain, count, repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import apsw
 
@@ -37,13 +36,15 @@ from milepost.rows.columns import checkpoints_of
 from milepost.signature import EMPTY, START, canonical_bytes, prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from milepost.cursors import Stored
     from milepost.signature import ChainBase, Hash
 
+T = TypeVar("T")
+
 _BUFFER: Final = 250  # rows for one executemany, so few that they are freed before Python's garbage collector scans them
-_RUN_STAGES: Final = 1_000  # how many stages of runs keep their state in memory
+_RUN_STAGES: Final = 1_000  # how many stages of runs, and how many runs, keep their state in memory
 
 
 _FAR_MS: Final = 7_258_118_400_000  # 2200-01-01
@@ -232,8 +233,7 @@ class Appender:
 
         Behind a duplicate no entry gets that position, so then no cursor is kept: who restores refuses the whole.
         """
-        with self._reserved():
-            receipt = self.append_many(entries, with_details)
+        receipt = self._as_milepost(lambda: self.append_many(entries, with_details))
         if not receipt.duplicates:
             for position, cursor in cursors.items():
                 rows.keep_cursor(self.statements, *rows.numbers_at(self.statements, position), position, cursor)
@@ -353,9 +353,12 @@ class Appender:
         self.finish()
         return offset + len(keys)
 
-    def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
+    def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> rows.Attempt:
         """
-        Record that an attempt of a run begins, and return its number: 1, 2, 3 and so on.
+        Record that an attempt of a run begins.
+
+        Returns:
+            Which attempt it is, 1, 2, 3 and so on, and what its end needs to know of its beginning.
 
         Raises:
             RunFinishedError: The last attempt has finished, and `again` is false.
@@ -364,30 +367,30 @@ class Appender:
         if last is not None and last.state == details.FINISHED and not again:
             raise RunFinishedError(run_id, last.attempt, last.at_ms)
         attempt, sequence = (1, 1) if last is None else (last.attempt + 1, last.sequence + 1)
-        self._add_of_run(run_id, attempt, sequence, details.BEGAN, clock)
-        return attempt
+        at_ms = clock()
+        receipt = self._add_of_run(run_id, attempt, sequence, details.BEGAN, at_ms)
+        return rows.Attempt(attempt, sequence, details.BEGAN, at_ms, receipt.signature)
 
-    def end_run(self, run_id: str, attempt: int, state: str, clock: Callable[[], int], error: str | None) -> Receipt:
+    def end_run(self, run_id: str, began: rows.Attempt, state: str, clock: Callable[[], int], error: str | None) -> Receipt:
         """
         Record how an attempt ended.
 
         Raises:
-            StageMovedError: Another attempt has begun meanwhile, or this one has already ended.
+            StageMovedError: The last entry about the run's attempts is not the one with which this attempt began.
         """
         last = rows.last_attempt(self.statements, run_id)
-        if last is None or last.attempt != attempt or last.state != details.BEGAN:
+        if last != began:
             found = None if last is None else Watermark(last.attempt, 0)
-            raise StageMovedError(Watermark(attempt, 0), found, None, run_id, details.STAGE_OF_RUNS)
-        return self._add_of_run(run_id, attempt, last.sequence + 1, state, clock, error)
+            raise StageMovedError(Watermark(began.attempt, 0), found, None, run_id, details.STAGE_OF_RUNS)
+        return self._add_of_run(run_id, began.attempt, began.sequence + 1, state, clock(), error)
 
     def _add_of_run(
-        self, run_id: str, attempt: int, sequence: int, state: str, clock: Callable[[], int], error: str | None = None
+        self, run_id: str, attempt: int, sequence: int, state: str, at_ms: int, error: str | None = None
     ) -> Receipt:
         key = f"attempt-{attempt}:{state}"
-        entry = Checkpoint(run_id, details.STAGE_OF_RUNS, sequence, Watermark(attempt, 0), key, clock())
+        entry = Checkpoint(run_id, details.STAGE_OF_RUNS, sequence, Watermark(attempt, 0), key, at_ms)
         more = {} if error is None else {"error": error}
-        with self._reserved():
-            return self._add(entry, details.detail(run=state, **more), None)
+        return self._as_milepost(lambda: self._add(entry, details.detail(run=state, **more), None))
 
     def branch(
         self, run_id: str, new_run_id: str, stage: str | None, as_of_ms: int | None, clock: Callable[[], int]
@@ -432,8 +435,7 @@ class Appender:
         last = rows.latest(self.statements, *names)
         sequence, key = (1 if last is None else last.sequence + 1), f"archive-{cut.position}"
         entry = Checkpoint(*names, sequence, Watermark(cut.position, 0), key, clock())
-        with self._reserved():
-            return self._add(entry, detail, None)
+        return self._as_milepost(lambda: self._add(entry, detail, None))
 
     def move_base(self, through: int, left: rows.Moves, most: int) -> rows.Moves | None:
         """Move the base of the chain to a position, and return what is left to do; see `rows.move_base`."""
@@ -444,12 +446,16 @@ class Appender:
         """Give some unused pages back to the file system, and return how many are left."""
         return rows.give_back(self.statements)
 
-    @contextmanager
-    def _reserved(self) -> Iterator[None]:
-        """Allow milepost's own stages. Forget them at the end, because `extend` accepts any stage that it knows."""
-        self._takes_reserved = True
+    def _as_milepost(self, work: Callable[[], T]) -> T:
+        """
+        Do what appends to milepost's own stages. Forget them at the end, because `extend` accepts any stage that it knows.
+
+        This is no context manager: an interrupt at its beginning would leave its end to the garbage collector, which drops
+        what another interrupt raises there.
+        """
         try:
-            yield
+            self._takes_reserved = True
+            return work()
         finally:
             self._takes_reserved = False
             for names in [names for names in self._stages if names[1].startswith(details.RESERVED)]:
@@ -501,7 +507,7 @@ class Appender:
             raise InvalidCheckpointError("stage", name, details.RESERVED_RULE, index)
         stage = self._stages.get((run_id, name))
         if stage is None:
-            if len(self._stages) >= _RUN_STAGES:
+            if max(len(self._stages), len(self._runs)) >= _RUN_STAGES:  # a run may have stages of milepost's alone
                 self._write()
                 self._stages.clear()
                 self._runs.clear()

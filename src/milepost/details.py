@@ -51,6 +51,8 @@ FINISHED: Final = "finished"
 FAILED: Final = "failed"
 
 
+_LONGEST_NAME: Final = 200  # characters of an exception's type
+
 _to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -80,6 +82,12 @@ def parse(text: str | None) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def name_of_error(kind: type[BaseException]) -> str:
+    """Return the name of an exception's type, as UTF-8 has it: a class may call itself anything."""
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return name.encode(errors="backslashreplace").decode()[:_LONGEST_NAME]
 
 
 def of_attempt(text: str | None) -> tuple[str, str | None]:

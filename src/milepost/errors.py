@@ -42,6 +42,7 @@ such as a generator. Another process gets such a value as the text that stands f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import reprlib
 from pickle import dumps  # only to try whether a value can be pickled: nothing here reads a pickle
@@ -76,6 +77,13 @@ def kind(value: object) -> str:
     """Name a value's type for a message. A metaclass cannot falsify the name."""
     name: str = type.__dict__["__name__"].__get__(type(value))
     return name if len(name) <= 80 and name.isprintable() else ascii(name[:80])[:80]
+
+
+def note(error: BaseException, what: str, failure: Exception) -> None:
+    """Note a failure on an exception that goes on. One that takes no note goes on without it: nothing may take its place."""
+    said = failure if isinstance(failure, MilepostError) else shown(failure)
+    with contextlib.suppress(Exception):
+        error.add_note(f"{what}: {said}")
 
 
 class _Description:
@@ -241,10 +249,10 @@ class StageMovedError(RejectedCheckpointError):
 
     def __str__(self) -> str:
         if self.stage == "milepost:run" and self.expected is not None:
-            attempt = "none" if self.found is None else self.found.offset
+            found = "it has none" if self.found is None else f"its last is {self.found.offset}"
             return (
-                f"attempt {self.expected.offset} of run {shown(self.run_id)} cannot end, since it has ended or another has "
-                f"begun (the last is {attempt}): let one process at a time execute a run"
+                f"attempt {self.expected.offset} of run {shown(self.run_id)} cannot end, since it has ended, was undone "
+                f"with the transaction() around it, or another has begun ({found}): let one process at a time execute a run"
             )
         moved = f"{_place(self.index)}stage {shown(self.stage)} of run {shown(self.run_id)}"
         moved += " has no checkpoint" if self.found is None else f" is at {_watermark(self.found)}"

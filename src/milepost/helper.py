@@ -249,11 +249,15 @@ class Helper:
         self.process: int = os.getpid()
         _helpers[id(self)] = weakref.ref(self, partial(_forget, id(self)))
 
-    async def do(self, job: Job[T]) -> T:
+    async def do(self, job: Job[T], *, outlasting: bool = False) -> T:
         """
         Have a job done with others, and wait for it.
 
         Cancelled while it is queued, it is withdrawn; once its transaction has begun, it is done all the same.
+
+        Args:
+            job: The job.
+            outlasting: Wait for it, whoever cancels the task meanwhile.
 
         Raises:
             StoreError: No task of asyncio calls.
@@ -263,7 +267,7 @@ class Helper:
             self._queue.append(queued)
             self._refuse_if_over()  # whoever closed the store may have told those in the queue before
             self.begin()
-            outcome: T = await queued.future
+            outcome: T = await (outlast(queued.future) if outlasting else queued.future)
         except BaseException:
             queued.withdraw()
             raise
@@ -497,7 +501,7 @@ class Helper:
 
 async def outlast(future: asyncio.Future[T], deliver: Callable[[], object] | None = None) -> T:
     """
-    What comes of a future, whoever cancels the task meanwhile; of that it hears afterwards.
+    What comes of a future, whoever cancels the task meanwhile. Of that it hears afterwards, and of a failure as its cause.
 
     Args:
         future: The future.
@@ -511,10 +515,9 @@ async def outlast(future: asyncio.Future[T], deliver: Callable[[], object] | Non
             cancelled = reason
         if deliver is not None:
             deliver()
-    outcome = future.result()
     if cancelled is not None:
-        raise cancelled
-    return outcome
+        raise cancelled from future.exception()
+    return future.result()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -66,7 +66,7 @@ class Loop(Resumable, ABC, Generic[Value]):
         self._progress: Progress[Any, Any] | None = None  # of the pass that began last
         self._stopped = False
         self.stops: list[None] = []
-        """One more for each `stop()`. A run shares it with its loops."""
+        """One more for each `stop()`. A run shares it with the loops of its handle."""
         self._entered = False  # by `async with`
         # The iterator of that pass. Weak, so that dropping the iterator ends its block.
         self._pass: Callable[[], Any] = _no_pass
@@ -119,6 +119,7 @@ class Loop(Resumable, ABC, Generic[Value]):
         """
         self._stopped = True
         self.stops.append(None)
+        self._store._note_stop(self.run_id)  # noqa: SLF001 - the store's own loop
         if self._progress is not None:
             self._progress.stop()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from milepost import details
 from milepost.append import NOT_ASKED
-from milepost.errors import MilepostError, StoreError
+from milepost.errors import StoreError, note
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from milepost.loop import Loop
     from milepost.once import Once
     from milepost.receipt import Receipt
+    from milepost.rows import Attempt
     from milepost.source import Records
     from milepost.store import CheckpointStore
     from milepost.times import Time
@@ -27,7 +28,7 @@ Record = TypeVar("Record")
 Item = TypeVar("Item")
 AnyLoop = TypeVar("AnyLoop", bound="Loop[Any] | Tracked")
 
-_LONGEST_NAME = 200  # characters of an exception's type
+_NOT_RECORDED: Final = "and its end could not be recorded"
 
 _STOPPED = "stopped"
 """What stands for the type of an exception where a loop of the run was stopped."""
@@ -50,12 +51,18 @@ class Run:
         self.run_id: str = run_id
         self.attempt: int | None = None
         self._again = again
-        self._stops: list[None] = []  # one for each stop() of a loop: then the run has not finished
+        self._unused = [None]  # emptied in one step, by the `with` that comes first
+        self._began: Attempt | None = None
+        self.stops: list[None] = []
+        """One for each `stop()` of a loop of the run: then it has not finished."""
 
     def __enter__(self) -> Self:
         self._refuse_a_second_time()
-        writer, clock = self._store._writer, self._store._clock  # noqa: SLF001 - the store's own handle
-        self.attempt = writer.begin_run(self.run_id, again=self._again, clock=clock)
+        try:
+            writer, clock = self._store._writer, self._store._clock  # noqa: SLF001 - the store's own handle
+            self._note_begun(writer.begin_run(self.run_id, again=self._again, clock=clock))
+        finally:
+            self._allow_another_try()
         return self
 
     def __exit__(
@@ -64,14 +71,17 @@ class Run:
         try:
             self._store._writer.end_run(*self._end(kind))  # noqa: SLF001
         except Exception as failure:
-            if error is None:
+            if error is None or isinstance(error, GeneratorExit):  # whoever closes a generator would not hear of a note
                 raise
-            error.add_note(_not_recorded(failure))
+            note(error, _NOT_RECORDED, failure)
 
     async def __aenter__(self) -> Self:
         self._refuse_a_second_time()
-        writer, clock = self._store._writer, self._store._clock  # noqa: SLF001
-        self.attempt = await writer.begin_run_async(self.run_id, again=self._again, clock=clock)
+        try:
+            writer, clock = self._store._writer, self._store._clock  # noqa: SLF001
+            self._note_begun(await writer.begin_run_async(self.run_id, again=self._again, clock=clock))
+        finally:
+            self._allow_another_try()
         return self
 
     async def __aexit__(
@@ -85,16 +95,30 @@ class Run:
         except Exception as failure:
             if error is None:
                 raise
-            error.add_note(_not_recorded(failure))
+            note(error, _NOT_RECORDED, failure)
 
     def _refuse_a_second_time(self) -> None:
-        if self.attempt is not None:
-            raise StoreError(self._store.path, f"attempt {self.attempt} was begun with this: call run() again for another")
+        try:
+            self._unused.pop()
+        except IndexError:
+            attempt = "an attempt is being" if self.attempt is None else f"attempt {self.attempt} was"
+            raise StoreError(self._store.path, f"{attempt} begun with this: call run() again for another") from None
 
-    def _end(self, kind: type[BaseException] | None) -> tuple[str, int, str, Callable[[], int], str | None]:
-        state = details.FAILED if kind is not None or self._stops else details.FINISHED
-        error = _name_of(kind) if kind is not None else _STOPPED if self._stops else None
-        return self.run_id, self.attempt or 0, state, self._store._clock, error  # noqa: SLF001
+    def _note_begun(self, began: Attempt) -> None:
+        self._began, self.attempt = began, began.attempt
+        self._store._open_runs[id(self)] = self  # noqa: SLF001
+
+    def _allow_another_try(self) -> None:
+        if self._began is None:
+            self._unused.append(None)
+
+    def _end(self, kind: type[BaseException] | None) -> tuple[str, Attempt, str, Callable[[], int], str | None]:
+        if self._began is None:
+            raise StoreError(self._store.path, "the `with` of this run has not begun: nothing of it can end")
+        self._store._open_runs.pop(id(self), None)  # noqa: SLF001
+        state = details.FAILED if kind is not None or self.stops else details.FINISHED
+        error = details.name_of_error(kind) if kind is not None else _STOPPED if self.stops else None
+        return self.run_id, self._began, state, self._store._clock, error  # noqa: SLF001
 
     def checkpointed(
         self,
@@ -149,7 +173,7 @@ class Run:
         )
 
     def _with(self, loop: AnyLoop) -> AnyLoop:
-        loop.stops = self._stops
+        loop.stops = self.stops
         return loop
 
     def advance(
@@ -191,14 +215,3 @@ class Run:
     def __repr__(self) -> str:
         attempt = "not begun" if self.attempt is None else f"attempt {self.attempt}"
         return f"<Run {self.run_id!a}, {attempt}>"
-
-
-def _name_of(kind: type[BaseException]) -> str:
-    """The name of an exception's type, as UTF-8 has it: a class may call itself anything."""
-    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    return name.encode(errors="backslashreplace").decode()[:_LONGEST_NAME]
-
-
-def _not_recorded(failure: Exception) -> str:
-    """The note on a body's exception; a failure of the caller's own clock may have no message."""
-    return f"and its end could not be recorded: {failure if isinstance(failure, MilepostError) else repr(failure)}"

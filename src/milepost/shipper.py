@@ -36,6 +36,7 @@ from milepost.errors import (
     MilepostError,
     MilepostWarning,
     TargetError,
+    note,
 )
 from milepost.readable import count, iso, size
 from milepost.receipt import Head
@@ -210,7 +211,7 @@ class Shipper:
         except MilepostError as late:
             if error is None:
                 raise
-            error.add_note(f"and the shipper could not ship the rest: {late}")
+            note(error, "and the shipper could not ship the rest", late)
 
     def __del__(self) -> None:
         follower = getattr(self, "_follower", None)

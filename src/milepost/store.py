@@ -116,6 +116,7 @@ class CheckpointStore:
         _check_options(durability, busy_timeout_ms, clock, on_connect)
         self._clock: Callable[[], int] = clock
         self._durability: Durability | None = durability
+        self._open_runs: dict[int, Run] = {}  # by id()
         writer = Writer(
             files.absolute(path),
             synchronous=durability,
@@ -215,6 +216,7 @@ class CheckpointStore:
     def _become_readonly(self, database: Database) -> None:
         self._clock = _wall_clock
         self._durability = None
+        self._open_runs = {}
         self._database = database
 
     @property
@@ -406,6 +408,12 @@ class CheckpointStore:
         """
         return self._writer.block()
 
+    def _note_stop(self, run_id: str) -> None:
+        """Note that a loop of a run was stopped, whoever made it: an attempt that is open has not finished."""
+        for run in list(self._open_runs.values()):
+            if run.run_id == run_id:
+                run.stops.append(None)
+
     def run(self, run_id: str, *, again: bool = False) -> Run:
         """
         Begin an attempt of a run: `with store.run("nightly-2026-11-28") as run:`, or `async with`.
@@ -413,7 +421,8 @@ class CheckpointStore:
         That the attempt began, and how it ended, are entries in the stage `milepost:run`: finished, or failed with the type
         of the exception. If a loop of the run was stopped, the attempt has failed, with the error `stopped`. An attempt that
         was killed has no end; a later one shows that it was. `runs()` has the state, the number of attempts and how long the
-        last one took. A failure to record the end never masks the body's exception.
+        last one took. A failure to record the end never masks the body's exception, but where a generator is closed: nobody
+        would hear of it. Cancelled as it begins or ends, a task waits for the commit: a run that began has an end.
 
         Args:
             run_id: The run; the same name after a kill or a failure, and its loops go on from their last checkpoints.

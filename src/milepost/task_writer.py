@@ -46,8 +46,8 @@ class TaskWriter(GroupWriter):
         super().__init__(path, **options)
         self._helpers: dict[str, Helper] = {}  # under NOW: made by the first task
 
-    def _do_async(self, job: Job[T]) -> Awaitable[T]:
-        """Have a job done for the running task, which awaits what this returns."""
+    def _do_async(self, job: Job[T], *, outlasting: bool = False) -> Awaitable[T]:
+        """Have a job done for the running task, which awaits what this returns: `outlasting`, whoever cancels it."""
         self.refuse_if_ended()
         block = self._block_of_task()
         if block is not None:  # no disk is waited for inside it
@@ -55,7 +55,7 @@ class TaskWriter(GroupWriter):
         helper = self._running_helper()
         if helper.ended_with_the_interpreter:
             return _done(self._do(job))
-        return helper.do(job)
+        return helper.do(job, outlasting=outlasting)
 
     def _block_of_task(self) -> BlockTurn | None:
         """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from milepost import rows
 from milepost.arguments import check_integer, plain_integer
 from milepost.checkpoint import MAX_INTEGER
-from milepost.errors import InvalidArgumentError, MilepostError, StageMovedError, StoreError
+from milepost.errors import InvalidArgumentError, MilepostError, StageMovedError, StoreError, note
 from milepost.owner import in_event_loop
 from milepost.progress import OffsetProgress, refuse_bag
 from milepost.source import Start
@@ -303,7 +303,7 @@ class _Tracking:
         self._ticker: Ticker | None = None
         self._stopped = False
         self.stops: list[None] = []
-        """One more for each `stop()`. A run shares it with its loops."""
+        """One more for each `stop()`. A run shares it with the loops of its handle."""
         self._is_open = False
 
     def _state(self) -> rows.ResumeState | None:
@@ -339,6 +339,7 @@ class _Tracking:
         """
         self._stopped = True
         self.stops.append(None)
+        self._store._note_stop(self.run_id)  # noqa: SLF001 - the store's own loop
         if self._progress is not None:
             self._progress.stop()
 
@@ -411,9 +412,7 @@ class _Tracking:
         """What is finished could not be recorded, after the body has raised: that is what the caller has to hear."""
         if error is None:
             raise failure
-        error.add_note(
-            f"and what is finished could not be recorded: {failure if isinstance(failure, MilepostError) else repr(failure)}"
-        )
+        note(error, "and what is finished could not be recorded", failure)
 
     def _end(self, progress: _TrackedProgress, given: BaseException | None, error: BaseException | None) -> bool:
         """

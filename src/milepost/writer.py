@@ -21,7 +21,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, TypeVar, Unpack
 
-from milepost import open_files
+from milepost import details, open_files
 from milepost.block import Block, BlockTurn
 from milepost.errors import ClosedStoreError, StoreBusyError, StoreError
 from milepost.job import Job
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from milepost.checkpoint import Checkpoint
     from milepost.cursors import Stored
     from milepost.receipt import BatchReceipt, Receipt
+    from milepost.rows import Attempt
 
 __all__ = ["Durability", "Writer"]
 
@@ -95,13 +96,13 @@ class Writer(TaskWriter):
         """Append the next checkpoints of several stages: all of them, or nothing."""
         return self._do(Job(lambda end: end.advance_many(steps, clock)))
 
-    def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> int:
-        """Record that an attempt of a run begins; its number."""
+    def begin_run(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> Attempt:
+        """Record that an attempt of a run begins."""
         return self._do(Job(lambda end: end.begin_run(run_id, again=again, clock=clock)))
 
-    def end_run(self, run_id: str, attempt: int, state: str, clock: Callable[[], int], error: str | None) -> Receipt:
+    def end_run(self, run_id: str, began: Attempt, state: str, clock: Callable[[], int], error: str | None) -> Receipt:
         """Record how an attempt has ended."""
-        return self._do(Job(lambda end: end.end_run(run_id, attempt, state, clock, error)))
+        return self._do(Job(lambda end: end.end_run(run_id, began, state, clock, error)))
 
     def branch(
         self, run_id: str, new_run_id: str, stage: str | None, as_of_ms: int | None, clock: Callable[[], int]
@@ -141,15 +142,23 @@ class Writer(TaskWriter):
         """As `advance_many`."""
         return self._do_async(Job(lambda end: end.advance_many(steps, clock)))
 
-    def begin_run_async(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> Awaitable[int]:
-        """As `begin_run`."""
-        return self._do_async(Job(lambda end: end.begin_run(run_id, again=again, clock=clock)))
+    async def begin_run_async(self, run_id: str, *, again: bool, clock: Callable[[], int]) -> Attempt:
+        """As `begin_run`. If the task is cancelled meanwhile, the attempt is recorded as failed."""
+        from asyncio import CancelledError  # noqa: PLC0415 - whoever is here has imported it
+
+        job = Job(lambda end: end.begin_run(run_id, again=again, clock=clock))
+        try:
+            return await self._do_async(job, outlasting=True)
+        except CancelledError as error:
+            if job.error is None:
+                await self.end_run_async(run_id, job.outcome, details.FAILED, clock, details.name_of_error(type(error)))
+            raise
 
     def end_run_async(
-        self, run_id: str, attempt: int, state: str, clock: Callable[[], int], error: str | None
+        self, run_id: str, began: Attempt, state: str, clock: Callable[[], int], error: str | None
     ) -> Awaitable[Receipt]:
-        """As `end_run`."""
-        return self._do_async(Job(lambda end: end.end_run(run_id, attempt, state, clock, error)))
+        """As `end_run`, whoever cancels the task meanwhile."""
+        return self._do_async(Job(lambda end: end.end_run(run_id, began, state, clock, error)), outlasting=True)
 
     # The end
 

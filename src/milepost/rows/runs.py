@@ -7,31 +7,34 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from milepost import details
 from milepost.checkpoint import MAX_INTEGER, Checkpoint
 from milepost.mileposts import RUN, RUN_STAGE
-from milepost.rows.columns import FIELDS, Statements, checked_cursor, checked_detail, checkpoint
+from milepost.rows.columns import FIELDS, Statements, checked_cursor, checked_detail, checkpoint, digits
 
 if TYPE_CHECKING:
     from milepost.cursors import Stored
 
 
 class Attempt(NamedTuple):
-    """The last entry about a run's attempts: which attempt it was, and whether it began or how it ended."""
+    """An entry about a run's attempts: which attempt it was, and whether it began or how it ended."""
 
     attempt: int
     sequence: int
     state: str
     at_ms: int
+    signature: str
 
 
 def last_attempt(connection: Statements, run_id: str) -> Attempt | None:
-    """Return the last attempt of a run, or None if there was none."""
+    """Return the last entry about a run's attempts, or None if there was none."""
     row: tuple[Any, ...] | None = connection.execute(_LAST_ATTEMPT, (run_id, details.STAGE_OF_RUNS)).get
     if row is None:
         return None
-    attempt, sequence, detail, at_ms = row
-    return Attempt(attempt, sequence, details.of_attempt(detail)[0], at_ms)
+    attempt, sequence, detail, at_ms, signature = row
+    return Attempt(attempt, sequence, details.of_attempt(detail)[0], at_ms, digits(signature))
 
 
-_LAST_ATTEMPT: Final = f"SELECT entry.offset, entry.sequence, entry.detail, entry.at_ms FROM {RUN_STAGE.last_given()}"
+_LAST_ATTEMPT: Final = (
+    f"SELECT entry.offset, entry.sequence, entry.detail, entry.at_ms, entry.signature FROM {RUN_STAGE.last_given()}"
+)
 
 
 class BranchPoint(NamedTuple):
