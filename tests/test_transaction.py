@@ -138,6 +138,15 @@ def test_what_has_rolled_a_block_back_is_the_cause_of_what_its_end_tells(sink: C
     with pytest.raises(StoreError, match="SQLite rolled the transaction back") as told, sink.transaction() as connection:
         connection.execute("INSERT OR ROLLBACK INTO sink VALUES (NULL)")
     assert isinstance(told.value.__cause__, apsw.ConstraintError)
+    assert "NOT NULL constraint failed: sink.amount" in str(told.value)
+
+
+def test_a_full_disk_that_has_rolled_a_block_back_is_told_as_that(sink: CheckpointStore) -> None:
+    """In a statement of the block's own too."""
+    with pytest.raises(StoreFullError), sink.transaction() as connection:
+        _rolled_back_by_sqlite(sink, connection)
+        raise apsw.FullError
+    assert _total(sink) == 0
 
 
 def test_nothing_is_done_in_a_block_that_sqlite_has_rolled_back(sink: CheckpointStore) -> None:

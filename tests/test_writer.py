@@ -645,7 +645,7 @@ def test_a_block_that_is_interrupted_as_it_is_lent_or_taken_back_leaves_no_trans
         lend(turn, connection)
         raise KeyboardInterrupt
 
-    def as_it_is_taken_back(turn: BlockTurn) -> NoReturn:
+    def as_it_is_taken_back(turn: BlockTurn, timeout_s: float, *, interrupt: bool) -> NoReturn:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -1263,7 +1263,8 @@ def test_a_file_is_announced_before_it_is_opened_to_write(path: Path, monkeypatc
     announced: list[tuple[bool, bool]] = []
 
     def noted(path: str, how: str, *given: Any) -> Any:
-        announced.append((path in open_files.opening_to_write.values(), any(each.may_be_open for each in databases())))
+        told = path in open_files.opening_to_write.values() and path in open_files.mapping_to_write.values()
+        announced.append((told, any(each.may_be_open for each in databases())))
         return connect(path, how, *given)
 
     def databases() -> list[open_files.OpenFile]:
@@ -1271,7 +1272,7 @@ def test_a_file_is_announced_before_it_is_opened_to_write(path: Path, monkeypatc
 
     monkeypatch.setattr("milepost.writable_database.connect", noted)
     with CheckpointStore(path, durability="normal"):
-        assert open_files.opening_to_write == {}
+        assert open_files.opening_to_write == open_files.mapping_to_write == {}
     assert announced == [(True, True)]
 
 

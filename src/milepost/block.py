@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,9 +27,12 @@ CUT_SHORT: Final = (
     "SQLite rolled the transaction back after an error, and nothing of the block was kept: let the exception end the block, "
     "and begin another"
 )
-
+UNDONE: Final = (
+    "the block was undone before its end, since the `__exit__` that was taken to end it was gone: use `with`, or keep it"
+)
 
 _FEW_CURSORS: Final = 100
+_LOOK_AGAIN_S: Final = 0.001  # between two looks whether a statement of another thread is over
 
 
 class BlockTurn(Turn):
@@ -45,6 +49,7 @@ class BlockTurn(Turn):
         "_cursors",
         "_many",
         "_process",
+        "_running",
         "_task",
         "_thread",
         "appended",
@@ -75,6 +80,7 @@ class BlockTurn(Turn):
         # Closed at the end. No WeakSet: Python ignores an interrupt in its callback.
         self._cursors: list[weakref.ref[apsw.Cursor]] = []
         self._many = _FEW_CURSORS  # how many to collect before dead ones are removed
+        self._running: dict[object, int] = {}  # its statements in progress, and their threads
         self.depth: int = 0  # how many blocks are open inside the outermost one
         self.appended: int = 0  # entries
         self.busy: bool = True  # a call of milepost's is in progress in it, at first the one that begins it
@@ -120,6 +126,7 @@ class BlockTurn(Turn):
         cursor = LentCursor(connection)
         cursor.may_run = self._refuse_outside
         cursor.failed = self.outermost.disk_failed
+        cursor.running = self._running
         self._remember(cursor)
         return cursor
 
@@ -139,15 +146,56 @@ class BlockTurn(Turn):
         inherited.refuse_child(self._process, self.path)  # its temporary tables too are its parent's
         if self.over:
             raise outside(self.path)
+        # Of a loop's block, which goes from thread to thread, and of a task's, whose slow statements may run in a thread,
+        # nobody can tell whether a statement is its owner's. Of a thread's own block one of another thread is not.
+        if self.loop is None and self._task is None and self._thread is not threading.current_thread():
+            raise StoreError(
+                self.path,
+                "the connection of transaction() belongs to the thread that has opened the block: begin a block of this "
+                "thread's own",
+            )
         self.refuse_if_cut_short()
 
-    def close_cursors(self) -> None:
-        """Close every cursor. One that a traceback keeps would read on after the transaction has ended."""
-        self.over = True
+    def close_cursors(self, timeout_s: float, *, interrupt: bool) -> None:
+        """
+        Let no statement begin any more, wait for those of other threads, and close every cursor.
+
+        A task that was cancelled may have left a statement in a thread. Whoever does not wait for it ends nothing: neither
+        a COMMIT nor a ROLLBACK runs beside it. A cursor that a traceback keeps would read on after the transaction.
+
+        Args:
+            timeout_s: How long to wait at most, in seconds.
+            interrupt: End those statements, as all is undone anyway.
+
+        Raises:
+            apsw.ThreadingViolationError: One goes on after that time.
+        """
+        self.over = True  # first: a statement notes that it runs, and then looks
+        deadline = time.monotonic() + timeout_s
+        self.await_statements(timeout_s, interrupt=interrupt)
         for each in self._cursors:
             cursor = each()
-            if cursor is not None:
-                cursor.close(True)
+            while cursor is not None:
+                try:
+                    cursor.close(True)
+                    break
+                except apsw.ThreadingViolationError:  # its rows are being read in another thread
+                    if time.monotonic() >= deadline:
+                        raise
+                self._look_again(interrupt=interrupt)
+
+    def await_statements(self, timeout_s: float, *, interrupt: bool) -> None:
+        """Wait for the statements of other threads, at most so many seconds, or end them, and with them the transaction."""
+        if not self._running:
+            return
+        me, deadline = threading.get_ident(), time.monotonic() + timeout_s
+        while any(thread != me for thread in list(self._running.values())) and time.monotonic() < deadline:
+            self._look_again(interrupt=interrupt)
+
+    def _look_again(self, *, interrupt: bool) -> None:
+        if interrupt and self.connection is not None:
+            self.connection.interrupt()
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def outside(path: str) -> StoreError:
@@ -194,7 +242,7 @@ class _AsyncEnd:
         error: BaseException | None = None,
         _traceback: TracebackType | None = None,
     ) -> None:
-        await self._block.end_async(error)
+        await self._block.end_async(None, error)
 
 
 class _AsyncExit:
@@ -226,23 +274,36 @@ class Block:
         self.loop: str | None = loop
         self.held: weakref.ref[object] | None = None
         """A reference to the `__exit__` that the `with` holds; None after an ordinary end."""
+        self._watched = False  # entered, or about to be
+        self.undone: bool = False
+        """Whether it was undone before its end."""
 
     gate: Gate | None = None
     """What the other tasks of its loop wait at, where a task has opened it."""
 
     def __enter__(self) -> apsw.Connection:
-        return self._writer.enter(self)
+        try:
+            self._begin_to_watch()
+            return self._writer.enter(self)
+        finally:
+            self._watched = self.turn is not None
 
     async def __aenter__(self) -> apsw.Connection:
-        return await self._writer.enter_async(self)
+        try:
+            self._begin_to_watch()
+            return await self._writer.enter_async(self)
+        finally:
+            self._watched = self.turn is not None
 
-    async def end_async(self, error: BaseException | None) -> None:
+    async def end_async(
+        self,
+        _kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None:
         """Do as `end` does, without holding the event loop."""
         if isinstance(error, GeneratorExit):  # the task is gone, and nothing can be awaited
-            try:
-                self._writer.leave(self, error)
-            finally:
-                self.open_gate()
+            self._writer.leave(self, error)
         else:
             await self._writer.leave_async(self, error)
 
@@ -269,8 +330,18 @@ class Block:
         self._writer.disk_failed_in_block(error)
 
     def watch(self, end: Any) -> None:
-        """Watch `end`: the `with` is over when that object is gone."""
-        self.held = weakref.ref(end, self._abandoned)
+        """
+        Watch `end`, which a `with` takes just before it enters: the `with` is over when that object is gone.
+
+        Whoever looks at `__exit__` of a block that is entered, as a debugger does, gets one that nobody watches.
+        """
+        if not self._watched:
+            self.held = weakref.ref(end, self._abandoned)
+
+    def _begin_to_watch(self) -> None:
+        self._watched, self.undone = True, False
+        if self.held is not None and self.held() is None:  # somebody has looked at `__exit__`, and enters without a `with`
+            self.held = None
 
     @property
     def abandoned(self) -> bool:
@@ -279,7 +350,9 @@ class Block:
 
     def _abandoned(self, _: object) -> None:
         if self.abandoned:
-            try:
-                self._writer.leave(self, GeneratorExit())
-            finally:
-                self.open_gate()
+            self.undo()
+
+    def undo(self) -> None:
+        """Undo it, since its `with` is over and it has not ended."""
+        self.undone = True
+        self._writer.leave(self, GeneratorExit())

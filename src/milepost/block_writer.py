@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 import apsw
 
 from milepost import append
-from milepost.block import CUT_SHORT, BlockTurn
+from milepost.block import CUT_SHORT, UNDONE, BlockTurn
 from milepost.errors import FailedStoreError, MilepostError, StoreBusyError, StoreError
 from milepost.sqlite_errors import sync_failed
 from milepost.turn import NOW, Turn, Turns
@@ -86,7 +86,7 @@ class BlockWriter(WritableDatabase):
         entered = False
         try:
             if not self._turns.take(turn, self.busy_timeout_ms / 1000):
-                raise StoreBusyError(self.path, self.busy_timeout_ms)
+                raise self._busy()
             self._begin()
             connection = self._lent
             self._end = None  # what the block's own savepoints undo, nobody tells us
@@ -120,7 +120,14 @@ class BlockWriter(WritableDatabase):
         self._bound.steps = None
         self._rules.ours = turn.busy = False
 
-    def leave(self, block: Block, error: BaseException | None) -> None:  # noqa: PLR0912 - in this order, whatever interrupts it
+    def leave(self, block: Block, error: BaseException | None) -> None:
+        """End a block, and let in the next task that waits to begin one."""
+        try:
+            self._leave(block, error)
+        finally:
+            block.open_gate()
+
+    def _leave(self, block: Block, error: BaseException | None) -> None:  # noqa: PLR0912 - in this order, whatever interrupts it
         """
         End a block: commit it, or undo it where an exception has ended it.
 
@@ -131,6 +138,8 @@ class BlockWriter(WritableDatabase):
         if turn is None or turn.over:
             if error is None:
                 self.refuse_if_ended()
+                if block.undone:
+                    raise StoreError(self.path, UNDONE)
             return
         if block is not turn.outermost:
             self._leave_inner(turn, block, error)
@@ -142,11 +151,16 @@ class BlockWriter(WritableDatabase):
                     raise self._told(error) from error
                 return
             self.refuse_if_ended()
+            turn.close_cursors(self.busy_timeout_ms / 1000, interrupt=error is not None)
             cut_short = not self._lent.in_transaction
-            turn.close_cursors()
             self._reset(self._lent)
-            if cut_short and (error is None or isinstance(error, apsw.Error)):
-                raise StoreError(self.path, CUT_SHORT) from error
+            if cut_short and isinstance(error, apsw.Error):
+                told = self._told(error)
+                if type(told) is StoreError:
+                    told = StoreError(self.path, f"SQLite rolled the transaction back, and all of it: {told.problem}")
+                raise told from error
+            if cut_short and error is None:
+                raise StoreError(self.path, CUT_SHORT)
             self._file_lock.let_others_in()
             if error is None:
                 self._commit_transaction(turn.appended)
@@ -179,6 +193,14 @@ class BlockWriter(WritableDatabase):
         if sync_failed(error):
             self._told(error)
 
+    def _busy(self) -> StoreBusyError:
+        """The error where a turn did not come in time: for another process's lock, or for a block of this process."""
+        holder = self._turns.holder
+        if not isinstance(holder, BlockTurn):
+            return StoreBusyError(self.path, self.busy_timeout_ms)
+        whose = holder.loop or "a transaction() block"
+        return StoreBusyError(self.path, self.busy_timeout_ms, f"the transaction of {whose}")
+
     def _in_the_way(self) -> Turn | None:
         """Whose turn it is, or will be before the caller's and not end before the caller does."""
         if self._entering:
@@ -196,7 +218,7 @@ class BlockWriter(WritableDatabase):
         """
         if isinstance(holder, BlockTurn):
             if holder.outermost.abandoned:
-                self.leave(holder.outermost, GeneratorExit())
+                holder.outermost.undo()
                 return None
             if within is not None and within.turn is holder:
                 return holder
@@ -229,7 +251,7 @@ class BlockWriter(WritableDatabase):
 
     def _enter_inner(self, turn: BlockTurn, block: Block) -> apsw.Connection:
         self._refuse_reentry(turn)
-        turn.refuse_if_cut_short()
+        self._await_statements(turn)
         if turn.depth >= DEEPEST:
             raise StoreError(self.path, f"{DEEPEST} transaction blocks stand inside one another: leave some")
         connection = self._lent
@@ -259,6 +281,7 @@ class BlockWriter(WritableDatabase):
             return
         kept = False
         try:
+            turn.await_statements(self.busy_timeout_ms / 1000, interrupt=error is not None)
             if error is None or isinstance(error, apsw.Error):
                 turn.refuse_if_cut_short()
             self._rules.ours = turn.busy = True
@@ -280,7 +303,7 @@ class BlockWriter(WritableDatabase):
     def _do_in_block(self, turn: BlockTurn, job: Job[T]) -> T:
         """Do a job inside an open block: it is undone alone where it fails, and there with the end of the block."""
         self._refuse_reentry(turn)
-        turn.refuse_if_cut_short()
+        self._await_statements(turn)
         connection = self._lent
         row_trace, exec_trace, ours, steps = connection.row_trace, connection.exec_trace, self._rules.ours, self._bound.steps
         try:
@@ -331,6 +354,19 @@ class BlockWriter(WritableDatabase):
         if turn.busy or self._bound.steps is not None:
             raise StoreError(self.path, f"a call of this store is not over yet in its block, and was interrupted {_BY_WHOM}")
 
+    def _await_statements(self, turn: BlockTurn) -> None:
+        """
+        Wait for statements of the block that run in other threads, before a call of milepost's in it.
+
+        Raises:
+            StoreError: One does not end in time, or SQLite has rolled the block back.
+        """
+        turn.await_statements(self.busy_timeout_ms / 1000, interrupt=False)
+        try:
+            turn.refuse_if_cut_short()
+        except apsw.ThreadingViolationError as error:
+            raise self._told(error) from error
+
     def _refuse_reentry(self, turn: BlockTurn) -> None:
         if turn.busy:
             raise StoreError(self.path, f"a write was begun within another, {_BY_WHOM}")
@@ -350,7 +386,7 @@ class BlockWriter(WritableDatabase):
 
     def _read_in_block(self, turn: BlockTurn, query: Callable[[apsw.Connection, *Given], T], *given: *Given) -> T:
         self.refuse_if_ended()
-        turn.refuse_if_cut_short()
+        self._await_statements(turn)
         connection = self._lent
         row_trace, exec_trace, ours, steps = connection.row_trace, connection.exec_trace, self._rules.ours, self._bound.steps
         try:

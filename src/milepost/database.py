@@ -145,7 +145,7 @@ class Database:
                     self.refuse_if_ended()
                 if reader.may_go_stale and reader.stale():  # the result may mix two files
                     continue
-                if self._closing or open_files.forking or open_files.opening_to_write or len(self._idle) >= _IDLE:
+                if self._closing or open_files.forking or open_files.mapping_to_write or len(self._idle) >= _IDLE:
                     self._discard(reader)
                 else:
                     self._idle.append(reader)
@@ -203,7 +203,7 @@ class Database:
                 # the registered readers. Either side therefore sees the other.
                 self._readers[reader.key] = weakref.ref(reader)
                 waits = self._closing or open_files.forks_elsewhere()
-                if not waits and self.path not in open_files.opening_to_write.values():
+                if not waits and self.path not in open_files.mapping_to_write.values():
                     break
                 self._discard(reader)
                 if time.monotonic() > deadline:

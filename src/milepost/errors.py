@@ -491,22 +491,31 @@ class StoreFullError(StoreError):
 
 
 class StoreBusyError(StoreError, TimeoutError):
-    """Another writer held the lock for `waited_ms` milliseconds. You can safely retry."""
+    """
+    Another writer held the lock for `waited_ms` milliseconds. You can safely retry.
+
+    If it was a transaction block of this process, `block` says which. A retry helps only once that has ended.
+    """
 
     args: tuple[Any, ...]
     waited_ms: int
+    block: str | None
     errno: int | None
     strerror: str | None
     filename: Any
 
-    def __init__(self, path: str, waited_ms: int) -> None:
-        super().__init__(
-            path, f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
-        )
+    def __init__(self, path: str, waited_ms: int, block: str | None = None) -> None:
+        problem = f"another writer held the lock for {waited_ms} ms: retry, or open with a longer busy_timeout_ms"
+        if block is not None:
+            problem = (
+                f"{block} is open in this process, and {waited_ms} ms were not enough for its end: let it end before others "
+                "write (where it waits for another task or thread to write, it waits for itself)"
+            )
+        super().__init__(path, problem)
         # OSError takes the first two arguments for errno and strerror, so they are set again.
         self.errno, self.strerror, self.filename = errno.ETIMEDOUT, self.problem, path
-        self.args = (path, waited_ms)
-        self.waited_ms = waited_ms
+        self.args = (path, waited_ms) if block is None else (path, waited_ms, block)
+        self.waited_ms, self.block = waited_ms, block
 
 
 class TargetError(MilepostError):

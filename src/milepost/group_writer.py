@@ -9,7 +9,7 @@ import apsw
 
 from milepost import append
 from milepost.block_writer import BlockWriter
-from milepost.errors import MilepostError, StoreBusyError, StoreError
+from milepost.errors import MilepostError, StoreError
 from milepost.job import Job
 from milepost.turn import NOW, Turn
 
@@ -49,7 +49,7 @@ class GroupWriter(BlockWriter):
             raise StoreError(self.path, "the loop's block has ended: record inside the loop")
         try:
             if not self._turns.take(job, self.busy_timeout_ms / 1000):
-                raise StoreBusyError(self.path, self.busy_timeout_ms)
+                raise self._busy()
             if not job.done:
                 self._commit(job)
         finally:

@@ -14,6 +14,7 @@ one again. The caller's statements therefore share no cache with milepost's.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import apsw
@@ -209,6 +210,8 @@ class LentCursor(apsw.Cursor):
     may_run: Callable[[], None]
     failed: Callable[[apsw.IOError], None]
     """Told of each error of the disk: the caller may well catch it, and the writer has to know of a sync that failed."""
+    running: dict[object, int]
+    """The block's statements in progress, each with the ident of its thread."""
 
     def execute(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
         """Do the same as APSW's method, inside the block only."""
@@ -221,10 +224,14 @@ class LentCursor(apsw.Cursor):
     def _run(
         self, of_apsw: Callable[..., apsw.Cursor], statements: str, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> apsw.Cursor:
-        self.may_run()
-        options["can_cache"] = False
+        statement = object()
         try:
+            self.running[statement] = threading.get_ident()  # and then look: the end of the block looks here last
+            self.may_run()
+            options["can_cache"] = False
             return of_apsw(statements, *arguments[:1], **options)
         except apsw.IOError as error:
             self.failed(error)
             raise
+        finally:
+            self.running.pop(statement, None)

@@ -83,11 +83,14 @@ forking: dict[int, None] = {}
 """The threads that fork just now. Meanwhile the others open nothing."""
 
 opening_to_write: dict[int, str] = {}
+"""Paths that this process is opening to write, by the id() of the opener. The child of a fork keeps away from them."""
+
+mapping_to_write: dict[int, str] = {}
 """
-Paths that this process is opening to write, by the id() of the opener. Meanwhile nothing else in this process opens them.
+Those of them whose shared memory is not mapped yet. Meanwhile nothing else in this process opens them.
 
 SQLite maps the shared memory of a WAL once in a process. If a reader comes first, the mapping is read-only, and a writer
-could not write.
+could not write. Once it is mapped, readers need not wait, however long the writer waits for another process.
 """
 
 
@@ -204,6 +207,7 @@ def notice_a_fork() -> None:
         with contextlib.suppress(Exception):
             file.carried_over()
         opening_to_write.pop(id(file), None)
+        mapping_to_write.pop(id(file), None)
         _open.pop(id(file), None)
     _process = os.getpid()
 

@@ -210,7 +210,15 @@ class _Tasks:
             self._serving += 1
             task = asyncio.create_task(self._serve(), name="milepost-worker")
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        while task.cancelled() and self._queue:  # perhaps before its first step, and then nobody does what it was begun for
+            job = self._queue.popleft()
+            job.fail(asyncio.CancelledError())
+            job.finished = True
+            self._ring(job)
 
     async def _serve(self) -> None:
         while self._queue:
@@ -256,6 +264,7 @@ class _Reader:
         self.has_ended = False
         self.error: BaseException | None = None
         self.task = asyncio.create_task(self._read(), name="milepost-reader")
+        self.task.add_done_callback(self._ended)
 
     def read(self) -> None:
         """Begin to read the next record."""
@@ -288,6 +297,11 @@ class _Reader:
             self._ring()
             if in_event_loop():
                 await close_async(self._feed)
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        if not self.has_ended:  # it was cancelled before its first step
+            self.error, self.is_reading, self.has_ended = asyncio.CancelledError(), False, True
+            self._ring()
 
     def stop(self) -> None:
         """Close the source."""

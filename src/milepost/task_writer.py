@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from milepost.block import BlockTurn
-from milepost.errors import StoreBusyError, StoreError
+from milepost.errors import StoreError
 from milepost.group_writer import PATIENCE_NS, GroupWriter
 from milepost.turn import NOW
 
@@ -88,7 +88,7 @@ class TaskWriter(GroupWriter):
             if not self._turns.take(batch, max(0.0, batch.waits_since + seconds - time.monotonic())):
                 if not batch.given_up:
                     for job in batch.claim_those_since(time.monotonic() - seconds):
-                        job.error = StoreBusyError(self.path, self.busy_timeout_ms)
+                        job.error = self._busy()
                 return
             self._commit(batch)
             batch.done = True
@@ -119,7 +119,7 @@ class TaskWriter(GroupWriter):
             return self.enter(block)
         gate = helper.gate()
         if not await gate.enter(self.busy_timeout_ms / 1000):
-            raise StoreBusyError(self.path, self.busy_timeout_ms)
+            raise self._busy()
         turn = BlockTurn(self.path, block)
         claim = [None]  # emptied in one step: by the thread when the block has begun, or by the task that waits no more
 

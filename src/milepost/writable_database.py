@@ -130,7 +130,7 @@ class WritableDatabase(Database):
         try:
             # Announce first, then check: a signal handler that forks before this finds no open file to keep its child from.
             # The child would write what its parent writes.
-            open_files.opening_to_write[id(self)] = self.path
+            open_files.opening_to_write[id(self)] = open_files.mapping_to_write[id(self)] = self.path
             self.refuse_if_ended()
             others = [other for other in open_files.opened() if other.path == self.path and other is not self]
             # Beside another writer the shared memory is mapped already, to be written to.
@@ -153,6 +153,7 @@ class WritableDatabase(Database):
             raise
         finally:
             open_files.opening_to_write.pop(id(self), None)
+            open_files.mapping_to_write.pop(id(self), None)
 
     def _prepare(self, connection: LentConnection) -> None:
         self._rules = connection.rules = Rules(self.path)
@@ -174,6 +175,8 @@ class WritableDatabase(Database):
         connection.pragma("cache_size", -CACHE_KIB)
         connection.pragma("synchronous", self._synchronous)  # https://sqlite.org/pragma.html#pragma_synchronous
         self._leave_wal_alone(connection)
+        connection.pragma("schema_version")  # a read, which maps the shared memory
+        open_files.mapping_to_write.pop(id(self), None)
         self._wal = wal.Wal(connection, self.path, self.vfs, grows_ahead=self._synchronous == "full")
         self._make_durable(connection)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, Unpack
 
 from milepost import details, open_files
 from milepost.block import Block, BlockTurn
-from milepost.errors import ClosedStoreError, StoreBusyError, StoreError
+from milepost.errors import ClosedStoreError, StoreError
 from milepost.job import Job
 from milepost.task_writer import TaskWriter
 from milepost.turn import NOW, Turn
@@ -187,7 +187,7 @@ class Writer(TaskWriter):
                     helper.stop(_CLOSING, seconds, drain=True)
                     seconds = max(0.0, deadline - time.monotonic())
                 if not self._turns.take(turn, seconds):
-                    raise StoreBusyError(self.path, self.busy_timeout_ms)
+                    raise self._busy()
             self._close_now()
         finally:
             if NOW in self._turns.held and self._turns.held[NOW] is turn:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
+import inspect
 import sys
 import threading
 import time
@@ -774,3 +777,91 @@ def test_a_block_is_not_taken_for_one_of_a_new_thread_that_has_the_number_of_its
             finally:
                 with_.pop()(None, None, None)
     pytest.skip("no thread has got the number of one before it")
+
+
+# The end of a block that others look at, or that an exit stack holds
+
+
+def test_looking_at_an_open_block_changes_nothing(sink: CheckpointStore) -> None:
+    """As a debugger does, and whoever asks whether it is a context manager."""
+
+    async def main() -> None:
+        block = sink.transaction()
+        async with block as connection:
+            connection.execute("INSERT INTO sink VALUES (2)")
+            assert hasattr(block, "__aexit__")
+            assert inspect.getmembers(block)
+            await sink.append_async(entry(5))
+
+    block = sink.transaction()
+    with block as connection:
+        connection.execute("INSERT INTO sink VALUES (1)")
+        assert hasattr(block, "__exit__")
+        assert inspect.getmembers(block)
+        sink.append(entry(4))
+    asyncio.run(main())
+    assert _amounts(sink) == [1, 2]
+    _sound(sink, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_exit_stack_ends_a_block(sink: CheckpointStore, looked_at: bool, fails: bool) -> None:
+    """It commits, or an exception undoes it, though somebody has looked at its end before; `async with` too."""
+
+    def given() -> Block:
+        block = sink.transaction()
+        assert not looked_at or (hasattr(block, "__exit__") and hasattr(block, "__aexit__"))
+        return block
+
+    def write(connection: apsw.Connection, amount: int) -> None:
+        connection.execute("INSERT INTO sink VALUES (?)", (amount,))
+        sink.append(entry(3 + amount))
+        gc.collect()
+        connection.execute("INSERT INTO sink VALUES (?)", (amount,))
+        if fails:
+            raise ValueError(amount)
+
+    async def main() -> None:
+        with contextlib.suppress(ValueError):
+            async with contextlib.AsyncExitStack() as stack:
+                write(await stack.enter_async_context(given()), 2)
+        await asyncio.wait_for(sink.append_async(entry(6)), 10)
+
+    with contextlib.suppress(ValueError), contextlib.ExitStack() as stack:
+        write(stack.enter_context(given()), 1)
+    asyncio.run(main())
+    assert _amounts(sink) == ([] if fails else [1, 1, 2, 2])
+    _sound(sink, [1, 2, 3, 6] if fails else [1, 2, 3, 4, 5, 6])
+
+
+def test_a_block_that_was_undone_before_its_end_tells_so_at_its_end(sink: CheckpointStore) -> None:
+    """Entered by hand, with an `__exit__` that was taken and then dropped; used once more, it is as any."""
+    block = sink.transaction()
+    end = block.__exit__
+    block.__enter__().execute("INSERT INTO sink VALUES (1)")
+    sink.append(entry(4))
+    del end
+    with pytest.raises(StoreError, match="undone before its end"):
+        block.__exit__(None, None, None)
+    with block as connection:
+        connection.execute("INSERT INTO sink VALUES (2)")
+    assert _amounts(sink) == [2]
+    _sound(sink, [1, 2, 3])
+
+
+def test_the_connection_of_a_threads_block_refuses_other_threads(sink: CheckpointStore) -> None:
+    """Also one that was kept from a block before: what it wrote would be undone with another thread's block."""
+    with sink.transaction() as kept:
+        kept.execute("INSERT INTO sink VALUES (1)")
+
+    def write() -> None:
+        with pytest.raises(StoreError, match="belongs to the thread that has opened the block"):
+            kept.execute("INSERT INTO sink VALUES (2)")
+        with pytest.raises(StoreError, match="belongs to the thread"):
+            kept.cursor().executemany("INSERT INTO sink VALUES (?)", [(2,)])
+
+    with sink.transaction() as connection:
+        connection.execute("INSERT INTO sink VALUES (3)")
+        in_time(write)
+    assert _amounts(sink) == [1, 3]

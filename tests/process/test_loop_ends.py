@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import random
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
@@ -840,3 +842,38 @@ def test_a_mapped_loop_may_be_continued_and_dropped_in_another_thread(store: Che
     until(lambda: not [each for each in threading.enumerate() if each.name.startswith("milepost-")])
     assert _offset(store) in {4, 5}
     assert [record for record, _ in _loop(store, range(100)).map(_slow)][-1] == 99
+
+
+@pytest.mark.parametrize("source", ["a list", "an async generator"])
+def test_a_loop_whose_own_tasks_are_cancelled_before_they_begin_ends(store: CheckpointStore, source: str) -> None:
+    """As a program does that cancels all tasks but its own."""
+
+    async def work(record: int) -> int:
+        await asyncio.sleep(0)
+        return record
+
+    async def records() -> AsyncIterator[int]:
+        for record in range(10):
+            yield record
+
+    async def main(when: int) -> None:
+        me = asyncio.current_task()
+
+        def cancel_others() -> None:
+            for task in asyncio.all_tasks() - {me}:
+                task.cancel()
+
+        def later(steps: int) -> None:
+            asyncio.get_running_loop().call_soon(partial(later, steps - 1) if steps else cancel_others)
+
+        later(when)
+        given: Any = range(10) if source == "a list" else (lambda _start: records())
+        loop = store.checkpointed(given, run_id=f"run-{when}", stage="s", every=2).map(work, workers=2)
+        with contextlib.suppress(asyncio.CancelledError):
+            async with asyncio.timeout(20):
+                async for _ in loop:
+                    pass
+
+    for when in range(12):
+        in_time(lambda when=when: asyncio.run(main(when)))  # type: ignore[misc]
+    assert store.verify().ok

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import pickle
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import pytest
 import trio
 
@@ -410,5 +415,153 @@ def test_what_is_awaited_does_not_matter(sink: CheckpointStore) -> None:
             assert await reader == 0
             sink.append(entry(2))
         assert len(sink) == 2
+
+    _run(main)
+
+
+# A statement of a block that runs in a thread, as a slow one may
+
+SLOW = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+"""Runs until it is interrupted."""
+
+
+@pytest.mark.parametrize("statement", [SLOW, f"INSERT INTO sink {SLOW}"], ids=["a query", "a write"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_task_that_is_cancelled_beside_its_statement_in_a_thread_undoes_its_block(
+    sink: CheckpointStore, statement: str, depth: int
+) -> None:
+    """Its cancellation comes out, nobody else is held up, and the thread hears that the block is over."""
+    heard: list[BaseException] = []
+
+    def run(connection: apsw.Connection) -> None:
+        try:
+            connection.execute("INSERT INTO sink VALUES (1)")
+            connection.execute(statement).fetchall()
+        except apsw.Error as error:
+            heard.append(error)
+        try:
+            while True:
+                connection.execute("INSERT INTO sink VALUES (2)")
+        except (StoreError, apsw.Error) as error:
+            heard.append(error)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError) as told:
+            async with asyncio.timeout(0.1), contextlib.AsyncExitStack() as stack:
+                for _ in range(depth):
+                    connection = await stack.enter_async_context(sink.transaction())
+                await asyncio.to_thread(run, connection)
+        assert not isinstance(told.value, StoreBusyError)
+        with contextlib.closing(apsw.Connection(sink.path)) as other:
+            other.execute("BEGIN IMMEDIATE; ROLLBACK")
+        assert (await sink.append_async(entry(1))).position == 1
+        while len(heard) < 2:
+            await asyncio.sleep(0.01)
+
+    _run(main)
+    assert isinstance(heard[0], apsw.InterruptError)
+    assert _records(sink) == []
+
+
+def test_a_block_is_not_over_before_its_statement_in_a_thread(sink: CheckpointStore) -> None:
+    """The end of the block waits for it, and commits it too."""
+    done: list[int] = []
+
+    def slow(*records: Any) -> Any:
+        time.sleep(0.1)
+        return records[0]
+
+    def run(connection: apsw.Connection) -> None:
+        connection.create_scalar_function("slow", slow)
+        connection.execute("INSERT INTO sink SELECT slow(7)")
+        done.append(7)
+
+    async def main() -> None:
+        async with sink.transaction() as connection:
+            task = asyncio.create_task(asyncio.to_thread(run, connection))
+            await asyncio.sleep(0.03)
+            async with sink.transaction():
+                pass
+            assert done == [7]
+            await task
+            task = asyncio.create_task(asyncio.to_thread(run, connection))
+            await asyncio.sleep(0.03)
+        assert len(done) == 2
+        await task
+
+    _run(main)
+    assert _records(sink) == [7, 7]
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.long)])
+def test_of_many_statements_in_a_thread_none_runs_beside_the_end_of_the_block(sink: CheckpointStore, rounds: int) -> None:
+    """One of them in autocommit would stay, and two at once in one connection break SQLite's own memory."""
+
+    def run(connection: apsw.Connection) -> None:
+        with contextlib.suppress(StoreError, apsw.Error):
+            for record in range(100_000):
+                connection.execute("INSERT INTO sink VALUES (?)", (record,))
+
+    async def block() -> None:
+        async with sink.transaction() as connection:
+            await asyncio.to_thread(run, connection)
+
+    async def others() -> None:
+        for sequence in itertools.count(1):
+            await sink.append_async(entry(sequence))
+
+    async def main() -> None:
+        beside = asyncio.create_task(others())
+        for number in range(rounds):
+            task = asyncio.create_task(block())
+            await asyncio.sleep(0.002 + number % 7 / 1000)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        beside.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beside
+
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-5)
+        in_time(lambda: asyncio.run(main()), seconds=120)
+    finally:
+        sys.setswitchinterval(interval)
+    assert _records(sink) == []
+    sink.verify().raise_if_broken()
+
+
+def test_a_block_that_is_entered_as_async_and_left_as_plain_lets_the_next_one_in(sink: CheckpointStore) -> None:
+    """Whoever ends it."""
+
+    async def main() -> None:
+        for _ in range(2):
+            block = sink.transaction()
+            (await block.__aenter__()).execute("INSERT INTO sink VALUES (1)")
+            block.__exit__(None, None, None)
+        async with sink.transaction() as connection:
+            connection.execute("INSERT INTO sink VALUES (2)")
+
+    _run(main)
+    assert _records(sink) == [1, 1, 2]
+
+
+def test_whoever_waits_in_vain_for_a_block_of_the_process_is_told_which(sink: CheckpointStore) -> None:
+    """A retry would not help where a block waits for another task to write."""
+
+    async def main() -> None:
+        with pytest.raises(StoreBusyError) as told:
+            async with sink.transaction():
+                await asyncio.gather(sink.append_async(entry(1)), sink.append_async(entry(2, stage="b")))
+        assert told.value.block == "the transaction of a transaction() block"
+        assert "is open in this process" in str(told.value)
+        assert pickle.loads(pickle.dumps(told.value)).args == told.value.args
+        loop = sink.checkpointed(range(4), run_id="r", stage="s", every=2, transaction=True)
+        async with loop:
+            async for _ in loop:
+                with pytest.raises(StoreBusyError, match="the transaction of the loop over stage 's' of run 'r' is open"):
+                    await asyncio.create_task(sink.append_async(entry(1)))
+                break
 
     _run(main)

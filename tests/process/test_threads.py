@@ -461,3 +461,18 @@ def test_other_programs_locks_are_waited_for_in_a_thread_too(path: Path) -> None
         other.execute("ROLLBACK")
         other.close()
         assert result(waiting).position == 1
+
+
+def test_lookups_do_not_wait_for_a_store_that_opens_the_file_beside_another_process(path: Path) -> None:
+    """It waits for the lock of that process; whoever looks up does not."""
+    with CheckpointStore(path, durability="normal") as store, contextlib.closing(apsw.Connection(str(path))) as other:
+        store.append(entry(1))
+        other.execute("BEGIN IMMEDIATE")
+        opening = begin(lambda: CheckpointStore(path, busy_timeout_ms=20_000).close())
+        assert not _ends_within(opening, 0.2)
+        assert in_time(store.latest, seconds=5) == entry(1)
+        with in_time(lambda: CheckpointStore.open_readonly(path), seconds=5) as reader:
+            assert reader.latest() == entry(1)
+        assert not opening.done()
+        other.execute("ROLLBACK")
+        result(opening)

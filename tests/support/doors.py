@@ -30,12 +30,14 @@ def writer(store: CheckpointStore) -> Writer:
 
 @contextlib.contextmanager
 def opening_to_write(store: CheckpointStore) -> Iterator[None]:
-    """As if the store were just opening its file to write."""
-    open_files.opening_to_write[id(store._database)] = store.path
+    """As if the store were just opening its file to write, and had not mapped its shared memory."""
+    for announced in (open_files.opening_to_write, open_files.mapping_to_write):
+        announced[id(store._database)] = store.path
     try:
         yield
     finally:
-        del open_files.opening_to_write[id(store._database)]
+        for announced in (open_files.opening_to_write, open_files.mapping_to_write):
+            del announced[id(store._database)]
 
 
 @contextlib.contextmanager
