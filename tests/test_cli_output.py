@@ -71,7 +71,7 @@ def test_a_long_name_costs_no_other_column_its_place(path: Path) -> None:
         with store.run("n" * 300) as nightly:
             nightly.advance("load", Watermark(7, 0), idempotency_key="a")
         store.append(entry(1, run_id="short"))
-    for columns, kept in ((60, "entries"), (80, "last"), (120, "duration")):
+    for columns, kept in ((60, "duration"), (80, "last"), (120, "checkpoints")):
         screen = on_terminal("runs", path, NO_COLOR="1", columns=columns)[1]
         assert re.search(rf"^run .* state .*{kept}", screen, re.MULTILINE), screen
         assert "finished" in screen

@@ -30,7 +30,7 @@ def test_runs_are_those_of_the_store(file: Path, reader: CheckpointStore) -> Non
     assert [tuple(run["stages"]) for run in found] == [run.stages for run in reader.runs()]
     table = answer("runs", file).splitlines()
     assert table[0].split() == [
-        "run", "state", "attempts", "entries", "stages", "first", "last", "duration", "records/s", "signature",
+        "run", "state", "attempts", "checkpoints", "stages", "first", "last", "duration", "records/s", "signature",
     ]  # fmt: skip
     assert [line.split()[0] for line in table[1:]] == [run.run_id for run in reader.runs()]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -45,6 +45,21 @@ def test_a_run_is_summed_up_by_its_own_entries(store: CheckpointStore) -> None:
         names, length = tuple(stages), len(of_run)
         expected.append(RunSummary(run_id, length, names, *times, signature, records=offset, chain_entries=length))
     assert store.runs() == expected
+
+
+def test_a_chain_has_entries_and_a_run_has_checkpoints(store: CheckpointStore) -> None:
+    """An attempt adds entries to the chain that are none of its checkpoints, so the two counts have two words."""
+    with store.run("nightly") as run:
+        run.advance("load", Watermark(500, 0), idempotency_key="load:0-499")
+    (found,) = store.runs()
+    assert (store.head().entries, found.entries) == (3, 1)
+    summary = str(store.summary())
+    assert "\n3 entries in 1 run and 1 stage\n" in summary
+    assert re.search(r"^  run .* checkpoints ", summary, re.MULTILINE)
+    tables: list[Any] = [store.summary(), store.runs(), store.stages()]
+    for page in (table._repr_html_() for table in tables):
+        assert ">Checkpoints</th>" in page
+        assert ">Entries</th>" not in page
 
 
 def test_a_stage_is_summed_up_over_all_runs(store: CheckpointStore) -> None:

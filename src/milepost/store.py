@@ -802,7 +802,7 @@ class CheckpointStore:
         return self._database.read(rows.head)
 
     def __len__(self) -> int:
-        """Return the number of checkpoints in the file. It is a lookup, unless some were archived: see `base`."""
+        """Return the number of entries in the file. It is a lookup, unless some were archived: see `base`."""
         return self._database.read(rows.count)
 
     @property

@@ -318,7 +318,7 @@ def _runs(found: StoreSummary) -> Section:
 
 RUN_COLUMNS: Final[Columns] = (
     ("run", "name", False), ("state", "name", False), ("attempts", "number", True), ("began", "time", True),
-    ("took", "number", False), ("entries", "number", True), ("records", "number", False), ("records/s", "number", True),
+    ("took", "number", False), ("checkpoints", "number", True), ("records", "number", False), ("records/s", "number", True),
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Runs(list[RunSummary]):
         self._at_ms = at_ms
 
     def _repr_html_(self) -> str:
-        columns = [("Run", _NAME), ("State", ""), ("Attempts", _NUMBER), ("Entries", _NUMBER), ("Stages", _NUMBER),
+        columns = [("Run", _NAME), ("State", ""), ("Attempts", _NUMBER), ("Checkpoints", _NUMBER), ("Stages", _NUMBER),
                    ("First", ""), ("Last", ""), ("Took", _NUMBER), ("Records", _NUMBER), ("Records/s", _NUMBER)]  # fmt: skip
         rows = [
             [
@@ -51,7 +51,7 @@ class Stages(list[StageSummary]):
     """Summaries of stages."""
 
     def _repr_html_(self) -> str:
-        columns = [("Stage", _NAME), ("Entries", _NUMBER), ("Runs", _NUMBER), ("First", ""), ("Last", "")]
+        columns = [("Stage", _NAME), ("Checkpoints", _NUMBER), ("Runs", _NUMBER), ("First", ""), ("Last", "")]
         rows = [
             [
                 html.name(each.stage),

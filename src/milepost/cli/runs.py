@@ -41,7 +41,7 @@ _SORTS: Final[dict[str, Callable[[RunSummary], Any]]] = {
 @argument.as_json
 def runs(file: str, limit: int | None, sort: str | None, newest_first: bool, as_json: bool) -> None:
     """
-    List the runs, with their state, entries, stages and times.
+    List the runs, with their state, checkpoints, stages and times.
 
     The state is that of the last attempt, and the duration is how long it took. For a run without attempts, the duration is
     the time from its first to its last entry. A run that is open and has recorded nothing for long was probably killed.
@@ -64,7 +64,7 @@ def runs(file: str, limit: int | None, sort: str | None, newest_first: bool, as_
             Column("run"),
             Column("state"),
             Column("attempts", "number", spare=True),
-            Column("entries", "number"),
+            Column("checkpoints", "number", spare=True),
             Column("stages", spare=True),
             Column("first", "time", spare=True),
             Column("last", "time"),

@@ -42,7 +42,7 @@ def stages(file: str, limit: int | None, sort: str | None, newest_first: bool, a
         values.stage,
         [
             Column("stage"),
-            Column("entries", "number"),
+            Column("checkpoints", "number"),
             Column("runs", "number"),
             Column("first", "time", spare=True),
             Column("last", "time"),
