@@ -122,6 +122,16 @@ def test_the_line_of_an_export_is_the_one_that_is_exported(tmp_path: Path) -> No
     assert exported.stdout.startswith(blocks(page, "json")[0].text)
 
 
+def test_the_program_of_the_readme_that_runs_a_second_time_is_told_that_its_run_has_finished(tmp_path: Path) -> None:
+    """As the page says below it."""
+    program = blocks(README, "python")[0].text
+    assert _run_python(program, tmp_path).returncode == 0
+    again = _run_python(program, tmp_path)
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1].startswith("milepost.errors.RunFinishedError: ")
+    assert "raises `RunFinishedError`" in text(README)
+
+
 # The two commands of the README
 
 
