@@ -150,6 +150,21 @@ def test_a_stage_that_the_new_run_has_from_elsewhere_is_never_written_to(store: 
     assert store.branch("old", "newer").appended == 2
 
 
+def test_the_same_branch_once_more_is_a_duplicate_while_it_means_the_same_checkpoints(store: CheckpointStore) -> None:
+    """A time says which they are; without one they are the last ones, until the old run moves on."""
+    step(store, 1)
+    time = next(store.history()).at_ms
+    for _ in range(2):
+        store.branch("old", "new")
+        store.branch("old", "new at a time", as_of=time)
+    step(store, 2)
+    before = list(store.receipts())
+    assert store.branch("old", "new at a time", as_of=time).duplicates == 1
+    with pytest.raises(RunExistsError):
+        store.branch("old", "new")
+    assert list(store.receipts()) == before
+
+
 @pytest.mark.parametrize("changed", [{"sequence": 8}, {"offset": 0}, {"event_time_ms": 0}, {"key": "other"}])
 def test_a_stage_with_nearly_the_same_entry_is_from_elsewhere(store: CheckpointStore, changed: dict[str, Any]) -> None:
     """Sequence, watermark and key are the entry."""

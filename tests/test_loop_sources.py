@@ -197,6 +197,16 @@ def test_another_source_is_refused_until_it_is_accepted(
         _read(store, records, way, source=first, transaction=transaction)
 
 
+def test_another_source_is_accepted_from_the_checkpoint_on_that_records_it(store: CheckpointStore) -> None:
+    """A loop that ends before its first one has accepted it for itself alone."""
+    assert _read(store, range(4), most=3, source="first") == [0, 1, 2]
+    assert _read(store, range(4), most=1, source="other", accept_source=True) == [2]
+    with pytest.raises(SourceChangedError):
+        _read(store, range(4), source="other")
+    assert _read(store, range(4), source="other", accept_source=True) == [2, 3]
+    assert _read(store, range(5), source="other") == [4]
+
+
 def test_a_source_that_an_entry_cannot_record_is_refused_before_anything_is_done(store: CheckpointStore) -> None:
     """JSON writes out what a terminal would obey; as much of it as there is room for, beside a cursor, is recorded."""
     room = MAX_DETAIL_BYTES - len(details.detail(cursor=b"", source="") or "")

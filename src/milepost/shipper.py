@@ -81,7 +81,8 @@ def ship(store: CheckpointStore, target: object, name: str, *, every_s: float | 
         store: The store, open to write or to read. The shipper reads committed entries only.
         target: The path of a directory, a URL (`s3://bucket/folder`, `gs://…`, `az://…`, `memory://`) or a store of
             obstore. All but a directory need the extra `ship`.
-        name: The store's name there: 1 to 200 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`.
+        name: The store's name there: 1 to 200 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or a
+            digit.
         every_s: Also ship every so many seconds, in a thread; None for at `ship()` alone.
 
     Returns:

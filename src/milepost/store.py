@@ -446,8 +446,9 @@ class CheckpointStore:
         Let a new run start where another one stands, or stood: nothing is overwritten, and both go on by themselves.
 
         For each stage the new run gets one first checkpoint, with the sequence, watermark, idempotency key and cursor of
-        the other run's, and that one's position in its detail. The same call once more writes nothing. Of a bag (`once`)
-        that is its last item: all others are done again in the new run.
+        the other run's, and that one's position in its detail. Of a bag (`once`) that is its last item: all others are done
+        again in the new run. The same call once more writes nothing. Without `as_of`, it raises RunExistsError once the old
+        run has moved on.
 
         Args:
             run_id: The run to start from.
@@ -523,7 +524,7 @@ class CheckpointStore:
                 tells where to go on, or that nothing follows.
             source: Text that says which source this is, at most 1,024 bytes, such as `milepost.fingerprint(path)`. The
                 loop records it, and refuses to resume with another one.
-            accept_source: Resume though `source` has changed.
+            accept_source: Resume though `source` has changed. The next checkpoint records the new one.
             transaction: Run each batch in one transaction with its checkpoint. The sink's writes go through the loop's
                 `connection`: `for record in (loop := store.checkpointed(…)): loop.connection.execute(…)`. Inside it, use the
                 loop's own `append` and `advance`. `async for` needs `async with loop:` around it.
@@ -659,6 +660,9 @@ class CheckpointStore:
     def latest(self, run_id: str | None = None, *, as_of: Time | None = None) -> Checkpoint | None:
         """
         Return the last checkpoint of the chain, or of one run; None if there is none.
+
+        What milepost itself records counts too: an attempt of a run (stage `milepost:run`), and an archive. To see when the
+        pipeline moved last, ask `summary().stages`.
 
         Args:
             run_id: Only this run.

@@ -216,7 +216,10 @@ file: Callable[[Command], Command] = click.argument("file", type=PATH)
 files: Callable[[Command], Command] = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=PATH)
 target: Callable[[Command], Command] = click.argument("target", metavar="TARGET")
 target_name: Callable[[Command], Command] = click.option(
-    "--name", metavar="NAME", required=True, help="The store's name in TARGET: letters, digits, '.', '_' and '-'."
+    "--name",
+    metavar="NAME",
+    required=True,
+    help="The store's name in TARGET: 1 to 200 ASCII letters, digits, '.', '_' and '-', the first a letter or a digit.",
 )
 run: Callable[[Command], Command] = click.option(
     "--run", "run_id", metavar="RUN", shell_complete=complete_run, help="Restrict to this run."

@@ -39,7 +39,7 @@ def branch(
     Let a new run start where another one stands, or stood.
 
     NEW gets one first checkpoint for each stage of RUN. RUN stays as it is, and nothing is overwritten: if NEW has a stage
-    already, the command fails. The same command again writes nothing.
+    already, the command fails. The same command again writes nothing; without --as-of, it fails once RUN has moved on.
 
     This command writes to FILE, also while a pipeline does.
     """
