@@ -202,7 +202,7 @@ def test_a_run_without_entries_is_damage(path: Path) -> None:
 def test_stages_that_are_no_text_are_damage(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever SQLite makes of the names in a damaged file."""
     monkeypatch.setattr(
-        "milepost.rows.summary._RUNS", {False: f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 9} WHERE ? < 0"}
+        "milepost.rows.summary._RUNS", {False: f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 8} WHERE ? < 0"}
     )
     with pytest.raises(DamagedStoreError, match="run 'run-7' has a stage whose name is no text"):
         store.runs()
@@ -308,6 +308,42 @@ def test_what_an_archive_leaves_of_a_run_is_not_taken_for_its_beginning(path: Pa
         assert set(store.summary().silences) <= set(shown.silences)
         plain = next(line for line in str(store.summary()).splitlines() if line.startswith("  plain"))
         assert plain.split() == ["plain", "–", "–", "–", "–", "63", "6,300", "–"]
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1, 72])
+def test_a_run_whose_first_attempt_is_in_an_archive_does_not_begin_here(path: Path, checkpoints: int) -> None:
+    """A later attempt says when that one began, not the run; and there was no silence before it."""
+    clock = Clock()
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        with store.run("old"):
+            pass
+        with pytest.raises(ValueError, match="why"), store.run("long") as run:
+            for number in range(72):
+                clock.now_ms += 3_600_000
+                if number < checkpoints:
+                    run.advance("load", Watermark(number, 0), idempotency_key=f"{number}")
+            raise ValueError("why")
+        with store.run("long") as run:
+            run.advance("sort", Watermark(99, 0), idempotency_key="last")
+        before, said = store.runs()[1], store.summary().stands_out
+        store.archive(path.with_name("a"), before=store.head())
+        after = store.runs()[1]
+        assert (before.begins_here, after.begins_here) == (True, False)
+        assert (after.began_at_ms, after.ended_at_ms, after.attempts) == (before.began_at_ms, before.ended_at_ms, 2)
+        assert store.summary().stands_out == said
+        assert store.summary().silences == ()
+
+
+def test_a_run_that_recorded_before_its_attempt_does_not_begin_with_what_an_archive_leaves(path: Path) -> None:
+    """The attempt is here, but it is not the first thing of the run that is."""
+    with CheckpointStore(path, durability="normal", clock=Clock()) as store:
+        for number in range(1, 60):
+            store.advance("nightly", "load", Watermark(number, 0), idempotency_key=f"{number}")
+        with store.run("nightly"):
+            pass
+        assert store.runs()[0].begins_here
+        store.archive(path.with_name("a"), before=store.head())
+        assert not store.runs()[0].begins_here
 
 
 def test_an_archive_is_not_the_latest_thing_that_the_pipeline_did(path: Path) -> None:

@@ -77,9 +77,9 @@ class RunSummary:
         error: The type of the exception that it failed with, or None.
         records: The greatest offset of its stages. For a branched stage, the offset where it started is subtracted.
         chain_entries: How many entries its own chain has: its checkpoints, and the entries about its attempts.
-        begins_here: False if an archive has the beginning of one of its stages, and with it when the run began, or where a
-            branch did. Then `first_at_ms` and `duration_ms` are those of what is here, `records` counts from offset 0, and
-            there is no `rate`.
+        begins_here: False if an archive has the beginning of one of its stages, or its first attempt: when the run began, or
+            where a branch did. Then `first_at_ms` is that of what is here, and so is `duration_ms` without
+            attempts. `records` may count from offset 0, and there is no `rate`.
     """
 
     run_id: str

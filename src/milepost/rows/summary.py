@@ -48,8 +48,7 @@ def _run_summary(
     ends: int,
     began_at_ms: int | None,
     chain_entries: int | None,
-    archived: int | None,
-    shifted: int | None,
+    began_elsewhere: int | None,
 ) -> RunSummary:
     try:
         names = tuple(json.loads(stages))
@@ -58,7 +57,7 @@ def _run_summary(
     require(signature, "run")
     summary = RunSummary(
         run_id, entries or 0, names, first_at_ms, last_at_ms, digits(signature),
-        records=records or 0, chain_entries=chain_entries or 0, begins_here=not archived,
+        records=records or 0, chain_entries=chain_entries or 0, begins_here=not began_elsewhere,
     )  # fmt: skip
     if attempts is None:
         return summary
@@ -72,7 +71,6 @@ def _run_summary(
         began_at_ms=began_at_ms,
         ended_at_ms=said_at_ms if ended else None,
         error=exception,
-        begins_here=not shifted,  # an attempt says when it began, and sequences from 1 on that it is no branch
     )
 
 
@@ -90,7 +88,19 @@ _ATTEMPTS: Final = {"run_number": "run.run_number", "stage_number": "of_runs.sta
 _FIRST_OF_STAGE: Final = {
     column: RUN_STAGE.milepost("run_stage", column=column, last=False) for column in ("sequence", "entries_so_far")
 }
-_ARCHIVED: Final = f"(SELECT max({_FIRST_OF_STAGE['entries_so_far']} > 1) FROM {_STAGES_OF_RUN})"
+_FIRST_OF_RUN: Final = {
+    column: RUN.milepost("run", column=column, last=False) for column in ("stage_number", "entries_so_far")
+}
+# Whether an archive has the beginning of a run. A stage says so whose first entry here counts others before it. But if the
+# first entry of the run here is that of its first attempt, it says when the run began, and sequences from 1 on that the
+# stage is no branch.
+_BEGAN_HERE: Final = f"{_FIRST_OF_RUN['stage_number']} = of_runs.stage_number AND {_FIRST_OF_RUN['entries_so_far']} = 1"
+_BEGAN_ELSEWHERE: Final = (
+    f"(SELECT max({_FIRST_OF_STAGE['entries_so_far']} > 1 AND "
+    f"iif({_BEGAN_HERE}, {_FIRST_OF_STAGE['sequence']} > {_FIRST_OF_STAGE['entries_so_far']}, TRUE)) "
+    "FROM run_stage WHERE run_stage.run_number = run.run_number)"
+)
+_WITH_ATTEMPTS: Final = f"run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}'"
 _BRANCHED: Final = f"{RUN_STAGE.milepost('run_stage', column='detail', last=False)} LIKE '%\"branch_position\"%'"
 _BEGAN: Final = f"'attempt-' || attempt.offset || ':{details.BEGAN}'"
 _EVERY_RUN: Final = (
@@ -103,9 +113,7 @@ _EVERY_RUN: Final = (
     f"(SELECT at_ms FROM entry AS began INDEXED BY entry_by_key WHERE began.idempotency_key = {_BEGAN} "
     "AND began.run_number = run.run_number AND began.stage_number = of_runs.stage_number), "
     f"(SELECT sum({entries_so_far('run_stage')}) FROM run_stage WHERE run_stage.run_number = run.run_number), "
-    f"{_ARCHIVED}, (SELECT max({_FIRST_OF_STAGE['sequence']} > {_FIRST_OF_STAGE['entries_so_far']} "
-    f"AND {_FIRST_OF_STAGE['entries_so_far']} > 1) FROM {_STAGES_OF_RUN}) "
-    f"FROM run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}' "
+    f"{_BEGAN_ELSEWHERE} FROM {_WITH_ATTEMPTS} "
     f"LEFT JOIN entry AS attempt ON attempt.position = {RUN_STAGE.last(_ATTEMPTS, 'last.position')} "
     f"WHERE run.run_number > 0 AND {_SHOWN} ORDER BY run.run_number"
 )
@@ -164,8 +172,8 @@ def _contents(connection: apsw.Connection, last_runs: int) -> Contents:
     last = _last_of_pipeline(connection)
     spans: list[tuple[str, int, int]] = []
     found: list[tuple[Any, ...]] = connection.execute(_SPANS, (RUNS_SEARCHED,)).fetchall()
-    for run_id, first_at_ms, last_at_ms, archived, began in reversed(found):
-        unknown = archived and not began and spans
+    for run_id, first_at_ms, last_at_ms, began_elsewhere in reversed(found):
+        unknown = began_elsewhere and spans
         spans.append((run_id, spans[-1][1] if unknown else require(first_at_ms, "run"), last_at_ms))
     return Contents(
         head(connection),
@@ -193,8 +201,8 @@ _LAST_OF_PIPELINE: Final = (
     f"AND NOT ({RUN_STAGE.equal('entry', 'given')}) ORDER BY entry.position DESC LIMIT 1"
 )
 _SPANS: Final = (
-    f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN}, {_ARCHIVED}, {RUN.milepost('run', column='detail', last=False)} "
-    f'LIKE \'%"run":"{details.BEGAN}"%\' FROM run WHERE run_number > 0 AND {_SHOWN} ORDER BY run_number DESC LIMIT ?'
+    f"SELECT run_id, {_FIRST_AND_LAST_OF_RUN}, {_BEGAN_ELSEWHERE} FROM {_WITH_ATTEMPTS} "
+    f"WHERE run_number > 0 AND {_SHOWN} ORDER BY run_number DESC LIMIT ?"
 )
 
 
