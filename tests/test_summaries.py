@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,28 @@ def test_a_pace_below_the_clocks_precision_is_no_pace_of_0_s(store: CheckpointSt
     text = str(store.summary())
     assert "usually there is one every 1 ms or less" in text
     assert "0 s  " not in text.split("Where each stage")[1]
+
+
+@pytest.mark.parametrize("error", [None, ValueError()], ids=["finished", "failed"])
+def test_a_stage_of_a_run_that_has_ended_is_not_late_however_many_runs_came_after_it(
+    store: CheckpointStore, error: ValueError | None
+) -> None:
+    """Nobody expects another checkpoint of a weekly run, until another attempt of it begins."""
+    with suppress(ValueError), store.run("weekly") as run:
+        for number in range(3):
+            run.advance("compact", Watermark(number, 0), idempotency_key=f"{number}")
+        if error:
+            raise error
+    for day in range(11):
+        with store.run(f"daily-{day}") as run:
+            run.advance("load", Watermark(1, 0), idempotency_key="a")
+    assert not any("usually there is one every" in line for line in store.summary().stands_out)
+    compact = store.summary().stages[0]
+    assert (compact.point.run_id, compact.run_ended, compact.is_stalled(2**62)) == ("weekly", True, False)
+    store.run("weekly", again=True).__enter__()
+    compact = store.summary().stages[0]
+    assert (compact.run_ended, compact.is_stalled(2**62)) == (False, True)
+    assert any("stage 'compact' of run 'weekly': the last checkpoint was" in line for line in store.summary().stands_out)
 
 
 def test_gaps_are_counted_from_the_first_sequence_of_a_stage_on(store: CheckpointStore) -> None:

@@ -159,6 +159,7 @@ class StageState:
         last_at_ms: The wall clock of its last checkpoint, in ms since the epoch.
         pace_ms: The usual time between two of its last checkpoints, in ms: the median. None if it has one checkpoint.
         rate: Records a second over its last checkpoints, or None if the clock has not moved.
+        run_ended: Whether the last attempt of that run has ended, so that nobody expects another checkpoint.
     """
 
     point: ResumePoint
@@ -169,10 +170,13 @@ class StageState:
     last_at_ms: int = 0
     pace_ms: int | None = None
     rate: float | None = None
+    run_ended: bool = False
 
     def is_stalled(self, at_ms: int) -> bool:
-        """Return whether it has recorded nothing for much longer than usual."""
-        return self.pace_ms is not None and at_ms - self.last_at_ms > max(STALL * self.pace_ms, STALL_LEAST_MS)
+        """Return whether it has recorded nothing for much longer than usual, though its run has not ended."""
+        if self.run_ended or self.pace_ms is None:
+            return False
+        return at_ms - self.last_at_ms > max(STALL * self.pace_ms, STALL_LEAST_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,7 +480,7 @@ def _lag(stage: StageState) -> str:
 
 
 def stage_states(
-    stages: Iterable[tuple[ResumePoint, int, int, Sequence[tuple[int, int]]]],
+    stages: Iterable[tuple[ResumePoint, int, int, Sequence[tuple[int, int]], bool]],
     latest_run_id: str | None,
     first: ResumePoint | None,
 ) -> tuple[StageState, ...]:
@@ -484,8 +488,8 @@ def stage_states(
     Return where stages stand.
 
     Args:
-        stages: For each stage its resume point, its number of entries in that run, its first sequence there, and the
-            (at_ms, offset) of its last checkpoints there, newest first.
+        stages: For each stage its resume point, its number of entries in that run, its first sequence there, the
+            (at_ms, offset) of its last checkpoints there, newest first, and whether the last attempt of that run has ended.
         latest_run_id: The run of the last entry.
         first: How far the first stage of that run has come.
     """
@@ -498,8 +502,9 @@ def stage_states(
             last[0][0] if last else 0,
             _pace_ms(last),
             _rate(last),
+            run_ended,
         )
-        for point, entries, first_sequence, last in stages
+        for point, entries, first_sequence, last, run_ended in stages
     )
 
 
@@ -546,7 +551,7 @@ def what_stands_out(
         recent: Of the last entries in chain order: position, run_id, stage, wall clock.
         at_ms: The time of the question, in ms since the epoch.
     """
-    lines = [*_of_runs(runs), *_of_stages(stages, runs, at_ms), *_of_silences(silences), *_of_recent(recent)]
+    lines = [*_of_runs(runs), *_of_stages(stages, at_ms), *_of_silences(silences), *_of_recent(recent)]
     more = len(lines) - LINES_SHOWN
     return (*lines[:LINES_SHOWN], *([f"and {more} more"] if more > 0 else []))
 
@@ -560,11 +565,10 @@ def _of_runs(runs: Sequence[RunSummary]) -> Iterator[str]:
             yield f"run {shown(run.run_id)} failed{why} in attempt {run.attempts:,}"
 
 
-def _of_stages(stages: Sequence[StageState], runs: Sequence[RunSummary], at_ms: int) -> Iterator[str]:
-    ended = {run.run_id for run in runs if run.state in {"finished", "failed"}}
+def _of_stages(stages: Sequence[StageState], at_ms: int) -> Iterator[str]:
     for stage in stages:
         name = f"stage {shown(stage.point.stage)} of run {shown(stage.point.run_id)}"
-        if stage.point.run_id not in ended and stage.is_stalled(at_ms):
+        if stage.is_stalled(at_ms):
             since, pace = age(_whole_s(at_ms - stage.last_at_ms)), _every(stage.pace_ms or 0)
             yield f"{name}: the last checkpoint was {since}, and usually there is one every {pace}"
         if stage.missing:

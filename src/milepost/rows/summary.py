@@ -146,8 +146,8 @@ class Contents:
         spans: For each of the last runs, its run_id, and the wall clocks of its first and its last entry. If the first is in
             an archive, it is that of the run that appeared before it.
         last_runs: Summaries of the last runs, newest first.
-        stages: For each stage, where it starts again, how many entries it has in that run, its first sequence there, and
-            (at_ms, offset) of its last checkpoints there, newest first.
+        stages: For each stage, where it starts again, how many entries it has in that run, its first sequence there,
+            (at_ms, offset) of its last checkpoints there, newest first, and whether the last attempt of that run has ended.
         recent: Of the last entries in chain order: position, run_id, stage, wall clock.
         foremost: Where the first stage of the last entry's run starts again.
     """
@@ -158,7 +158,7 @@ class Contents:
     runs: int
     spans: list[tuple[str, int, int]]
     last_runs: tuple[RunSummary, ...]
-    stages: list[tuple[ResumePoint, int, int, list[tuple[int, int]]]]
+    stages: list[tuple[ResumePoint, int, int, list[tuple[int, int]], bool]]
     recent: list[tuple[int, str, str, int]]
     foremost: ResumePoint | None
 
@@ -218,7 +218,7 @@ _RECENT: Final = (  # behind the base, as entries between those that stayed befo
 )
 
 
-def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int, list[tuple[int, int]]]]:
+def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, int, list[tuple[int, int]], bool]]:
     found: list[tuple[Any, ...]] = connection.execute(_STAGE_POINTS).fetchall()
     return [
         (
@@ -226,8 +226,11 @@ def _stage_points(connection: apsw.Connection) -> list[tuple[ResumePoint, int, i
             require(entries, "stage"),
             first_sequence,
             _last_of_run_stage(connection, numbers),
+            details.of_attempt(said)[0] != details.BEGAN,
         )
-        for run_id, stage, sequence, *mark, entries, first_sequence, numbers in ((*row[:-2], row[-2:]) for row in found)
+        for run_id, stage, sequence, *mark, entries, first_sequence, said, numbers in (
+            (*row[:-2], row[-2:]) for row in found
+        )
     ]
 
 
@@ -242,10 +245,12 @@ _LAST_OF_RUN_STAGE: Final = (
 )
 # Where entries are in an archive, the first sequence is as if none were missing among those.
 _FIRST: Final = {column: RUN_STAGE.milepost("entry", column=column, last=False) for column in ("sequence", "entries_so_far")}
+_ATTEMPTS_THERE: Final = {"run_number": "entry.run_number", "stage_number": "of_runs.stage_number"}
 _STAGE_POINTS: Final = (
-    f"SELECT {RUN_ID}, stage, sequence, offset, event_time_ms, {entries_so_far('entry')}, "
-    f"{_FIRST['sequence']} - {_FIRST['entries_so_far']} + 1, entry.run_number, entry.stage_number "
-    "FROM stage AS every CROSS JOIN entry "
-    f"ON entry.position = {STAGE.last('every', 'last.position')} "
+    f"SELECT {RUN_ID}, every.stage, sequence, offset, event_time_ms, {entries_so_far('entry')}, "
+    f"{_FIRST['sequence']} - {_FIRST['entries_so_far']} + 1, {RUN_STAGE.last(_ATTEMPTS_THERE, 'last.detail')}, "
+    "entry.run_number, entry.stage_number "
+    f"FROM stage AS every LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}' "
+    f"CROSS JOIN entry ON entry.position = {STAGE.last('every', 'last.position')} "
     f"WHERE every.stage_number > 0 AND every.stage {OWN_STAGE} ORDER BY every.stage_number"
 )
