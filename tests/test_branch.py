@@ -28,6 +28,7 @@ from milepost import (
 )
 from milepost.signature import MAX_DETAIL_BYTES
 from support.chains import chain, entry
+from support.command import run
 from support.tampering import tamper
 
 if TYPE_CHECKING:
@@ -399,6 +400,39 @@ def test_a_run_that_ended_before_a_branch_began_is_compared_as_empty(store: Chec
         assert not found.identical
     (stage,) = store.compare("short", "new").stages
     assert (stage.common, stage.first_only, stage.other_first_only) == (0, None, 10)
+
+
+BRANCHES: dict[str, tuple[str | None, bool]] = {
+    "as milepost writes it": ('{"branch_position":1,"branch_of":"old"}', True),
+    "in another order": ('{ "branch_of": "old", "branch_position": 1 }', True),
+    "a source of that name": ('{"source":"branch_position"}', False),
+    "a source with that text": (json.dumps({"source": '"branch_position":1'}), False),
+    "in an object of its own": ('{"other":{"branch_position":1}}', False),
+    "none": (None, False),
+}
+
+
+@pytest.mark.parametrize(("detail", "branched"), BRANCHES.values(), ids=BRANCHES)
+def test_a_detail_with_the_position_of_a_parent_makes_a_branch_and_no_other(
+    tmp_path: Path, detail: str | None, branched: bool
+) -> None:
+    """Whoever wrote it: its records are counted from there, and it is compared from there."""
+    said = {} if detail is None else {"detail": detail}
+    lines = [
+        {
+            "run_id": run_id, "stage": "load", "sequence": number, "offset": number * 500, "event_time_ms": 0,
+            "idempotency_key": f"{number}", "at_ms": 0, **(said if (run_id, number) == ("new", 5) else {}),
+        }
+        for run_id, first in (("old", 1), ("new", 5))
+        for number in range(first, 11)
+    ]  # fmt: skip
+    found = run("import", "-", tmp_path / "new", stdin="".join(json.dumps(line) + "\n" for line in lines).encode())
+    assert found.exit_code == 0, found.output
+    with CheckpointStore.open_readonly(tmp_path / "new") as store:
+        old, new = store.runs()
+        assert (old.records, new.records) == (5000, 2500 if branched else 5000)
+        (load,) = store.compare("old", "new").stages
+        assert (load.entries, load.other_entries) == (6 if branched else 10, 6)
 
 
 # Against a model

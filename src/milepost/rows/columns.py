@@ -110,6 +110,16 @@ def bindings_for(run_id: str | None, stage: str | None) -> tuple[str, ...]:
     return (run_id,) if stage is None else (run_id, stage)
 
 
+def is_branch(detail: str) -> str:
+    """
+    Return the condition that a detail is that of a branch's first entry, as SQL.
+
+    It reads the JSON, as a name or a source may contain any text, and a file from elsewhere may have any order and white
+    space. In a damaged file it may be no JSON.
+    """
+    return f"iif(json_valid({detail}), json_type({detail}, '$.branch_position') IS NOT NULL, FALSE)"
+
+
 OWN_STAGE: Final = f"NOT GLOB '{details.RESERVED}*'"
 """The condition on a stage's name that excludes milepost's own stages."""
 

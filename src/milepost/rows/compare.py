@@ -8,7 +8,7 @@ import apsw
 
 from milepost.checkpoint import MAX_INTEGER
 from milepost.mileposts import BOUND, INTERVAL, RUN_NUMBER, RUN_STAGE, entries_so_far
-from milepost.rows.columns import OWN_STAGE, at_one_moment
+from milepost.rows.columns import OWN_STAGE, at_one_moment, is_branch
 
 COMPARED_MILEPOSTS: Final = 500
 """How many mileposts of a run one statement compares, which is up to 20,000 entries."""
@@ -74,7 +74,7 @@ def _from_its_start(connection: apsw.Connection, pair: StagePair) -> StagePair:
 def _start(run: str) -> str:
     """Return the first sequence of a stage of a run if it is a branch there, else 0, as SQL."""
     first = {column: RUN_STAGE.milepost(run, column=column, last=False) for column in ("sequence", "detail")}
-    return f"iif({first['detail']} LIKE '%\"branch_position\"%', {first['sequence']}, 0)"
+    return f"iif({is_branch(first['detail'])}, {first['sequence']}, 0)"
 
 
 _STAGE_PAIRS: Final = (

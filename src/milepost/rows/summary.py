@@ -21,6 +21,7 @@ from milepost.rows.columns import (
     at_one_moment,
     checkpoint,
     digits,
+    is_branch,
     require,
 )
 from milepost.rows.lookup import head, latest, resume_points
@@ -101,7 +102,7 @@ _BEGAN_ELSEWHERE: Final = (
     "FROM run_stage WHERE run_stage.run_number = run.run_number)"
 )
 _WITH_ATTEMPTS: Final = f"run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}'"
-_BRANCHED: Final = f"{RUN_STAGE.milepost('run_stage', column='detail', last=False)} LIKE '%\"branch_position\"%'"
+_BRANCHED: Final = is_branch(RUN_STAGE.milepost("run_stage", column="detail", last=False))
 _BEGAN: Final = f"'attempt-' || attempt.offset || ':{details.BEGAN}'"
 _EVERY_RUN: Final = (
     f"SELECT run_id, (SELECT sum({entries_so_far('run_stage')}) FROM {_STAGES_OF_RUN}), "
