@@ -575,6 +575,7 @@ class Model:
         self.last_ms = 0
         self.entries: list[tuple[str, int]] = []
         self.attempts: list[list[Any]] = []  # when it began; the state, when it ended and its error
+        self.recorded_before = False
 
     def expected(self, run_id: str, signature: str) -> RunSummary:
         """The summary."""
@@ -588,7 +589,7 @@ class Model:
         killed = sum(state == "open" for _, state, _, _ in self.attempts[:-1])
         return RunSummary(
             run_id, len(self.entries), stages, self.first_ms, self.last_ms, signature,
-            state, len(self.attempts), killed, began_ms, ended_ms, error, records,
+            state, len(self.attempts), killed, began_ms, ended_ms, error, records, recorded_before=self.recorded_before,
         )  # fmt: skip
 
 
@@ -653,7 +654,9 @@ def _program(path: Path, seed: int, steps: int, kills: int) -> None:
                     store.append(
                         entry(1000 + number, run_id=run_id, stage=stage, offset=number, event_time_ms=0, at_ms=clock())
                     )
-                note(run_id).entries.append((stage, number))
+                model = note(run_id)
+                model.entries.append((stage, number))
+                model.recorded_before |= not model.attempts
             elif action == "kill" and kills:
                 kills -= 1
                 program = "-c", KILLED, path, run_id, str(clock())
@@ -673,7 +676,7 @@ def _program(path: Path, seed: int, steps: int, kills: int) -> None:
             ended = expected.last_at_ms if expected.ended_at_ms is None else expected.ended_at_ms
             began = expected.first_at_ms if expected.began_at_ms is None else expected.began_at_ms
             assert got.duration_ms == ended - began
-            known = got.duration_ms and got.attempts <= 1
+            known = got.duration_ms and got.attempts <= 1 and not got.recorded_before
             assert got.rate == (got.records * 1000 / got.duration_ms if known else None)
         store.verify().raise_if_broken()
 
@@ -726,6 +729,24 @@ def test_a_second_attempt_has_no_rate(store: CheckpointStore) -> None:
         assert (summary(store).rate, summary(store).duration_ms) == (499_500.0 if offset == 999_000 else None, 2000)
     (line,) = [line for line in str(store.summary()).splitlines() if line.startswith("  nightly ")]
     assert re.fullmatch(r"  nightly +finished +2 +\S+ +2 s +2 +1,000,000 +–", line)
+
+
+def test_what_was_recorded_before_the_first_attempt_gives_it_no_rate(store: CheckpointStore) -> None:
+    """It takes two seconds for ten records, after a million that nobody timed. A branch's first checkpoint is none of it."""
+    store.advance("nightly", "load", Watermark(1_000_000, 0), idempotency_key="before")
+    store.branch("nightly", "branch")
+    store.branch("nightly", "another")
+    store.advance("another", "load", Watermark(1_000_005, 0), idempotency_key="before the attempt")
+    for run_id in ("nightly", "branch", "another"):
+        assert not summary(store, run_id).recorded_before
+        with store.run(run_id) as run:
+            run.advance("load", Watermark(1_000_010, 0), idempotency_key="in the attempt")
+    found = {each.run_id: (each.rate, each.duration_ms, each.records, each.recorded_before) for each in store.runs()}
+    assert found == {
+        "nightly": (None, 2000, 1_000_010, True),
+        "branch": (5.0, 2000, 10, False),
+        "another": (None, 2000, 10, True),
+    }
 
 
 # The reserved stages: who writes them, who shows them

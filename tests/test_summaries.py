@@ -225,7 +225,7 @@ def test_a_run_without_entries_is_damage(path: Path) -> None:
 def test_stages_that_are_no_text_are_damage(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever SQLite makes of the names in a damaged file."""
     monkeypatch.setattr(
-        "milepost.rows.summary._RUNS", {False: f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 8} WHERE ? < 0"}
+        "milepost.rows.summary._RUNS", {False: f"SELECT 'run-7', 1, '[\"lo', 0, 0, zeroblob(32){', NULL' * 9} WHERE ? < 0"}
     )
     with pytest.raises(DamagedStoreError, match="run 'run-7' has a stage whose name is no text"):
         store.runs()

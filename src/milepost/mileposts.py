@@ -61,10 +61,18 @@ class Scope:
             f"ORDER BY post.{self.order} {'DESC' if last else 'ASC'} LIMIT 1)"
         )
 
-    def last(self, of: str | dict[str, str], columns: str) -> str:
-        """Return columns of `last`, the last of them. It is their last milepost, or a row close after it."""
+    def last(self, of: str | dict[str, str], columns: str, through: str | None = None) -> str:
+        """
+        Return columns of `last`, the last of them, up to a position if one is given.
+
+        It is their last milepost, or a row close after it. Up to a position, the search passes the later mileposts, unless
+        positions sort the index.
+        """
+        most = f"{self.milepost(of, f'AND post.position <= {through}' if through else '')} + {INTERVAL - 1}"
+        if through:
+            most = f"min({through}, {most})"
         return (
-            f"(SELECT {columns} FROM entry AS last WHERE last.position <= {self.milepost(of)} + {INTERVAL - 1} "
+            f"(SELECT {columns} FROM entry AS last WHERE last.position <= {most} "
             f"AND {self.equal('last', of)} ORDER BY last.position DESC LIMIT 1)"
         )
 

@@ -78,8 +78,10 @@ class RunSummary:
         records: The greatest offset of its stages. For a branched stage, the offset where it started is subtracted.
         chain_entries: How many entries its own chain has: its checkpoints, and the entries about its attempts.
         begins_here: False if an archive has the beginning of one of its stages, or its first attempt: when the run began, or
-            where a branch did. Then `first_at_ms` is that of what is here, and so is `duration_ms` without
-            attempts. `records` may count from offset 0, and there is no `rate`.
+            where a branch did. Then `first_at_ms` is that of what is here, and so is `duration_ms` without attempts.
+            `records` may count from offset 0, and there is no `rate`.
+        recorded_before: Whether something was recorded before its first attempt. The first checkpoints of a branch do not
+            count. If so, there is no `rate`.
     """
 
     run_id: str
@@ -97,6 +99,7 @@ class RunSummary:
     records: int = 0
     chain_entries: int = 0
     begins_here: bool = True
+    recorded_before: bool = False
 
     @property
     def head(self) -> Head:
@@ -116,9 +119,9 @@ class RunSummary:
         Records per second over that time.
 
         None if the clock has not moved, or after a second attempt, because earlier attempts did a part of the records. None
-        too if the beginning of the run is in an archive.
+        too if a part was recorded before the first attempt, or if the beginning of the run is in an archive.
         """
-        known = self.duration_ms and self.attempts <= 1 and self.begins_here
+        known = self.duration_ms and self.attempts <= 1 and self.begins_here and not self.recorded_before
         return self.records * 1000 / self.duration_ms if known else None
 
 

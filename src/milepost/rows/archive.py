@@ -116,15 +116,6 @@ def whole_bags(connection: Statements, cut: int, as_of: int = MAX_INTEGER) -> se
     return set(found)
 
 
-def _last_through(of: str | dict[str, str], through: str, column: str = "position") -> str:
-    """Return a column of the last row of a stage of a run up to a position, as SQL."""
-    milepost = RUN_STAGE.milepost(of, f"AND post.position <= {through}")
-    return (
-        f"(SELECT last.{column} FROM entry AS last WHERE last.position <= min({through}, {milepost} + {INTERVAL - 1}) "
-        f"AND {RUN_STAGE.equal('last', of)} ORDER BY last.position DESC LIMIT 1)"
-    )
-
-
 _FIRST: Final = {
     column: RUN_STAGE.milepost("run_stage", column=column, last=False) for column in ("position", "detail", "entries_so_far")
 }
@@ -132,7 +123,7 @@ _ATTEMPTS: Final = {"run_number": "run_stage.run_number", "stage_number": "of_ru
 _UNFINISHED_BAGS: Final = (
     "SELECT run_stage.run_number, run_stage.stage_number FROM run_stage LEFT JOIN stage AS of_runs ON of_runs.stage = ?3 "
     f"WHERE {_FIRST['detail']} = '{details.BAG}' AND {_FIRST['entries_so_far']} = 1 AND {_FIRST['position']} <= ?1 "
-    f"AND ifnull({_last_through(_ATTEMPTS, '?2', 'detail')}, '') NOT LIKE '{{\"run\":\"{details.FINISHED}\"%'"
+    f"AND ifnull({RUN_STAGE.last(_ATTEMPTS, 'last.detail', '?2')}, '') NOT LIKE '{{\"run\":\"{details.FINISHED}\"%'"
 )
 
 
@@ -223,7 +214,7 @@ def _stages_through(
 _STAGES_THROUGH: Final = (
     "WITH found AS MATERIALIZED (SELECT run_number, stage_number, "
     f"{RUN_STAGE.milepost('run_stage', last=False)} AS first_position, "
-    f"{_last_through('run_stage', '?1')} AS last_position FROM run_stage) "
+    f"{RUN_STAGE.last('run_stage', 'last.position', '?1')} AS last_position FROM run_stage) "
     "SELECT found.run_number, found.stage_number, run_id, stage, first_position, last_position, "
     "(first.offset, first.event_time_ms) = (last.offset, last.event_time_ms) FROM found "
     "CROSS JOIN run USING (run_number) CROSS JOIN stage USING (stage_number) "

@@ -50,6 +50,7 @@ def _run_summary(
     began_at_ms: int | None,
     chain_entries: int | None,
     began_elsewhere: int | None,
+    recorded_before: int | None,
 ) -> RunSummary:
     try:
         names = tuple(json.loads(stages))
@@ -72,6 +73,7 @@ def _run_summary(
         began_at_ms=began_at_ms,
         ended_at_ms=said_at_ms if ended else None,
         error=exception,
+        recorded_before=bool(recorded_before),
     )
 
 
@@ -101,6 +103,10 @@ _BEGAN_ELSEWHERE: Final = (
     f"iif({_BEGAN_HERE}, {_FIRST_OF_STAGE['sequence']} > {_FIRST_OF_STAGE['entries_so_far']}, TRUE)) "
     "FROM run_stage WHERE run_stage.run_number = run.run_number)"
 )
+# Whether the last entry before the first attempt is that of no branch.
+_RECORDED_BEFORE: Final = RUN.last(
+    "run", f"NOT {is_branch('last.detail')}", f"{RUN_STAGE.milepost(_ATTEMPTS, last=False)} - 1"
+)
 _WITH_ATTEMPTS: Final = f"run LEFT JOIN stage AS of_runs ON of_runs.stage = '{details.STAGE_OF_RUNS}'"
 _BRANCHED: Final = is_branch(RUN_STAGE.milepost("run_stage", column="detail", last=False))
 _BEGAN: Final = f"'attempt-' || attempt.offset || ':{details.BEGAN}'"
@@ -114,7 +120,7 @@ _EVERY_RUN: Final = (
     f"(SELECT at_ms FROM entry AS began INDEXED BY entry_by_key WHERE began.idempotency_key = {_BEGAN} "
     "AND began.run_number = run.run_number AND began.stage_number = of_runs.stage_number), "
     f"(SELECT sum({entries_so_far('run_stage')}) FROM run_stage WHERE run_stage.run_number = run.run_number), "
-    f"{_BEGAN_ELSEWHERE} FROM {_WITH_ATTEMPTS} "
+    f"{_BEGAN_ELSEWHERE}, {_RECORDED_BEFORE} FROM {_WITH_ATTEMPTS} "
     f"LEFT JOIN entry AS attempt ON attempt.position = {RUN_STAGE.last(_ATTEMPTS, 'last.position')} "
     f"WHERE run.run_number > 0 AND {_SHOWN} ORDER BY run.run_number"
 )
