@@ -79,7 +79,9 @@ class RunSummary:
         chain_entries: How many entries its own chain has: its checkpoints, and the entries about its attempts.
         begins_here: False if an archive has the beginning of one of its stages, or its first attempt: when the run began, or
             where a branch did. Then `first_at_ms` is that of what is here, and so is `duration_ms` without attempts.
-            `records` may count from offset 0, and there is no `rate`.
+            `records` may count from offset 0, and there is no `rate`. It is True by mistake if an archive has all that
+            came before the first attempt, and leaves that attempt: a branch at sequence 1, or the first checkpoints of a
+            stage. No trace of them stays, and `records` and `rate` count from offset 0.
         recorded_before: Whether something was recorded before its first attempt. The first checkpoints of a branch do not
             count. If so, there is no `rate`.
     """

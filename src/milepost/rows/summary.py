@@ -96,7 +96,8 @@ _FIRST_OF_RUN: Final = {
 }
 # Whether an archive has the beginning of a run. A stage says so whose first entry here counts others before it. But if the
 # first entry of the run here is that of its first attempt, it says when the run began, and sequences from 1 on that the
-# stage is no branch.
+# stage is no branch. A branch at sequence 1 looks the same. Whether that attempt's entry is the first of the run's own chain
+# would tell, but to compute that takes the key of a keyed chain.
 _BEGAN_HERE: Final = f"{_FIRST_OF_RUN['stage_number']} = of_runs.stage_number AND {_FIRST_OF_RUN['entries_so_far']} = 1"
 _BEGAN_ELSEWHERE: Final = (
     f"(SELECT max({_FIRST_OF_STAGE['entries_so_far']} > 1 AND "
