@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -37,7 +38,7 @@ def _held_up(store: CheckpointStore, jobs: list[Any]) -> list[Any]:
         futures = []
         for job in jobs:
             futures.append(pool.submit(job))
-            while turns.waiting < len(futures):
+            while turns.waiting + sum(future.done() for future in futures) < len(futures):
                 pass
         block.__exit__(None, None, None)
         return [future.exception() or future.result() for future in futures]
@@ -305,3 +306,77 @@ def test_a_child_that_is_forked_within_a_group_leaves_the_transaction_to_its_par
     assert [type(answer) for answer in answers] == [KeyboardInterrupt, ForkedStoreError, ForkedStoreError]
     assert statements == ["BEGIN"]
     assert store.append(entry(1)).position == 1
+
+
+class _Stopped(Exception):  # noqa: N818 - thrown into a thread, as a debugger does
+    pass
+
+
+def test_a_thread_that_fails_after_the_commit_leaves_the_others_their_answers(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It led the commit. The others are no duplicates, nobody is told that his stage has moved, and all is recorded once."""
+    acknowledge = writer(store)._before_acknowledging
+
+    def stop_once(appended: int) -> None:
+        if appended == 5:
+            patch.undo()
+            raise _Stopped
+        acknowledge(appended)
+
+    def advance(stage: str) -> Receipt:
+        return store.advance("run-7", stage, Watermark(1, 1), idempotency_key="a", after=None)
+
+    jobs: list[Any] = [lambda stage=f"s{n}": advance(stage) for n in range(3)]
+    jobs += [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_before_acknowledging", stop_once)
+        first, *others = _held_up(store, jobs)
+    assert isinstance(first, _Stopped)
+    assert all(isinstance(answer, Receipt) and not answer.duplicate for answer in others), others
+    assert {answer.position for answer in others} < {1, 2, 3, 4, 5}
+    assert len({answer.position for answer in others}) == 4
+    assert len(store) == 5
+    store.verify().raise_if_broken()
+
+
+def test_a_thread_that_fails_before_the_commit_leaves_the_others_to_be_recorded(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread; and none of them hears of it."""
+    commit = writer(store)._commit_transaction
+
+    def stop_once(appended: int) -> None:
+        if appended == 3:
+            patch.undo()
+            raise _Stopped
+        commit(appended)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_commit_transaction", stop_once)
+        first, *others = _held_up(store, [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)])
+    assert isinstance(first, _Stopped)
+    assert [(answer.position, answer.duplicate) for answer in others] in ([(1, False), (2, False)], [(2, False), (1, False)])
+    assert [e.run_id for e in store.history()] == ["run-1", "run-2"]
+
+
+def test_a_thread_without_stack_that_leads_a_commit_fails_alone(store: CheckpointStore) -> None:
+    """However little it has left: what the others state is recorded, and answered."""
+
+    def deep(frames: int, call: Any) -> Any:
+        return call() if frames <= 0 else deep(frames - 1, call)
+
+    limit, failed = sys.getrecursionlimit(), 0
+    for left in range(5, 60):
+        jobs: list[Any] = [
+            lambda left=left: deep(limit - left, lambda: store.append(entry(left, stage="deep"))),
+            lambda left=left: store.append(entry(left, stage="a")),
+            lambda left=left: store.advance("run-7", "b", Watermark(left, left), idempotency_key=f"{left}"),
+        ]
+        first, *others = _held_up(store, jobs)
+        failed += isinstance(first, RecursionError)
+        assert [type(answer) for answer in others] == [Receipt] * 2, others
+        assert not any(answer.duplicate for answer in others)
+    assert 0 < failed < 55
+    assert {e.sequence for e in store.history(stage="a")} == set(range(5, 60))
+    store.verify().raise_if_broken()

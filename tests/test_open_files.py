@@ -8,12 +8,14 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
 import pytest
 
 from milepost import CheckpointStore, ForkedStoreError, StoreError, open_files
+from milepost.database import Database
 from support.chains import entry
 from support.doors import connections, fork_in_progress, writer
 
@@ -205,3 +207,16 @@ def test_what_a_store_has_open_is_never_closed_in_the_child_of_a_fork(path: Path
         kept = connection()
         assert kept is not None
         apsw.Connection.close(kept, True)
+
+
+def test_a_file_that_an_interrupt_has_dropped_before_it_was_closed_is_closed(path: Path) -> None:
+    """Nobody else would ever close it, and the last one to close the file writes the WAL back."""
+    with CheckpointStore(path) as store:
+        store.append(entry(1))
+        before = open_files.opened()
+        dropped = Database(store.path, None, None)
+        dropped.open()
+        del dropped
+        gc.collect()
+        assert open_files.opened() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -10,6 +10,7 @@ import apsw
 from milepost import append
 from milepost.block import CUT_SHORT, UNDONE, BlockTurn
 from milepost.errors import FailedStoreError, MilepostError, StoreBusyError, StoreError
+from milepost.job import Job
 from milepost.sqlite_errors import sync_failed
 from milepost.turn import NOW, Turn, Turns
 from milepost.writable_database import Options, WritableDatabase
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from milepost.block import Block
-    from milepost.job import Job
     from milepost.lent import LentConnection
 
 _BY_WHOM: Final = (
@@ -336,6 +336,8 @@ class BlockWriter(WritableDatabase):
         except BaseException as error:
             if self._inherited or not self._lent.in_transaction:  # SQLite has undone all, as when the disk is full
                 raise
+            if isinstance(error, RecursionError) and isinstance(self._turns.holder, Job) and self._turns.holder is not job:
+                raise  # it is about the stack of this thread, which does the job for another one
             try:  # noqa: SIM105 - a call of suppress() could be interrupted, and this be left undone
                 self._execute(_UNDO[depth])
             except apsw.SQLError:  # interrupted before it began

@@ -94,8 +94,8 @@ class Database:
         Raises:
             StoreError: It cannot be opened.
         """
-        open_files.register(self)
         try:
+            open_files.register(self)
             self._open_first()
         except BaseException as error:
             self.close()

@@ -29,7 +29,7 @@ class FileLock:
         """
         self._timeout_ms, self._deadline = timeout_ms, None
         if self._free_until:
-            time.sleep(max(0.0, self._free_until - time.monotonic()))
+            time.sleep(min(max(0.0, self._free_until - time.monotonic()), _MOST_S))  # a test may have set the clock back
             self._free_until = 0.0
 
     def note_taken(self) -> float:
@@ -49,12 +49,17 @@ class FileLock:
         if held > _LONG_S:
             self._free_until = now + min(held / _PART, _MOST_S)
 
-    def wait(self, _calls: int) -> bool:
-        """Wait between two tries to get it, and return False when the time is up: SQLite's busy handler."""
+    def wait(self, calls: int) -> bool:
+        """
+        Wait between two tries to get it, and return False when the time is up: SQLite's busy handler.
+
+        Args:
+            calls: How often it has waited before. That ends the wait too, as a test may have stopped the clock.
+        """
         now = time.monotonic()
         if self._deadline is None:
             self._deadline = now + self._timeout_ms / 1000
-        if now >= self._deadline:
+        if now >= self._deadline or calls * _POLL_S > self._timeout_ms / 1000:
             return False
         time.sleep(_POLL_S)
         return True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 import apsw
 
-from milepost import append
+from milepost import append, rows
 from milepost.block_writer import BlockWriter
 from milepost.errors import MilepostError, StoreError
 from milepost.job import Job
@@ -90,7 +90,7 @@ class GroupWriter(BlockWriter):
             self._end = None
             self._tell_all([*(own or leader.claim_those_that_waited()), *others], error)  # type: ignore[list-item]
             settled = True
-        except Exception as error:  # noqa: BLE001 - the clock's: of the only job, for in a group it is the job's alone
+        except Exception as error:  # noqa: BLE001 - the clock's, of the only job; or of this thread, as it has no stack left
             self._tell_all(own or leader.claim_those_that_waited(), error)
         finally:
             try:
@@ -100,11 +100,24 @@ class GroupWriter(BlockWriter):
             except apsw.Error:  # SQLite has rolled back itself
                 pass
             finally:
-                if not settled:
-                    self._end = None
-                    self._turns.put_back(others)
-                else:
+                if settled:
                     self._turns.finish(others)
+                else:
+                    self._put_back(others)
+
+    def _put_back(self, others: list[Turn]) -> None:
+        """Another thread does the jobs, as this one has failed. If it was after the commit, they are not done again."""
+        end, self._end = self._end, None
+        try:
+            if others and end is not None and not self._lent.in_transaction:
+                last = end.receipt()
+                if rows.signature_at(self._statements, last.position) == bytes.fromhex(last.signature):
+                    for job in others:
+                        job.keep_outcome()
+        except Exception:  # noqa: BLE001, S110 - it has no stack left, say: then they are found to be duplicates
+            pass
+        finally:
+            self._turns.put_back(others)
 
     def _tell_all(self, jobs: list[Job[Any]], error: BaseException) -> None:
         """Jobs have failed: one exception for each, since threads raise them side by side."""
@@ -124,6 +137,8 @@ class GroupWriter(BlockWriter):
 
     def _do_all(self, jobs: list[Job[Any]]) -> int:
         """Do the jobs of a transaction; how many entries were appended."""
+        for job in jobs:
+            job.error = None  # of a thread that could not commit it
         return self._do_alone(jobs[0]) if len(jobs) == 1 else self._do_group(jobs)
 
     def _do_alone(self, job: Job[Any]) -> int:

@@ -22,6 +22,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -68,7 +69,8 @@ class OpenFile(Protocol):
         """Give up every connection in the child of a fork, without even closing it."""
 
 
-_open: dict[int, OpenFile] = {}  # by id()
+# By id(). Weak references, so that a file which an interrupt has dropped before it could be closed goes, and is closed.
+_open: dict[int, weakref.ref[OpenFile]] = {}
 _process = os.getpid()
 
 being_made: dict[str, inherited.Identity | None] = {}
@@ -97,7 +99,7 @@ could not write. Once it is mapped, readers need not wait, however long the writ
 def register(file: OpenFile) -> None:
     """Add a file that is about to be opened, so that a fork closes it. If another thread is forking, wait for that."""
     notice_a_fork()
-    _open[id(file)] = file  # first, and then look: a fork announces itself first, and then looks for files
+    _open[id(file)] = weakref.ref(file)  # first, and then look: a fork announces itself first, and then looks for files
     deadline = time.monotonic() + 2 * _FORK_TIMEOUT_S
     while forks_elsewhere() and time.monotonic() < deadline:
         time.sleep(_WAIT_S)
@@ -115,7 +117,7 @@ def forget(file: OpenFile) -> None:
 
 def opened() -> list[OpenFile]:
     """Return the files that this process has open."""
-    return list(_open.values())
+    return [file for each in list(_open.values()) if (file := each()) is not None]
 
 
 def refuse_inherited(path: str) -> None:

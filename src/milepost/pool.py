@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 import weakref
 from collections import deque
@@ -129,7 +130,8 @@ def _serve(
     ring: Callable[[Job], object],
     workers: weakref.ref[_Threads],
 ) -> None:
-    while True:
+    process = os.getpid()
+    while os.getpid() == process:  # else the work has forked, and has returned in the child too
         try:
             job = queue.get(timeout=_LOOK_AGAIN_S)
         except Empty:

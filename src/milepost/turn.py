@@ -50,6 +50,9 @@ class Turn:
         """Whether it ended by itself, so that whoever finds it in progress removes it."""
         return False
 
+    def keep_outcome(self) -> None:
+        """Note that its work is committed, though nobody can say so yet."""
+
     def commit_is_next(self) -> None:
         """Note that its work is done, but for the commit."""
 

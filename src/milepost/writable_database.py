@@ -127,10 +127,11 @@ class WritableDatabase(Database):
             create.refuse_second_name(self.path)
         found = files.status(f"{self.path}-wal")
         connection: LentConnection | None = None
+        me = id(self)
         try:
             # Announce first, then check: a signal handler that forks before this finds no open file to keep its child from.
             # The child would write what its parent writes.
-            open_files.opening_to_write[id(self)] = open_files.mapping_to_write[id(self)] = self.path
+            open_files.opening_to_write[me] = open_files.mapping_to_write[me] = self.path
             self.refuse_if_ended()
             others = [other for other in open_files.opened() if other.path == self.path and other is not self]
             # Beside another writer the shared memory is mapped already, to be written to.
@@ -152,8 +153,10 @@ class WritableDatabase(Database):
                 apsw.Connection.close(connection, True)
             raise
         finally:
-            open_files.opening_to_write.pop(id(self), None)
-            open_files.mapping_to_write.pop(id(self), None)
+            if me in open_files.mapping_to_write:
+                del open_files.mapping_to_write[me]
+            if me in open_files.opening_to_write:
+                del open_files.opening_to_write[me]
 
     def _prepare(self, connection: LentConnection) -> None:
         self._rules = connection.rules = Rules(self.path)

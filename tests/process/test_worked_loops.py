@@ -68,3 +68,44 @@ def test_a_fork_inside_leaves_the_parent_alone_and_the_child_is_told(tmp_path: P
     assert len(found) == rounds
     assert [each for each in found if not each["sound"] or each["offsets"] != {"fetch": 60, "load": 60}] == []
     assert sum(each["forks"] for each in found) >= 2 * rounds
+
+
+FORKING_WORK: Final = """
+import os, sys, threading, time
+from milepost import CheckpointStore
+
+parent, done, children = os.getpid(), [], []
+
+def work(record):
+    if record == 3:
+        child = os.fork()
+        if child == 0:
+            return "in the child"  # as a library that forks and returns does; nobody ends the process
+        children.append(child)
+    time.sleep(0.02)
+    with open(sys.argv[2], "a", encoding="ascii") as file:
+        file.write(f"{record} {os.getpid() == parent}\\n")
+
+with CheckpointStore(sys.argv[1], durability="normal") as store:
+    for _ in store.checkpointed(range(20), run_id="r", stage="s", every=5).map(work, workers=2, in_flight=20):
+        pass
+for child in children:
+    deadline = time.monotonic() + 20
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+            print("still there")
+            break
+        time.sleep(0.01)
+"""
+
+
+def test_a_child_that_work_has_forked_does_none_of_its_parents_records_and_ends(tmp_path: Path) -> None:
+    """It has a copy of the queue."""
+    done = tmp_path / "done"
+    program = [sys.executable, "-c", FORKING_WORK, str(tmp_path / "store"), str(done)]
+    said = subprocess.run(program, env=environment(), stdout=subprocess.PIPE, check=True, timeout=60, text=True).stdout
+    assert said == ""
+    lines = done.read_text(encoding="ascii").splitlines()
+    assert sorted(int(line.split()[0]) for line in lines) == list(range(20))
+    assert {line.split()[1] for line in lines} == {"True"}

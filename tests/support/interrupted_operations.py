@@ -25,6 +25,7 @@ from milepost import (
     SequenceError,
     Watermark,
     archive,
+    open_files,
 )
 
 if TYPE_CHECKING:
@@ -665,7 +666,9 @@ class Open(Operation):
         self.store = self.scene.open()
 
     def calm(self) -> None:
-        """Whatever was interrupted, the scene goes on with a store."""
+        """Whatever was interrupted, the scene goes on with a store, and no reader waits for an opening that is over."""
+        if open_files.opening_to_write or open_files.mapping_to_write:
+            raise BrokenPromiseError("an opening that was interrupted is still announced")
         self.scene.store = self.store or self.scene.open()
         self.store = None
 
