@@ -360,6 +360,26 @@ def test_a_thread_that_fails_before_the_commit_leaves_the_others_to_be_recorded(
     assert [e.run_id for e in store.history()] == ["run-1", "run-2"]
 
 
+def test_what_fails_beside_an_entry_that_is_undone_is_tried_again_and_may_succeed(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that led failed before the commit, and with it went what was in the other one's way."""
+    commit = writer(store)._commit_transaction
+
+    def stop_once(appended: int) -> None:
+        if appended:
+            patch.undo()
+            raise _Stopped
+        commit(appended)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_commit_transaction", stop_once)
+        first, second = _held_up(store, [lambda n=n: store.append(entry(n)) for n in (5, 3)])
+    assert isinstance(first, _Stopped)
+    assert isinstance(second, Receipt), second
+    assert list(store.history()) == [entry(3)]
+
+
 def test_a_thread_without_stack_that_leads_a_commit_fails_alone(store: CheckpointStore) -> None:
     """However little it has left: what the others state is recorded, and answered."""
 
