@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 import pytest
 
+from milepost import CheckpointStore
 from milepost.cli import commands
+from support.chains import chain
 from support.command import COMMAND, ENVIRONMENT, process, run
 
 
@@ -79,3 +81,50 @@ def test_an_answer_that_cannot_be_written_is_exit_code_3(file: Path) -> None:
         ended = process("runs", file, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert ended.returncode == 3
     assert ended.stderr == b"Error: [Errno 28] No space left on device\n"
+
+
+LONG_ANSWERS = [
+    ("export",),
+    ("export", "--format", "csv"),
+    ("export", "--format", "parquet"),
+    ("history", "--json"),
+    ("sql", "SELECT * FROM checkpoint", "--json"),
+    ("sql", "SELECT * FROM checkpoint", "--csv"),
+]
+UNBUFFERED = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # which would be cut off as well
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit for the size of a file")
+@pytest.mark.parametrize("arguments", LONG_ANSWERS, ids=" ".join)
+def test_an_answer_that_is_written_in_part_is_exit_code_3(path: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Also where Python does not buffer it: each write then is a system call, which says how much it has written."""
+    import resource  # noqa: PLC0415 - not on Windows
+
+    if "parquet" in arguments:
+        pytest.importorskip("arro3.io")
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(1000))
+    command, *options = arguments
+    with (tmp_path / "answer").open("wb") as short:
+        ended = process(
+            command, path, *options, env=UNBUFFERED, capture_output=False, stdout=short, stderr=subprocess.PIPE,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+        )  # fmt: skip
+    assert (ended.returncode, (tmp_path / "answer").stat().st_size) == (3, 8192)
+    assert ended.stderr == b"Error: [Errno 27] File too large\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pipe that says that its reader has gone")
+def test_an_answer_that_is_read_in_part_is_exit_code_141(path: Path) -> None:
+    """As `head` does it, of an answer longer than a pipe; also where Python does not buffer it."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(2000))
+    for environment in (ENVIRONMENT, UNBUFFERED):
+        child = subprocess.Popen(
+            [*COMMAND, "export", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+        assert child.stdout is not None
+        child.stdout.read1(100)
+        child.stdout.close()
+        child.stdout = None
+        assert (child.communicate(timeout=60)[1], child.returncode) == (b"", 141)

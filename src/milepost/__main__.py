@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 def main() -> None:
     """Run the command line, or say which packages to install for it."""
     _open_closed_streams()
+    _buffer_stdout()
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
         extra = "demo" if sys.argv[1:2] == ["demo"] else "cli"
@@ -29,6 +31,20 @@ def _open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # a file takes the lowest descriptor that is free
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - until the process ends
+
+
+def _buffer_stdout() -> None:
+    """
+    Give standard output the buffer that PYTHONUNBUFFERED takes away. A buffer writes everything, or raises.
+
+    Without it, a write that the disk or the pipe takes a part of would lose the rest, and tell nobody. Lines still go out at
+    once, as who sets it wants.
+    """
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, newline="\n", line_buffering=True
+        )
 
 
 if __name__ == "__main__":
