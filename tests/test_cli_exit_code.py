@@ -13,7 +13,7 @@ import pytest
 from milepost import CheckpointStore
 from milepost.cli import commands
 from support.chains import chain
-from support.command import COMMAND, ENVIRONMENT, process, run
+from support.command import COMMAND, ENVIRONMENT, process, run, warm_process
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,39 @@ def test_the_exit_code_is_the_answer_where_the_streams_are_closed(
     assert blind.returncode == exit_code
 
 
+ANSWERS = {
+    "runs": 0,
+    "--help": 0,
+    "--version": 0,
+    "verify --help": 0,
+    "check --json --within 1ms": 1,
+    "latest --stage load --run run-1": 0,
+}
+"""Of each kind, with its exit code where it can be written."""
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_an_answer_that_cannot_be_written_is_exit_code_3(file: Path) -> None:
-    """One sentence, no traceback."""
+@pytest.mark.parametrize("command", ANSWERS)
+def test_an_answer_that_cannot_be_written_is_exit_code_3(file: Path, command: str) -> None:
+    """One sentence, no traceback; also where the answer has another exit code."""
+    arguments = [*command.split(), *([] if command.endswith(("help", "version")) else [str(file)])]
+    assert warm_process(*arguments).returncode == ANSWERS[command]
     with Path("/dev/full").open("wb") as full:
-        ended = process("runs", file, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        ended = process(*arguments, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert ended.returncode == 3
     assert ended.stderr == b"Error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pipe that says that its reader has gone")
+@pytest.mark.parametrize("command", ANSWERS)
+def test_an_answer_that_nobody_reads_is_exit_code_141(file: Path, command: str) -> None:
+    """Nothing on standard error."""
+    arguments = [*command.split(), *([] if command.endswith(("help", "version")) else [str(file)])]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = process(*arguments, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 LONG_ANSWERS = [
@@ -121,10 +147,10 @@ def test_an_answer_that_is_read_in_part_is_exit_code_141(path: Path) -> None:
         store.append_many(chain(2000))
     for environment in (ENVIRONMENT, UNBUFFERED):
         child = subprocess.Popen(
-            [*COMMAND, "export", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            [*COMMAND, "export", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, bufsize=0
         )
         assert child.stdout is not None
-        child.stdout.read1(100)
+        child.stdout.read(1)
         child.stdout.close()
         child.stdout = None
         assert (child.communicate(timeout=60)[1], child.returncode) == (b"", 141)

@@ -46,6 +46,11 @@ class _Commands(click.Group):
         del ctx
         return list(self.commands)
 
+    def make_context(self, *given: Any, **extra: Any) -> click.Context:
+        """Read the command line. `--help` and `--version` print their answer here."""
+        with explain_errors():
+            return super().make_context(*given, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run one command."""
         with explain_errors(), explain_warnings():

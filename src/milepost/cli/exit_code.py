@@ -95,11 +95,10 @@ def explain_errors() -> Iterator[None]:
     for number in ours:
         signal.signal(number, hear)
     try:
-        yield
-        sys.stdout.flush()  # here, where a full disk or a lost reader can still be reported
+        with _written():
+            yield
     except BaseException as error:
         if heard:  # whatever exception it became on its way
-            _leave_stdout()
             _leave(*_ENDS[heard[0]])
         _explain(error)
         raise
@@ -107,6 +106,17 @@ def explain_errors() -> Iterator[None]:
         for number in ours:
             # A second one comes while the process ends, and must not change its exit code.
             signal.signal(number, signal.SIG_IGN if heard else signal.SIG_DFL)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Write what is still in the buffer, here, where a full disk or a lost reader can still be reported."""
+    try:
+        yield
+    except click.exceptions.Exit:  # an answer as well, with an exit code of its own
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -141,7 +151,6 @@ def _explain(error: BaseException) -> None:
             _leave_stdout()
             raise click.exceptions.Exit(ExitCode.NO_READER) from None
         case OSError():
-            _leave_stdout()
             _leave(f"{error.filename}: {error.strerror}" if error.filename else str(error), ExitCode.NO_FILE)
         case KeyboardInterrupt():
             _leave("interrupted", ExitCode.INTERRUPTED)
@@ -227,6 +236,7 @@ def _translated(sentence: str) -> str:
 
 
 def _leave(said: MilepostError | str, exit_code: ExitCode) -> NoReturn:
+    _leave_stdout()
     _print(f"Error: {in_words_of_the_command_line(said)}")
     raise click.exceptions.Exit(exit_code) from None
 
@@ -246,7 +256,7 @@ def _leave_stdout() -> None:
     """
     try:
         sys.stdout.flush()
-    except OSError:
+    except (OSError, KeyboardInterrupt):  # such as a second Ctrl-C, while the reader takes nothing
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
