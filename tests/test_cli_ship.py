@@ -6,6 +6,8 @@ import json
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 import milepost
 from milepost import CheckpointStore, Head
 from support.chains import chain, entry
@@ -83,13 +85,15 @@ def test_ship_every_follows_a_writer_until_it_is_ended(store: CheckpointStore, t
     assert (child.returncode, out, errors) == (0, "", "")
 
 
-def test_ship_every_is_told_when_another_takes_over(store: CheckpointStore, tmp_path: Path) -> None:
-    """It ends with exit code 6."""
+@pytest.mark.parametrize("idle", [False, True])
+def test_ship_every_is_told_when_another_takes_over(store: CheckpointStore, tmp_path: Path, idle: bool) -> None:
+    """It ends with exit code 6, within seconds also if there is nothing to ship."""
     target = tmp_path / "target"
     child = _following(store, target)
     child.stdout.readline()
     milepost.ship(store, target, NAME)
-    store.append(entry(1))
+    if not idle:
+        store.append(entry(1))
     _, errors = child.communicate()
     assert child.returncode == 6
     assert "another shipper has taken over" in errors

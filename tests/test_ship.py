@@ -121,6 +121,28 @@ def test_a_zombie_is_refused_from_its_next_ship_on(store: CheckpointStore, tmp_p
     zombie.close()
 
 
+def test_a_zombie_with_nothing_to_ship_is_refused_as_well(store: CheckpointStore, tmp_path: Path) -> None:
+    """Before the other one has shipped anything, and after that; ship() asks for it by one request."""
+    for ships in (False, True):
+        target = MemoryTarget()
+        asked = FailingTarget(target, lambda _: None)
+        zombie = milepost.ship(store, asked, NAME)
+        store.append(entry(1 + ships))
+        shipped = zombie.ship()
+        before = asked.calls
+        assert zombie.ship() == shipped
+        assert asked.calls == before + 1
+        with restored(tmp_path, target) as other, milepost.ship(other, target, NAME) as shipper:
+            if ships:
+                other.append(entry(3))
+                shipper.ship()
+            for _ in range(2):
+                with pytest.raises(FencedError, match="every entry of this file was shipped") as told:
+                    zombie.ship()
+                assert (told.value.shipped, told.value.unshipped) == (shipped, 0)
+        zombie.close()
+
+
 def test_a_zombie_that_was_told_asks_its_target_no_more(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays refused, whatever has become of the target since; nor can a host's name write to a terminal."""
     target = MemoryTarget()
@@ -656,6 +678,27 @@ def test_a_thread_that_is_fenced_warns_at_once_and_tells_the_caller(store: Check
     with pytest.raises(FencedError):
         shipper.close()
     shipper.close()
+
+
+def test_a_thread_with_nothing_to_ship_asks_now_and_then_whether_another_has_taken_over(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request costs money. The end of a shipper asks nothing, for nothing can be lost."""
+    target = MemoryTarget()
+    asked = FailingTarget(target, lambda _: None)
+    with milepost.ship(store, asked, NAME, every_s=0.001) as shipper:
+        before, looked = asked.calls, shipper._at
+        time.sleep(0.1)
+        assert (asked.calls, shipper._at) == (before, looked)
+    milepost.ship(store, target, NAME)
+    shipper.close()
+    monkeypatch.setattr(milepost.shipper, "ASK_AGAIN_S", 0.05)
+    idle = milepost.ship(store, asked, NAME, every_s=0.001)
+    thread = idle._follower.thread  # type: ignore[union-attr]
+    with pytest.warns(MilepostWarning, match="taken over"), milepost.ship(store, target, NAME):
+        wait_for(lambda: not thread.is_alive())
+    with pytest.raises(FencedError):
+        idle.close()
 
 
 def test_a_thread_goes_on_after_the_network_came_back(store: CheckpointStore) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -64,6 +65,9 @@ _CLAIMS: Final = 20
 _AT_EXIT_S: Final = 5.0
 """How long the end of the interpreter waits for what a thread still ships."""
 
+ASK_AGAIN_S: Final = 5.0
+"""How long a follower with nothing to ship relies on what its target last said, in seconds: a request costs money."""
+
 _LOOK_AGAIN_S: Final = 1.0
 """How often a thread checks whether its shipper was dropped, in seconds."""
 
@@ -72,8 +76,9 @@ def ship(store: CheckpointStore, target: object, name: str, *, every_s: float | 
     """
     Ship a store's chain to a directory or an object store, so that another machine can go on if this one dies.
 
-    This takes over: a shipper that shipped under this name before gets FencedError at its next `ship()`. Call it before
-    the pipeline begins its work, and `shipper.ship()` after a commit that must not be lost with this machine.
+    This takes over: a shipper that shipped under this name before gets FencedError at its next `ship()`, also if it has
+    nothing to ship. Call it before the pipeline begins its work, and `shipper.ship()` after a commit that must not be lost
+    with this machine.
 
     Entries are shipped with their details and with the cursors that are kept. The tables of your own in the file are not.
 
@@ -83,7 +88,8 @@ def ship(store: CheckpointStore, target: object, name: str, *, every_s: float | 
             obstore. All but a directory need the extra `ship`.
         name: The store's name there: 1 to 200 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`, the first a letter or a
             digit.
-        every_s: Also ship every so many seconds, in a thread; None for at `ship()` alone.
+        every_s: Also ship every so many seconds, in a thread; None for at `ship()` alone. With nothing to ship, the thread
+            asks at most every 5 seconds whether another has taken over.
 
     Returns:
         The shipper, which is a context manager.
@@ -136,6 +142,7 @@ class Shipper:
         self._key_check = state.key_check
         self._hash = None if state.key_check is not None and database.hmac is None else database.hash
         self._at = self._claim()
+        self._told_at = time.monotonic()  # when the target last said that no other has taken over
         if every_s is not None:
             self._follower = _Follower(self, every_s)
             self._follower.start()
@@ -156,6 +163,9 @@ class Shipper:
         Ship every entry that is committed and not yet shipped.
 
         Once this returns, they are in the target. If it raises, some of them may be; call it again to ship the rest.
+
+        Without such an entry it asks the target whether another has taken over. That is one request for an object that is
+        not there, or a look at one name in a directory.
 
         Returns:
             The head of what is shipped.
@@ -189,7 +199,7 @@ class Shipper:
         try:
             follower.stop()
             self._raise_late()
-            self._ship()
+            self._ship(math.inf)  # without a rest nothing is lost, whoever has taken over
         except Exception:
             self._follower = None
             raise
@@ -226,10 +236,10 @@ class Shipper:
 
     # Shipping
 
-    def _ship_meanwhile(self) -> bool:
+    def _ship_meanwhile(self, relies_s: float) -> bool:
         """Ship in the thread; return whether to go on. An error is told at once as a warning, and raised later."""
         try:
-            self._ship()
+            self._ship(relies_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
             first, self._late = self._late is None, error
             if first or isinstance(error, FencedError):
@@ -239,7 +249,8 @@ class Shipper:
         self._late = None
         return True
 
-    def _ship(self) -> Head:
+    def _ship(self, relies_s: float = 0.0) -> Head:
+        """Ship. With nothing to ship, rely for so many seconds on what the target last said, and then ask it."""
         if os.getpid() != self._process:
             raise ForkedStoreError(
                 self._database.path, "its shipper was made before a fork: ship from the parent, or from a store of the child"
@@ -248,7 +259,7 @@ class Shipper:
         with self._lock:
             try:
                 self._holder = threading.get_ident()
-                return self._ship_rest()
+                return self._ship_rest(relies_s)
             finally:
                 self._holder = None
 
@@ -259,9 +270,10 @@ class Shipper:
                 self._log.target.label, "a signal handler called ship() or close() during a ship(): call it afterwards"
             )
 
-    def _ship_rest(self) -> Head:
+    def _ship_rest(self, relies_s: float) -> Head:
         if self._fenced is not None:
             raise FencedError(*self._fenced.args)
+        began = self._at
         if self._pending is not None:
             self._put(self._pending)
         left: int | None = None
@@ -276,6 +288,8 @@ class Shipper:
                 break
             ends = Slot(position + len(found.lines), 0)
             self._put(self._made(self._at, ends, found, self._owner))
+        if self._at == began and time.monotonic() - self._told_at >= relies_s:  # a put would have been told
+            self._ask()
         self._merge()
         return self.shipped
 
@@ -330,7 +344,16 @@ class Shipper:
         if len(made.data) < segment.SEALED_BYTES and len(self._recent) < segment.MERGED_TOGETHER:
             self._recent[name] = made.data
         self._at = ends, made.header.signature
+        self._told_at = time.monotonic()
         self._pending = None  # last: after an interrupt before this, the same is put again, and is found there
+
+    def _ask(self) -> None:
+        """Refuse to go on if another has taken over: its claim, which stays for ever, is where this one would put next."""
+        slot, _ = self._at
+        found = self._log.target.get(log_object(self._log.name, slot))
+        if found is not None:
+            self._fence(slot, found)
+        self._told_at = time.monotonic()
 
     def _fence(self, slot: Slot, data: bytes | None) -> NoReturn:
         found, by = self.shipped, "who has merged its objects since"
@@ -537,13 +560,13 @@ def _follow(shipper: weakref.ref[Shipper], follower: _Follower, every_s: float, 
             if found is None:
                 return
             if time.monotonic() >= due:
-                if not found._ship_meanwhile():  # noqa: SLF001 - of this module
+                if not found._ship_meanwhile(ASK_AGAIN_S):  # noqa: SLF001 - of this module
                     return
                 due = time.monotonic() + every_s
             del found
         found = shipper()
         if follower.at_exit and found is not None:
-            found._ship_meanwhile()  # noqa: SLF001
+            found._ship_meanwhile(math.inf)  # noqa: SLF001
     finally:
         _followers.pop(threading.current_thread(), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from milepost.cli import argument, output, values
 from milepost.cli.head import show_head
 from milepost.errors import DamagedTargetError, FencedError, StoreBusyError, TargetError
+from milepost.shipper import ASK_AGAIN_S
 from milepost.shipper import ship as begin
 from milepost.store import CheckpointStore
 
@@ -48,12 +50,13 @@ def ship(file: str, target: str, name: str, every: int | None, key_file: str | N
 
 
 def _follow(shipper: Shipper, head: Head, every_s: float, *, as_json: bool) -> None:
+    again = shipper._ship  # noqa: SLF001 - the command is a part of the library
     reachable = True
     try:
         while True:
             time.sleep(every_s)
             try:
-                if shipper.ship() != head:
+                if again(ASK_AGAIN_S) != head:
                     head = shipper.shipped
                     _show(head, as_json=as_json)
                 reachable = True
@@ -64,7 +67,7 @@ def _follow(shipper: Shipper, head: Head, every_s: float, *, as_json: bool) -> N
                     output.note(f"{error}; trying again")
                 reachable = False
     except KeyboardInterrupt:  # the intended end, wherever it comes: ship the rest
-        if shipper.ship() != head:
+        if again(math.inf) != head:
             _show(shipper.shipped, as_json=as_json)
 
 
