@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
+
+import pytest
 
 from milepost import CheckpointStore, Watermark
 from support.command import answer, run, warm_process
@@ -21,6 +24,30 @@ def test_a_checkpoint_is_recorded_and_the_same_command_again_writes_nothing(path
     with CheckpointStore.open_readonly(path) as store:
         (entry,) = store.history()
     assert (entry.idempotency_key, entry.watermark) == ("load:500", Watermark(500, 1767225600000))
+
+
+@pytest.mark.parametrize("after", [(), ("--after", "0")])
+@pytest.mark.parametrize("when", [(), ("--event-time", "now"), ("--event-time", "1s ago")])
+def test_the_same_command_again_writes_nothing_whatever_its_event_time_means_by_then(
+    path: Path, when: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    """A script that records two steps, and is begun anew: the default is that of the second step now, and `now` is later."""
+    base = ("record", str(path), "--run", "r", "--stage", "s")
+    first = (*base, "--offset", "5", *when, *after)
+    answer(*first)
+    answer(*base, "--offset", "9", "--event-time", "2100-01-31")
+    time.sleep(0.002)
+    assert "was recorded before, at position 1" in answer(*first)
+    refused = run(*base, "--offset", "7", "--key", "s:5", *when)
+    assert (refused.exit_code, "is already recorded" in refused.stderr) == (1, True)
+    refused = run(*base, "--offset", "5", "--event-time", "2026-01-01")
+    assert (refused.exit_code, "event time 2026-01-01" in refused.stderr) == (1, True)
+
+
+def test_an_event_time_that_cannot_be_read_makes_no_file(path: Path) -> None:
+    """It is a wrong argument."""
+    refused = run("record", path, "--run", "r", "--stage", "s", "--offset", "5", "--event-time", "soon")
+    assert (refused.exit_code, "'soon' is no time" in refused.stderr, path.exists()) == (2, True, False)
 
 
 def test_a_warning_is_a_remark_and_no_line_of_source(path: Path) -> None:

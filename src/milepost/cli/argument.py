@@ -29,6 +29,7 @@ _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_40
 _SPAN: Final = re.compile(
     r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(ms|[smhdw]|(?:sec|second|min|minute|hour|day|week)s?)", re.IGNORECASE
 )
+_WORDS: Final = {"now", "today", "yesterday"}
 _SECONDS: Final = range(10**8, 10**11)  # 1973 to 5138 in seconds; in ms the first three years after 1970
 _MOST_MS: Final = 10**14  # the year 5138
 _COMPLETIONS: Final = 200  # names that a shell is given
@@ -48,7 +49,7 @@ def time(text: str) -> str | int:
         WrongTime: It is none of these, or a number that must be seconds.
     """
     word = text.strip()
-    if word in {"now", "today", "yesterday"}:
+    if word in _WORDS:
         return _of_word(word)
     if word.endswith(" ago"):
         ms = clock.time_ns() // 1_000_000 - span_ms(word.removesuffix(" ago"))
@@ -65,6 +66,12 @@ def time(text: str) -> str | int:
     if number >= _MOST_MS:
         raise WrongTime(f"{word} looks like microseconds or nanoseconds: give ms since 1970, or a date")
     return number
+
+
+def is_relative(text: str) -> bool:
+    """Return whether a time means another one each time that it is given."""
+    word = text.strip()
+    return word in _WORDS or word.endswith(" ago")
 
 
 def _of_word(word: str) -> int:
