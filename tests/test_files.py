@@ -16,17 +16,21 @@ from milepost import (
     CheckpointStore,
     FailedStoreError,
     InvalidArgumentError,
+    MilepostError,
     ReadOnlyStoreError,
     StoreError,
     StoreFullError,
+    TargetError,
     files,
+    ship,
 )
 from milepost.connection import refuse_foreign_header
 from support.chains import chain, entry
+from support.command import run
 from support.warm import warm_programs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TESTS = Path(__file__).parent
 PACKAGE = Path(files.__file__).parents[1]
@@ -372,3 +376,36 @@ def test_bytes_that_are_not_utf8_are_no_name(tmp_path: Path, name: bytes) -> Non
         with pytest.raises(InvalidArgumentError, match="must be UTF-8"):
             CheckpointStore(given)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="removes no working directory")
+def test_a_relative_path_in_a_working_directory_that_is_gone_is_told(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every method that takes a path, and by the command line; an absolute one is taken."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    store.append(entry(1))
+    other = tmp_path / "other.milepost"
+    said = (
+        "^x: the working directory of this process cannot be found \\(No such file or directory\\): give an absolute path$"
+    )
+    asked: list[tuple[type[MilepostError], Callable[[], object]]] = [
+        (StoreError, lambda: CheckpointStore("x")),
+        (StoreError, lambda: CheckpointStore.open_readonly("x")),
+        (StoreError, lambda: CheckpointStore.restore("x", tmp_path / "target", "orders")),
+        (StoreError, lambda: store.backup("x")),
+        (StoreError, lambda: store.archive("x", before=store.head())),
+        (StoreError, lambda: store.verify(archives=["x"])),
+        (TargetError, lambda: ship(store, "x", "orders")),
+        (TargetError, lambda: CheckpointStore.restore(other, "x", "orders")),
+    ]
+    for kind, call in asked:
+        with pytest.raises(kind, match=said):
+            call()
+    for command in (("head", "x"), ("export", store.path, "--output", "x"), ("demo", "--output", "x")):
+        told = run(*command)
+        assert (told.exit_code, told.stdout, "x: the working directory of" in told.stderr) == (3, "", True), told.stderr
+    store.backup(other)

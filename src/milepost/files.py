@@ -73,6 +73,7 @@ def absolute(path: object) -> str:
 
     Raises:
         InvalidArgumentError: It is not the path of a file, or it is too long for SQLite.
+        StoreError: It is relative, and the working directory is gone.
     """
     resolved = real(path)
     length, name_bytes = len(os.fsencode(resolved)), len(os.fsencode(os.path.basename(resolved)))  # noqa: PTH119
@@ -97,6 +98,7 @@ def real(path: object) -> str:
 
     Raises:
         InvalidArgumentError: It is not the path of a file.
+        StoreError: It is relative, and the working directory is gone.
     """
     spelled = given(path)
     try:
@@ -107,6 +109,9 @@ def real(path: object) -> str:
         for_sqlite(resolved)
     except UnicodeError:
         raise InvalidArgumentError("path", path, "must be UTF-8, because SQLite requires it: rename the file") from None
+    except OSError as error:  # os.getcwd()'s
+        problem = f"the working directory of this process cannot be found ({error.strerror}): give an absolute path"
+        raise StoreError(spelled, problem) from error
     return resolved
 
 

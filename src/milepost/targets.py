@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from milepost import create, files
-from milepost.errors import InvalidArgumentError, MilepostError, MissingPackageError, TargetError, kind, shown
+from milepost.errors import InvalidArgumentError, MilepostError, MissingPackageError, StoreError, TargetError, kind, shown
 from milepost.segment import MOST_OBJECT_BYTES
 
 if TYPE_CHECKING:
@@ -107,10 +107,12 @@ def target_of(given: object) -> Target:
     Raises:
         InvalidArgumentError: It is none of these.
         MissingPackageError: It needs obstore, which is not installed.
-        TargetError: obstore does not take the URL.
+        TargetError: obstore does not take the URL, or the path is relative and the working directory is gone.
     """
     try:
         found = _target_of(given)
+    except StoreError as error:
+        raise TargetError(error.path, error.problem) from error
     except MilepostError:
         raise
     except Exception:  # noqa: BLE001 - a hostile value may raise anything when it is asked what it is

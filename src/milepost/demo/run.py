@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from milepost.demo import pipeline, proof, screen
 from milepost.demo.pipeline import RUN_ID, STAGES
 from milepost.errors import InvalidArgumentError, MilepostError
+from milepost.files import real
 from milepost.readable import count, iso, size, visible
 from milepost.store import CheckpointStore
 
@@ -206,20 +207,20 @@ def _acts(to: Console, source: Source, path: str, expected: Totals, began: float
 
 def _existing_files(path: str, *, overwrite: bool) -> list[Path]:
     """Return the files to remove first: with `overwrite`, an old file of milepost. Without it, refuse any."""
-    real = os.path.realpath(path)
+    file = real(path)
     there = _files_at(path)
     if there and not overwrite:
-        what = "the file exists already" if os.path.lexists(real) else f"{there[0].name} of an earlier file exists"
+        what = "the file exists already" if os.path.lexists(file) else f"{there[0].name} of an earlier file exists"
         raise InvalidArgumentError("--output", path, f"{what}: choose another file, or replace it with --overwrite")
-    if os.path.lexists(real):
-        CheckpointStore.open_readonly(real).close()  # refuses a file that is not milepost's
+    if os.path.lexists(file):
+        CheckpointStore.open_readonly(file).close()  # refuses a file that is not milepost's
     return there
 
 
 def _files_at(path: str) -> list[Path]:
     """Return the files of a store that exist. The WAL is first: beside a new file, SQLite would read it as that one's."""
-    real = os.path.realpath(path)
-    return [Path(real + suffix) for suffix in ("-wal", "-shm", "") if os.path.lexists(real + suffix)]
+    file = real(path)
+    return [Path(file + suffix) for suffix in ("-wal", "-shm", "") if os.path.lexists(file + suffix)]
 
 
 def _process(to: Console, job: Job, path: str, kill_at: int | None) -> Outcome:
