@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import itertools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -205,6 +206,13 @@ def test_another_source_is_accepted_from_the_checkpoint_on_that_records_it(store
         _read(store, range(4), source="other")
     assert _read(store, range(4), source="other", accept_source=True) == [2, 3]
     assert _read(store, range(5), source="other") == [4]
+
+
+@pytest.mark.parametrize("path", [io.BytesIO(b"x"), None, 1.5, 0, True, "", "a\0b", "a\ud800b"])
+def test_what_is_no_path_has_no_fingerprint(path: Any) -> None:
+    """Nor has a descriptor: open() would read standard input for 0, and close it."""
+    with pytest.raises(InvalidArgumentError, match=r"^path is .*must "):
+        milepost.fingerprint(path)
 
 
 def test_a_source_that_an_entry_cannot_record_is_refused_before_anything_is_done(store: CheckpointStore) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar, cast
 
+from milepost import files
 from milepost.errors import InvalidArgumentError
 from milepost.owner import in_event_loop
 
@@ -77,10 +78,17 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         `sha256:` and 64 hex digits.
 
     Raises:
+        InvalidArgumentError: It is not the path of a file, such as an open file or a descriptor.
         OSError: The file cannot be read.
     """
-    with open(path, "rb") as file:  # noqa: PTH123 - as open() takes it
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    name = files.given(path)
+    try:
+        with open(name, "rb") as file:  # noqa: PTH123 - a str, whatever it contains
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except UnicodeError:
+        raise InvalidArgumentError(
+            "path", path, "must not have a lone surrogate: pass the name as os.listdir() gives it"
+        ) from None
 
 
 class Resumable:
