@@ -46,7 +46,7 @@ def test_one_that_did_not_is_exit_code_1(file: Path) -> None:
     divergence = stage["divergence"]
     assert (divergence["sequence"], divergence["one"]["offset"], divergence["other"]["offset"]) == (2, 1000, 1002)
     assert list(divergence["one"]) == [
-        "run_id", "stage", "sequence", "offset", "event_time_ms", "idempotency_key", "at_ms"
+        "run_id", "stage", "sequence", "offset", "event_time_ms", "event_time", "idempotency_key", "at_ms", "at"
     ]  # fmt: skip
 
 

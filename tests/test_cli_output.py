@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from milepost import CheckpointStore, Watermark
 from support.chains import MAX, entry
-from support.command import ENVIRONMENT, answer, on_terminal, run, warm_process
+from support.command import ENVIRONMENT, answer, on_terminal, reading, run, warm_process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 JUMPING_MS = 1767225600123
@@ -30,6 +31,31 @@ def test_json_is_exact_and_ascii(path: Path) -> None:
     assert (found["sequence"], found["offset"], found["event_time_ms"]) == (MAX, MAX, MAX)
     assert (found["event_time"], found["at"]) == (None, "2026-01-01T00:00:00.123Z")
     assert "9223372036854775807 ms" in answer("history", path)
+
+
+def test_every_moment_in_json_is_in_ms_and_in_iso_8601(path: Path) -> None:
+    """Whichever command answers; a length of time is in ms alone."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(
+            entry(1, run_id=run_id, offset=offset, at_ms=JUMPING_MS) for run_id, offset in (("a", 1), ("b", 2))
+        )
+    seen = set()
+    for command, *options in [*reading(path, "a"), ["compare", "--json", str(path), "a", "b"]]:
+        if "--json" in options and "--follow" not in options:
+            for line in re.split(r"\n(?=[{\[])", run(command, *options).stdout):
+                for record in records_in(json.loads(line)):
+                    times = {name for name in record if re.fullmatch(r"(.*_)?(at|time)_ms", name)}
+                    assert {name.removesuffix("_ms") for name in times} <= set(record), (command, record)
+                    seen |= {command} if times else set()
+    assert seen >= {"check", "compare", "history", "latest", "resume", "runs", "stages", "summary"}
+
+
+def records_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a value of JSON."""
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from records_in(each)
 
 
 def test_a_table_in_a_pipe_leaves_nothing_out(path: Path) -> None:

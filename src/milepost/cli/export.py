@@ -91,7 +91,7 @@ def _write_csv(stream: IO[bytes], store: CheckpointStore, run_id: str | None, st
             return
         for receipt, entry, detail in page:
             times = iso_with_ms(entry.watermark.event_time_ms), iso_with_ms(entry.at_ms)
-            cells = (receipt.position, *values.checkpoint(entry).values(), *times, receipt.signature, detail)
+            cells = (receipt.position, *values.exact(entry).values(), *times, receipt.signature, detail)
             table.writerow([output.cell(cell) if isinstance(cell, str) else cell for cell in cells])
 
 

@@ -19,10 +19,23 @@ FIELDS: Final = ("run_id", "stage", "sequence", "offset", "event_time_ms", "idem
 """The seven values of a checkpoint, in one flat record."""
 
 
-def checkpoint(entry: Checkpoint) -> Record:
-    """Return the values of a checkpoint."""
+def exact(entry: Checkpoint) -> Record:
+    """Return the seven values of a checkpoint, each once."""
     run_id, stage, sequence, (offset, event_time_ms), key, at_ms = entry
     return dict(zip(FIELDS, (run_id, stage, sequence, offset, event_time_ms, key, at_ms), strict=True))
+
+
+def checkpoint(entry: Checkpoint) -> Record:
+    """Return a checkpoint."""
+    return {
+        "run_id": entry.run_id,
+        "stage": entry.stage,
+        "sequence": entry.sequence,
+        "offset": entry.watermark.offset,
+        **time("event_time", entry.watermark.event_time_ms),
+        "idempotency_key": entry.idempotency_key,
+        **time("at", entry.at_ms),
+    }
 
 
 def exported(entry: Entry) -> Record:
@@ -34,20 +47,14 @@ def exported(entry: Entry) -> Record:
     more = {"detail": entry.detail, "cursor": entry.cursor}
     if isinstance(entry.cursor, bytes):
         more["cursor"] = b64encode(entry.cursor).decode()
-    return checkpoint(entry.checkpoint) | {name: value for name, value in more.items() if value is not None}
+    return exact(entry.checkpoint) | {name: value for name, value in more.items() if value is not None}
 
 
 def recorded(receipt: Receipt, entry: Checkpoint, detail: str | None) -> Record:
     """Return a checkpoint with its place in the chain, as the columns of the view `checkpoint`."""
     return {
         "position": receipt.position,
-        "run_id": entry.run_id,
-        "stage": entry.stage,
-        "sequence": entry.sequence,
-        "offset": entry.watermark.offset,
-        **time("event_time", entry.watermark.event_time_ms),
-        "idempotency_key": entry.idempotency_key,
-        **time("at", entry.at_ms),
+        **checkpoint(entry),
         "signature": receipt.signature,
         "detail": detail,
     }
