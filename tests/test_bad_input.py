@@ -262,6 +262,14 @@ def test_a_bad_integer_is_named_and_changes_nothing(used: CheckpointStore, name:
     INTEGERS.check(used, name)
 
 
+@pytest.mark.parametrize("name", [name for name, call in INTEGERS.items() if "0" in call.bad])
+def test_an_integer_below_its_range_is_told_the_range_that_it_has(used: CheckpointStore, name: str) -> None:
+    """It begins at 1 for -1 too, so that nobody tries 0 next."""
+    for wrong in (0, -1):
+        with pytest.raises(InvalidArgumentError, match=f" is {wrong}: must be from 1 to "):
+            INTEGERS[name].call(used, wrong)
+
+
 # Seconds
 
 BAD_SECONDS: dict[str, Any] = {

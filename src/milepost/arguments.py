@@ -6,7 +6,7 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Watermark, integer_fault, name_fault
+from milepost.checkpoint import MAX_INTEGER, MAX_NAME_BYTES, Watermark, name_fault
 from milepost.errors import InvalidArgumentError, kind
 from milepost.signature import hmac_sha256
 
@@ -34,7 +34,9 @@ def check_integer(argument: str, value: object, least: int = 0, most: int = MAX_
     """Refuse anything but an int from `least` to `most`; a bool is refused too."""
     if type(value) is int and least <= value <= most:
         return
-    raise InvalidArgumentError(*(integer_fault(argument, value) or (argument, value, f"must be from {least} to {most}")))
+    widest = f"{most} (2^63-1)" if most == MAX_INTEGER else str(most)
+    rule = f"must be from {least} to {widest}" if type(value) is int else f"must be an int, not {kind(value)}"
+    raise InvalidArgumentError(argument, value, rule)
 
 
 def check_seconds(argument: str, value: object) -> None:
