@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -224,6 +226,18 @@ def test_a_resumed_loop_knows_the_latest_event_time_of_what_was_done(store: Chec
     _loop(store, times[:2], every=2, event_time=lambda record: record, transaction=transaction)
     _loop(store, times, every=2, event_time=lambda record: record, transaction=transaction)
     assert [tuple(entry.watermark) for entry in store.history()] == [(2, 9), (4, 9), (5, 12)]
+
+
+@pytest.mark.parametrize("kind", ["reader", "map", "file"])
+def test_an_iterator_that_is_used_up_is_to_be_made_anew(store: CheckpointStore, kind: str) -> None:
+    """It is the same source, so to pass the same source would be no advice."""
+    file = io.StringIO("a\nb\nc\n")
+    records: Any = {"reader": csv.reader(file), "map": map(int, "123"), "file": file}[kind]
+    assert len(_loop(store, ["a", "b", "c"] if kind == "file" else records)) == 3
+    file.seek(0, io.SEEK_END)
+    with pytest.raises(InvalidArgumentError, match="make it anew, or rewind its file") as told:
+        _loop(store, records)
+    assert "it has 0 record(s), but 3 were already processed: pass the same source from its beginning" in str(told.value)
 
 
 @pytest.mark.parametrize("transaction", [False, True])

@@ -279,11 +279,11 @@ class Source(Generic[Record]):
             raise self._shorter_error(start, f"it has {skipped:,} record(s)")
 
     def _shorter_error(self, start: Start, found: str) -> InvalidArgumentError:
-        return InvalidArgumentError(
-            self._argument,
-            self._records,
-            f"{found}, but {start:,} were already processed: pass the same source, or use a new run_id",
-        )
+        same = "pass the same source"
+        if hasattr(type(self._records), "__next__") or hasattr(type(self._records), "__anext__"):
+            same += " from its beginning (an iterator goes on where it was left: make it anew, or rewind its file)"
+        rule = f"{found}, but {start:,} were already processed: {same}, or use a new run_id"
+        return InvalidArgumentError(self._argument, self._records, rule)
 
 
 def _own_start_error(argument: str, given: object) -> InvalidArgumentError:
