@@ -1188,6 +1188,16 @@ def test_an_archive_of_another_chain_is_a_fault(archived: tuple[Path, list[Path]
             assert str(wrong) in {fault.file for fault in found.faults}
 
 
+def test_a_missing_archive_is_not_to_be_made(archived: tuple[Path, list[Path]]) -> None:
+    """A path with a typo, which no empty store would mend."""
+    path, made = archived
+    missing = made[0].with_name("typo")
+    with CheckpointStore.open_readonly(path) as store:
+        found = store.verify(archives=[missing, made[1]])
+    (told,) = {fault.explanation for fault in found.faults if fault.file == str(missing)}
+    assert told == "the archive cannot be read: no such file: check the path"
+
+
 def test_what_stayed_and_cannot_be_read_is_told_once_for_each_file(
     archived: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

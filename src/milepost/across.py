@@ -6,7 +6,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
-from milepost import details, rows
+from milepost import details, files, rows
 from milepost.database import Database
 from milepost.errors import StoreError, shown
 from milepost.kept import digest_of_kept, line_of, places
@@ -52,9 +52,12 @@ def _verify_across(
         parts: list[_Part] = []
         for path in dict.fromkeys(paths):
             try:
-                archive = Database(path, database.vfs, database.hmac).open()
-                opened.callback(archive.close)
-                parts.append(_part(archive, path))
+                if files.is_store_file(path):
+                    archive = Database(path, database.vfs, database.hmac).open()
+                    opened.callback(archive.close)
+                    parts.append(_part(archive, path))
+                else:  # the reader would say how to make a store of that name
+                    faults.append(_unreadable(path, "no such file: check the path"))
             except StoreError as error:
                 faults.append(_unreadable(path, error.problem))
         parts.sort(key=lambda part: (part.base.position, part.end.position))
