@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from milepost import CheckpointStore, StoreError, schema
+from milepost import CheckpointStore, StoreError, Watermark, schema
 from support.chains import chain, entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 REFUSED = [
     "BEGIN",
@@ -115,11 +116,47 @@ def test_nothing_runs_in_a_block_that_sqlite_has_rolled_back(store: CheckpointSt
         assert connection.execute("SELECT count(*) FROM sink").get == 1
 
 
-def test_an_authorizer_of_the_callers_is_gone_with_its_block(store: CheckpointStore) -> None:
-    """However it was set; the next block is judged again."""
-    store.append(entry(1))
+class OwnCursor(apsw.Cursor):
+    """One of the caller's."""
+
+
+ATTRIBUTES: dict[str, object] = {
+    "authorizer": None,
+    "cursor_factory": OwnCursor,  # whose statements SQLite takes from its cache, and asks nobody
+    "convert_jsonb": lambda *_: "not the bytes",
+}
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_an_attribute_that_would_take_the_rules_off_is_refused_as_well(store: CheckpointStore, attribute: str) -> None:
+    """Or would change what milepost reads; the statement after it is judged as before."""
+    cursor = apsw.jsonb_encode({"page": [1, 2]})
+    store.advance("run-7", "load", Watermark(1, 1), idempotency_key="a", cursor=cursor)
     with store.transaction() as connection:
-        connection.authorizer = None
-    with store.transaction() as connection, pytest.raises(StoreError, match="refused"):
-        connection.execute("DELETE FROM entry")
-    assert len(store) == 1
+        before = getattr(connection, attribute)
+        with pytest.raises(StoreError, match=f"refused: another {attribute} would change how the store itself reads"):
+            setattr(connection, attribute, ATTRIBUTES[attribute])
+        assert getattr(connection, attribute) == before
+        for statement in ("COMMIT", "DELETE FROM entry"):
+            with pytest.raises(StoreError, match="refused"):
+                connection.execute(statement)
+        assert store.cursor("load", run_id="run-7") == cursor
+        store.advance("run-7", "load", Watermark(2, 1), idempotency_key="b")
+    assert len(store) == 2
+    with pytest.raises(StoreError, match="only valid inside its block"):
+        connection.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_such_an_attribute_is_refused_to_on_connect_too(path: Path, attribute: str) -> None:
+    """It would be lost, or stay for every block."""
+    with pytest.raises(StoreError, match=f"another {attribute} would"):
+        CheckpointStore(path, on_connect=lambda connection: setattr(connection, attribute, ATTRIBUTES[attribute]))
+
+
+def test_a_cursor_of_the_blocks_own_may_convert_jsonb(store: CheckpointStore) -> None:
+    """As the refusal says."""
+    with store.transaction() as connection:
+        cursor = connection.cursor()
+        cursor.convert_jsonb = lambda _cursor, _column, value: apsw.jsonb_decode(value)
+        assert cursor.execute("SELECT jsonb('[1, 2]')").get == [1, 2]

@@ -1141,24 +1141,6 @@ def test_a_block_remembers_no_cursors_that_are_gone(store: CheckpointStore) -> N
         assert len(turn._cursors) < 1000
 
 
-def test_a_cursor_factory_of_the_callers_is_not_used_for_mileposts_own(store: CheckpointStore) -> None:
-    """Neither inside the block nor after it."""
-
-    def broken(_connection: apsw.Connection) -> NoReturn:
-        raise ZeroDivisionError
-
-    with store.transaction() as connection:
-        connection.cursor_factory = broken
-        assert store.append(entry(1)).position == 1
-        assert store.latest() == entry(1)
-    assert store.append(entry(2)).position == 2
-    with store.transaction() as connection:
-        assert connection.execute("SELECT 1").get == 1
-        connection.cursor_factory = broken
-    with pytest.raises(StoreError, match="only valid inside its block"):
-        connection.execute("SELECT 1")
-
-
 def test_the_callers_statements_run_on_the_callers_cursors(store: CheckpointStore) -> None:
     """Also after milepost has read in between, so that a kept one is refused after the block."""
     with store.transaction() as connection:

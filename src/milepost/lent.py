@@ -94,6 +94,12 @@ _REFUSED_METHODS: Final = (  # methods that affect milepost's own statements, un
     "wal_checkpoint",
 )
 
+_REFUSED_ATTRIBUTES: Final = {  # which do so as well, and what to do instead
+    "authorizer": "leave it as it is",
+    "convert_jsonb": "set it on a cursor",
+    "cursor_factory": "leave it as it is",
+}
+
 
 class Rules:
     """
@@ -147,6 +153,11 @@ class Rules:
         """Refuse a method of the connection if the caller uses it, and not milepost."""
         if not self.ours:
             self._refuse(f"{method}() would change how the store itself reads and writes: leave it as it is")
+
+    def refuse_setting(self, attribute: str) -> None:
+        """Refuse to set an attribute of the connection."""
+        advice = _REFUSED_ATTRIBUTES[attribute]
+        self._refuse(f"another {attribute} would change how the store itself reads and writes: {advice}")
 
     def _is_ours(self, name: str | None) -> bool:
         return name is not None and name.lower() in schema.names()
@@ -202,6 +213,25 @@ def _refused_in_a_block(name: str) -> Callable[..., Any]:
 
 for _name in _REFUSED_METHODS:
     setattr(LentConnection, _name, _refused_in_a_block(_name))
+
+
+def _refused_to_set(name: str) -> property:
+    of_apsw = getattr(apsw.Connection, name)
+
+    def found(connection: LentConnection) -> Any:
+        return of_apsw.__get__(connection)
+
+    def change(connection: LentConnection, value: Any) -> None:
+        # After an interrupt milepost may put back what is there, while a block goes on.
+        if not connection.rules.ours and value != found(connection):
+            connection.rules.refuse_setting(name)
+        of_apsw.__set__(connection, value)
+
+    return property(found, change, doc=f"Do the same as APSW's `{name}`. Refuse to set another one inside a block.")
+
+
+for _name in _REFUSED_ATTRIBUTES:
+    setattr(LentConnection, _name, _refused_to_set(_name))
 
 
 class LentCursor(apsw.Cursor):

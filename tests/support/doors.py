@@ -79,8 +79,8 @@ def connections(store: CheckpointStore) -> list[apsw.Connection]:
 def unlocked(store: CheckpointStore) -> apsw.Connection:
     """The connection that a store writes with, for statements of a test that no caller may run on it."""
     connection = writer(store)._lent
-    connection.cursor_factory = apsw.Cursor
     connection.rules.ours = True
+    connection.cursor_factory = apsw.Cursor
     return connection
 
 
