@@ -385,6 +385,44 @@ def test_a_bag_stays_whole_until_its_run_has_finished(store: CheckpointStore, pa
     assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).ok
 
 
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_bag_that_begins_with_a_branch_stays_whole_until_its_run_has_finished(
+    store: CheckpointStore, path: Path, branches: int
+) -> None:
+    """Also a branch of a branch, however the archive is cut; then it goes like any other bag."""
+    runs = ["old", "new", "newer"][: branches + 1]
+    list(store.once("abc", run_id="old", stage="mail", key=str))
+    for run_id, branch in pairwise(runs):
+        store.branch(run_id, branch)
+    with suppress(RuntimeError), store.run(runs[-1]) as run:
+        for item in run.once("abcdef", stage="mail", key=str, every=1):
+            if item == "e":
+                raise RuntimeError
+    done = list(store.history(runs[-1], "mail"))
+    assert [each.idempotency_key for each in done] == ["c", "a", "b", "d"]
+    store.archive(path.with_name("a"), before=store.head())
+    assert list(store.history(runs[-1], "mail")) == done
+    with store.run(runs[-1]) as run:
+        assert list(run.once("abcdef", stage="mail", key=str)) == ["e", "f"]
+    store.archive(path.with_name("b"), before=store.head())
+    assert len(list(store.history(runs[-1], "mail"))) == 1
+    assert store.verify(archives=[path.with_name("a"), path.with_name("b")]).ok
+
+
+@pytest.mark.parametrize(
+    "detail", ["'no JSON'", "CAST(x'ff' AS TEXT)", "7", "'[\"bag\"]'", "'{\"bag\":1}'", '\'{"bag":"true"}\'']
+)
+def test_a_first_entry_whose_detail_was_changed_begins_no_bag(store: CheckpointStore, path: Path, detail: str) -> None:
+    """It may be anything, and nothing fails over it: only verify() tells."""
+    list(store.once("abc", run_id="old", stage="mail", key=str))
+    tamper(path, f"UPDATE entry SET detail = {detail} WHERE position = 1")
+    assert store._database.read(rows.whole_bags, 3) == set()
+    assert not store._database.read(rows.is_bag, "old", "mail")
+    tamper(path, "UPDATE entry SET detail = '{\"bag\":true}' WHERE position = 1")
+    assert len(store._database.read(rows.whole_bags, 3)) == 1
+    assert store._database.read(rows.is_bag, "old", "mail")
+
+
 def _left_by_an_open_bag(store: CheckpointStore, path: Path, items: int) -> None:
     """Archive a bag whose run then finishes without another item, and go on."""
     with store.run("bag") as run:

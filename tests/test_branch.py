@@ -99,6 +99,14 @@ def test_a_loop_of_a_branch_starts_behind_the_parents_checkpoint(store: Checkpoi
     assert found == {"old": 6, "new": 5}
 
 
+def test_a_branch_of_a_bag_says_so_and_one_of_any_other_stage_does_not(store: CheckpointStore) -> None:
+    """As the first entry of a bag does."""
+    list(store.once("ab", run_id="old", stage="mail", key=str))
+    list(store.checkpointed("ab", run_id="old", stage="load"))
+    store.branch("old", "new")
+    assert {each.stage: detail.get("bag") for each, detail in of_run(store, "new")} == {"mail": True, "load": None}
+
+
 def test_only_the_stage_that_is_asked_for_is_branched(store: CheckpointStore) -> None:
     """The others may follow."""
     step(store, 1)

@@ -302,12 +302,14 @@ def test_a_stage_that_begins_with_another_entry_is_not_recorded_as_a_bag(store: 
     assert [detail for *_, detail in store.receipts()] == [None, None, None, '{"bag":true}', None]
 
 
+@pytest.mark.parametrize("run_id", ["run-7", "branch"])
 @pytest.mark.parametrize("kind", ["checkpointed", "checkpointed, async", "tracked", "tracked, async"])
-def test_an_ordered_loop_does_not_go_on_in_a_bag(store: CheckpointStore, kind: str) -> None:
-    """It would skip as many records as the bag has done, which are others."""
+def test_an_ordered_loop_does_not_go_on_in_a_bag(store: CheckpointStore, kind: str, run_id: str) -> None:
+    """It would skip as many records as the bag has done, which are others; a branch of a bag is one too."""
     assert len(_until_crash(_once(store, range(39, -1, -1), every=5), 12)) == 12
+    store.branch("run-7", "branch")
     recorded = _recorded(store)
-    given: dict[str, Any] = {"run_id": "run-7", "stage": "fetch"}
+    given: dict[str, Any] = {"run_id": run_id, "stage": "fetch"}
 
     async def track() -> None:
         async with store.tracked(**given):

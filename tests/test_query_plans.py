@@ -51,6 +51,7 @@ LOOKUPS: dict[str, Callable[[CheckpointStore], object]] = {
     "begin_run and end_run": _attempt,
     "branch_points": lambda store: store._database.read(rows.branch_points, "run-1", None, None),
     "branch_points of a stage as of": lambda store: store._database.read(rows.branch_points, "run-1", "load", 500),
+    "is_bag": lambda store: store._database.read(rows.is_bag, "run-1", "load"),
     "branch": lambda store: store.branch("run-1", "new"),
     "branch of what is there": lambda store: store.branch("run-1", "branch"),
     "shippable": lambda store: store._database.read(rows.shippable, 90, 100, 10**9, None),
@@ -68,6 +69,7 @@ SUMMARIES: dict[str, tuple[Callable[[CheckpointStore], object], set[str]]] = {
     "stage_pairs": (lambda store: store._database.read(rows.stage_pairs, "run-1", "branch"), set()),
     "kept_as_of_now": (lambda store: store._database.read(rows.kept_as_of_now, None), {"kept"}),
     "kept_cursors": (lambda store: store._database.read(rows.kept_cursors, None), {"kept", "run_stage"}),
+    "whole_bags": (lambda store: store._database.read(rows.whole_bags, 90), {"run_stage"}),
     "chain_state": (lambda store: store._database.read(rows.chain_state), {"keyed"}),
     "beginning": (lambda store: store._database.read(rows.beginning), {"stage_cursor"}),
 }

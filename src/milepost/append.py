@@ -425,8 +425,8 @@ class Appender:
                 raise CursorNotKeptError(run_id, entry.stage, point.position)
             if not details.signs(point.detail, point.cursor):  # or a changed cursor would be signed
                 raise apsw.CorruptError(f"the cursor at position {point.position} is not the one that was recorded there")
-            source = details.of_source(point.detail)
-            self._add(entry, details.of_branch(run_id, point.position, point.cursor, source), point.cursor)
+            source, bag = details.of_source(point.detail), rows.is_bag(self.statements, run_id, entry.stage)
+            self._add(entry, details.of_branch(run_id, point.position, point.cursor, source, bag=bag), point.cursor)
         return self._batch_receipt(appended, duplicates)
 
     def record_archive(self, cut: ChainBase, detail: str | None, clock: Callable[[], int]) -> Receipt:

@@ -10,7 +10,7 @@ The JSON object that milepost itself records with an entry, and the names in it.
 | `branch_of` | the run that the entry was branched from |
 | `source` | text that says which source a loop's records come from |
 | `branch_position` | the position of the entry that it repeats |
-| `bag` | `true` in the first entry that `once` records of a stage |
+| `bag` | `true` in the first entry that `once` records of a stage, and in the entry that branches from such a stage |
 | `archive_position` | in the stage `milepost:archive`: the last entry that was archived |
 | `archive_signature` | the signature of the chain there, 64 hex digits |
 | `kept` | how many of the entries up to there stay in the file |
@@ -44,7 +44,7 @@ STAGE_OF_ARCHIVES: Final = "milepost:archive"
 """The stage in which archives are recorded."""
 
 BAG: Final = '{"bag":true}'
-"""The detail of the first entry of a bag. An archive keeps the whole of a bag whose run has not finished."""
+"""The detail of the first entry of a bag that is no branch. An archive keeps all of a bag whose run has not finished."""
 
 BEGAN: Final = "began"
 FINISHED: Final = "finished"
@@ -66,9 +66,11 @@ def detail(*, cursor: Stored | None = None, **values: str | int) -> str | None:
     return f"{{{signed}}}" if text is None else f"{text[:-1]},{signed}}}"
 
 
-def of_branch(run_id: str, position: int, cursor: Stored | None, source: str | None = None) -> str | None:
+def of_branch(run_id: str, position: int, cursor: Stored | None, source: str | None, *, bag: bool) -> str | None:
     """Return the detail of an entry that repeats another run's entry. Leave out that run's name if it is too long."""
-    values = {} if source is None else {"source": source}
+    values: dict[str, str | int] = {} if source is None else {"source": source}
+    if bag:
+        values["bag"] = True
     found = detail(cursor=cursor, branch_position=position, branch_of=run_id, **values)
     if found is not None and len(found.encode()) > MAX_DETAIL_BYTES:
         return detail(cursor=cursor, branch_position=position, **values)

@@ -11,7 +11,7 @@ from milepost import details
 from milepost.checkpoint import MAX_INTEGER
 from milepost.mileposts import BOUND, INTERVAL, RUN_STAGE
 from milepost.rows.append import add_entries
-from milepost.rows.columns import EntryRow, Statements, chain_base, checked_signature, of_entry, require, tip
+from milepost.rows.columns import EntryRow, Statements, chain_base, checked_signature, marks_bag, of_entry, require, tip
 from milepost.rows.lookup import signature_at
 from milepost.signature import ChainBase
 
@@ -86,12 +86,15 @@ _ENTRIES_AT_FIRST: Final = (
 
 
 def is_bag(connection: Statements, run_id: str, stage: str) -> bool:
-    """Return whether `once` has recorded the first entry of a stage of a run, as far as that is here."""
-    detail: object = connection.execute(_FIRST_DETAIL, (run_id, stage)).get
-    return detail == details.BAG
+    """Return whether the first entry of a stage of a run marks it as a bag of `once`, as far as that entry is here."""
+    return connection.execute(_IS_BAG, (run_id, stage)).get is not None
 
 
-_FIRST_DETAIL: Final = f"SELECT {RUN_STAGE.milepost('given', column='detail', last=False)} FROM {RUN_STAGE.given}"
+_IS_BAG: Final = (
+    f"SELECT 1 FROM {RUN_STAGE.given} "
+    f"CROSS JOIN entry AS first ON first.position = {RUN_STAGE.milepost('given', last=False)} "
+    f"WHERE {marks_bag('first.detail')}"
+)
 
 
 def count(connection: Statements) -> int:
@@ -116,13 +119,12 @@ def whole_bags(connection: Statements, cut: int, as_of: int = MAX_INTEGER) -> se
     return set(found)
 
 
-_FIRST: Final = {
-    column: RUN_STAGE.milepost("run_stage", column=column, last=False) for column in ("position", "detail", "entries_so_far")
-}
 _ATTEMPTS: Final = {"run_number": "run_stage.run_number", "stage_number": "of_runs.stage_number"}
 _UNFINISHED_BAGS: Final = (
-    "SELECT run_stage.run_number, run_stage.stage_number FROM run_stage LEFT JOIN stage AS of_runs ON of_runs.stage = ?3 "
-    f"WHERE {_FIRST['detail']} = '{details.BAG}' AND {_FIRST['entries_so_far']} = 1 AND {_FIRST['position']} <= ?1 "
+    "SELECT run_stage.run_number, run_stage.stage_number FROM run_stage "
+    f"CROSS JOIN entry AS first ON first.position = {RUN_STAGE.milepost('run_stage', last=False)} "
+    "LEFT JOIN stage AS of_runs ON of_runs.stage = ?3 "
+    f"WHERE first.entries_so_far = 1 AND first.position <= ?1 AND {marks_bag('first.detail')} "
     f"AND ifnull({RUN_STAGE.last(_ATTEMPTS, 'last.detail', '?2')}, '') NOT LIKE '{{\"run\":\"{details.FINISHED}\"%'"
 )
 

@@ -120,6 +120,11 @@ def is_branch(detail: str) -> str:
     return f"iif(json_valid({detail}), json_type({detail}, '$.branch_position') IS NOT NULL, FALSE)"
 
 
+def marks_bag(detail: str) -> str:
+    """Return the condition that a detail is that of a bag's first entry, also in a branch, as SQL; see `is_branch`."""
+    return f"iif(json_valid({detail}), json_type({detail}, '$.bag') = 'true', FALSE)"
+
+
 OWN_STAGE: Final = f"NOT GLOB '{details.RESERVED}*'"
 """The condition on a stage's name that excludes milepost's own stages."""
 
