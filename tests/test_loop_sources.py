@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import milepost
-from milepost import CheckpointStore, InvalidArgumentError, SourceChangedError, Start, details
+from milepost import CheckpointStore, InvalidArgumentError, SourceChangedError, Start, Watermark, details
+from milepost.append import Step
+from milepost.checkpoint import MAX_INTEGER
 from milepost.signature import MAX_DETAIL_BYTES
+from support import doors
 from support.patience import in_time
 
 if TYPE_CHECKING:
@@ -216,8 +219,8 @@ def test_what_is_no_path_has_no_fingerprint(path: Any) -> None:
 
 
 def test_a_source_that_an_entry_cannot_record_is_refused_before_anything_is_done(store: CheckpointStore) -> None:
-    """JSON writes out what a terminal would obey; as much of it as there is room for, beside a cursor, is recorded."""
-    room = MAX_DETAIL_BYTES - len(details.detail(cursor=b"", source="") or "")
+    """JSON writes out what a terminal would obey; as much of it as there is room for, in a branch too, is recorded."""
+    room = MAX_DETAIL_BYTES - len(details.detail(cursor=b"", branch_position=MAX_INTEGER, source="") or "")
     longest = "\x01" * (room // 6) + "a" * (room % 6)
     with pytest.raises(InvalidArgumentError, match="too long as JSON"):
         store.checkpointed(range(2), run_id="run-7", stage="load", source=f"{longest}a")
@@ -225,6 +228,26 @@ def test_a_source_that_an_entry_cannot_record_is_refused_before_anything_is_done
     assert _read(store, range(3), source=longest, cursor=lambda _: b"x") == [2]
     with pytest.raises(SourceChangedError):
         _read(store, range(3), source=longest[:-1])
+    store.branch("run-7", "run-8")
+    assert _read(store, range(4), source=longest, run_id="run-8") == [3]
+    assert max(len(detail.encode()) for *_, detail in store.receipts() if detail) > MAX_DETAIL_BYTES - 30
+
+
+def test_a_source_that_a_branch_has_no_room_for_is_not_branched(store: CheckpointStore) -> None:
+    """An older milepost may have recorded it; an entry that is longer could never be restored."""
+    longest = MAX_DETAIL_BYTES - len(details.detail(cursor=b"", source="") or "")
+    source = "\x01" * (longest // 6) + "a" * (longest % 6)
+    step = Step("run-7", "load", Watermark(1, 0), "a", cursor=b"x", source=source)
+    doors.writer(store).advance(step, store._clock)
+    (*_, detail) = next(store.receipts())
+    assert detail is not None
+    assert len(detail.encode()) == MAX_DETAIL_BYTES
+    with pytest.raises(InvalidArgumentError, match="too long to be recorded with stage 'load' of run 'run-8'") as refused:
+        store.branch("run-7", "run-8")
+    assert refused.value.argument == "source"
+    with pytest.raises(InvalidArgumentError, match="too long to be recorded"):
+        doors.writer(store).advance(step._replace(watermark=Watermark(2, 0), source=f"{source}a"), store._clock)
+    assert len(store) == 1
 
 
 def test_a_stage_without_a_source_takes_any_and_another_run_too(store: CheckpointStore) -> None:

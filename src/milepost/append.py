@@ -21,6 +21,7 @@ from milepost.errors import (
     ArchivedStageError,
     CursorNotKeptError,
     IdempotencyConflictError,
+    InvalidArgumentError,
     InvalidCheckpointError,
     MilepostWarning,
     NoCheckpointError,
@@ -29,6 +30,7 @@ from milepost.errors import (
     SequenceError,
     StageMovedError,
     WatermarkRegressionError,
+    shown,
 )
 from milepost.mileposts import INTERVAL
 from milepost.receipt import BatchReceipt, Receipt, receipt_of
@@ -399,6 +401,7 @@ class Appender:
         Start a run where the stages of another run stood, or where one of them stood.
 
         Raises:
+            InvalidArgumentError: The source of a stage is so long that the new entry has no room for it.
             NoCheckpointError: There is nothing to start from.
             RunExistsError: The new run already has one of the stages, from elsewhere.
             CursorNotKeptError: A stage stood at a checkpoint whose cursor is no longer kept.
@@ -462,7 +465,17 @@ class Appender:
                 del self._stages[names]
 
     def _add(self, entry: Checkpoint, detail: str | None, cursor: Stored | None) -> Receipt:
-        """Append one checkpoint with its detail and its cursor. A sequence above the stage's last is no duplicate's."""
+        """
+        Append one checkpoint with its detail and its cursor. A sequence above the stage's last is no duplicate's.
+
+        Raises:
+            InvalidArgumentError: The detail is too long. Only a source of the caller's can make it so.
+        """
+        if not details.fits(detail):
+            rule = (
+                f"is too long to be recorded with stage {shown(entry.stage)} of run {shown(entry.run_id)}: start a new run"
+            )
+            raise InvalidArgumentError("source", details.of_source(detail), rule)
         self.extend((entry,), (detail,))
         self.finish()
         if cursor is not None:

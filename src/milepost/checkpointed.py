@@ -6,11 +6,11 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from milepost import cursors, details, rows
+from milepost.checkpoint import MAX_INTEGER
 from milepost.errors import InvalidArgumentError, SourceChangedError
 from milepost.mapped import Mappable
 from milepost.owner import in_event_loop
 from milepost.progress import OffsetProgress, refuse_bag
-from milepost.signature import MAX_DETAIL_BYTES
 from milepost.source import Source, Start
 from milepost.times import to_ms
 
@@ -51,7 +51,8 @@ class Checkpointed(Mappable[Record]):
         self._source: Source[Record] = Source(records, has_cursors=cursor is not None, stage=(store.path, run_id, stage))
         self._event_time, self._cursor = event_time, cursor
         self._name, self._accepts_another = source, accept_source
-        if source is not None and len((details.detail(cursor=b"", source=source) or "").encode()) > MAX_DETAIL_BYTES:
+        # Its entries may have cursors, and a branch says where it came from.
+        if source is not None and not details.fits(details.detail(cursor=b"", branch_position=MAX_INTEGER, source=source)):
             raise InvalidArgumentError("source", source, "is too long as JSON: give its SHA-256, as fingerprint() does")
 
     def _state(self) -> rows.ResumeState | None:

@@ -72,9 +72,12 @@ def of_branch(run_id: str, position: int, cursor: Stored | None, source: str | N
     if bag:
         values["bag"] = True
     found = detail(cursor=cursor, branch_position=position, branch_of=run_id, **values)
-    if found is not None and len(found.encode()) > MAX_DETAIL_BYTES:
-        return detail(cursor=cursor, branch_position=position, **values)
-    return found
+    return found if fits(found) else detail(cursor=cursor, branch_position=position, **values)
+
+
+def fits(text: str | None) -> bool:
+    """Return whether an entry may have a detail of this length."""
+    return text is None or len(text.encode()) <= MAX_DETAIL_BYTES
 
 
 def parse(text: str | None) -> dict[str, Any]:

@@ -460,7 +460,8 @@ class CheckpointStore:
             How many checkpoints were recorded, how many were duplicates, and the chain's position and signature with them.
 
         Raises:
-            InvalidArgumentError: A name or a time that no checkpoint can have, or twice the same run.
+            InvalidArgumentError: A name or a time that no checkpoint can have, or twice the same run. Or the `source` of a
+                stage, recorded by an older milepost, is too long for the new checkpoint.
             NoCheckpointError: There is nothing to start from.
             RunExistsError: The new run has one of the stages already, and not from there.
             CursorNotKeptError: A stage stood where its cursor is not kept any more.
