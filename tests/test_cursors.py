@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import http
+import itertools
 import json
 import shutil
+import sys
+import threading
 from collections import defaultdict
 from contextlib import closing
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import apsw
 import pytest
@@ -30,7 +33,7 @@ from milepost import (
     workers,
 )
 from milepost.cli.exit_code import ExitCode
-from milepost.cursors import MAX_CURSOR_BYTES
+from milepost.cursors import MAX_CURSOR_BYTES, encode
 from support.chains import entry
 from support.command import answer, run
 from support.doors import writer
@@ -218,6 +221,34 @@ def test_a_cursor_is_taken_as_it_is_at_the_call(state: Stated) -> None:
     assert state.store.cursor("load") == {"page": [1]}
     assert state.store.cursor("raw") == b"one"
     assert state.store.cursor("sort") == {"page": [1, 2]}, "of a batch, as its step comes"
+
+
+def test_a_cursor_that_another_thread_changes_is_taken_as_it_was_at_one_moment(store: CheckpointStore) -> None:
+    """Two members that are always changed together are never torn apart, and none comes or goes while it is written."""
+    token: dict[str, int] = {"page": 0, **{f"partition-{number}": number for number in range(50)}, "offset": 0}
+    over = threading.Event()
+
+    def change() -> None:
+        for number in itertools.count(1):
+            token.update({"page": number, "offset": number})
+            token[f"new-{number % 7}"] = token.pop(f"new-{(number + 1) % 7}", number)
+            if over.is_set():
+                return
+
+    switch_interval = sys.getswitchinterval()
+    thread = threading.Thread(target=change)
+    try:
+        sys.setswitchinterval(1e-6)
+        thread.start()
+        taken = [cast("str", encode(token)) for _ in range(2_000)]
+    finally:
+        sys.setswitchinterval(switch_interval)
+        over.set()
+        thread.join()
+    found = [json.loads(each) for each in taken]
+    assert [each for each in found if each["page"] != each["offset"]] == []
+    assert len({each["page"] for each in found}) > 1
+    Stated(store)(token)
 
 
 # What is kept

@@ -56,7 +56,7 @@ def _to_json(cursor: object) -> str:
     if type(cursor) is not dict:
         return _encode_any(cursor)
     members = []
-    for name, value in cursor.items():
+    for name, value in list(cursor.items()):  # in one step, as another thread may change it meanwhile
         if type(name) is str and type(value) is str:
             members.append(f"{json_string(name)}:{json_string(value)}")
         elif type(name) is str and type(value) is int:
