@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import signal
+from datetime import UTC, datetime, tzinfo
 from itertools import chain
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from milepost import Checkpoint, CheckpointStore
+import milepost
+from milepost import Checkpoint, CheckpointStore, InvalidArgumentError, Watermark, arguments, cursors, errors, steps
 from support.chains import entry
 from support.hostile import HostileError, hostile
 from support.patience import in_time
@@ -157,3 +162,85 @@ def test_a_function_of_the_start_that_has_nothing_more_does_not_look_like_the_en
     loop: Any = store.checkpointed(lambda _: next(iter(())), run_id="run-7", stage="load")
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(chain.from_iterable([loop.map(str) if mapped else loop]))
+
+
+class _AlarmError(Exception):
+    """What the handler of an alarm raises, as many time limits do."""
+
+
+def _alarm(*_: object) -> None:
+    raise _AlarmError
+
+
+_STEPS = [("run-7", "load", Watermark(1, 0), f"step-{number}") for number in range(100)]
+_TAKEN: dict[str, Callable[[], object]] = {
+    "a cursor": lambda: cursors.encode({"pages": ["x" * 40] * 500}),
+    "steps": lambda: steps.checked_steps(_STEPS),
+    "steps by name": lambda: steps.checked_steps([dict(zip(steps._NEEDED, step, strict=True)) for step in _STEPS]),
+    "times": lambda: [milepost.ms(datetime(2013, 3, 1, tzinfo=UTC)) for _ in range(300)],
+    "integers": lambda: [arguments.plain_integer(number) for number in ["7", 7.5, None] * 300],
+    "names": lambda: [errors.shown(name) for name in ["run-7", 7, None] * 100],
+}
+
+
+@pytest.mark.parametrize("take", _TAKEN.values(), ids=_TAKEN)
+def test_what_a_signal_handler_raises_comes_out_as_it_is(take: Callable[[], object]) -> None:
+    """While the store looks at an argument that is right: never as an error about it."""
+    before, chance, raised = signal.signal(signal.SIGALRM, _alarm), random.Random(7), 0
+    started = perf_counter()
+    take()
+    lasts = perf_counter() - started
+    try:
+        for _ in range(400):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, max(1e-6, chance.uniform(0, lasts)))
+                    take()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except _AlarmError:
+                raised += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert raised > 10
+
+
+def test_what_an_argument_itself_raises_passes_through_where_nothing_else_can_raise_it(store: CheckpointStore) -> None:
+    """It is no TypeError that says that a value is of no use here."""
+
+    class Members(dict[str, object]):
+        items = hostile
+
+    class Index:
+        __index__ = hostile
+
+    class Zone(tzinfo):
+        utcoffset = dst = tzname = hostile
+
+    given: dict[str, Any] = {"run_id": "run-7", "stage": "load", "idempotency_key": "a"}
+    with pytest.raises(HostileError):
+        store.advance(**given, watermark=Watermark(1, 0), cursor=Members(page=1))
+    with pytest.raises(HostileError):
+        store.advance(**given, watermark=Watermark(Index(), 0))  # type: ignore[arg-type]
+    with pytest.raises(HostileError):
+        store.latest(as_of=datetime(2013, 3, 1, tzinfo=Zone()))
+    assert len(store) == 0
+
+
+def test_an_error_about_an_argument_says_what_it_comes_of(store: CheckpointStore) -> None:
+    """By its cause, also where it is one of many."""
+
+    class Step(dict[str, object]):
+        __len__ = hostile
+
+    step: Any = ("run-7", "load", Watermark(1, 0), "a", None, {1})
+    for call, kind in (
+        (lambda: store.advance_many([step]), TypeError),
+        (lambda: store.advance_many([Step(run_id="run-7")]), HostileError),
+        (lambda: store.advance_many(5), TypeError),  # type: ignore[arg-type]
+        (lambda: store.append_many(5), TypeError),  # type: ignore[arg-type]
+        (lambda: cursors.encode(float("nan")), ValueError),
+    ):
+        with pytest.raises(InvalidArgumentError) as refused:
+            call()
+        assert type(refused.value.__cause__) is kind

@@ -137,7 +137,14 @@ def test_what_json_has_no_word_for_comes_back_as_what_json_makes_of_it(state: St
     for given_cursor, found in given_and_found:
         state(given_cursor)
         assert state.store.cursor("load") == found
-    for cursor in (bytearray(b"\xff\0"), memoryview(b"\xff\0"), memoryview(b"\xff.\0")[::2]):
+    for cursor in (
+        bytearray(b"\xff\0"),
+        memoryview(b"\xff\0"),
+        memoryview(b"\xff.\0")[::2],
+        memoryview(bytearray(b"\xff\0")).toreadonly(),
+        memoryview(b"\xff\0").cast("B", (2, 1)),
+        memoryview(b"\xff\0").cast("H"),
+    ):
         state(cursor)
         assert state.store.cursor("load") == b"\xff\0"
 
@@ -177,7 +184,14 @@ def _deep() -> list[Any]:
     return deep
 
 
+def _released() -> memoryview:
+    view = memoryview(b"x")
+    view.release()
+    return view
+
+
 NO_CURSORS: dict[str, Callable[[], object]] = {
+    "a memoryview that was released": _released,
     "NaN": lambda: float("nan"),
     "infinity inside": lambda: {"loss": [float("-inf")]},
     "a lone surrogate": lambda: "\ud800",

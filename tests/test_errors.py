@@ -26,7 +26,7 @@ from milepost import (
     errors,
 )
 from support.chains import EVENT_MS, entry
-from support.hostile import HOSTILE
+from support.hostile import HOSTILE, HostileError, hostile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,3 +234,20 @@ def test_an_error_can_be_shown_whatever_value_it_carries(value: str) -> None:
     """asyncio.run shows what a task has raised."""
     assert repr(InvalidArgumentError("entry", HOSTILE[value], "must be a Checkpoint")).startswith("InvalidArgumentError(")
     assert repr(InvalidCheckpointError("entry", tuple.__new__(Checkpoint, ("run-7",)), "must have six fields"))
+
+
+@pytest.mark.parametrize("value", ["run-7", 7, None])
+def test_what_a_signal_handler_raises_while_a_value_is_shown_or_pickled_comes_out(
+    value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a value that runs no code of the caller; of any other, and of an int with too many digits, a description does."""
+    monkeypatch.setattr(errors._SHORT, "repr", hostile)
+    monkeypatch.setattr(errors, "dumps", hostile)
+    with pytest.raises(HostileError):
+        errors.shown(value)
+    with pytest.raises(HostileError):
+        pickle.dumps(InvalidArgumentError("stage", value, "must be something else"))
+    assert errors.shown(HOSTILE["hostile repr"]) == "<HostileRepr>"
+    monkeypatch.undo()
+    assert errors.shown(10**5000) == "<int>"
+    assert repr(InvalidArgumentError("sequence", 10**5000, "rule")) == "InvalidArgumentError('sequence', <int>, 'rule')"

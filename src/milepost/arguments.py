@@ -59,7 +59,7 @@ def plain_integer(value: object) -> object:
         return value
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - a foreign __index__ may raise anything: then it is no integer
+    except (TypeError, ValueError, OverflowError):  # any other comes of the caller's code, or a signal handler
         return value
 
 

@@ -17,7 +17,12 @@ from milepost.signature import json_string
 MAX_CURSOR_BYTES: Final = 65_536
 """The greatest length of a stored cursor: JSON in UTF-8, or bytes."""
 
-_encode_any: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+def _refuse(value: object) -> None:
+    raise TypeError(f"JSON has no {kind(value)}")  # json asks a value for its __class__, which may raise anything
+
+
+_encode_list: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse).encode
 
 Stored = str | bytes
 """A cursor in its stored form: JSON as text, bytes as a blob."""
@@ -32,15 +37,16 @@ def encode(cursor: object) -> Stored | None:
     """
     if cursor is None:
         return None
-    if type(cursor) is bytes or type(cursor) is bytearray or type(cursor) is memoryview:
-        stored: Stored = bytes(cursor)
-        length = len(stored)
-    else:
-        try:
+    stored: Stored
+    try:
+        if type(cursor) is bytes or type(cursor) is bytearray or type(cursor) is memoryview:
+            stored = bytes(cursor)
+            length = len(stored)
+        else:
             stored = _to_json(cursor)
             length = len(stored.encode())
-        except Exception as error:  # noqa: BLE001 - an object of the caller's may raise anything here
-            raise InvalidArgumentError("cursor", cursor, f"must be bytes, or fit into JSON ({kind(error)})") from None
+    except (TypeError, ValueError, RecursionError) as error:  # any other comes of the caller's code, or a signal handler
+        raise InvalidArgumentError("cursor", cursor, f"must be bytes, or fit into JSON ({kind(error)})") from error
     if length > MAX_CURSOR_BYTES:
         raise InvalidArgumentError("cursor", cursor, f"must have at most {MAX_CURSOR_BYTES:,} bytes, but has {length:,}")
     return stored
@@ -54,7 +60,7 @@ def _to_json(cursor: object) -> str:
     call, which would take a sixtieth of a durable append.
     """
     if type(cursor) is not dict:
-        return _encode_any(cursor)
+        return _any_to_json(cursor)
     members = []
     for name, value in list(cursor.items()):  # in one step, as another thread may change it meanwhile
         if type(name) is str and type(value) is str:
@@ -62,8 +68,12 @@ def _to_json(cursor: object) -> str:
         elif type(name) is str and type(value) is int:
             members.append(f"{json_string(name)}:{value}")
         else:
-            return _encode_any(cursor)
+            return _any_to_json(cursor)
     return f"{{{','.join(members)}}}"
+
+
+def _any_to_json(cursor: object) -> str:
+    return _encode_list([cursor])[1:-1]  # of a list: json would ask any other value for its __class__
 
 
 def decode(stored: Stored | None) -> Any:

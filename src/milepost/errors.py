@@ -68,9 +68,16 @@ def shown(value: object) -> str:
         return value.text
     try:
         text = _SHORT.repr(value)
-    except Exception:  # noqa: BLE001 - a hostile value must not hide the error about it
-        text = f"<{kind(value)}>"
+    except Exception as error:
+        if _is_plain(value) and not isinstance(error, ValueError):  # which an int with too many digits raises
+            raise
+        text = f"<{kind(value)}>"  # a hostile value must not hide the error about it
     return text if text.isprintable() else ascii(text)
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value runs no code of the caller. What is raised over it comes of a signal handler."""
+    return any(type(value) is plain for plain in (str, int, float, bytes, bool, type(None)))  # no foreign type is compared
 
 
 def kind(value: object) -> str:
@@ -106,8 +113,10 @@ def _picklable(value: object) -> object:
     """Return the value if it can be pickled, or else its description."""
     try:
         dumps(value)
-    except Exception:  # noqa: BLE001 - a value may raise anything there, and the error about it must arrive
-        return _Description(shown(value))
+    except Exception:
+        if _is_plain(value):
+            raise
+        return _Description(shown(value))  # a value may raise anything there, and the error about it must arrive
     return value
 
 
@@ -118,7 +127,10 @@ class MilepostError(Exception):
         """Show the error as Python does, or shortened if a value in it has no repr: asyncio shows the error of a task."""
         try:
             return super().__repr__()
-        except Exception:  # noqa: BLE001 - a value of the caller's may raise anything there
+        except Exception as error:
+            if all(map(_is_plain, self.args)) and not isinstance(error, ValueError):
+                raise
+            # A value of the caller's may raise anything there.
             return f"{type(self).__name__}({', '.join(map(shown, self.args))})"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -88,9 +88,9 @@ def _found(paths: object) -> tuple[str, ...]:
         return (path,)
     try:
         given = iter(paths)  # type: ignore[call-overload]
-    except Exception:  # noqa: BLE001 - a foreign __iter__ may raise anything: then it is no iterable
+    except TypeError as error:
         rule = "must be a pattern such as 'nodes/*.milepost', a path, or several paths"
-        raise InvalidArgumentError("paths", paths, rule) from None
+        raise InvalidArgumentError("paths", paths, rule) from error
     found = tuple(dict.fromkeys(files.given(path, "paths") for path in given))
     if not found:
         raise InvalidArgumentError("paths", paths, "has no path: give at least one")
@@ -245,8 +245,10 @@ class Fleet:
             return {}
         try:
             given: dict[object, object] = dict(expected)  # type: ignore[call-overload]
-        except Exception:  # noqa: BLE001 - a foreign mapping may raise anything: then it is none
-            raise InvalidArgumentError("expected", expected, "must be a dict of heads by file") from None
+        except Exception as error:
+            if type(expected) is dict:
+                raise  # it raises nothing: it comes of a signal handler
+            raise InvalidArgumentError("expected", expected, "must be a dict of heads by file") from error
         heads: dict[str, Head] = {}
         for path, head in given.items():
             file = files.given(path, "expected")

@@ -30,8 +30,8 @@ def checked_entries(entries: Iterable[Checkpoint]) -> list[Checkpoint]:
     """
     try:
         iterator = iter(entries)
-    except TypeError:
-        raise InvalidArgumentError("entries", entries, "must be an iterable of milepost.Checkpoint") from None
+    except TypeError as error:
+        raise InvalidArgumentError("entries", entries, "must be an iterable of milepost.Checkpoint") from error
     batch: list[Checkpoint] = []
     for entry in iterator:
         batch.append(entry)
@@ -72,21 +72,24 @@ def checked_steps(steps: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[St
         raise InvalidArgumentError("steps", steps, "must be an iterable of steps: put a single one into a list")
     try:
         iterator = iter(steps)
-    except TypeError:
-        raise InvalidArgumentError("steps", steps, "must be an iterable of steps") from None
+    except TypeError as error:
+        raise InvalidArgumentError("steps", steps, "must be an iterable of steps") from error
     return [_checked(f"steps[{index}]", step) for index, step in enumerate(iterator)]
 
 
 def _checked(argument: str, step: Any) -> Step:
+    failure: Exception | None = None
     try:
         named = dict(step) if isinstance(step, Mapping) else dict(zip(_NAMES, step, strict=False))
         fits = not isinstance(step, str | bytes | Checkpoint) and len(step) == len(named)
-    except Exception:  # noqa: BLE001 - an object of the caller's may raise anything here
-        fits, named = False, {}
+    except Exception as error:
+        if type(step) is tuple or type(step) is dict or type(step) is list:
+            raise  # they raise nothing: it comes of a signal handler
+        failure, fits, named = error, False, {}  # an object of the caller's may raise anything
     if not fits or not set(_NEEDED) <= named.keys() <= set(_NAMES):
         rule = f"must be a mapping or a tuple of {', '.join(_NEEDED)}, and optionally after and cursor"
-        raise InvalidArgumentError(argument, step, rule)
+        raise InvalidArgumentError(argument, step, rule) from failure
     try:
         return checked_step(**named)
     except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"{argument}.{error.argument}", error.value, error.rule) from None
+        raise InvalidArgumentError(f"{argument}.{error.argument}", error.value, error.rule) from error.__cause__

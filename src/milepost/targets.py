@@ -109,17 +109,20 @@ def target_of(given: object) -> Target:
         MissingPackageError: It needs obstore, which is not installed.
         TargetError: obstore does not take the URL, or the path is relative and the working directory is gone.
     """
+    failure: Exception | None = None
     try:
         found = _target_of(given)
     except StoreError as error:
         raise TargetError(error.path, error.problem) from error
     except MilepostError:
         raise
-    except Exception:  # noqa: BLE001 - a hostile value may raise anything when it is asked what it is
-        found = None
+    except Exception as error:
+        if type(given) is str and not isinstance(error, ValueError):
+            raise
+        found, failure = None, error  # a hostile value may raise anything when it is asked what it is
     if found is None:
         rule = "must be the path of a directory, a URL such as s3://bucket/folder, or a store of obstore"
-        raise InvalidArgumentError("target", given, rule)
+        raise InvalidArgumentError("target", given, rule) from failure
     return found
 
 

@@ -82,7 +82,8 @@ def _since_epoch(moment: datetime) -> tuple[int, bool]:
         same = moment.year == datetime.year.__get__(moment)
         since = datetime.__sub__(moment, _EPOCH) if zoned and same else None
         finer = bool(getattr(moment, "nanosecond", 0))
-    except Exception as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
+        # Any other comes of the caller's code, or a signal handler.
         raise ValueError("is no moment in time: give ms since the epoch, or a datetime with a UTC offset") from error
     if since is not None:
         ms, fraction = divmod(since, _MS)
