@@ -216,6 +216,41 @@ def test_what_is_neither_json_nor_bytes_is_refused(store: CheckpointStore, make:
     assert len(store) == 0
 
 
+def _nested(levels: int) -> Any:
+    nested: Any = '[{"\\'
+    for level in range(levels):
+        nested = {'"[{': nested} if level % 2 else [nested]
+    return nested
+
+
+def test_a_cursor_has_at_most_100_levels_so_that_every_program_can_read_it_back(store: CheckpointStore) -> None:
+    """However deep within its own stack; a cursor with more brackets side by side, or in its texts, is another thing."""
+
+    def deeper(levels: int) -> Any:
+        return deeper(levels - 1) if levels else store.cursor("load")
+
+    state = Stated(store)
+    cursor: Any
+    for cursor in (_nested(100), [_nested(99)] * 9, ["[" * 2000, {"{" * 2000: "\\[" * 500}], [[]] * 2000):
+        state(cursor)
+        assert deeper(500) == cursor
+    for levels in (101, 900):
+        with pytest.raises(InvalidArgumentError, match=f"at most 100 levels of lists and dicts, but has {levels}") as told:
+            state(_nested(levels))
+        assert told.value.argument == "cursor"
+        assert len(str(told.value)) < 400
+    assert len(store) == 4
+
+
+def test_a_cursor_of_more_levels_that_an_older_milepost_recorded_is_read_and_imported(tmp_path: Path) -> None:
+    """Only a new one is refused."""
+    stored = json.dumps(_nested(300))
+    line = _line(cursor=stored, detail=_detail(stored.encode())).encode()
+    assert run("import", "-", tmp_path / "new", stdin=line + b"\n").exit_code == ExitCode.SUCCESS
+    with CheckpointStore.open_readonly(tmp_path / "new") as store:
+        assert store.cursor("s") == _nested(300)
+
+
 def test_a_cursor_is_taken_as_it_is_at_the_call(state: Stated) -> None:
     """Whatever becomes of the caller's object, also where the commit comes later."""
     token: dict[str, list[int]] = {"page": [1]}

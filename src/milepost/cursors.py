@@ -8,6 +8,7 @@ can change it afterwards. The detail of its entry has its SHA-256, so a changed 
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from typing import Any, Final
 
@@ -16,6 +17,11 @@ from milepost.signature import json_string
 
 MAX_CURSOR_BYTES: Final = 65_536
 """The greatest length of a stored cursor: JSON in UTF-8, or bytes."""
+
+MAX_CURSOR_LEVELS: Final = 100
+"""How deep lists and dicts of a cursor may be nested. Python reads a few hundred levels, and fewer deep within its stack."""
+
+_BRACKETS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')  # and strings, to pass over what is in them
 
 
 def _refuse(value: object) -> None:
@@ -33,7 +39,7 @@ def encode(cursor: object) -> Stored | None:
     Return a cursor in its stored form, or None for None.
 
     Raises:
-        InvalidArgumentError: It is neither JSON nor bytes, or it is too long.
+        InvalidArgumentError: It is neither JSON nor bytes, or it is too long or nested too deeply.
     """
     if cursor is None:
         return None
@@ -45,6 +51,8 @@ def encode(cursor: object) -> Stored | None:
         else:
             stored = _to_json(cursor)
             length = len(stored.encode())
+    except InvalidArgumentError:
+        raise
     except (TypeError, ValueError, RecursionError) as error:  # any other comes of the caller's code, or a signal handler
         raise InvalidArgumentError("cursor", cursor, f"must be bytes, or fit into JSON ({kind(error)})") from error
     if length > MAX_CURSOR_BYTES:
@@ -73,7 +81,24 @@ def _to_json(cursor: object) -> str:
 
 
 def _any_to_json(cursor: object) -> str:
-    return _encode_list([cursor])[1:-1]  # of a list: json would ask any other value for its __class__
+    text = _encode_list([cursor])[1:-1]  # of a list: json would ask any other value for its __class__
+    if text.count("[") + text.count("{") > MAX_CURSOR_LEVELS and (levels := _levels(text)) > MAX_CURSOR_LEVELS:
+        rule = f"must have at most {MAX_CURSOR_LEVELS} levels of lists and dicts, but has {levels:,}"
+        raise InvalidArgumentError("cursor", cursor, rule)
+    return text
+
+
+def _levels(text: str) -> int:
+    """Return how deep the arrays and objects of a JSON text are nested."""
+    level = deepest = 0
+    for found in _BRACKETS.finditer(text):
+        bracket = found[0]
+        if bracket in "[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif bracket in "]}":
+            level -= 1
+    return deepest
 
 
 def decode(stored: Stored | None) -> Any:

@@ -311,8 +311,9 @@ class CheckpointStore:
                 from it. This is compare and set: of two owners of a stage, one is told. It is looked at before the key.
                 Without it the stage may stand anywhere.
             cursor: Where the source goes on behind this checkpoint, where two integers cannot say it (a page token, a
-                `state_dict`): what JSON can hold, or bytes, at most 65,536 bytes. It commits with the checkpoint, whose
-                detail has its SHA-256. `cursor()` reads it back; the last two of each stage of each run are kept.
+                `state_dict`): what JSON can hold, or bytes, at most 65,536 bytes and 100 levels of lists and dicts. It
+                commits with the checkpoint, whose detail has its SHA-256. `cursor()` reads it back; the last two of each
+                stage of each run are kept.
 
         Returns:
             As `append`.
@@ -521,8 +522,8 @@ class CheckpointStore:
             event_time: Returns the event time of a record: ms since the epoch, a datetime with a zone, or ISO 8601 text.
                 Without it, event times stay 0.
             cursor: Returns where to go on behind a record, such as a page token: what JSON can hold, or bytes, at most
-                65,536 bytes. The loop calls it once for each record, as soon as it is read. None says that the offset alone
-                tells where to go on, or that nothing follows.
+                65,536 bytes and 100 levels of lists and dicts. The loop calls it once for each record, as soon as it is
+                read. None says that the offset alone tells where to go on, or that nothing follows.
             source: Text that says which source this is, at most 1,024 bytes, such as `milepost.fingerprint(path)`. The
                 loop records it, and refuses to resume with another one.
             accept_source: Resume though `source` has changed. The next checkpoint records the new one.
