@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http
 import itertools
@@ -42,6 +43,8 @@ from support.tampering import tamper
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from milepost.checkpointed import Checkpointed
 
 KEY = bytes(range(32))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
@@ -596,6 +599,16 @@ def test_what_is_stored_as_a_cursor_and_is_none_is_damage(path: Path, value: str
             store.cursor("load")
         with pytest.raises(DamagedStoreError):
             store.cursor("load", run_id="run-7")
+        loop: Checkpointed[Any] = store.checkpointed(lambda _: [], run_id="run-7", stage="load")
+        for begin in (lambda: loop.start, lambda: loop.done, lambda: list(loop), lambda: list(loop.map(str))):
+            with pytest.raises(DamagedStoreError):
+                begin()
+        with pytest.raises(DamagedStoreError):
+            asyncio.run(_all_of(loop))
+
+
+async def _all_of(loop: Checkpointed[Any]) -> list[Any]:
+    return [record async for record in loop]
 
 
 # For other programs

@@ -59,7 +59,12 @@ class Checkpointed(Mappable[Record]):
         return self._store._database.read(rows.resume_state, self.run_id, self.stage)  # noqa: SLF001 - the store's own loop
 
     def _start(self) -> Start:
-        return _start_of(self._state())
+        return self._start_of(self._state())
+
+    def _start_of(self, state: rows.ResumeState | None) -> Start:
+        if state is None:
+            return Start(0)
+        return Start(state.watermark.offset, cursors.of_stage(state.cursor, self._store.path, self.stage))
 
     def _new_progress(self) -> OffsetProgress:
         state = self._state()
@@ -73,7 +78,7 @@ class Checkpointed(Mappable[Record]):
             self._store._clock,  # noqa: SLF001
             self.run_id,
             self.stage,
-            _start_of(state),
+            self._start_of(state),
             self.every,
             state.watermark if state else None,
             self._name,
@@ -115,7 +120,3 @@ class Checkpointed(Mappable[Record]):
             return record, (seen_ms, None if self._cursor is None else cursors.encode(self._cursor(record)))
 
         return describe
-
-
-def _start_of(state: rows.ResumeState | None) -> Start:
-    return Start(0) if state is None else Start(state.watermark.offset, cursors.decode(state.cursor))

@@ -12,7 +12,7 @@ import re
 from hashlib import sha256
 from typing import Any, Final
 
-from milepost.errors import InvalidArgumentError, kind
+from milepost.errors import DamagedStoreError, InvalidArgumentError, kind, shown
 from milepost.signature import json_string
 
 MAX_CURSOR_BYTES: Final = 65_536
@@ -116,6 +116,20 @@ def decode(stored: Stored | None) -> Any:
     if stored is None or isinstance(stored, bytes):
         return stored
     raise ValueError(f"neither text nor bytes, but {kind(stored)}")  # SQLite returns any type that it finds
+
+
+def of_stage(stored: Stored | None, path: str, stage: str) -> Any:
+    """
+    Return the cursor of the last checkpoint of a stage, as it is stored in a file.
+
+    Raises:
+        DamagedStoreError: It is no cursor.
+    """
+    try:
+        return decode(stored)
+    except ValueError as error:
+        problem = f"the cursor of stage {shown(stage)} is none ({error}): verify the file, and restore it from a copy"
+        raise DamagedStoreError(path, problem) from error
 
 
 def check_stored(stored: Stored) -> None:

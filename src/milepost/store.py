@@ -24,11 +24,9 @@ from milepost.checkpoint import Checkpoint, ResumePoint, Watermark, resume_point
 from milepost.checkpointed import Checkpointed
 from milepost.database import Database
 from milepost.errors import (
-    DamagedStoreError,
     InvalidArgumentError,
     MilepostError,
     ReadOnlyStoreError,
-    shown,
 )
 from milepost.history import checked_filter, pages
 from milepost.html import error_page
@@ -744,12 +742,7 @@ class CheckpointStore:
         """
         check_name("stage", stage)
         check_optional_name("run_id", run_id)
-        stored = self._database.read(rows.cursor, run_id, stage)
-        try:
-            return cursors.decode(stored)
-        except ValueError as error:
-            problem = f"the cursor of stage {shown(stage)} is none ({error}): verify the file, and restore it from a copy"
-            raise DamagedStoreError(self.path, problem) from error
+        return cursors.of_stage(self._database.read(rows.cursor, run_id, stage), self.path, stage)
 
     def get(self, run_id: str, stage: str, sequence: int) -> Checkpoint | None:
         """
