@@ -242,12 +242,14 @@ def test_there_must_be_something_to_start_from(store: CheckpointStore) -> None:
         ("old", {"stage": "sort"}, "sort"),
         ("old", {"stage": "none"}, "none"),
         ("old", {"as_of": first - 1}, None),
+        ("old", {"as_of": first - 1, "stage": "load"}, "load"),
         ("old", {"as_of": 0}, None),
         ("old", {"as_of": "2001-01-01", "stage": "load"}, "load"),
     ):
         with pytest.raises(NoCheckpointError) as told:
             store.branch(run_id, "new", **options)
         assert (told.value.run_id, told.value.stage) == (run_id, stage)
+        assert (" up to " in str(told.value)) == ("as_of" in options)
     assert list(store.receipts()) == before
     assert store.branch("old", "new", as_of=first).appended == 1
 

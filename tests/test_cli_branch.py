@@ -55,7 +55,7 @@ def test_branch_takes_a_stage_and_a_time(branched: Path) -> None:
     ("arguments", "exit_code", "why"),
     [
         (("none", "new"), ExitCode.CHECK_FAILED, "no checkpoint in run 'none'"),
-        (("old", "old"), ExitCode.WRONG_INPUT, "new run is 'old'"),
+        (("old", "old"), ExitCode.WRONG_INPUT, "new run is 'old': must be another run than the one to branch from\n"),
         (("old", "new", "--stage", "none"), ExitCode.CHECK_FAILED, "no checkpoint of stage 'none'"),
         (("old", "new", "--stage", "milepost:run"), ExitCode.WRONG_INPUT, "must not begin with 'milepost:'"),
         (("old", "new", "--as-of", "1"), ExitCode.CHECK_FAILED, "the cursor of stage 'load'"),

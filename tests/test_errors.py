@@ -41,7 +41,7 @@ EXAMPLES: dict[str, tuple[Any, ...]] = {
     "SequenceError": (entry(1), entry(2), None),
     "StageMovedError": (Watermark(400, 7), Watermark(500, 8), Receipt(12, "ab" * 32), "run-7", "load", 3),
     "WatermarkRegressionError": (entry(1), entry(2), 0),
-    "NoCheckpointError": (None, "load"),
+    "NoCheckpointError": (None, "load", 1767225600000),
     "RunFinishedError": ("run-7", 2, 1767225600000),
     "RunExistsError": ("run-8", "load", entry(7)),
     "SourceChangedError": ("sha256:aa", "sha256:bb", "run-7", "load"),

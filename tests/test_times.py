@@ -157,8 +157,11 @@ def test_every_verb_that_takes_ms_takes_a_time(store: CheckpointStore, look: Cal
 def test_before_the_first_checkpoint_there_was_nowhere_to_resume(store: CheckpointStore) -> None:
     """No point, in words; an empty dict of all."""
     store.append(entry(at_ms=MARCH))
-    with pytest.raises(NoCheckpointError):
+    with pytest.raises(NoCheckpointError, match="stage 'load' in any run up to 2013-03-01T03:11:00Z: give a later") as told:
         store.resume_point_for_stage("load", as_of="2013-03-01T03:11Z")
+    assert told.value.as_of_ms == MARCH - 60_000
+    with pytest.raises(NoCheckpointError, match="no checkpoint in run 'run-7' up to 2013-03-01T03:11:00Z: see runs"):
+        store.branch("run-7", "new", as_of="2013-03-01T03:11Z")
     assert store.resume_points(as_of="2013-03-01T03:11Z") == {}
 
 

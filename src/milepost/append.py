@@ -414,7 +414,7 @@ class Appender:
             if archived not in known:  # it may have stood somewhere at that time
                 raise ArchivedStageError(run_id, archived)
         if not points:
-            raise NoCheckpointError(run_id, stage)
+            raise NoCheckpointError(run_id, stage, as_of_ms)
         for point in points:
             entry = point.entry._replace(run_id=new_run_id, at_ms=clock())
             last = rows.latest(self.statements, new_run_id, entry.stage)

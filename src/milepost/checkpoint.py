@@ -197,10 +197,10 @@ def resume_point_for_stage(entries: Iterable[Checkpoint], stage: str) -> ResumeP
     return resume_point(latest_for_stage(entries, stage), None, stage)
 
 
-def resume_point(last: Checkpoint | None, run_id: str | None, stage: str) -> ResumePoint:
-    """The resume point that the last checkpoint of a stage gives; NoCheckpointError, with the names, where it is None."""
+def resume_point(last: Checkpoint | None, run_id: str | None, stage: str, as_of_ms: int | None = None) -> ResumePoint:
+    """The resume point that the last checkpoint of a stage gives; NoCheckpointError, with what was asked, for None."""
     if last is None:
-        raise NoCheckpointError(run_id, stage)
+        raise NoCheckpointError(run_id, stage, as_of_ms)
     return tuple.__new__(ResumePoint, last[:4])  # its fields are the first four of a checkpoint
 
 

@@ -301,20 +301,28 @@ class WatermarkRegressionError(RejectedCheckpointError):
 
 
 class NoCheckpointError(MilepostError, LookupError):
-    """Nothing is recorded yet for that stage, or for that run if `stage` is None. A `run_id` of None means any run."""
+    """
+    Nothing is recorded yet for that stage, or for that run if `stage` is None. A `run_id` of None means any run.
+
+    If the call asked for a time, nothing was recorded up to it: `as_of_ms`, in ms since the epoch. Else that is None.
+    """
 
     run_id: str | None
     stage: str | None
+    as_of_ms: int | None
 
-    def __init__(self, run_id: str | None, stage: str | None) -> None:
-        super().__init__(run_id, stage)
-        self.run_id, self.stage = run_id, stage
+    def __init__(self, run_id: str | None, stage: str | None, as_of_ms: int | None = None) -> None:
+        super().__init__(run_id, stage, as_of_ms)
+        self.run_id, self.stage, self.as_of_ms = run_id, stage, as_of_ms
 
     def __str__(self) -> str:
-        run = "any run" if self.run_id is None else f"run {shown(self.run_id)}"
+        there = "in any run" if self.run_id is None else f"in run {shown(self.run_id)}"
+        if self.as_of_ms is not None:
+            there += f" up to {iso(self.as_of_ms)}"
         if self.stage is None:
-            return f"no checkpoint in {run}: see runs(), which has what each run recorded, and when"
-        return f"no checkpoint of stage {shown(self.stage)} in {run}: start it from the beginning"
+            return f"no checkpoint {there}: see runs(), which has what each run recorded, and when"
+        later = "" if self.as_of_ms is None else "give a later time, or "
+        return f"no checkpoint of stage {shown(self.stage)} {there}: {later}start it from the beginning"
 
 
 class RunFinishedError(MilepostError):

@@ -473,7 +473,7 @@ class CheckpointStore:
         if stage is not None and stage.startswith(details.RESERVED):
             raise InvalidArgumentError("stage", stage, details.RESERVED_RULE)
         if run_id == new_run_id:
-            raise InvalidArgumentError("new_run_id", new_run_id, "is the run to branch from: give another name")
+            raise InvalidArgumentError("new_run_id", new_run_id, "must be another run than the one to branch from")
         return self._writer.branch(run_id, new_run_id, stage, _as_of(as_of), self._clock)
 
     def checkpointed(
@@ -708,7 +708,8 @@ class CheckpointStore:
             InvalidArgumentError: A name or a time that no checkpoint can have.
         """
         check_name("stage", stage)
-        return resume_point(self._latest(run_id, stage, as_of), run_id, stage)
+        as_of_ms = _as_of(as_of)
+        return resume_point(self._latest(run_id, stage, as_of_ms), run_id, stage, as_of_ms)
 
     def resume_points(self, run_id: str | None = None, *, as_of: Time | None = None) -> dict[str, ResumePoint]:
         """
