@@ -312,7 +312,7 @@ class NoCheckpointError(MilepostError, LookupError):
     as_of_ms: int | None
 
     def __init__(self, run_id: str | None, stage: str | None, as_of_ms: int | None = None) -> None:
-        super().__init__(run_id, stage, as_of_ms)
+        super().__init__(run_id, stage, *(() if as_of_ms is None else (as_of_ms,)))
         self.run_id, self.stage, self.as_of_ms = run_id, stage, as_of_ms
 
     def __str__(self) -> str:
