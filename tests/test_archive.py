@@ -25,6 +25,7 @@ from milepost import (
     BrokenChainError,
     Checkpoint,
     CheckpointStore,
+    DamagedStoreError,
     EntriesArchivedError,
     Head,
     InvalidArgumentError,
@@ -42,6 +43,7 @@ from milepost import (
 from milepost.checkpoint import latest, latest_for_stage
 from milepost.mileposts import INTERVAL
 from support.chains import chain, entry
+from support.command import run
 from support.hooked_vfs import hooked
 from support.tampering import tamper
 
@@ -1662,3 +1664,33 @@ def test_an_archive_whose_copy_another_one_overtakes_is_told(
     assert not path.with_name("second").exists()
     assert store.base.entries == 100
     assert store.verify(archives=[path.with_name("first")]).ok
+
+
+def test_a_base_behind_the_last_entry_is_told_by_len_as_by_everything_else(path: Path) -> None:
+    """Somebody has changed it: there is no negative number of entries."""
+    with CheckpointStore(path, durability="normal") as store:
+        store.append_many(chain(5))
+        store.archive(path.with_name("archive"), before=store.head())
+    _edit(path, "UPDATE chain_base SET position = 1000")
+    with CheckpointStore.open_readonly(path) as damaged, pytest.raises(DamagedStoreError, match="1000, is behind"):
+        len(damaged)
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_a_bag_of_a_finished_run_goes_however_its_end_is_spelled(tmp_path: Path, separators: tuple[str, str]) -> None:
+    """An import keeps the text of a detail, which another program may have written with white space."""
+    said: list[tuple[str, int, int, str, dict[str, object]]] = [("milepost:run", 1, 1, "attempt-1:began", {"run": "began"})]
+    said += [("bag", n, n, f"item-{n}", {"bag": True} if n == 1 else {}) for n in range(1, 31)]
+    said += [("milepost:run", 2, 1, "attempt-1:finished", {"run": "finished"})]
+    lines = [
+        {
+            "run_id": "r", "stage": stage, "sequence": sequence, "offset": offset, "event_time_ms": 0,
+            "idempotency_key": key, "at_ms": 9, **({"detail": json.dumps(detail, separators=separators)} if detail else {}),
+        }
+        for stage, sequence, offset, key, detail in said
+    ]  # fmt: skip
+    stdin = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    assert run("import", "-", tmp_path / "new", stdin=stdin).exit_code == 0
+    with CheckpointStore(tmp_path / "new", durability="normal") as store:
+        store.archive(tmp_path / "archive", before=store.head())
+        assert len(store) == 4, "the last item, the two entries of the attempt, and that of the archive"

@@ -1073,3 +1073,29 @@ def test_what_an_archive_has_left_cannot_be_forged_on_its_way(store: CheckpointS
     del target.objects_by_name[name]
     with pytest.raises(milepost.DamagedTargetError, match="missing"):
         restored(tmp_path, target)
+
+
+def test_an_archive_that_cannot_judge_what_an_earlier_one_has_left_is_not_shipped(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    """It was cut before the entry that records the earlier one, so `restore` could not judge it either. Others are."""
+    store.append_many(chain(10))
+    heads = {position: Head(position, signature) for position, signature in _signatures(store)}
+    for number, head in ((1, heads[5]), (2, heads[8]), (3, None)):
+        store.archive(tmp_path / f"archive-{number}", before=head or store.head())
+    for number in (1, 2, 3):
+        with CheckpointStore.open_readonly(tmp_path / f"archive-{number}") as archive:
+            assert archive.verify().ok
+            name = f"archive-{number}"
+            if number == 2:
+                with pytest.raises(DamagedStoreError, match="cannot judge by itself what an earlier one has left"):
+                    milepost.ship(archive, tmp_path / "target", name).ship()
+            else:
+                with milepost.ship(archive, tmp_path / "target", name) as shipper:
+                    head = shipper.ship()
+                with CheckpointStore.restore(tmp_path / f"again-{number}", tmp_path / "target", name) as again:
+                    assert again.head() == head
+
+
+def _signatures(store: CheckpointStore) -> list[tuple[int, str]]:
+    return [(receipt.position, receipt.signature) for receipt, _, _ in store.receipts()]

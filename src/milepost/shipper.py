@@ -316,7 +316,10 @@ class Shipper:
         if found.base.position == 0:
             return None
         if self._hash is not None and (faults := verify.faults_of_base(self._database)):
-            raise DamagedStoreError(self._database.path, f"{faults[0]}: verify() it, and restore it from a copy")
+            advice = "verify() it, and restore it from a copy"
+            if self._database.sealed:
+                advice = "this archive cannot judge by itself what an earlier one has left: ship the store that it is of"
+            raise DamagedStoreError(self._database.path, f"{faults[0]}: {advice}")
         lines = [segment.kept_line(_kept_row(*each)) for each in found.rows]
         ends, key_check = Slot(found.base.position, 0), self._key_check
         header = Header(

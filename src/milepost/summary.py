@@ -82,8 +82,8 @@ class RunSummary:
             `records` may count from offset 0, and there is no `rate`. It is True by mistake if an archive has all that
             came before the first attempt, and leaves that attempt: a branch at sequence 1, or the first checkpoints of a
             stage. No trace of them stays, and `records` and `rate` count from offset 0.
-        recorded_before: Whether something was recorded before its first attempt. The first checkpoints of a branch do not
-            count. If so, there is no `rate`.
+        recorded_before: Whether the last entry before its first attempt is one that did work, and no first checkpoint of a
+            branch. If so, there is no `rate`.
     """
 
     run_id: str

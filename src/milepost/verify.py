@@ -147,22 +147,26 @@ def _verify_run(database: Database, run_id: str, expected: Head | None, progress
 
 
 def faults_of_base(database: Database) -> list[Fault]:
-    """Return the faults of the base and of what stayed before it, as `verify_chain` does, but look at nothing else."""
+    """
+    Return the faults of the base and of what stayed before it, and look at nothing else.
+
+    In an archive too, what stayed must be as an entry of this file says: `verify_chain` leaves that to the other archives.
+    """
     while True:
         kept = database.read(rows.snapshot)
-        faults = _wrong_base(database, kept)
+        faults = _wrong_base(database, kept, alone=True)
         if not faults or _base(database) == kept.base:  # else an archive has moved entries away meanwhile
             return faults
 
 
-def _wrong_base(database: Database, kept: rows.Snapshot) -> list[Fault]:
+def _wrong_base(database: Database, kept: rows.Snapshot, *, alone: bool = False) -> list[Fault]:
     """Return the faults of the base and of what stayed before it: both must be as the entry of an archive says."""
     base, last = kept.base, kept.archive
     if base == START and last is None:
         return []
     if last is None or last.cut < base.position:
         # An archive may have been cut before the entry that records the one before it. That entry is then in a later file.
-        return [] if database.sealed else [_hidden(base)]
+        return [] if database.sealed and not alone else [_hidden(base)]
     said = details.of_archived(last.detail)
     if said.position != last.cut:
         return [_wrong_archive(last.position, f"an archive up to {last.cut}", f"one up to {shown(said.position)}")]

@@ -11,7 +11,17 @@ from milepost import details
 from milepost.checkpoint import MAX_INTEGER
 from milepost.mileposts import BOUND, INTERVAL, RUN_STAGE
 from milepost.rows.append import add_entries
-from milepost.rows.columns import EntryRow, Statements, chain_base, checked_signature, marks_bag, of_entry, require, tip
+from milepost.rows.columns import (
+    EntryRow,
+    Statements,
+    chain_base,
+    checked_signature,
+    marks_bag,
+    of_entry,
+    require,
+    said_finished,
+    tip,
+)
 from milepost.rows.lookup import signature_at
 from milepost.signature import ChainBase
 
@@ -103,6 +113,8 @@ def count(connection: Statements) -> int:
     if base == 0:
         return last
     before: int = connection.execute("SELECT count(*) FROM entry WHERE position BETWEEN 1 AND ?", (base,)).get
+    if last < base:
+        raise apsw.CorruptError(f"the base of the chain, {base}, is behind its last entry, {last}")
     return last - base + before
 
 
@@ -125,7 +137,7 @@ _UNFINISHED_BAGS: Final = (
     f"CROSS JOIN entry AS first ON first.position = {RUN_STAGE.milepost('run_stage', last=False)} "
     "LEFT JOIN stage AS of_runs ON of_runs.stage = ?3 "
     f"WHERE first.entries_so_far = 1 AND first.position <= ?1 AND {marks_bag('first.detail')} "
-    f"AND ifnull({RUN_STAGE.last(_ATTEMPTS, 'last.detail', '?2')}, '') NOT LIKE '{{\"run\":\"{details.FINISHED}\"%'"
+    f"AND NOT ifnull({said_finished(RUN_STAGE.last(_ATTEMPTS, 'last.detail', '?2'))}, FALSE)"
 )
 
 

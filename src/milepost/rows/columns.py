@@ -125,6 +125,11 @@ def marks_bag(detail: str) -> str:
     return f"iif(json_valid({detail}), json_type({detail}, '$.bag') = 'true', FALSE)"
 
 
+def said_finished(detail: str) -> str:
+    """Return the condition that a detail is that of a finished attempt, as SQL; see `is_branch`."""
+    return f"iif(json_valid({detail}), json_extract({detail}, '$.run') = '{details.FINISHED}', FALSE)"
+
+
 OWN_STAGE: Final = f"NOT GLOB '{details.RESERVED}*'"
 """The condition on a stage's name that excludes milepost's own stages."""
 
