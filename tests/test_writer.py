@@ -652,7 +652,7 @@ def test_a_block_that_is_interrupted_as_it_is_lent_or_taken_back_leaves_no_trans
         if moment == "lent":
             patch.setattr(writer(store), "_lend", as_it_is_lent)
         else:
-            patch.setattr(BlockTurn, "close_cursors", as_it_is_taken_back)
+            patch.setattr(BlockTurn, "close", as_it_is_taken_back)
         with pytest.raises(KeyboardInterrupt), store.transaction():
             pass
     assert not writer(store)._lent.in_transaction
@@ -1138,7 +1138,7 @@ def test_a_block_remembers_no_cursors_that_are_gone(store: CheckpointStore) -> N
             connection.execute("SELECT 1").fetchall()
         turn = writer(store)._turns.holder
         assert isinstance(turn, BlockTurn)
-        assert len(turn._cursors) < 1000
+        assert len(turn._opened) < 1000
 
 
 def test_the_callers_statements_run_on_the_callers_cursors(store: CheckpointStore) -> None:

@@ -31,7 +31,7 @@ UNDONE: Final = (
     "the block was undone before its end, since the `__exit__` that was taken to end it was gone: use `with`, or keep it"
 )
 
-_FEW_CURSORS: Final = 100
+_FEW_OPENED: Final = 100
 _LOOK_AGAIN_S: Final = 0.001  # between two looks whether a statement of another thread is over
 
 
@@ -46,8 +46,9 @@ class BlockTurn(Turn):
 
     __slots__ = (
         "__weakref__",
-        "_cursors",
+        "_kept",
         "_many",
+        "_opened",
         "_process",
         "_running",
         "_task",
@@ -57,6 +58,7 @@ class BlockTurn(Turn):
         "connection",
         "depth",
         "in_thread",
+        "is_closed",
         "loop",
         "outermost",
         "over",
@@ -77,14 +79,17 @@ class BlockTurn(Turn):
         # Weak: if nobody else knows the task any more, it must go, and end its `with` as it goes.
         self._task = None if owner.task is None else weakref.ref(owner.task)
         self.connection: apsw.Connection | None = None
-        # Closed at the end. No WeakSet: Python ignores an interrupt in its callback.
-        self._cursors: list[weakref.ref[apsw.Cursor]] = []
-        self._many = _FEW_CURSORS  # how many to collect before dead ones are removed
+        # Cursors and blobs, closed at the end. No WeakSet: Python ignores an interrupt in its callback.
+        self._opened: list[weakref.ref[apsw.Cursor | apsw.Blob]] = []
+        self._kept: list[apsw.Cursor] = []  # those that another thread has made
+        self._many = _FEW_OPENED  # how many to collect before dead ones are removed
         self._running: dict[object, int] = {}  # its statements in progress, and their threads
         self.depth: int = 0  # how many blocks are open inside the outermost one
         self.appended: int = 0  # entries
         self.busy: bool = True  # a call of milepost's is in progress in it, at first the one that begins it
         self.over: bool = False
+        self.is_closed: bool = False
+        """Whether all that was opened in it is closed."""
 
     def belongs_to_caller(self) -> bool:
         """Return whether the calling thread and task opened it."""
@@ -127,41 +132,45 @@ class BlockTurn(Turn):
         cursor.may_run = self._refuse_outside
         cursor.failed = self.outermost.disk_failed
         cursor.running = self._running
-        self._remember(cursor)
+        self.remember(cursor)
         return cursor
 
     def own_cursor(self, connection: apsw.Connection) -> apsw.Cursor:
         """Make a cursor for milepost's own reads inside the block, as the connection's cursor factory."""
         cursor = apsw.Cursor(connection)
-        self._remember(cursor)
+        self.remember(cursor)
         return cursor
 
-    def _remember(self, cursor: apsw.Cursor) -> None:
-        self._cursors.append(weakref.ref(cursor))
-        if len(self._cursors) > self._many:
-            self._cursors = [each for each in self._cursors if each() is not None]
-            self._many = 2 * len(self._cursors) + _FEW_CURSORS
+    def remember(self, opened: apsw.Cursor | apsw.Blob) -> None:
+        """Note what is to be closed with the block."""
+        self._opened.append(weakref.ref(opened))
+        if isinstance(opened, apsw.Cursor) and threading.current_thread() is not self.in_thread:
+            # Strong: APSW leaves a statement active whose cursor goes while another thread has the connection.
+            self._kept = [*filter(_is_active, self._kept), opened]
+        if len(self._opened) > self._many:
+            self._opened = [each for each in self._opened if each() is not None]
+            self._many = 2 * len(self._opened) + _FEW_OPENED
 
     def _refuse_outside(self) -> None:
         inherited.refuse_child(self._process, self.path)  # its temporary tables too are its parent's
         if self.over:
             raise outside(self.path)
-        # Of a loop's block, which goes from thread to thread, and of a task's, whose slow statements may run in a thread,
-        # nobody can tell whether a statement is its owner's. Of a thread's own block one of another thread is not.
-        if self.loop is None and self._task is None and self._thread is not threading.current_thread():
+        # A loop's block goes from thread to thread. From any other, a thread must not write, as it does not end with it.
+        if self.loop is None and self._thread is not threading.current_thread():
             raise StoreError(
                 self.path,
                 "the connection of transaction() belongs to the thread that has opened the block: begin a block of this "
-                "thread's own",
+                "thread's own, and in a task run all of a slow one in a thread",
             )
         self.refuse_if_cut_short()
 
-    def close_cursors(self, timeout_s: float, *, interrupt: bool) -> None:
+    def close(self, timeout_s: float, *, interrupt: bool) -> None:
         """
-        Let no statement begin any more, wait for those of other threads, and close every cursor.
+        Let no statement begin any more, wait for those of other threads, and close every cursor and blob.
 
-        A task that was cancelled may have left a statement in a thread. Whoever does not wait for it ends nothing: neither
-        a COMMIT nor a ROLLBACK runs beside it. A cursor that a traceback keeps would read on after the transaction.
+        A task that was cancelled may have left a statement of a loop's block in a thread. Whoever does not wait for it ends
+        nothing: neither a COMMIT nor a ROLLBACK runs beside it. A cursor that a traceback keeps would read on after the
+        transaction, and a statement that stays active would keep the WAL from being written back.
 
         Args:
             timeout_s: How long to wait at most, in seconds.
@@ -173,16 +182,17 @@ class BlockTurn(Turn):
         self.over = True  # first: a statement notes that it runs, and then looks
         deadline = time.monotonic() + timeout_s
         self.await_statements(timeout_s, interrupt=interrupt)
-        for each in self._cursors:
-            cursor = each()
-            while cursor is not None:
+        for each in self._opened:
+            opened = each()
+            while opened is not None:
                 try:
-                    cursor.close(True)
+                    opened.close(True)
                     break
                 except apsw.ThreadingViolationError:  # its rows are being read in another thread
                     if time.monotonic() >= deadline:
                         raise
                 self._look_again(interrupt=interrupt)
+        self.is_closed = True
 
     def await_statements(self, timeout_s: float, *, interrupt: bool) -> None:
         """Wait for the statements of other threads, at most so many seconds, or end them, and with them the transaction."""
@@ -196,6 +206,15 @@ class BlockTurn(Turn):
         if interrupt and self.connection is not None:
             self.connection.interrupt()
         time.sleep(_LOOK_AGAIN_S)
+
+
+def _is_active(cursor: apsw.Cursor) -> bool:
+    try:
+        return cursor.has_vdbe
+    except apsw.ThreadingViolationError:  # another thread has the connection
+        return True
+    except apsw.Error:  # it is at its end
+        return False
 
 
 def outside(path: str) -> StoreError:

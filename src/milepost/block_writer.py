@@ -70,6 +70,13 @@ class BlockWriter(WritableDatabase):
             turn.given_up = True
             self._turns.wake_first()
 
+    def _begin(self) -> None:
+        """As `WritableDatabase._begin`, with nothing left open of a block whose end was interrupted."""
+        turn = None if self._connection is None else self._connection.lent_to
+        if turn is not None and not turn.is_closed:
+            turn.close(0.0, interrupt=False)
+        super()._begin()
+
     def enter(self, block: Block) -> apsw.Connection:
         """Begin a block; what `with` does with it."""
         self.refuse_if_ended()
@@ -115,7 +122,7 @@ class BlockWriter(WritableDatabase):
                 self._turns.wake_first()
 
     def _lend(self, turn: BlockTurn, connection: LentConnection) -> None:
-        turn.connection = connection
+        turn.connection, connection.lent_to = connection, turn
         connection.cursor_factory = turn.cursor
         self._bound.steps = None
         self._rules.ours = turn.busy = False
@@ -151,7 +158,7 @@ class BlockWriter(WritableDatabase):
                     raise self._told(error) from error
                 return
             self.refuse_if_ended()
-            turn.close_cursors(self.busy_timeout_ms / 1000, interrupt=error is not None)
+            turn.close(self.busy_timeout_ms / 1000, interrupt=error is not None)
             cut_short = not self._lent.in_transaction
             self._reset(self._lent)
             if cut_short and isinstance(error, apsw.Error):

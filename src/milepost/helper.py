@@ -81,6 +81,11 @@ class _Queued:
         self.claim()
         self._unheard = True
 
+    def deliver_if_done(self) -> None:
+        """In its loop: hand over what came of it, if that is known. A second time does nothing."""
+        if self.job.done:
+            self.deliver()
+
     def deliver(self) -> None:
         """In its loop: hand over what came of it."""
         if self._unheard or self.future.done():  # the task was cancelled meanwhile
@@ -267,7 +272,7 @@ class Helper:
             self._queue.append(queued)
             self._refuse_if_over()  # whoever closed the store may have told those in the queue before
             self.begin()
-            outcome: T = await (outlast(queued.future) if outlasting else queued.future)
+            outcome: T = await (outlast(queued.future, queued.deliver_if_done) if outlasting else queued.future)
         except BaseException:
             queued.withdraw()
             raise
@@ -539,6 +544,7 @@ def _by_loop(done: list[_Queued]) -> Outcomes:
     """What came of jobs, for each loop: handed over once, however often that is asked for."""
     by_loop: dict[asyncio.AbstractEventLoop, deque[_Queued]] = {}
     for queued in done:
+        queued.job.done = True
         by_loop.setdefault(queued.loop, deque()).append(queued)
     return tuple(by_loop.items())
 

@@ -25,6 +25,8 @@ from milepost.errors import StoreError, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from milepost.block import BlockTurn
+
 _TABLE_CHANGES: Final = {
     apsw.SQLITE_INSERT,
     apsw.SQLITE_UPDATE,
@@ -174,6 +176,8 @@ class LentConnection(apsw.Connection):
     """A writer's connection, lent to a block. The block cannot close it, or write past the authorizer."""
 
     rules: Rules = Rules("")  # allows everything, until the writer sets its own
+    lent_to: BlockTurn | None = None
+    """The last block that had it."""
 
     def close(self, force: bool = False) -> None:
         """Close it for milepost. Refuse to inside a block."""
@@ -185,7 +189,10 @@ class LentConnection(apsw.Connection):
         """Do the same as APSW's method, and ask the authorizer, because SQLite does not."""
         if writeable:
             self.rules.judge(apsw.SQLITE_UPDATE, table, column, database, None)
-        return super().blob_open(database, table, column, rowid, writeable)
+        blob = super().blob_open(database, table, column, rowid, writeable)
+        if self.lent_to is not None:
+            self.lent_to.remember(blob)
+        return blob
 
     def config(self, op: int, *value: int) -> int:
         """Do the same as APSW's method. Inside a block only queries are allowed."""

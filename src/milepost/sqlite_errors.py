@@ -41,6 +41,9 @@ def translate(error: apsw.Error | UnicodeDecodeError, path: str, waited_ms: int)
             return DamagedStoreError(path, "it contains text that is not UTF-8: verify() it, and restore it from a copy")
         case apsw.BusyError() if code == apsw.SQLITE_BUSY_SNAPSHOT:
             return StoreError(path, "a cursor of an earlier transaction block is still open: read it to its end")
+        case apsw.BusyError() if "SQL statements in progress" in str(error):
+            problem = "a statement of the block is not over: read its cursor to the end, close its blob, or write after it"
+            return StoreError(path, f"{detail}: {problem}")
         case apsw.BusyError() | apsw.ProtocolError():
             return StoreBusyError(path, waited_ms)
         # The -shm cannot grow: SQLite writes into each new page of it, to learn at once whether the disk has room.

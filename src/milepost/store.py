@@ -396,8 +396,8 @@ class CheckpointStore:
         block is a savepoint. Other threads, and other processes that write, wait meanwhile.
 
         The block belongs to the thread and the task that opened it. In a task, `async with store.transaction()` does not
-        hold the event loop: neither while it waits for its turn nor while it commits. Its statements do, but may run in a
-        thread (`asyncio.to_thread`): the end of the block waits for them, or interrupts them where all is undone.
+        hold the event loop: neither while it waits for its turn nor while it commits. Its statements do: with slow ones, run
+        all of a plain `with` in a thread (`asyncio.to_thread`).
 
         Returns:
             A context manager, for `with` and `async with`, that gives the store's `apsw.Connection`.

@@ -246,11 +246,12 @@ class Wal:
         """
         Return how many frames of the WAL SQLite reads, and how many of them are written back.
 
-        Call it outside of a transaction. It returns None at once if another process is writing the WAL back.
+        Call it outside of a transaction. It returns None at once if another process is writing the WAL back, or a statement
+        of the caller's is still active.
         """
         try:
             return self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-        except apsw.BusyError:
+        except (apsw.BusyError, apsw.LockedError):
             return None
 
     def make_room(self) -> None:
@@ -289,7 +290,7 @@ class Wal:
             apsw.IOError: A sync failed. Any other error leaves the commit intact, and is ignored.
         """
         found = self.frames()
-        if found is None:  # another process is writing it back
+        if found is None:
             return
         frames, written_back = found
         if frames < self._frames:  # it has restarted, so all of it was written back

@@ -15,6 +15,7 @@ import apsw
 import pytest
 
 from milepost import CheckpointStore, ClosedStoreError, MilepostError, Receipt, StoreBusyError, StoreError, Watermark
+from milepost.block import BlockTurn
 from support.chains import entry
 from support.doors import writer
 from support.patience import begin, in_time, result
@@ -865,3 +866,84 @@ def test_the_connection_of_a_threads_block_refuses_other_threads(sink: Checkpoin
         connection.execute("INSERT INTO sink VALUES (3)")
         in_time(write)
     assert _amounts(sink) == [1, 3]
+
+
+# What the body leaves open
+
+
+@pytest.mark.parametrize("writeable", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_blob_that_the_body_has_left_open_is_closed_with_the_block(
+    sink: CheckpointStore, writeable: bool, fails: bool
+) -> None:
+    """As a cursor is: it would keep the transaction from ending, and every call after it."""
+    with sink.transaction() as connection:
+        connection.execute("CREATE TABLE blobs (content BLOB)")
+        connection.execute("INSERT INTO blobs VALUES (zeroblob(9))")
+    kept: list[apsw.Blob] = []
+    with contextlib.suppress(ZeroDivisionError), sink.transaction() as connection:
+        sink.append(entry(4))  # a blob that is open to write keeps it from being appended after that
+        kept.append(connection.blob_open("main", "blobs", "content", 1, writeable))
+        kept[0].read(1)
+        if fails:
+            raise ZeroDivisionError
+    with pytest.raises(ValueError, match="closed"):
+        kept[0].read(1)
+    _sound(sink, [1, 2, 3] if fails else [1, 2, 3, 4])
+
+
+def test_what_an_interrupt_has_left_open_of_a_block_is_closed_before_the_next_write(
+    sink: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that stays active would hold back the WAL, and the answers of commits that stand."""
+    kept: list[apsw.Cursor] = []
+
+    def interrupted(turn: BlockTurn, timeout_s: float, *, interrupt: bool) -> None:
+        patch.undo()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockTurn, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt), sink.transaction() as connection:
+            kept.append(connection.execute("SELECT position FROM entry"))
+            next(kept[0])
+    assert sink.append(entry(4)).position == 4
+    with pytest.raises(apsw.CursorClosedError):
+        kept[0].fetchall()
+    _sound(sink, [1, 2, 3, 4])
+
+
+def test_a_commit_beside_a_statement_that_stays_active_is_answered(sink: CheckpointStore) -> None:
+    """It stands: only the WAL cannot be written back meanwhile."""
+    statements = writer(sink)._lent
+    statements.rules.ours = True
+    active = apsw.Cursor(statements)
+    active.execute("SELECT position FROM entry")
+    next(active)
+    before = len(sink)
+    with contextlib.suppress(StoreError):  # of the snapshot that the statement reads
+        sink.append(entry(4))
+    active.close(True)
+    assert len(sink) in {before, before + 1}
+    sink.append(entry(5))
+    sink.verify().raise_if_broken()
+
+
+def test_a_function_of_sql_that_writes_within_an_insert_is_told_what_is_in_its_way(sink: CheckpointStore) -> None:
+    """No other writer is: a retry would not help."""
+    told: list[MilepostError] = []
+
+    def write(*_: Any) -> int:
+        try:
+            sink.append(entry(4))
+        except MilepostError as error:
+            told.append(error)
+        return 1
+
+    with sink.transaction() as connection:
+        connection.create_scalar_function("write", write)
+        connection.execute("INSERT INTO sink SELECT write()")
+    assert len(told) == 1
+    assert not isinstance(told[0], StoreBusyError)
+    assert "a statement of the block is not over" in str(told[0])
+    _sound(sink, [1, 2, 3])

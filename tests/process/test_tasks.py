@@ -419,16 +419,40 @@ def test_what_is_awaited_does_not_matter(sink: CheckpointStore) -> None:
     _run(main)
 
 
-# A statement of a block that runs in a thread, as a slow one may
+# A statement that runs in another thread
+
+
+def test_a_statement_of_a_tasks_block_in_another_thread_is_refused_at_once(sink: CheckpointStore) -> None:
+    """APSW leaves statements active whose cursors go while another thread has the connection: nothing could end them."""
+
+    async def main() -> None:
+        for _ in range(20):
+            async with sink.transaction() as connection:
+                connection.execute("INSERT INTO sink VALUES (1)")
+                with pytest.raises(StoreError, match=r"belongs to the thread .* run all of a slow one in a thread"):
+                    await asyncio.to_thread(connection.execute, "SELECT record FROM sink")
+        await asyncio.to_thread(slow)
+        assert (await sink.append_async(entry(1))).position == 1
+
+    def slow() -> None:
+        with sink.transaction() as connection:
+            connection.execute("INSERT INTO sink VALUES (2)")
+
+    _run(main)
+    assert _records(sink) == [1] * 20 + [2]
+
 
 SLOW = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 """Runs until it is interrupted."""
 
 
+def _loop(sink: CheckpointStore, every: int = 1000) -> Any:
+    return sink.checkpointed(range(9), run_id="r", stage="s", every=every, transaction=True)
+
+
 @pytest.mark.parametrize("statement", [SLOW, f"INSERT INTO sink {SLOW}"], ids=["a query", "a write"])
-@pytest.mark.parametrize("depth", [1, 3])
-def test_a_task_that_is_cancelled_beside_its_statement_in_a_thread_undoes_its_block(
-    sink: CheckpointStore, statement: str, depth: int
+def test_a_task_that_is_cancelled_beside_a_statement_of_its_loop_in_a_thread_undoes_the_batch(
+    sink: CheckpointStore, statement: str
 ) -> None:
     """Its cancellation comes out, nobody else is held up, and the thread hears that the block is over."""
     heard: list[BaseException] = []
@@ -446,11 +470,11 @@ def test_a_task_that_is_cancelled_beside_its_statement_in_a_thread_undoes_its_bl
             heard.append(error)
 
     async def main() -> None:
+        loop = _loop(sink)
         with pytest.raises(TimeoutError) as told:
-            async with asyncio.timeout(0.1), contextlib.AsyncExitStack() as stack:
-                for _ in range(depth):
-                    connection = await stack.enter_async_context(sink.transaction())
-                await asyncio.to_thread(run, connection)
+            async with asyncio.timeout(0.1), loop:
+                async for _ in loop:
+                    await asyncio.to_thread(run, loop.connection)
         assert not isinstance(told.value, StoreBusyError)
         with contextlib.closing(apsw.Connection(sink.path)) as other:
             other.execute("BEGIN IMMEDIATE; ROLLBACK")
@@ -463,9 +487,8 @@ def test_a_task_that_is_cancelled_beside_its_statement_in_a_thread_undoes_its_bl
     assert _records(sink) == []
 
 
-def test_a_block_is_not_over_before_its_statement_in_a_thread(sink: CheckpointStore) -> None:
-    """The end of the block waits for it, and commits it too."""
-    done: list[int] = []
+def test_a_batch_is_not_over_before_its_statement_in_a_thread(sink: CheckpointStore) -> None:
+    """The end of the batch waits for it, and commits it too."""
 
     def slow(*records: Any) -> Any:
         time.sleep(0.1)
@@ -474,27 +497,42 @@ def test_a_block_is_not_over_before_its_statement_in_a_thread(sink: CheckpointSt
     def run(connection: apsw.Connection) -> None:
         connection.create_scalar_function("slow", slow)
         connection.execute("INSERT INTO sink SELECT slow(7)")
-        done.append(7)
 
     async def main() -> None:
-        async with sink.transaction() as connection:
-            task = asyncio.create_task(asyncio.to_thread(run, connection))
-            await asyncio.sleep(0.03)
-            async with sink.transaction():
-                pass
-            assert done == [7]
+        loop, tasks = _loop(sink, every=3), []
+        async with loop:
+            async for record in loop:
+                if record % 3 == 2:
+                    tasks.append(asyncio.create_task(asyncio.to_thread(run, loop.connection)))
+                    await asyncio.sleep(0.03)
+        for task in tasks:
             await task
-            task = asyncio.create_task(asyncio.to_thread(run, connection))
-            await asyncio.sleep(0.03)
-        assert len(done) == 2
-        await task
 
     _run(main)
-    assert _records(sink) == [7, 7]
+    assert _records(sink) == [7] * 3
+    assert sink.resume_point_for_stage("s").watermark.offset == 9
+
+
+def test_statements_of_a_loop_in_threads_leave_none_active(sink: CheckpointStore) -> None:
+    """Though nobody reads their rows to the end, and their cursors go in any thread."""
+
+    async def main() -> None:
+        for number in range(40):
+            loop = sink.checkpointed(range(4), run_id=f"r-{number}", stage="s", every=2, transaction=True)
+            async with loop:
+                async for record in loop:
+                    await asyncio.to_thread(loop.connection.execute, "INSERT INTO sink VALUES (?)", (record,))
+                    for _ in range(3):
+                        (await asyncio.to_thread(loop.connection.execute, "SELECT record FROM sink")).fetchone()
+            await sink.append_async(entry(number + 1))
+
+    _run(main)
+    assert len(_records(sink)) == 160
+    sink.verify().raise_if_broken()
 
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.long)])
-def test_of_many_statements_in_a_thread_none_runs_beside_the_end_of_the_block(sink: CheckpointStore, rounds: int) -> None:
+def test_of_many_statements_in_a_thread_none_runs_beside_the_end_of_the_batch(sink: CheckpointStore, rounds: int) -> None:
     """One of them in autocommit would stay, and two at once in one connection break SQLite's own memory."""
 
     def run(connection: apsw.Connection) -> None:
@@ -502,9 +540,11 @@ def test_of_many_statements_in_a_thread_none_runs_beside_the_end_of_the_block(si
             for record in range(100_000):
                 connection.execute("INSERT INTO sink VALUES (?)", (record,))
 
-    async def block() -> None:
-        async with sink.transaction() as connection:
-            await asyncio.to_thread(run, connection)
+    async def batch() -> None:
+        loop = _loop(sink)
+        async with loop:
+            async for _ in loop:
+                await asyncio.to_thread(run, loop.connection)
 
     async def others() -> None:
         for sequence in itertools.count(1):
@@ -513,7 +553,7 @@ def test_of_many_statements_in_a_thread_none_runs_beside_the_end_of_the_block(si
     async def main() -> None:
         beside = asyncio.create_task(others())
         for number in range(rounds):
-            task = asyncio.create_task(block())
+            task = asyncio.create_task(batch())
             await asyncio.sleep(0.002 + number % 7 / 1000)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
