@@ -56,3 +56,15 @@ def test_the_lock_is_left_to_others_no_longer_than_they_need_to_look(monkeypatch
     lock.ask(100)
     assert len(slept) == 1
     assert 0 < slept[0] <= 0.001
+
+
+def test_a_wait_until_a_moment_is_as_long_whatever_was_asked_for_before() -> None:
+    """With a busy timeout of 0 too: so long others are waited for, for the WAL to begin anew."""
+    lock = FileLock()
+    lock.ask(0)
+    lock.wait_until(time.monotonic() + 0.05)
+    began, calls = time.monotonic(), 0
+    while lock.wait(calls):
+        calls += 1
+    assert calls > 5
+    assert time.monotonic() - began > 0.02

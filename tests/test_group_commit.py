@@ -13,6 +13,7 @@ from milepost import (
     CheckpointStore,
     FailedStoreError,
     ForkedStoreError,
+    InvalidCheckpointError,
     MilepostError,
     Receipt,
     SequenceError,
@@ -378,6 +379,49 @@ def test_what_fails_beside_an_entry_that_is_undone_is_tried_again_and_may_succee
     assert isinstance(first, _Stopped)
     assert isinstance(second, Receipt), second
     assert list(store.history()) == [entry(3)]
+
+
+def test_a_recursion_error_of_the_clock_fails_its_own_advance_only(path: Path) -> None:
+    """It says nothing of the stack of the thread that leads the commit."""
+
+    def clock() -> int:
+        raise RecursionError("the clock's own")
+
+    with CheckpointStore(path, durability="normal", clock=clock) as store:
+        advance, *others = _held_up(
+            store,
+            [
+                lambda: store.advance("run-7", "b", Watermark(1, 1), idempotency_key="1"),
+                lambda: store.append(entry(1, run_id="run-1")),
+                lambda: store.append(entry(1, run_id="run-2")),
+            ][::-1],
+        )[::-1]
+        assert isinstance(advance, RecursionError)
+        assert [type(answer) for answer in others] == [Receipt] * 2, others
+        assert len(store) == 2
+
+
+def test_what_was_refused_in_a_commit_whose_leader_failed_after_it_is_refused(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those behind it have their answers."""
+    acknowledge = writer(store)._before_acknowledging
+
+    def stop_once(appended: int) -> None:
+        if appended == 3:
+            patch.undo()
+            raise _Stopped
+        acknowledge(appended)
+
+    jobs: list[Any] = [lambda n=n: store.append(entry(1, run_id=f"run-{n}")) for n in range(3)]
+    jobs.insert(1, lambda: store.append(entry(1)._replace(sequence=-1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer(store), "_before_acknowledging", stop_once)
+        first, refused, *others = _held_up(store, jobs)
+    assert isinstance(first, _Stopped)
+    assert isinstance(refused, InvalidCheckpointError)
+    assert [(type(answer), answer.duplicate) for answer in others] == [(Receipt, False)] * 2
+    assert len(store) == 3
 
 
 def test_a_thread_without_stack_that_leads_a_commit_fails_alone(store: CheckpointStore) -> None:

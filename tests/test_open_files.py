@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class _File:
     """A file that is open, and lets go of everything at once."""
 
+    writes = True
+
     path = "orders.milepost"
     paths = ("orders.milepost",)
     may_be_open = False
@@ -133,6 +135,8 @@ def test_a_file_that_is_opened_while_another_thread_forks_waits_for_that() -> No
 
 class _Interrupted(_File):
     """A file whose hooks are interrupted, and who was asked before that."""
+
+    writes = True
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -1510,7 +1510,7 @@ def test_files_that_cannot_be_looked_at_do_not_tell_of_another_memory(path: Path
     """Their directory may be one that nobody may search."""
 
     def hidden() -> NoReturn:
-        raise PermissionError
+        raise PermissionError(errno.EACCES, "nobody may search")
 
     with CheckpointStore(path):
         named = NamedFiles(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
@@ -29,6 +30,8 @@ _BY_WHOM: Final = (
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
+_SHORT_STACK: Final = 200  # frames
+
 DEEPEST: Final = 100
 """How deep blocks may stand inside one another."""
 
@@ -36,6 +39,14 @@ DEEPEST: Final = 100
 _SAVEPOINT: Final = [f"SAVEPOINT milepost_{depth}" for depth in range(DEEPEST + 2)]
 _RELEASE: Final = [f"RELEASE milepost_{depth}" for depth in range(DEEPEST + 2)]
 _UNDO: Final = [f"ROLLBACK TO milepost_{depth}; RELEASE milepost_{depth}" for depth in range(DEEPEST + 2)]
+
+
+def _stack_is_short() -> bool:
+    """Return whether the calling thread has little stack left, so that a RecursionError is its own."""
+    frame, left = sys._getframe(), sys.getrecursionlimit()  # noqa: SLF001
+    while frame.f_back is not None:
+        frame, left = frame.f_back, left - 1
+    return left < _SHORT_STACK
 
 
 class BlockWriter(WritableDatabase):
@@ -343,7 +354,8 @@ class BlockWriter(WritableDatabase):
         except BaseException as error:
             if self._inherited or not self._lent.in_transaction:  # SQLite has undone all, as when the disk is full
                 raise
-            if isinstance(error, RecursionError) and isinstance(self._turns.holder, Job) and self._turns.holder is not job:
+            leader = self._turns.holder
+            if isinstance(error, RecursionError) and isinstance(leader, Job) and leader is not job and _stack_is_short():
                 raise  # it is about the stack of this thread, which does the job for another one
             try:  # noqa: SIM105 - a call of suppress() could be interrupted, and this be left undone
                 self._execute(_UNDO[depth])

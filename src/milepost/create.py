@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import os
 import re
 import secrets
@@ -28,7 +29,7 @@ import apsw
 
 from milepost import files, inherited, open_files, schema
 from milepost.connection import connect
-from milepost.errors import InvalidArgumentError, MilepostError, StoreError, StoreFullError
+from milepost.errors import InvalidArgumentError, MilepostError, StoreError, StoreFullError, is_of_system
 from milepost.remote import remote_kind
 
 if sys.platform != "win32":
@@ -248,7 +249,9 @@ def put_in_place(path: str, *, overwrite: bool = False) -> Iterator[str]:
         temporary = os.path.join(made, _NAME)  # noqa: PTH118 - a str, whatever it contains
         try:
             with _errors_about(path):  # not O_EXCL: nobody else comes here but a child that a signal handler forks meanwhile
-                os.close(os.open(temporary, os.O_CREAT | os.O_RDWR, 0o600))
+                with io.FileIO(temporary, "ab"):  # no number, which an interrupt could lose
+                    pass
+                os.chmod(temporary, 0o600)  # noqa: PTH101 - a str, whatever it contains
             open_files.being_made[temporary] = inherited.identity(temporary)
             inherited.refuse_child(process, path)  # one that was forked before it was known what is made
             yield temporary
@@ -305,7 +308,7 @@ def sweep(path: str) -> None:
     """
     if sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):
+    with files.ignoring_errors():
         folder = files.directory(path)
         names = os.listdir(folder)  # noqa: PTH208 - `path` is a str, whatever it contains
         left = [name for name in names if name.startswith(_PREFIX) and _TEMPORARY.fullmatch(name)]
@@ -317,7 +320,7 @@ def sweep(path: str) -> None:
 def _sweep(left: str) -> None:
     if sys.platform == "win32":
         return
-    with contextlib.suppress(OSError):
+    with files.ignoring_errors():
         held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             if os.fstat(held).st_uid == os.geteuid():
@@ -364,7 +367,9 @@ class _TemporaryDirectory:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:
+        except OSError as error:
+            if not is_of_system(error):
+                raise
             return True
         found = files.status(self.name)
         return found is not None and os.path.samestat(os.fstat(self._held), found)
@@ -390,7 +395,9 @@ def _remove(made: str) -> None:
         Path(made).rmdir()
     except FileNotFoundError:
         pass
-    except OSError:
+    except OSError as error:
+        if not is_of_system(error):
+            raise
         shutil.rmtree(made)  # a killed process left a directory in it
 
 
@@ -445,6 +452,8 @@ def _errors_about(path: str) -> Iterator[None]:
 
 
 def _error_about(path: str, error: OSError) -> MilepostError:
+    if not is_of_system(error):
+        raise error
     return files.from_os(path, OSError(error.errno, error.strerror))
 
 
@@ -463,7 +472,7 @@ def refuse_second_name(path: str) -> None:
     for name in os.listdir(folder):  # noqa: PTH208 - `path` is a str, whatever it contains
         if name.startswith((_PREFIX, _OLDER_PREFIX)):
             for other in (os.path.join(folder, name), os.path.join(folder, name, _NAME)):  # noqa: PTH118
-                with contextlib.suppress(OSError):  # it may belong to somebody else; then the file keeps both names
+                with files.ignoring_errors():  # it may belong to somebody else; then the file keeps both names
                     if identity is not None and files.identity_of(other)() == identity:
                         Path(other).unlink(missing_ok=True)
     if os.stat(path).st_nlink > 1:  # noqa: PTH116 - nothing may open the file

@@ -25,6 +25,7 @@ from milepost.errors import (
     MilepostError,
     StoreBusyError,
     StoreError,
+    is_of_system,
 )
 from milepost.reader import Reader, SnapshotReader
 from milepost.sqlite_errors import translate
@@ -65,6 +66,7 @@ class Database:
     """The hash function of the chain's links."""
 
     busy_timeout_ms = 5000
+    writes = False
 
     def __init__(self, path: str, vfs: str | None, hmac: Hash | None) -> None:
         if vfs is not None and (type(vfs) is not str or vfs not in apsw.vfs_names()):
@@ -275,7 +277,7 @@ class Database:
             raise type(self._ended)(*self._ended.args) from error
         if isinstance(error, apsw.Error | UnicodeDecodeError):
             raise translate(error, self.path, self.busy_timeout_ms) from error
-        if isinstance(error, OSError) and not isinstance(error, MilepostError):
+        if is_of_system(error) and not isinstance(error, MilepostError):
             raise files.from_os(self.path, error) from error
 
     # The hooks that a fork calls (open_files.py)

@@ -86,6 +86,15 @@ def kind(value: object) -> str:
     return name if len(name) <= 80 and name.isprintable() else ascii(name[:80])[:80]
 
 
+def is_of_system(error: BaseException) -> bool:
+    """
+    Return whether an exception is an error of the operating system, and not one that a signal handler has raised.
+
+    The handler of an alarm often raises TimeoutError, which is an OSError as well. Such a one has no errno.
+    """
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def note(error: BaseException, what: str, failure: Exception) -> None:
     """Note a failure on an exception that goes on. One that takes no note goes on without it: nothing may take its place."""
     said = failure if isinstance(failure, MilepostError) else shown(failure)

@@ -17,6 +17,7 @@ class FileLock:
     def __init__(self) -> None:
         self._timeout_ms = 0
         self._deadline: float | None = None  # of the wait, on the monotonic clock
+        self._most_calls = 0.0  # how often to try meanwhile
         self._taken = 0.0  # when it was last taken
         self._free_until = 0.0  # until when it is left to others
 
@@ -28,6 +29,7 @@ class FileLock:
             timeout_ms: How long to try then, in ms, from the first try on.
         """
         self._timeout_ms, self._deadline = timeout_ms, None
+        self._most_calls = timeout_ms / 1000 / _POLL_S
         if self._free_until:
             time.sleep(min(max(0.0, self._free_until - time.monotonic()), _MOST_S))  # a test may have set the clock back
             self._free_until = 0.0
@@ -59,7 +61,7 @@ class FileLock:
         now = time.monotonic()
         if self._deadline is None:
             self._deadline = now + self._timeout_ms / 1000
-        if now >= self._deadline or calls * _POLL_S > self._timeout_ms / 1000:
+        if now >= self._deadline or calls > self._most_calls:
             return False
         time.sleep(_POLL_S)
         return True
@@ -67,3 +69,4 @@ class FileLock:
     def wait_until(self, deadline: float) -> None:
         """Wait no longer than this, on the monotonic clock. For a wait in progress it holds too."""
         self._deadline = deadline
+        self._most_calls = max(0.0, deadline - time.monotonic()) / _POLL_S

@@ -30,11 +30,13 @@ from milepost.errors import (
     ReadOnlyStoreError,
     StoreError,
     StoreFullError,
+    is_of_system,
 )
 from milepost.remote import remote_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
 
 _AT_FDCWD: Final = -100
 _STATX_INO: Final = 0x100
@@ -110,6 +112,8 @@ def real(path: object) -> str:
     except UnicodeError:
         raise InvalidArgumentError("path", path, "must be UTF-8, because SQLite requires it: rename the file") from None
     except OSError as error:  # os.getcwd()'s
+        if not is_of_system(error):
+            raise
         problem = f"the working directory of this process cannot be found ({error.strerror}): give an absolute path"
         raise StoreError(spelled, problem) from error
     return resolved
@@ -336,7 +340,7 @@ def birth_of(path: str) -> str | None:
         if asked and found.mask & _STATX_BTIME and found.born_s:  # some file systems know it of newer files only
             return f"{found.inode:x}-{found.born_s:x}-{found.born_ns:x}"
         return None
-    with contextlib.suppress(OSError):
+    with ignoring_errors():
         status = os.stat(path)  # noqa: PTH116 - nothing may open the file
         born = getattr(status, "st_birthtime_ns", None) or getattr(status, "st_birthtime", None)
         return None if born is None else f"{status.st_ino:x}-{born}"
@@ -372,6 +376,18 @@ def write_at(descriptor: int, data: bytes, offset: int) -> None:
         else:
             written = os.pwrite(descriptor, left, offset)
         left, offset = left[written:], offset + written
+
+
+class ignoring_errors(contextlib.suppress):  # noqa: N801 - as suppress() is
+    """Pass over the system's errors, and not over what a signal handler raises."""
+
+    def __init__(self) -> None:
+        super().__init__(OSError)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return error is not None and is_of_system(error)
 
 
 class TemporaryDirectory:
@@ -411,6 +427,8 @@ def copy_to_temporary(path: str, vfs: str | None) -> tuple[TemporaryDirectory, s
     try:
         folder = TemporaryDirectory()
     except OSError as error:
+        if not is_of_system(error):
+            raise
         problem = f"it can only be read through a copy, and there is no place for one ({error.strerror}): set TMPDIR"
         raise StoreError(path, problem) from error
     copy = str(Path(folder.name, "copy"))
@@ -435,9 +453,15 @@ def _write(copy: str, file: apsw.VFSFile | None) -> None:
 
 
 def from_os(path: str, error: OSError, advice: str | None = None) -> MilepostError:
-    """Translate an error of the operating system. The result is about the file that it names, or else about `path`."""
+    """
+    Translate an error of the operating system. The result is about the file that it names, or else about `path`.
+
+    One that a signal handler has raised comes out as it is.
+    """
     if isinstance(error, MilepostError):  # StoreBusyError is a TimeoutError, and therefore an OSError
         return error
+    if not is_of_system(error):
+        raise error
     named = error.filename
     path = os.fsdecode(named) if isinstance(named, str | bytes) and named else path
     what = error.strerror or str(error)

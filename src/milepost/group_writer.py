@@ -9,7 +9,7 @@ import apsw
 
 from milepost import append, rows
 from milepost.block_writer import BlockWriter
-from milepost.errors import MilepostError, StoreError
+from milepost.errors import MilepostError, StoreError, is_of_system
 from milepost.job import Job
 from milepost.turn import NOW, Turn
 
@@ -68,7 +68,7 @@ class GroupWriter(BlockWriter):
         Args:
             leader: Whose turn it is.
         """
-        own: list[Job[Any]] = []
+        own: list[Job[Any]] | None = None
         others: list[Turn] = []
         settled = False
         try:
@@ -86,12 +86,14 @@ class GroupWriter(BlockWriter):
                 leader.commit_is_next()
                 self._commit_transaction(appended)
             settled = True
-        except (apsw.Error, UnicodeDecodeError, OSError, MilepostError) as error:
-            self._end = None
-            self._tell_all([*(own or leader.claim_those_that_waited()), *others], error)  # type: ignore[list-item]
-            settled = True
-        except Exception as error:  # noqa: BLE001 - the clock's, of the only job; or of this thread, as it has no stack left
-            self._tell_all(own or leader.claim_those_that_waited(), error)
+        except Exception as error:  # noqa: BLE001 - it is told to whose it is
+            own = leader.claim_those_that_waited() if own is None else own
+            if isinstance(error, apsw.Error | UnicodeDecodeError | MilepostError) or is_of_system(error):
+                self._end = None
+                self._tell_all([*own, *others], error)  # type: ignore[list-item]
+                settled = True
+            else:  # the clock's, of the only job; or of this thread, as it has no stack left
+                self._tell_all(own, error)
         finally:
             try:
                 self._rules.ours = True

@@ -38,8 +38,14 @@ class Job(Turn, Generic[T]):
 
     def keep_outcome(self) -> None:
         """As `Turn.keep_outcome`: done again, it writes nothing, and has the same outcome."""
-        outcome = self.outcome
-        self.work, self.entry = lambda _end: outcome, None
+        outcome, error = getattr(self, "outcome", None), self.error
+
+        def again(_end: Appender) -> Any:
+            if error is not None:
+                raise error
+            return outcome
+
+        self.work, self.entry = again, None
 
     def claim(self) -> list[Job[Any]]:
         """What its turn is for: as a batch of tasks has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from milepost import files
-from milepost.errors import FailedStoreError
+from milepost.errors import FailedStoreError, is_of_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,9 @@ class NamedFiles:
         """Return whether others may write to our WAL without our knowledge: the shared memory is no longer ours."""
         try:
             others = {name for name, identity, at_first in self._files if identity() != at_first}
-        except OSError:
+        except OSError as error:
+            if not is_of_system(error):
+                raise
             return False
         return _MEMORY in others and _WAL not in others
 
@@ -69,6 +71,8 @@ class NamedFiles:
             try:
                 found = identity()
             except OSError as error:
+                if not is_of_system(error):
+                    raise
                 raise FailedStoreError(
                     self._path,
                     f"its {name} can no longer be looked at ({error.strerror}), and what was written last may be lost: "

@@ -47,6 +47,8 @@ class OpenFile(Protocol):
     """A database, as an object that has a file open."""
 
     path: str
+    writes: bool
+    """Whether it writes, and is closed by whoever has it, whatever comes."""
 
     @property
     def paths(self) -> Collection[str]:
@@ -69,8 +71,9 @@ class OpenFile(Protocol):
         """Give up every connection in the child of a fork, without even closing it."""
 
 
-# By id(). Weak references, so that a file which an interrupt has dropped before it could be closed goes, and is closed.
-_open: dict[int, weakref.ref[OpenFile]] = {}
+# By id(). Weak references to those that only read, so that one which an interrupt has dropped before it could be closed
+# goes, and is closed. Others stay known while the garbage collector closes them, when a weak reference is gone already.
+_open: dict[int, Callable[[], OpenFile | None]] = {}
 _process = os.getpid()
 
 being_made: dict[str, inherited.Identity | None] = {}
@@ -99,10 +102,15 @@ could not write. Once it is mapped, readers need not wait, however long the writ
 def register(file: OpenFile) -> None:
     """Add a file that is about to be opened, so that a fork closes it. If another thread is forking, wait for that."""
     notice_a_fork()
-    _open[id(file)] = weakref.ref(file)  # first, and then look: a fork announces itself first, and then looks for files
+    # First, and then look: a fork announces itself first, and then looks for files.
+    _open[id(file)] = partial(_kept, file) if file.writes else weakref.ref(file)
     deadline = time.monotonic() + 2 * _FORK_TIMEOUT_S
     while forks_elsewhere() and time.monotonic() < deadline:
         time.sleep(_WAIT_S)
+
+
+def _kept(file: OpenFile) -> OpenFile:
+    return file
 
 
 def forks_elsewhere() -> bool:

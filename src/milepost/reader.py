@@ -29,7 +29,7 @@ import apsw
 from milepost import files, schema, wal
 from milepost.bound import Bound
 from milepost.connection import connect, refuse_foreign_header
-from milepost.errors import MilepostError, SchemaVersionError, StoreBusyError, StoreError
+from milepost.errors import MilepostError, SchemaVersionError, StoreBusyError, StoreError, is_of_system
 
 if TYPE_CHECKING:
     from milepost.signature import Hash
@@ -149,6 +149,8 @@ class SnapshotReader(Reader):
                 self._open_as_found(waited=waits == _WAITS)
             except (apsw.Error, UnicodeDecodeError, MilepostError, OSError) as error:
                 self.close()
+                if isinstance(error, OSError) and not is_of_system(error):
+                    raise
                 if _needs_recovery(error) and waits < _WAITS:
                     waits += 1
                     time.sleep(_WAIT_S)

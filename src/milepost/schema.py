@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 import apsw
 
 from milepost import sql_tokens
-from milepost.errors import NotAStoreError, SchemaVersionError, StoreError, WrongKeyError, shown
+from milepost.errors import NotAStoreError, SchemaVersionError, StoreError, WrongKeyError, is_of_system, shown
 from milepost.signature import key_check, same
 from milepost.sql_tokens import folded
 
@@ -91,7 +91,7 @@ def text(version: int | None = None) -> str:
         found = shipped if shipped.is_file() else Path(__file__).parent / "../.." / name
         return found.read_text(encoding="utf-8")
     except OSError as error:
-        if error.errno in {errno.EMFILE, errno.ENFILE}:
+        if error.errno in {errno.EMFILE, errno.ENFILE} or not is_of_system(error):
             raise
         what = f"this part of milepost cannot be read ({error.strerror})"
         remedy = "reinstall milepost, or pack it with the application (PyInstaller: --collect-data milepost)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 import apsw
 
 from milepost import files, inherited, schema
-from milepost.errors import MilepostError, MilepostWarning
+from milepost.errors import MilepostError, MilepostWarning, is_of_system
 from milepost.readable import size
 from milepost.sqlite_errors import sync_failed
 
@@ -57,6 +57,8 @@ class _SystemFile(io.FileIO):
         try:
             os.fsync(self.fileno())
         except OSError as error:
+            if not is_of_system(error):
+                raise
             failed = apsw.IOError(f"fsync of the WAL: {error.strerror}")
             failed.result, failed.extendedresult = apsw.SQLITE_IOERR, apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
             raise failed from error

@@ -36,6 +36,7 @@ from milepost.errors import (
     ReadOnlyStoreError,
     StoreBusyError,
     StoreError,
+    is_of_system,
 )
 from milepost.file_lock import FileLock
 from milepost.lent import LentConnection, Rules
@@ -85,6 +86,8 @@ class WritableDatabase(Database):
         hmac: The hash that the caller's key gives; None without a key.
         on_connect: Called with each connection that is opened to write.
     """
+
+    writes = True
 
     def __init__(
         self,
@@ -358,7 +361,7 @@ class WritableDatabase(Database):
             told = translate(error, self.path, self.busy_timeout_ms)
         elif isinstance(error, MilepostError):
             told = type(error)(*error.args) if again else error
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError) and is_of_system(error):
             told = files.from_os(self.path, error)
         else:
             return error
