@@ -85,7 +85,7 @@ def test_ship_every_follows_a_writer_until_it_is_ended(store: CheckpointStore, t
     assert (child.returncode, out, errors) == (0, "", "")
 
 
-@pytest.mark.parametrize("idle", [False, True])
+@pytest.mark.parametrize("idle", [False, pytest.param(True, marks=pytest.mark.long)])  # it asks every 5 s
 def test_ship_every_is_told_when_another_takes_over(store: CheckpointStore, tmp_path: Path, idle: bool) -> None:
     """It ends with exit code 6, within seconds also if there is nothing to ship."""
     target = tmp_path / "target"

@@ -54,7 +54,7 @@ def _block(store: CheckpointStore, number: int) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("seconds", [0.4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [0.2, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_alarm_that_raises_a_timeout_error_comes_out_as_it_is(path: Path, call: str, seconds: float) -> None:

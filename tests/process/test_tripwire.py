@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,13 @@ def hits() -> Iterator[list[str]]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)
-    yield places
-    signal.signal(signal.SIGINT, before)
+    gc.collect()
+    gc.disable()  # else it may run in the middle, and with it what another test has left
+    try:
+        yield places
+    finally:
+        gc.enable()
+        signal.signal(signal.SIGINT, before)
 
 
 def _everywhere(make: Callable[[], Callable[[], None]], after: Callable[[], Any]) -> list[Any]:
