@@ -27,15 +27,7 @@ def exact(entry: Checkpoint) -> Record:
 
 def checkpoint(entry: Checkpoint) -> Record:
     """Return a checkpoint."""
-    return {
-        "run_id": entry.run_id,
-        "stage": entry.stage,
-        "sequence": entry.sequence,
-        "offset": entry.watermark.offset,
-        **time("event_time", entry.watermark.event_time_ms),
-        "idempotency_key": entry.idempotency_key,
-        **time("at", entry.at_ms),
-    }
+    return {**resume_point(entry), "idempotency_key": entry.idempotency_key, **time("at", entry.at_ms)}
 
 
 def exported(entry: Entry) -> Record:
@@ -60,8 +52,8 @@ def recorded(receipt: Receipt, entry: Checkpoint, detail: str | None) -> Record:
     }
 
 
-def resume_point(point: ResumePoint) -> Record:
-    """Return a resume point."""
+def resume_point(point: ResumePoint | Checkpoint) -> Record:
+    """Return a resume point, or what a checkpoint has of one."""
     return {
         "run_id": point.run_id,
         "stage": point.stage,
